@@ -1,0 +1,1 @@
+"""Deploys a fleet from one inventory, over SSH."""

@@ -1,0 +1,148 @@
+"""Settings of queen and hive: frozen, validated in one place, unknown keys refused with the nearest known one."""
+
+import difflib
+from pathlib import Path
+from typing import Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rbee_runtime import ports
+from rbee_runtime.errors import ConfigError
+from rbee_runtime.protocol import ModelFile
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TlsFiles(Section):
+    """A server certificate for the client endpoint; PEM paths."""
+
+    certificate: Path
+    key: Path
+
+
+class QueenConfig(Section):
+    """`/etc/rbee/queen.yaml`.
+
+    `client_tls` None means plain HTTP on the client endpoint. `link_dir` holds ca.pem, queen.pem and queen.key;
+    None is laptop mode: loopback and a token. `address` is what both listeners bind to.
+    """
+
+    fleet: str = "laptop"
+    name: str = "queen"
+    address: str = "0.0.0.0"  # noqa: S104 - the client endpoint is the point of the process; keys are always asked for
+    port: int = ports.QUEEN_PORT
+    link_port: int = ports.QUEEN_LINK_PORT
+    state_dir: Path = ports.QUEEN_STATE
+    run_dir: Path = ports.QUEEN_RUN
+    fleet_file: Path = ports.ETC / "fleet.yaml"
+    link_dir: Path | None = None
+    client_tls: TlsFiles | None = None
+    bootstrap_key_file: Path | None = None
+    drain_seconds: float = 180.0
+    queue_wait_seconds: float = 60.0
+
+
+class HiveConfig(Section):
+    """`/etc/rbee/hive.yaml`.
+
+    `advertise` is the address under which the queen reaches this host. `link_dir` holds ca.pem, hive.pem and hive.key;
+    None is laptop mode. `launcher` is `systemd` or `process`.
+    """
+
+    fleet: str = "laptop"
+    name: str = "local"
+    address: str = "0.0.0.0"  # noqa: S104 - mutual TLS guards it
+    port: int = ports.HIVE_PORT
+    advertise: str = "127.0.0.1"
+    queen_url: str = f"https://127.0.0.1:{ports.QUEEN_LINK_PORT}"
+    state_dir: Path = ports.HIVE_STATE
+    run_dir: Path = ports.HIVE_RUN
+    models_dir: Path = ports.MODELS
+    engines_dir: Path = ports.ENGINES
+    link_dir: Path | None = None
+    launcher: str = Field(default="systemd", pattern="^(systemd|process)$")
+    worker_ports: tuple[int, int] = ports.WORKER_PORTS
+    heartbeat_seconds: float = 5.0
+
+    @model_validator(mode="after")
+    def worker_ports_are_a_range(self) -> Self:
+        """Refuse an empty or impossible range."""
+        first, last = self.worker_ports
+        if not 1024 <= first <= last <= 65535:
+            raise ValueError(f"worker_ports {first}-{last} is not a range within 1024-65535")
+        return self
+
+
+class FleetHive(Section):
+    """A GPU host as the inventory declares it."""
+
+    name: str
+    labels: dict[str, str] = {}
+
+
+class FleetModel(Section):
+    """A model as the inventory declares it.
+
+    `replicas_min` workers are kept up on eligible hives; with `each_host` one on every eligible hive instead.
+    `hosts` and `labels` restrict the hives; empty means all. `load_wait` is seconds a request waits for a cold model.
+    """
+
+    name: str
+    source: str
+    engine: str
+    files: tuple[ModelFile, ...] = ()
+    replicas_min: int = 1
+    replicas_max: int = 1
+    each_host: bool = False
+    context: int = 4096
+    slots: int = 1
+    hosts: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    load_wait: float = 300.0
+    options: dict[str, str | int | float | bool] = {}
+
+
+class FleetFile(Section):
+    """`/etc/rbee/fleet.yaml`: hosts and models, loaded hot by the queen."""
+
+    hives: tuple[FleetHive, ...] = ()
+    models: tuple[FleetModel, ...] = ()
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load(path: Path, section: type[S]) -> S:
+    """Return the validated file at `path` or raise ConfigError with one sentence."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} does not hold a mapping of settings")
+    return parse(raw, section, where=str(path))
+
+
+def parse(raw: dict[str, object], section: type[S], *, where: str) -> S:
+    """Return `raw` as a validated section or raise ConfigError naming `where`, the field and the nearest known one."""
+    try:
+        return section.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_sentence(error, section)}") from error
+
+
+def _sentence(error: ValidationError, section: type[Section]) -> str:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{field or 'settings'}: {first['msg'].removeprefix('Value error, ')}"
+    near = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1)
+    hint = f"; did you mean {near[0]!r}" if near else ""
+    return f"unknown field {field!r}{hint}"

@@ -1,0 +1,103 @@
+"""Errors of the runtime.
+
+RbeeError
+├── ConfigError            a file or option is wrong; the process does not start
+├── LinkError              a certificate, key or token is missing or refused
+├── StateError             a file under the state directory cannot be used
+├── ReferenceFormError     a model name or source is not of a known form
+├── ModelStoreError        a model is absent, damaged or does not fit on disk
+├── LauncherError          systemd, an engine or the process table refused an action
+├── StaleDesiredError      a desired document of an older epoch or another fleet
+├── EngineError
+│   ├── EngineLoadError    the model cannot be loaded; carries the exit reason
+│   └── EngineCrashedError the engine died or answers garbage
+└── RequestError           an answer to a client: HTTP status and OpenAI error body
+"""
+
+from typing import Any
+
+
+class RbeeError(Exception):
+    """Root of every error that rbee raises on purpose; its text is one sentence for a person."""
+
+
+class ConfigError(RbeeError):
+    """A configuration file or option is wrong."""
+
+
+class LinkError(RbeeError):
+    """A certificate, key or token is missing, unreadable or refused."""
+
+
+class StateError(RbeeError):
+    """A file under the state directory cannot be read or written."""
+
+
+class ReferenceFormError(RbeeError, ValueError):
+    """A model name or source does not follow the grammar."""
+
+
+class ModelStoreError(RbeeError):
+    """A model is absent, damaged or does not fit on the disk."""
+
+
+class LauncherError(RbeeError):
+    """The owner of worker processes refused an action."""
+
+
+class StaleDesiredError(RbeeError):
+    """A desired document came from an older epoch or another fleet."""
+
+
+class EngineError(RbeeError):
+    """An engine failed."""
+
+
+class EngineLoadError(EngineError):
+    """The model cannot be loaded.
+
+    `reason` is the value of an `ExitReason` that the hive uses to decide on a retry.
+    """
+
+    def __init__(self, message: str, *, reason: str = "bad_model") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class EngineCrashedError(EngineError):
+    """The engine died or answered something that is not an answer."""
+
+
+class RequestError(RbeeError):
+    """An answer to a client, in the shape that OpenAI clients understand.
+
+    `status` is the HTTP status, `kind` OpenAI's `error.type`, `code` its `error.code`,
+    `retry_after` whole seconds in 1..60 or None.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body `{"error": {message, type, code, param}}`."""
+        return {"error": {"message": str(self), "type": self.kind, "code": self.code, "param": self.param}}
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that go with the body; `x-should-retry` stops SDKs from multiplying our own retries."""
+        if self.retry_after is not None:
+            return {"retry-after": str(self.retry_after)}
+        return {"x-should-retry": "false"} if self.status < 500 else {}

@@ -1,0 +1,55 @@
+"""One source of ports, paths, users and unit names, shared with the deployer."""
+
+import os
+from pathlib import Path
+
+QUEEN_PORT = 8500
+"""Client endpoint and admin API of the queen (also Consul's default HTTP port)."""
+
+QUEEN_LINK_PORT = 8501
+"""The queen's own listener for hives: mutual TLS only, so that the client endpoint can have any certificate or none."""
+
+HIVE_PORT = 8600
+"""The hive's API (also Consul's default DNS port)."""
+
+WORKER_PORTS = (9000, 9099)
+"""First and last port that a hive gives to workers."""
+
+QUEEN_USER = "rbee-queen"
+HIVE_USER = "rbee-hive"
+WORKER_USER = "rbee-worker"
+MODELS_GROUP = "rbee-models"
+
+QUEEN_SOCKET_UNIT = "rbee-queen.socket"
+QUEEN_UNIT = "rbee-queen.service"
+HIVE_UNIT = "rbee-hive.service"
+WORKER_TEMPLATE = "rbee-worker@.service"
+TARGET_UNIT = "rbee.target"
+
+PREFIX = Path("/opt/rbee")
+RELEASES = PREFIX / "releases"
+ENGINES = PREFIX / "engines"
+CURRENT = PREFIX / "current"
+
+ETC = Path("/etc/rbee")
+CREDENTIALS = ETC / "credentials"
+STATE = Path("/var/lib/rbee")
+QUEEN_STATE = STATE / "queen"
+HIVE_STATE = STATE / "hive"
+MODELS = STATE / "models"
+QUEEN_RUN = Path("/run/rbee-queen")
+HIVE_RUN = Path("/run/rbee-hive")
+
+RUNNING_FILE = "running.json"
+"""Written by queen and hive into their run directory once ready: what really runs, for `/health` and the deployer."""
+
+
+def worker_unit(worker_id: str) -> str:
+    """Return the unit name of one worker."""
+    return f"rbee-worker@{worker_id}.service"
+
+
+def user_root() -> Path:
+    """Return the folder that stands in for /var/lib/rbee on a machine without root."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "rbee"

@@ -1,0 +1,177 @@
+"""Messages between queen, hive and worker, as they go over the wire (JSON by msgspec).
+
+Unknown fields are ignored and missing ones have defaults, so that neighbours one version apart understand each other.
+"""
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from rbee_runtime.states import ExitReason, Observed
+
+PROTOCOL_VERSION = 1
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """Base of every wire message: immutable, keyword-only."""
+
+
+class ModelFile(Message, frozen=True, kw_only=True):
+    """One file of a model: `name` as the engine expects it, content address, size in bytes."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+class ModelSpec(Message, frozen=True, kw_only=True):
+    """A model that a host should hold.
+
+    `source` is what the inventory says (`file:/…`, `fake:…`); `files` is empty for sources that have none.
+    """
+
+    name: str
+    source: str
+    files: tuple[ModelFile, ...] = ()
+
+
+class WorkerSpec(Message, frozen=True, kw_only=True):
+    """One worker as the queen wants it: one replica of one model on one hive.
+
+    `context` is tokens per sequence, `slots` sequences at a time, `devices` ids as the hive reports them,
+    `options` engine-specific settings. The hive chooses the port.
+    """
+
+    id: str
+    model: str
+    engine: str
+    context: int = 4096
+    slots: int = 1
+    devices: tuple[str, ...] = ()
+    options: dict[str, str | int | float | bool] = {}
+
+    def digest(self) -> str:
+        """Return the spec hash (first 16 hex digits of sha256) that is part of a worker's identity."""
+        canonical = msgspec.json.encode(self, order="sorted")
+        return hashlib.sha256(canonical).hexdigest()[:16]
+
+
+class Desired(Message, frozen=True, kw_only=True):
+    """The whole desired document of one hive, `PUT /api/v1/desired`.
+
+    `epoch` rises with each start of a queen, `revision` with each change within an epoch.
+    """
+
+    fleet: str
+    epoch: int
+    revision: int
+    workers: tuple[WorkerSpec, ...] = ()
+    models: tuple[ModelSpec, ...] = ()
+    protocol: int = PROTOCOL_VERSION
+
+
+class DesiredAck(Message, frozen=True, kw_only=True):
+    """Answer to a desired document: what the hive now holds."""
+
+    fleet: str
+    epoch: int
+    revision: int
+
+
+class DeviceReport(Message, frozen=True, kw_only=True):
+    """One device; memory in bytes. `foreign` is what processes other than our workers use."""
+
+    id: str
+    kind: str
+    name: str
+    total: int
+    used: int
+    foreign: int = 0
+    attributes: dict[str, str] = {}
+
+
+class ModelReport(Message, frozen=True, kw_only=True):
+    """One model on a hive's disk."""
+
+    name: str
+    size: int
+    files: tuple[ModelFile, ...] = ()
+
+
+class WorkerReport(Message, frozen=True, kw_only=True):
+    """One worker as the hive sees it.
+
+    `since` is seconds in this state; `address` and `port` are where the queen reaches it;
+    `detail` is one sentence for a person when the state is not `ready`.
+    """
+
+    id: str
+    model: str
+    spec: str
+    state: Observed
+    engine: str = ""
+    address: str = ""
+    port: int = 0
+    context: int = 0
+    slots: int = 1
+    in_flight: int = 0
+    restarts: int = 0
+    since: float = 0.0
+    detail: str = ""
+    last_exit: ExitReason | None = None
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """`POST /api/v1/hives/{name}/heartbeat`, every 5 s and at once on change.
+
+    `incarnation` is new with each start of the hive process; `epoch` and `revision` are those of the desired
+    document that it follows (0, 0 before the first). `url` is where the queen reaches this hive.
+    """
+
+    hive: str
+    incarnation: str
+    url: str
+    epoch: int
+    revision: int
+    version: str
+    engines: tuple[str, ...] = ()
+    devices: tuple[DeviceReport, ...] = ()
+    models: tuple[ModelReport, ...] = ()
+    workers: tuple[WorkerReport, ...] = ()
+    protocol: int = PROTOCOL_VERSION
+
+
+class HeartbeatAck(Message, frozen=True, kw_only=True):
+    """Answer to a heartbeat: the document that the queen wants this hive to follow."""
+
+    fleet: str
+    epoch: int
+    revision: int
+
+
+class WorkerLaunch(Message, frozen=True, kw_only=True):
+    """The spec file that a hive writes for one worker (0600), all that `rbee-worker --spec` needs.
+
+    `model_path` is the first file of the model ("" for engines without files); `engine_dir` the engine artefact
+    ("" for built-in engines); `token` is set instead of TLS files on a laptop.
+    """
+
+    worker: WorkerSpec
+    host: str
+    port: int
+    model_path: str = ""
+    engine_dir: str = ""
+    token: str = ""
+    tls_dir: str = ""
+    protocol: int = PROTOCOL_VERSION
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as JSON."""
+    return msgspec.json.encode(message)
+
+
+def to_builtins(message: Message) -> Any:
+    """Return a message as dicts and lists, for answers that a person reads."""
+    return msgspec.to_builtins(message)

@@ -1,0 +1,124 @@
+"""HTTP server of queen, hive and worker: uvicorn on given sockets, with the caller's identity in the ASGI scope.
+
+Who may call what is one table per process (`RoutePolicy`); a route that no row covers is refused, so that forgetting
+a row fails closed.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, socket
+from typing import Any
+
+import uvicorn
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from rbee_runtime.errors import ConfigError, RequestError
+from rbee_runtime.link import Link, Role, peer_identity
+
+PEER = "rbee.peer"
+"""Scope key of the caller's `Identity` (or None)."""
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the pools that call us (60 s), so that the caller is the one that closes an idle connection."""
+
+
+@dataclass(frozen=True)
+class RoutePolicy:
+    """Roles that may call routes whose path equals `path`, or starts with it if it ends in '/'; None: anybody."""
+
+    path: str
+    roles: frozenset[Role] | None
+
+    def covers(self, path: str) -> bool:
+        """Say whether this row is about `path`."""
+        return path == self.path or (self.path.endswith("/") and path.startswith(self.path))
+
+
+class RoleGate:
+    """ASGI middleware that lets a request through if the policy table names the caller's role."""
+
+    def __init__(self, app: ASGIApp, *, link: Link, policies: Sequence[RoutePolicy]) -> None:
+        self._app = app
+        self._link = link
+        self._policies = tuple(policies)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._allowed(scope):
+            refusal = RequestError(
+                403, "this route is not for the role of your certificate or token", kind="permission_error"
+            )
+            await JSONResponse(refusal.body(), 403, refusal.headers())(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _allowed(self, scope: Scope) -> bool:
+        policy = next((row for row in self._policies if row.covers(scope["path"])), None)
+        if policy is None:
+            return False
+        if policy.roles is None:
+            return True
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        token = headers.get(b"x-rbee-token", b"").decode("latin-1")
+        return self._link.accepts(scope.get(PEER), token, policy.roles)
+
+
+class _PeerProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, plus the identity from the caller's certificate."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        tls = self.transport.get_extra_info("ssl_object")
+        scope: MutableMapping[str, Any] = self.scope
+        scope[PEER] = peer_identity(tls.getpeercert() if tls is not None else None)
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server that leaves signals to its process; `should_exit = True` drains and ends it."""
+
+    def __init__(self, app: ASGIApp, *, tls: ssl.SSLContext | None, drain_seconds: float | None = None) -> None:
+        factory = (lambda *_: tls) if tls is not None else None
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=_PeerProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=None if drain_seconds is None else round(drain_seconds),
+                ssl_context_factory=factory,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signal handling to the process that owns this server."""
+        yield
+
+    async def wait_started(self) -> None:
+        """Return once connections are accepted."""
+        while not self.started:
+            await asyncio.sleep(0.01)
+
+
+def bind(address: str, port: int) -> socket:
+    """Return a bound TCP socket (port 0: any free one) or raise ConfigError saying who else uses such a port."""
+    listener = socket(AF_INET6 if ":" in address else AF_INET, SOCK_STREAM)
+    listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {address}:{port}: {error.strerror}; stop what uses it (`ss -ltnp 'sport = :{port}'`; "
+            "Consul uses 8500 and 8600 by default) or choose another port in the inventory"
+        ) from error
+    listener.setblocking(False)
+    return listener
