@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, socket
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.responses import JSONResponse
@@ -48,6 +48,7 @@ class RoleGate:
         self._policies = tuple(policies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 403 or pass the request on."""
         if scope["type"] == "http" and not self._allowed(scope):
             refusal = RequestError(
                 403, "this route is not for the role of your certificate or token", kind="permission_error"
@@ -73,7 +74,7 @@ class _PeerProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         tls = self.transport.get_extra_info("ssl_object")
-        scope: MutableMapping[str, Any] = self.scope
+        scope = cast("MutableMapping[str, Any]", self.scope)
         scope[PEER] = peer_identity(tls.getpeercert() if tls is not None else None)
 
 
@@ -82,6 +83,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, *, tls: ssl.SSLContext | None, drain_seconds: float | None = None) -> None:
         factory = (lambda *_: tls) if tls is not None else None
+        self._accepting = asyncio.Event()
         super().__init__(
             uvicorn.Config(
                 app,
@@ -102,10 +104,14 @@ class HttpServer(uvicorn.Server):
         """Leave signal handling to the process that owns this server."""
         yield
 
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Start to listen and let `wait_started` return."""
+        await super().startup(sockets=sockets)
+        self._accepting.set()
+
     async def wait_started(self) -> None:
         """Return once connections are accepted."""
-        while not self.started:
-            await asyncio.sleep(0.01)
+        await self._accepting.wait()
 
 
 def bind(address: str, port: int) -> socket:
