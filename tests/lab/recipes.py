@@ -1,0 +1,88 @@
+"""What is in the base images. Pure: an image is known by the hash of its recipe."""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass
+
+SSH_USER = "ops"
+PASSWORD_USER = "opspw"
+PLAIN_USER = "nosudo"
+# Two words and a dollar sign on purpose: a deployer that quotes badly shall fail on it.
+SUDO_PASSWORD = "two words $1"
+
+# Bare on purpose: what a mode needs, the deployer has to install.
+BARE = (
+    "systemd",
+    "systemd-sysv",
+    "libpam-systemd",
+    "dbus",
+    "polkitd",
+    "openssh-server",
+    "python3",
+    "sudo",
+    "nftables",
+    "iproute2",
+    "procps",
+    "ca-certificates",
+)
+
+# modules-load fails in every container and would make each host "degraded"; the timers would reach for the network.
+MASKED = (
+    "systemd-modules-load.service",
+    "console-getty.service",
+    "getty.target",
+    "ssh.socket",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "e2scrub_reap.service",
+    "systemd-networkd-wait-online.service",
+)
+
+FINISH = f"""
+for user in {SSH_USER} {PASSWORD_USER} {PLAIN_USER}; do useradd --create-home --shell /bin/bash $user; done
+echo '{PASSWORD_USER}:{SUDO_PASSWORD}' | chpasswd
+echo '{SSH_USER} ALL=(ALL:ALL) NOPASSWD: ALL' > /etc/sudoers.d/{SSH_USER}
+echo '{PASSWORD_USER} ALL=(ALL:ALL) ALL' > /etc/sudoers.d/{PASSWORD_USER}
+chmod 0440 /etc/sudoers.d/*
+echo 'UseDNS no' > /etc/ssh/sshd_config.d/lab.conf
+rm -f /etc/ssh/ssh_host_* /etc/resolv.conf /etc/hostname /var/lib/dbus/machine-id
+: > /etc/machine-id
+for unit in {" ".join(MASKED)}; do ln -sf /dev/null /etc/systemd/system/$unit; done
+systemctl enable systemd-networkd.service ssh.service
+rm -f /etc/systemd/system/sockets.target.wants/ssh.socket
+apt-get clean
+rm -rf /var/lib/apt/lists/* /var/log/bootstrap.log
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One base image: a Debian suite, its packages and a shell script that ends the build inside it."""
+
+    name: str
+    suite: str
+    packages: tuple[str, ...] = BARE
+    finish: str = FINISH
+
+    @property
+    def digest(self) -> str:
+        """Return 12 hex digits over all that makes the image what it is."""
+        content = json.dumps([asdict(self), platform.machine()], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @property
+    def folder(self) -> str:
+        """Return the name of the image's folder in the cache."""
+        return f"{self.name}-{self.digest}"
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        # systemd 257, Python 3.13
+        Recipe(name="trixie", suite="trixie"),
+        # systemd 252, Python 3.11: the oldest host that rbee supports
+        Recipe(name="bookworm", suite="bookworm"),
+    )
+}
