@@ -2,14 +2,31 @@
 
 import difflib
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
+import msgspec
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from rbee_runtime import ports
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.protocol import ModelFile
+
+
+def _model_file(value: object) -> ModelFile:
+    return msgspec.convert(value, ModelFile)
+
+
+DeclaredFile = Annotated[ModelFile, PlainValidator(_model_file), PlainSerializer(msgspec.to_builtins)]
+"""A wire message inside a section: msgspec checks it, whose errors are ValueErrors too."""
 
 
 class Section(BaseModel):
@@ -95,7 +112,7 @@ class FleetModel(Section):
     name: str
     source: str
     engine: str
-    files: tuple[ModelFile, ...] = ()
+    files: tuple[DeclaredFile, ...] = ()
     replicas_min: int = 1
     replicas_max: int = 1
     each_host: bool = False

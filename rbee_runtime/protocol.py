@@ -154,7 +154,8 @@ class WorkerLaunch(Message, frozen=True, kw_only=True):
     """The spec file that a hive writes for one worker (0600), all that `rbee-worker --spec` needs.
 
     `model_path` is the first file of the model ("" for engines without files); `engine_dir` the engine artefact
-    ("" for built-in engines); `token` is set instead of TLS files on a laptop.
+    ("" for built-in engines); `fleet` is the one whose certificates are let in; `token` is set instead of TLS files
+    on a laptop.
     """
 
     worker: WorkerSpec
@@ -164,6 +165,7 @@ class WorkerLaunch(Message, frozen=True, kw_only=True):
     engine_dir: str = ""
     token: str = ""
     tls_dir: str = ""
+    fleet: str = "laptop"
     protocol: int = PROTOCOL_VERSION
 
 

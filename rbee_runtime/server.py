@@ -109,9 +109,23 @@ class HttpServer(uvicorn.Server):
         await super().startup(sockets=sockets)
         self._accepting.set()
 
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Stop to listen, finish the requests in progress, and end."""
+        self._drop_idle_tls()
+        await super().shutdown(sockets=sockets)
+
     async def wait_started(self) -> None:
         """Return once connections are accepted."""
         await self._accepting.wait()
+
+    def _drop_idle_tls(self) -> None:
+        # An orderly TLS close waits for the peer's, and a peer that pools connections looks only when it needs one.
+        for connection in list(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)
+            idle = cycle is None or cycle.response_complete
+            transport = connection.transport
+            if idle and transport.get_extra_info("ssl_object") and not transport.get_write_buffer_size():
+                transport.abort()
 
 
 def bind(address: str, port: int) -> socket:

@@ -1,0 +1,199 @@
+"""How inventory constructors check what they are given: known names, then one check per value, then one sentence."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rbee_deploy.errors import InventoryError
+
+T = TypeVar("T")
+Check = Callable[[Any], Any]
+"""Takes what the inventory says, returns the value to keep, or raises ValueError saying what the value must be."""
+
+
+class UnfitError(ValueError):
+    """A value does not fit its field; the text says what would."""
+
+
+class ExposedError(UnfitError):
+    """A secret stands in the inventory; no sentence may repeat it."""
+
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+_ADDRESS = re.compile(r"[A-Za-z0-9:._%-]{1,253}")
+
+
+def setting(check: Check, **options: Any) -> Any:
+    """Return a dataclass field whose value goes through `check`."""
+    return dataclasses.field(metadata={"check": check}, **options)
+
+
+def construct(cls: type[T], kind: str, name: object, extra: tuple[object, ...], given: Mapping[str, object]) -> T:
+    """Return a checked `cls`; anything wrong raises InventoryError naming `kind`, `name` and the field."""
+    where = f"{kind} {name!r}"
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type] # T is a dataclass
+    if extra:
+        raise InventoryError(f"{where}: fields are given by name, such as {kind}({name!r}, {list(fields)[1]}=…)")
+    for field in given:
+        if field not in fields:
+            raise InventoryError(f"{where}: unknown field {field!r}{nearest(field, fields)}")
+    for field_name, declared in fields.items():
+        if field_name != "name" and field_name not in given and _required(declared):
+            raise InventoryError(f"{where}: field {field_name!r} is missing")
+    values = {key: _checked(where, fields[key], value) for key, value in {"name": name, **given}.items()}
+    return cls(**values)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'`, or nothing when no known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}" if near else ""
+
+
+def _required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _checked(where: str, field: "dataclasses.Field[Any]", value: object) -> object:
+    if value is None and field.default is None:
+        return None
+    try:
+        return field.metadata["check"](value)
+    except ExposedError as error:
+        raise InventoryError(f"{where}: {field.name} {error}") from error
+    except ValueError as error:
+        raise InventoryError(f"{where}: {field.name} is {value!r}: {error}") from error
+
+
+def text(value: object) -> str:
+    """Accept a non-empty string."""
+    if not isinstance(value, str) or not value.strip():
+        raise UnfitError("it must be a string that is not empty")
+    return value
+
+
+def host_name(value: object) -> str:
+    """Accept a name that is safe in certificates, file names and log lines."""
+    if not isinstance(value, str) or not _HOST_NAME.fullmatch(value):
+        raise UnfitError("use 1-63 letters, digits, '-' and '.', with a letter or digit at both ends")
+    return value
+
+
+def address(value: object) -> str:
+    """Accept an IP address or a DNS name, without port or scheme."""
+    if not isinstance(value, str) or not _ADDRESS.fullmatch(value):
+        raise UnfitError("it must be an IP address or a DNS name, without a port or scheme")
+    return value
+
+
+def flag(value: object) -> bool:
+    """Accept True or False."""
+    if not isinstance(value, bool):
+        raise UnfitError("it must be True or False")
+    return value
+
+
+def port(value: object) -> int:
+    """Accept a TCP port."""
+    return whole(1, 65535)(value)
+
+
+def unprivileged_port(value: object) -> int:
+    """Accept a TCP port that a process without root may listen on."""
+    return whole(1024, 65535)(value)
+
+
+def port_range(value: object) -> tuple[int, int]:
+    """Accept a first and last port."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise UnfitError("it must be (first port, last port)")
+    first, last = unprivileged_port(value[0]), unprivileged_port(value[1])
+    if first > last:
+        raise UnfitError("the first port must not be above the last")
+    return first, last
+
+
+def whole(low: int, high: int) -> Callable[[object], int]:
+    """Accept a whole number within bounds; True is not a number."""
+
+    def check(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise UnfitError(f"it must be a whole number in {low}-{high}")
+        return value
+
+    return check
+
+
+def seconds(low: float, high: float) -> Callable[[object], float]:
+    """Accept a duration within bounds."""
+
+    def check(value: object) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise UnfitError(f"it must be seconds in {low:g}-{high:g}")
+        return float(value)
+
+    return check
+
+
+def one_of(*choices: str) -> Callable[[object], str]:
+    """Accept one of some words."""
+
+    def check(value: object) -> str:
+        if value not in choices:
+            known = " or ".join(repr(choice) for choice in choices)
+            raise UnfitError(f"it must be {known}{nearest(str(value), choices)}")
+        return str(value)
+
+    return check
+
+
+def words(value: object) -> tuple[str, ...]:
+    """Accept several strings in a list or tuple; one string alone is a likely slip."""
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) and word for word in value):
+        raise UnfitError("it must be a list of strings")
+    if len(set(value)) != len(value):
+        raise UnfitError("it names something twice")
+    return tuple(value)
+
+
+def labels(value: object) -> dict[str, str]:
+    """Accept label names and values, all short plain strings."""
+    if not isinstance(value, dict):
+        raise UnfitError("labels are a dict of strings, such as {'gpu': 'rtx4090'}")
+    for part in (*value.keys(), *value.values()):
+        if not isinstance(part, str) or not _LABEL.fullmatch(part):
+            raise UnfitError(f"label text {part!r} must be a string of 1-63 letters, digits, '.', '_', '/' and '-'")
+    return dict(value)
+
+
+def scalars(value: object) -> dict[str, str | int | float | bool]:
+    """Accept the options of an engine."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) and key for key in value):
+        raise UnfitError("options are a dict with string keys")
+    for key, option in value.items():
+        if not isinstance(option, str | int | float | bool):
+            raise UnfitError(f"option {key!r} must be a string, a number or True/False")
+    return dict(value)
+
+
+def host_path(value: object) -> str:
+    """Accept an absolute path on the host that is safe in a unit file."""
+    if not isinstance(value, str | Path) or not re.fullmatch(r"(/[A-Za-z0-9._@+-]+)+/?", str(value)):
+        raise UnfitError("it must be an absolute path of letters, digits and ._@+-")
+    if ".." in Path(value).parts:
+        raise UnfitError("it must not contain '..'")
+    return str(value).rstrip("/")
+
+
+def operator_file(value: object) -> str:
+    """Accept a file on the operator's machine; '~' is the home folder."""
+    if not isinstance(value, str | Path) or not str(value):
+        raise UnfitError("it must be the path of a file on this machine")
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise UnfitError("there is no such file on this machine")
+    return str(path.absolute())

@@ -1,0 +1,164 @@
+"""What must hold of a host, a model and a whole fleet; each invariant is a function named as its sentence."""
+
+from collections.abc import Callable
+
+from rbee_deploy._fields import nearest
+from rbee_deploy.errors import InventoryError
+from rbee_deploy.modes import Mode
+from rbee_deploy.site import BUILT_IN_ENGINE, INSTALLABLE_ENGINES, Host, Model, Site
+from rbee_runtime.models import references
+
+
+def check_host(host: Host) -> None:
+    """Raise InventoryError unless every invariant of one host holds."""
+    for invariant in (mode_is_deployable, host_has_a_part, ports_do_not_overlap, engines_are_known):
+        invariant(host)
+
+
+def check_model(model: Model) -> None:
+    """Raise InventoryError unless every invariant of one model holds."""
+    for invariant in (engine_fits_source, file_exists_here):
+        invariant(model)
+
+
+def check_site(site: Site) -> None:
+    """Raise InventoryError unless every invariant of the fleet holds."""
+    fleet_wide: tuple[Callable[[Site], None], ...] = (
+        there_is_one_queen,
+        host_names_differ,
+        addresses_differ,
+        model_names_differ,
+        models_name_declared_hosts,
+        every_model_has_a_host,
+    )
+    for invariant in fleet_wide:
+        invariant(site)
+
+
+def mode_is_deployable(host: Host) -> None:
+    """Check that the mode is one that this version deploys."""
+    if host.mode not in set(Mode):
+        known = " or ".join(repr(mode.value) for mode in Mode)
+        raise InventoryError(
+            f"host {host.name!r}: mode is {host.mode!r}: this version deploys bare hosts only; write mode={known}"
+        )
+
+
+def host_has_a_part(host: Host) -> None:
+    """Check that a host is queen, hive or both."""
+    if not host.queen and not host.hive:
+        raise InventoryError(f"host {host.name!r}: it is neither queen nor hive; drop hive=False or the whole line")
+
+
+def ports_do_not_overlap(host: Host) -> None:
+    """Check that the ports that one host listens on differ."""
+    used: dict[int, str] = {}
+    queen = (("queen_port", host.queen_port), ("link_port", host.link_port)) if host.queen else ()
+    hive = (("hive_port", host.hive_port),) if host.hive else ()
+    for field, port in (*queen, *hive):
+        if port in used:
+            raise InventoryError(f"host {host.name!r}: {field} and {used[port]} are both {port}; give one another port")
+        if host.hive and host.worker_ports[0] <= port <= host.worker_ports[1]:
+            raise InventoryError(f"host {host.name!r}: {field} {port} lies within worker_ports {host.worker_ports}")
+        used[port] = field
+
+
+def engines_are_known(host: Host) -> None:
+    """Check that engines are those that this version can install."""
+    known = INSTALLABLE_ENGINES
+    for engine in host.engines:
+        if engine not in known:
+            raise InventoryError(
+                f"host {host.name!r}: engines: {engine!r} is not an engine of this version{nearest(engine, known)}; "
+                f"known are {', '.join(known)}"
+            )
+
+
+def engine_fits_source(model: Model) -> None:
+    """Check that engine `fake` serves fake sources, and no other engine does."""
+    fake_source = model.file is None
+    if fake_source != (model.engine_name == BUILT_IN_ENGINE):
+        fits = BUILT_IN_ENGINE if fake_source else "llama-cpp"
+        raise InventoryError(
+            f"model {model.name!r}: engine is {model.engine_name!r}, which cannot serve {model.source!r}; "
+            f"drop the field or write engine={fits!r}"
+        )
+
+
+def file_exists_here(model: Model) -> None:
+    """Check that a file that the deployer is to copy exists on this machine."""
+    if model.file is not None and model.preseed and not model.file.is_file():
+        raise InventoryError(
+            f"model {model.name!r}: source {model.source!r} does not exist on this machine; correct the path, or write "
+            "preseed=False if it lies on the hosts"
+        )
+
+
+def there_is_one_queen(site: Site) -> None:
+    """Check that exactly one host is the queen."""
+    queens = [host.name for host in site.hosts if host.queen]
+    if not queens:
+        raise InventoryError(f"fleet {site.name!r}: no host is the queen; add queen=True to one host")
+    if len(queens) > 1:
+        named = " and ".join(repr(name) for name in queens)
+        raise InventoryError(f"fleet {site.name!r}: hosts {named} both have queen=True; a fleet has one queen")
+
+
+def host_names_differ(site: Site) -> None:
+    """Check that no two hosts have one name."""
+    seen: set[str] = set()
+    for host in site.hosts:
+        if host.name.lower() in seen:
+            raise InventoryError(f"host {host.name!r}: declared twice; rename one or delete it")
+        seen.add(host.name.lower())
+
+
+def addresses_differ(site: Site) -> None:
+    """Check that no two hosts have one address."""
+    seen: dict[str, str] = {}
+    for host in site.hosts:
+        for field, address in (("address", f"{host.ssh_address} port {host.ssh_port}"), ("advertise", host.reach)):
+            key = f"{field} {address.lower()}"
+            if key in seen:
+                raise InventoryError(
+                    f"host {host.name!r}: {field} {address} is also that of host {seen[key]!r}; give each its own"
+                )
+            seen[key] = host.name
+
+
+def model_names_differ(site: Site) -> None:
+    """Check that no two models have one name, nor names that become one file name."""
+    seen: dict[str, str] = {}
+    for model in site.models:
+        slug = references.slug(model.name)
+        if seen.get(slug) == model.name:
+            raise InventoryError(f"model {model.name!r}: declared twice; rename one or delete it")
+        if slug in seen:
+            raise InventoryError(
+                f"model {model.name!r}: its name and {seen[slug]!r} both become {slug!r} in file names; rename one"
+            )
+        seen[slug] = model.name
+
+
+def models_name_declared_hosts(site: Site) -> None:
+    """Check that hosts that a model names are hives of the fleet."""
+    hives = [host.name for host in site.hives]
+    for model in site.models:
+        for name in model.hosts:
+            if name not in hives:
+                raise InventoryError(
+                    f"model {model.name!r}: hosts names {name!r}, which is not a hive of this fleet"
+                    f"{nearest(name, hives)}"
+                )
+
+
+def every_model_has_a_host(site: Site) -> None:
+    """Check that at least one hive may serve each model."""
+    for model in site.models:
+        if not site.hives_for(model):
+            wanted = [f"engine {model.engine_name}", *(f"label {key}={value}" for key, value in model.labels.items())]
+            among = f"among {', '.join(model.hosts)}" if model.hosts else "in this fleet"
+            raise InventoryError(
+                f"model {model.name!r}: no hive {among} has {' and '.join(wanted)}; "
+                "change the host's labels or engines, or the model's"
+            )

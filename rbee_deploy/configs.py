@@ -1,0 +1,104 @@
+"""The configuration files of queen and hive, made from the same schema that the processes read them with."""
+
+import ipaddress
+
+import yaml
+
+from rbee_deploy.modes import credentials_directory
+from rbee_deploy.site import Host, Model, Site
+from rbee_runtime import ports
+from rbee_runtime.config import FleetFile, FleetHive, FleetModel, HiveConfig, QueenConfig, Section, TlsFiles
+from rbee_runtime.protocol import ModelFile
+
+HEADER = "# Written by rbee-deploy from the inventory; a change made here is undone by the next deploy.\n"
+
+
+def queen_config(site: Site, host: Host) -> str:
+    """Return /etc/rbee/queen.yaml."""
+    credentials = credentials_directory(ports.QUEEN_UNIT)
+    given = QueenConfig.model_validate(
+        {
+            "fleet": site.name,
+            "name": host.name,
+            "port": host.queen_port,
+            "link_port": host.link_port,
+            "link_dir": credentials,
+            "bootstrap_key_file": f"{credentials}/bootstrap-key",
+            "drain_seconds": site.drain_seconds,
+            **({"client_tls": _client_tls(credentials)} if site.client_endpoint != "plain-http" else {}),
+        }
+    )
+    return _text(given)
+
+
+def hive_config(site: Site, host: Host) -> str:
+    """Return /etc/rbee/hive.yaml."""
+    given = HiveConfig.model_validate(
+        {
+            "fleet": site.name,
+            "name": host.name,
+            "port": host.hive_port,
+            "advertise": host.reach,
+            "queen_url": queen_link_url(site, host),
+            "models_dir": host.models_dir,
+            "link_dir": credentials_directory(ports.HIVE_UNIT),
+            "launcher": "systemd",
+            "worker_ports": host.worker_ports,
+        }
+    )
+    return _text(given)
+
+
+def fleet_file(site: Site, files: dict[str, tuple[ModelFile, ...]]) -> str:
+    """Return /etc/rbee/fleet.yaml; `files` are those that the deployer puts on the hosts, by model name."""
+    hives = tuple(FleetHive(name=host.name, labels=dict(host.labels)) for host in site.hives)
+    models = tuple(_fleet_model(model, files.get(model.name, ())) for model in site.models)
+    return _text(FleetFile(hives=hives, models=models))
+
+
+def queen_link_url(site: Site, host: Host) -> str:
+    """Return where a host's hive finds the queen; on the queen's own host that is loopback, whatever its address."""
+    name = "127.0.0.1" if host.queen else bracketed(site.queen.reach)
+    return f"https://{name}:{site.queen.link_port}"
+
+
+def client_url(site: Site) -> str:
+    """Return the base URL that OpenAI clients use."""
+    scheme = "http" if site.client_endpoint == "plain-http" else "https"
+    return f"{scheme}://{bracketed(site.queen.reach)}:{site.queen.queen_port}/v1"
+
+
+def bracketed(address: str) -> str:
+    """Return an address as it stands in a URL."""
+    try:
+        return f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
+    except ValueError:
+        return address
+
+
+def _client_tls(credentials: str) -> TlsFiles:
+    return TlsFiles.model_validate({"certificate": f"{credentials}/client.pem", "key": f"{credentials}/client.key"})
+
+
+def _fleet_model(model: Model, files: tuple[ModelFile, ...]) -> FleetModel:
+    return FleetModel(
+        name=model.name,
+        source=model.source,
+        engine=model.engine_name,
+        files=files,
+        replicas_min=model.replicas.minimum,
+        replicas_max=model.replicas.maximum,
+        each_host=model.replicas.each_host,
+        context=model.context,
+        slots=model.slots,
+        hosts=model.hosts,
+        labels=dict(model.labels),
+        load_wait=model.load_wait,
+        options=dict(model.options),
+    )
+
+
+def _text(section: Section) -> str:
+    # Only what the inventory decides is written, so that an older release can read a newer deployer's file.
+    values = section.model_dump(mode="json", exclude_unset=True)
+    return HEADER + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,48 @@
+"""Errors of the deployer.
+
+DeployError
+├── SecretError      a secret's source gives nothing, or its file is open to others
+├── AuthorityError   the fleet's certificate authority cannot be used as it lies on disk
+├── RenderError      a template or its data is wrong
+├── ArtefactError    a release, engine or model file cannot be built, read or trusted
+├── HostError        a host refused or failed a step
+└── StageError       a stage stopped the run
+
+InventoryError       (a SystemExit) the inventory file is wrong
+"""
+
+
+class DeployError(Exception):
+    """Root of every error that the deployer raises on purpose; its text is one sentence for a person."""
+
+
+class SecretError(DeployError):
+    """A secret cannot be read from its source."""
+
+
+class AuthorityError(DeployError):
+    """The certificate authority on the operator's disk cannot be used."""
+
+
+class RenderError(DeployError):
+    """A template cannot be rendered."""
+
+
+class ArtefactError(DeployError):
+    """A release, engine or model file cannot be built, read or trusted."""
+
+
+class HostError(DeployError):
+    """A host refused or failed a step."""
+
+
+class StageError(DeployError):
+    """A stage stopped the run."""
+
+
+class InventoryError(SystemExit):
+    """The inventory file is wrong: one sentence that names host or model and field.
+
+    Not a DeployError on purpose. pyinfra executes the inventory file and prints a traceback for any Exception;
+    it leaves SystemExit alone, and Python then prints the sentence and exits with status 1.
+    """

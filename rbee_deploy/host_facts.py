@@ -1,0 +1,44 @@
+"""What preflight knows of a host: the state fact in types; None means that the host did not say."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """A host as it was read. Sizes in bytes, `clock_unix` in seconds.
+
+    `sudo` is ok, missing, refused or silent. `python` is `major.minor`, `systemd` its number. `listeners` maps a TCP
+    port to who listens: one of our units, else a command's name, else `unknown`. `units` maps a unit to its properties,
+    of which `active` matters here. `cpu_baseline` is the x86-64 level such as `x86_64_v3`.
+    """
+
+    sudo: str = "silent"
+    os_id: str = ""
+    os_version: str = ""
+    arch: str | None = None
+    cpu_baseline: str | None = None
+    glibc: str | None = None
+    is_systemd_pid1: bool | None = None
+    systemd: int | None = None
+    python: str | None = None
+    polkit: bool | None = None
+    clock_unix: float | None = None
+    memory_bytes: int | None = None
+    disk_free: Mapping[str, int] = field(default_factory=dict)
+    listeners: Mapping[int, str] = field(default_factory=dict)
+    units: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> Self:
+        """Return the part of the state fact that preflight needs; JSON's string keys become port numbers."""
+        known = {name: raw[name] for name in (entry.name for entry in dataclasses.fields(cls)) if name in raw}
+        if "listeners" in known:
+            known["listeners"] = {int(port): owner for port, owner in known["listeners"].items()}
+        return cls(**known)
+
+    def is_active(self, unit: str) -> bool:
+        """Say whether a unit runs or is about to."""
+        return self.units.get(unit, {}).get("active") in {"active", "activating", "reloading", "deactivating"}

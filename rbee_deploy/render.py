@@ -1,0 +1,201 @@
+"""Files that the deployer owns on a host, rendered from the inventory; pure, strict, the same text every time."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import jinja2
+
+from rbee_deploy import configs, modes
+from rbee_deploy.digest import desired_digest
+from rbee_deploy.errors import RenderError
+from rbee_deploy.secrets import Secret
+from rbee_deploy.site import Host, Site
+from rbee_runtime import ports
+from rbee_runtime.protocol import ModelFile
+
+HIDDEN_BY_PROTECT_HOME = ("/home", "/root", "/run/user")
+
+
+@dataclass(frozen=True)
+class OwnedFile:
+    """One file as it should be on a host.
+
+    `affects` are the units to restart when it changes; empty means that it is read when needed.
+    `is_unit` asks for a daemon-reload after a change.
+    """
+
+    path: str
+    content: str | Secret
+    owner: str = "root"
+    group: str = "root"
+    mode: str = "0644"
+    affects: frozenset[str] = frozenset()
+    is_unit: bool = False
+
+    @property
+    def secret(self) -> bool:
+        """Say whether the content must not be shown."""
+        return isinstance(self.content, Secret)
+
+    def text(self) -> str:
+        """Return the plain content."""
+        return self.content.reveal() if isinstance(self.content, Secret) else self.content
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of the content, as the host's fact reports it."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what the digest takes: of a secret only its version, of other content the hash."""
+        content = f"version {self.content.version}" if isinstance(self.content, Secret) else self.sha256
+        return f"{self.owner}:{self.group} {self.mode} {content}"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate with its chain (PEM), its key, and an id that changes with it."""
+
+    pem: str
+    key: Secret
+    version: str
+
+
+@dataclass(frozen=True)
+class SiteState:
+    """What is not in the inventory.
+
+    `release` is the release id, `ca` the authority's PEM, `bootstrap_key` the first API key's line `<id8>:<sha256>`.
+    `certificates` are by (role, host name), with roles queen, hive, worker and, when the client endpoint has TLS,
+    client. `models` are the files that the deployer puts on hosts, by model name.
+    """
+
+    release: str
+    ca: str
+    bootstrap_key: str
+    certificates: Mapping[tuple[str, str], Certificate] = field(default_factory=dict)
+    models: Mapping[str, tuple[ModelFile, ...]] = field(default_factory=dict)
+
+
+def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
+    """Return every file of a host: units, credentials, configuration, digests."""
+    files = (*_units(site, host), *_credentials(site, host, state), *_configs(site, host, state))
+    return (*files, *(_digest_file(role, state.release, files) for role in roles(host)))
+
+
+def roles(host: Host) -> tuple[str, ...]:
+    """Return the roles that a host plays: `queen`, `hive` or both."""
+    return tuple(role for role, plays in (("queen", host.queen), ("hive", host.hive)) if plays)
+
+
+def digest_path(role: str) -> str:
+    """Return where a role's desired digest lies on the host."""
+    return str(ports.ETC / f"{role}.digest")
+
+
+def template_text(name: str, **values: Any) -> str:
+    """Return a template under templates/ rendered with `values`; an unknown variable raises RenderError."""
+    try:
+        return _templates().get_template(name).render(**values)
+    except jinja2.TemplateError as error:
+        raise RenderError(f"cannot render template {name}: {error.message}") from error
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    # A wheel carries the templates inside the package, a checkout beside it.
+    inside = Path(__file__).parent / "templates"
+    root = inside if inside.is_dir() else Path(__file__).parent.parent / "templates"
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(root),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - unit files are not HTML; every value went through the inventory's checks
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _units(site: Site, host: Host) -> tuple[OwnedFile, ...]:
+    names = dict.fromkeys(unit for role in roles(host) for unit in modes.role_units(role).files)
+    values = {
+        "host": host,
+        "ports": ports,
+        "client_tls": site.client_endpoint != "plain-http",
+        "models_hidden": _is_hidden(host.models_dir),
+    }
+    units = tuple(_unit(name, values) for name in names)
+    if not host.hive:
+        return units
+    rule = template_text("polkit/50-rbee-hive.rules.j2", ports=ports)
+    return (*units, OwnedFile(modes.POLKIT_RULES, rule))
+
+
+def _unit(name: str, values: Mapping[str, Any]) -> OwnedFile:
+    affects = {
+        # systemd refuses to restart a socket under a running service, so a new port restarts both.
+        ports.QUEEN_SOCKET_UNIT: {ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT},
+        ports.QUEEN_UNIT: {ports.QUEEN_UNIT},
+        ports.HIVE_UNIT: {ports.HIVE_UNIT},
+    }.get(name, set())
+    text = template_text(f"systemd/{name}.j2", **values)
+    return OwnedFile(modes.unit_path(name), text, affects=frozenset(affects), is_unit=True)
+
+
+def _is_hidden(models_dir: str) -> bool:
+    return any(PurePosixPath(models_dir).is_relative_to(hidden) for hidden in HIDDEN_BY_PROTECT_HOME)
+
+
+def _credentials(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
+    services = frozenset(modes.role_units(role).service for role in roles(host))
+    files = [_credential("ca.pem", Secret(state.ca), services)]
+    for role, service in _certificate_roles(site, host):
+        certificate = state.certificates.get((role, host.name))
+        if certificate is None:
+            raise RenderError(f"host {host.name!r} has no {role} certificate; the fleet authority must issue it first")
+        restarts = frozenset({service} if service else ())
+        files.append(_credential(f"{role}.pem", Secret(certificate.pem, version=certificate.version), restarts))
+        files.append(
+            _credential(f"{role}.key", Secret(certificate.key.reveal(), version=certificate.version), restarts)
+        )
+    if host.queen:
+        files.append(_credential("bootstrap-key", Secret(state.bootstrap_key + "\n"), frozenset({ports.QUEEN_UNIT})))
+    return tuple(files)
+
+
+def _certificate_roles(site: Site, host: Host) -> tuple[tuple[str, str], ...]:
+    client = (("client", ports.QUEEN_UNIT),) if site.client_endpoint != "plain-http" else ()
+    queen = (("queen", ports.QUEEN_UNIT), *client) if host.queen else ()
+    # A running worker keeps the certificate that it started with, so a new one restarts nothing.
+    hive = (("hive", ports.HIVE_UNIT), ("worker", "")) if host.hive else ()
+    return (*queen, *hive)
+
+
+def _credential(name: str, content: Secret, affects: frozenset[str]) -> OwnedFile:
+    return OwnedFile(str(ports.CREDENTIALS / name), content, mode="0600", affects=affects)
+
+
+def _configs(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
+    files: list[OwnedFile] = []
+    if host.queen:
+        fleet = configs.fleet_file(site, dict(state.models))
+        files.append(_config("queen.yaml", configs.queen_config(site, host), ports.QUEEN_USER, ports.QUEEN_UNIT))
+        files.append(_config("fleet.yaml", fleet, ports.QUEEN_USER))
+    if host.hive:
+        files.append(_config("hive.yaml", configs.hive_config(site, host), ports.HIVE_USER, ports.HIVE_UNIT))
+    return tuple(files)
+
+
+def _config(name: str, text: str, group: str, *affects: str) -> OwnedFile:
+    return OwnedFile(str(ports.ETC / name), text, group=group, mode="0640", affects=frozenset(affects))
+
+
+def _digest_file(role: str, release: str, files: tuple[OwnedFile, ...]) -> OwnedFile:
+    service = modes.role_units(role).service
+    digest = desired_digest(role, release, (file for file in files if service in file.affects))
+    return OwnedFile(digest_path(role), digest + "\n")

@@ -1,0 +1,155 @@
+"""The rendered units, accounts, folders and polkit rule on real hosts, with a probe in place of the programs."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbee_deploy import accounts
+from rbee_deploy.render import owned_files
+from tests.lab import Lab, LabHost
+from tests.unit.deploy.sites import one_box, state_of
+
+pytestmark = pytest.mark.lab
+
+PROBE = Path(__file__).with_name("probe.py")
+REFUSED = "PermissionError"
+UNITS = ("rbee.target", "rbee-queen.socket", "rbee-queen.service", "rbee-hive.service")
+
+
+def furnish(host: LabHost) -> None:
+    """Put there what a deploy would, with the probe as every program."""
+    box = one_box().queen
+    lines = [f"groupadd --system {group.name}" for group in accounts.groups(box)]
+    for user in accounts.users(box):
+        joined = f"--groups {','.join(user.groups)}" if user.groups else ""
+        lines.append(f"useradd --system --user-group --no-create-home {joined} {user.name}")
+    lines += [f"install -d -o {d.owner} -g {d.group} -m {d.mode} {d.path}" for d in accounts.directories(box)]
+    host.run(" && ".join(lines))
+    for file in owned_files(one_box(), box, state_of(one_box())):
+        host.put(file.text(), file.path)
+        host.run(f"chown {file.owner}:{file.group} {file.path} && chmod {file.mode} {file.path}")
+    for program in ("queen", "hive", "worker"):
+        host.put(f"#!/usr/bin/python3\n{PROBE.read_text()}", f"/opt/rbee/current/bin/rbee-{program}", mode=0o755)
+    host.put("{}", "/var/lib/rbee/hive/workers/w1.json", mode=0o600)
+    host.run(f"systemctl daemon-reload && systemctl enable {' '.join(UNITS)} && systemctl start rbee.target")
+
+
+@pytest.fixture(scope="module", params=["trixie", "bookworm"])
+def box(request: pytest.FixtureRequest) -> Iterator[LabHost]:
+    """Return a host on which every unit runs."""
+    with Lab.create("sandbox") as lab:
+        host = lab.add_host("box1", image=request.param)
+        furnish(host)
+        yield host
+
+
+def probe(host: LabHost, unit: str) -> dict[str, Any]:
+    """Return what the probe in a unit found, once it has said so."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        said = host.run(f"journalctl -o cat --no-pager -u '{unit}' | grep ^PROBE | head -n 1", check=False).stdout
+        if said:
+            found = json.loads(said.removeprefix("PROBE "))
+            assert isinstance(found, dict)
+            return found
+        time.sleep(0.2)
+    raise AssertionError(host.run(f"systemctl status --no-pager {unit}", check=False).stdout)
+
+
+EXPECTED: dict[str, dict[str, Any]] = {
+    "rbee-queen.service": {
+        "credentials": ["bootstrap-key", "ca.pem", "client.key", "client.pem", "queen.key", "queen.pem"],
+        "listeners": [8500, 8501],
+        "database": "wal",
+        "write to the store": REFUSED,
+        "read the store": REFUSED,
+        "read queen state": True,
+        "read hive state": REFUSED,
+        "make code": REFUSED,
+        "read memory size": "FileNotFoundError",
+        "see other users' processes": "FileNotFoundError",
+    },
+    "rbee-hive.service": {
+        "credentials": ["ca.pem", "hive.key", "hive.pem"],
+        "listeners": [],
+        "database": "wal",
+        "write to the store": "640 rbee-models",
+        "read the store": True,
+        "read queen state": REFUSED,
+        "read hive state": True,
+        "make code": REFUSED,
+        "read memory size": True,
+        "see other users' processes": "systemd",
+        "start a worker": True,
+        "restart a worker": True,
+        "read its journal": True,
+        "stop ssh": False,
+        "kill a worker": False,
+        "enable a worker": False,
+        "change a worker": False,
+        "run as root": False,
+        "reload systemd": False,
+    },
+    "rbee-worker@w1.service": {
+        "credentials": ["ca.pem", "spec", "worker.key", "worker.pem"],
+        "listeners": [],
+        "database": "unable to open database file",
+        "write to the store": "OSError",
+        "read the store": True,
+        "read queen state": REFUSED,
+        "read hive state": REFUSED,
+        "make code": True,
+        "read memory size": True,
+        "see other users' processes": "FileNotFoundError",
+    },
+}
+EVERYWHERE = {"read all credentials": REFUSED, "write to the system": "OSError", "read homes": REFUSED}
+
+
+@pytest.mark.parametrize("unit", EXPECTED)
+def test_a_unit_can_do_its_work_and_no_more(unit: str, box: LabHost) -> None:
+    """Each role reads its own credentials and state, and is refused what belongs to the others."""
+    probe(box, "rbee-hive.service")
+    assert probe(box, unit) == EXPECTED[unit] | EVERYWHERE
+
+
+def test_systemd_on_the_host_has_nothing_to_say(box: LabHost) -> None:
+    """`systemd-analyze verify` is silent with the host's own systemd too."""
+    done = box.run("systemd-analyze verify --man=no " + " ".join(UNITS) + " rbee-worker@w1.service", check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def processes(host: LabHost, unit: str) -> set[str]:
+    group = host.run(f"systemctl show -P ControlGroup {unit}").stdout.strip()
+    # Debian 12 hosts of the lab have the hybrid hierarchy: their own tree lies one level down.
+    files = f"/sys/fs/cgroup{group}/cgroup.procs /sys/fs/cgroup/unified{group}/cgroup.procs"
+    return set(host.run(f"cat {files} 2>/dev/null", check=False).stdout.split())
+
+
+def test_a_restarted_queen_leaves_its_child_and_its_sockets(box: LabHost) -> None:
+    """The draining child outlives the main process, keeps its credentials, and the sockets never close."""
+    before = processes(box, "rbee-queen.service")
+    assert len(before) == 2
+    main = box.run("systemctl show -P MainPID rbee-queen").stdout.strip()
+    opened = box.run("systemctl show -P ActiveEnterTimestampMonotonic rbee-queen.socket").stdout
+    box.run("systemctl restart rbee-queen")
+    assert before - {main} <= processes(box, "rbee-queen.service")
+    assert main not in processes(box, "rbee-queen.service")
+    assert box.run("systemctl show -P ActiveEnterTimestampMonotonic rbee-queen.socket").stdout == opened
+
+
+def test_the_target_stops_and_a_reboot_starts_everything(box: LabHost) -> None:
+    """`systemctl stop rbee.target` stops the worker too; after a reboot target, sockets, queen and hive are up."""
+    probe(box, "rbee-worker@w1.service")
+    box.run("systemctl start rbee-worker@w1 && systemctl stop rbee.target")
+    states = box.run("systemctl is-active rbee-worker@w1 " + " ".join(UNITS), check=False).stdout.split()
+    assert set(states) == {"inactive"}
+    box.reboot()
+    deadline = time.monotonic() + 30
+    while (states := box.run("systemctl is-active " + " ".join(UNITS), check=False).stdout.split()) != ["active"] * 4:
+        assert time.monotonic() < deadline, states
+        time.sleep(0.5)

@@ -1,0 +1,53 @@
+"""Fleets that several tests render and check."""
+
+from pathlib import Path
+from typing import Any
+
+from rbee_deploy.inventory import each_host, fleet, host, model
+from rbee_deploy.render import Certificate, SiteState
+from rbee_deploy.secrets import Secret
+from rbee_deploy.site import Host, Model, Site
+from rbee_runtime.protocol import ModelFile
+
+FILE = ModelFile(name="smol.gguf", sha256="ab" * 32, size=98_000_000)
+
+
+def site_of(*hosts: Host, models: tuple[Model, ...] = (), **fields: Any) -> Site:
+    """Return the site that an inventory with these hosts gives."""
+    queen, _ = fleet(fields.pop("name", "test"), hosts=list(hosts), models=list(models), **fields)
+    site = queen[0][1]["rbee"].site
+    assert isinstance(site, Site)
+    return site
+
+
+def one_box(**fields: Any) -> Site:
+    """Return the commonest fleet at its smallest: queen and hive on one host, every kind of model."""
+    smol = model("smol", source="file:/srv/smol.gguf", preseed=False, replicas=(1, 2), labels={"gpu": "a"}, slots=2)
+    echo = model("org/echo:1", source="fake:tokens=3", replicas=each_host, load_wait=60, options={"seed": 1})
+    box = host("box1", address="192.0.2.10", queen=True, labels={"gpu": "a"})
+    return site_of(box, models=(smol, echo), **fields)
+
+
+def two_hosts() -> Site:
+    """Return a control host and a GPU host with nothing at its default."""
+    queen = host("queen", address="192.0.2.1", advertise="fd00::1", queen=True, hive=False, queen_port=443 + 8000)
+    gpu = host("gpu1", address="192.0.2.2", models_dir="/home/me/models", hive_port=8700, worker_ports=(9100, 9120))
+    return site_of(queen, gpu, client_endpoint="plain-http", drain_seconds=30)
+
+
+def state_of(site: Site, *, release: str = "0.1.0-01234567", version: str = "1") -> SiteState:
+    """Return a state with a made-up certificate for every role of every host."""
+    roles = ("queen", "hive", "worker", "client")
+    made = {
+        (role, item.name): Certificate(f"PEM {role} {item.name}", Secret(f"canary-{role}"), version)
+        for item in site.hosts
+        for role in roles
+    }
+    return SiteState(release, "PEM ca", "0123abcd:" + "0" * 64, made, {"smol": (FILE,)})
+
+
+def write_model(folder: Path) -> str:
+    """Return the source of a file that exists."""
+    path = folder / "model.gguf"
+    path.write_bytes(b"GGUF")
+    return f"file:{path}"

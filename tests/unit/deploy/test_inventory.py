@@ -1,0 +1,251 @@
+"""The inventory's constructors: what they take, and the one sentence for what they do not take."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbee_deploy.errors import InventoryError
+from rbee_deploy.inventory import TlsPaths, each_host, fleet, host, model, secret_env
+from tests.unit.deploy.sites import site_of, write_model
+
+
+def a_queen(**fields: Any) -> Any:
+    return host("q", **{"address": "192.0.2.1", "queen": True, **fields})
+
+
+def echo(name: str = "echo", **fields: Any) -> Any:
+    return model(name, **{"source": "fake:tokens=1", **fields})
+
+
+BAD: dict[str, tuple[Callable[[], object], str]] = {
+    "unknown field of a host": (
+        lambda: host("g", lables={}),
+        "host 'g': unknown field 'lables'; did you mean 'labels'",
+    ),
+    "unknown field of a model": (
+        lambda: model("m", sorce="fake:x"),
+        "model 'm': unknown field 'sorce'; did you mean 'source'",
+    ),
+    "unknown field of a fleet": (
+        lambda: fleet("f", host=[]),
+        "fleet 'f': unknown field 'host'; did you mean 'hosts'",
+    ),
+    "a field that is like no other": (lambda: host("g", zzz=1), "host 'g': unknown field 'zzz'"),
+    "fields without names": (
+        lambda: host("g", "192.0.2.1"),
+        "host 'g': fields are given by name, such as host('g', address=…)",
+    ),
+    "no source": (lambda: model("m"), "model 'm': field 'source' is missing"),
+    "a name that breaks certificates": (
+        lambda: host("a/b"),
+        "host 'a/b': name is 'a/b': use 1-63 letters, digits, '-' and '.', with a letter or digit at both ends",
+    ),
+    "no name": (host, "host '': name is '': use 1-63 letters, digits"),
+    "address with a port": (
+        lambda: host("g", address="10.0.0.1/24"),
+        "host 'g': address is '10.0.0.1/24': it must be an IP address or a DNS name, without a port or scheme",
+    ),
+    "a port in words": (
+        lambda: host("g", hive_port="8600"),
+        "host 'g': hive_port is '8600': it must be a whole number in 1024-65535",
+    ),
+    "a privileged port": (lambda: host("g", queen_port=80), "host 'g': queen_port is 80: it must be a whole number in"),
+    "True as a port": (lambda: host("g", ssh_port=True), "host 'g': ssh_port is True: it must be a whole number"),
+    "a range upside down": (
+        lambda: host("g", worker_ports=(9001, 9000)),
+        "host 'g': worker_ports is (9001, 9000): the first port must not be above the last",
+    ),
+    "half a range": (lambda: host("g", worker_ports=9000), "host 'g': worker_ports is 9000: it must be (first port,"),
+    "one port twice": (
+        lambda: a_queen(queen_port=8600),
+        "host 'q': hive_port and queen_port are both 8600; give one another port",
+    ),
+    "a port among the workers'": (
+        lambda: host("g", hive_port=9005),
+        "host 'g': hive_port 9005 lies within worker_ports (9000, 9099)",
+    ),
+    "labels as a list": (lambda: host("g", labels=["a"]), "host 'g': labels is ['a']: labels are a dict of strings"),
+    "a label that is no text": (
+        lambda: host("g", labels={"gpu": 1}),
+        "host 'g': labels is {'gpu': 1}: label text 1 must be a string of 1-63",
+    ),
+    "a flag in words": (lambda: host("g", queen="yes"), "host 'g': queen is 'yes': it must be True or False"),
+    "a mode of later": (
+        lambda: host("g", mode="container"),
+        "host 'g': mode is 'container': this version deploys bare hosts only; write mode='bare'",
+    ),
+    "no part to play": (
+        lambda: host("g", hive=False),
+        "host 'g': it is neither queen nor hive; drop hive=False or the whole line",
+    ),
+    "an engine of nowhere": (
+        lambda: host("g", engines=["lama-cpp"]),
+        "host 'g': engines: 'lama-cpp' is not an engine of this version; did you mean 'llama-cpp'",
+    ),
+    "one word for a list": (
+        lambda: host("g", engines="llama-cpp"),
+        "host 'g': engines is 'llama-cpp': it must be a list of strings",
+    ),
+    "a models folder that breaks units": (
+        lambda: host("g", models_dir="/srv/my models"),
+        "host 'g': models_dir is '/srv/my models': it must be an absolute path of letters",
+    ),
+    "a models folder that climbs": (lambda: host("g", models_dir="/srv/../etc"), "must not contain '..'"),
+    "a key that is not there": (
+        lambda: host("g", ssh_key="/nowhere/key"),
+        "host 'g': ssh_key is '/nowhere/key': there is no such file on this machine",
+    ),
+    "no host key check": (
+        lambda: host("g", ssh_host_keys="no"),
+        "host 'g': ssh_host_keys is 'no': it must be 'strict' or 'accept-new'",
+    ),
+    "a password in the open": (
+        lambda: host("g", sudo_password="hunter2"),
+        "host 'g': sudo_password is given as plain text: use secret_env, secret_file or secret_command",
+    ),
+    "a model name that climbs": (
+        lambda: echo("../x"),
+        "model '../x': name is '../x': model name '../x' is not allowed",
+    ),
+    "a source of no known form": (
+        lambda: model("m", source="ftp://x"),
+        "model 'm': source is 'ftp://x': model source 'ftp://x' is not of a known form",
+    ),
+    "a relative file": (
+        lambda: model("m", source="file:x.gguf"),
+        "model 'm': source is 'file:x.gguf': model source 'file:x.gguf' needs an absolute path",
+    ),
+    "a file that is not here": (
+        lambda: model("m", source="file:/nowhere/x.gguf"),
+        "model 'm': source 'file:/nowhere/x.gguf' does not exist on this machine; correct the path, or write preseed=",
+    ),
+    "an engine that cannot": (
+        lambda: echo(engine="llama-cpp"),
+        "model 'echo': engine is 'llama-cpp', which cannot serve 'fake:tokens=1'; drop the field or write engine='fak",
+    ),
+    "replicas below one": (lambda: echo(replicas=0), "model 'echo': replicas is 0: it must be a whole number from 1,"),
+    "replicas upside down": (lambda: echo(replicas=(2, 1)), "model 'echo': replicas is (2, 1): it must be"),
+    "a wait for ever": (lambda: echo(load_wait=9e9), "model 'echo': load_wait is 9000000000.0: it must be seconds in"),
+    "options as a list": (lambda: echo(options=[1]), "model 'echo': options is [1]: options are a dict"),
+    "an option with parts": (lambda: echo(options={"a": {}}), "option 'a' must be a string, a number or True/False"),
+    "hosts that are not hosts": (
+        lambda: fleet(hosts=["q"]),
+        "fleet 'rbee': hosts is ['q']: it must be a list of host(…)",
+    ),
+    "no hosts": (lambda: fleet(hosts=[]), "fleet 'rbee': no host is the queen; add queen=True to one host"),
+    "no queen": (lambda: site_of(host("g")), "fleet 'test': no host is the queen; add queen=True to one host"),
+    "two queens": (
+        lambda: site_of(a_queen(), host("r", queen=True)),
+        "fleet 'test': hosts 'q' and 'r' both have queen=True; a fleet has one queen",
+    ),
+    "one host twice": (
+        lambda: site_of(a_queen(), host("Q", address="192.0.2.9")),
+        "host 'Q': declared twice; rename one or delete it",
+    ),
+    "one address twice": (
+        lambda: site_of(a_queen(), host("g", address="192.0.2.1")),
+        "host 'g': address 192.0.2.1 port 22 is also that of host 'q'; give each its own",
+    ),
+    "one advertised address twice": (
+        lambda: site_of(a_queen(), host("g", address="192.0.2.2", advertise="192.0.2.1")),
+        "host 'g': advertise 192.0.2.1 is also that of host 'q'; give each its own",
+    ),
+    "one model twice": (
+        lambda: site_of(a_queen(), models=(echo(), echo())),
+        "model 'echo': declared twice; rename one or delete it",
+    ),
+    "two models of one file name": (
+        lambda: site_of(a_queen(), models=(echo("a/b"), echo("a:b"))),
+        "model 'a:b': its name and 'a/b' both become 'a-b' in file names; rename one",
+    ),
+    "a model for a host that is not": (
+        lambda: site_of(a_queen(), host("gpu1"), models=(echo(hosts=["gpu"]),)),
+        "model 'echo': hosts names 'gpu', which is not a hive of this fleet; did you mean 'gpu1'",
+    ),
+    "labels that no host has": (
+        lambda: site_of(a_queen(), models=(echo(labels={"gpu": "a"}),)),
+        "model 'echo': no hive in this fleet has engine fake and label gpu=a; change the host's labels or engines",
+    ),
+    "an engine that no host has": (
+        lambda: site_of(a_queen(engines=[]), models=(model("m", source="file:/x", preseed=False, hosts=["q"]),)),
+        "model 'm': no hive among q has engine llama-cpp; change the host's labels or engines, or the model's",
+    ),
+    "a client endpoint in half": (
+        lambda: site_of(a_queen(), client_endpoint="http"),
+        "fleet 'test': client_endpoint is 'http': it must be 'fleet-tls' or 'plain-http'",
+    ),
+    "a certificate that is not there": (
+        lambda: site_of(a_queen(), client_endpoint=TlsPaths(certificate="/nowhere.pem", key="/nowhere.key")),
+        "there is no such file on this machine",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_inventory_gets_one_sentence(case: str) -> None:
+    """Whatever is wrong is one line that names host or model and field, and the exit status is 1."""
+    build, sentence = BAD[case]
+    with pytest.raises(InventoryError) as caught:
+        build()
+    said = str(caught.value.code)
+    assert sentence in said
+    assert "\n" not in said
+    assert not said.endswith(".")
+
+
+def test_a_password_in_the_open_is_not_repeated() -> None:
+    """The sentence about a plain password does not show it."""
+    with pytest.raises(InventoryError) as caught:
+        host("g", sudo_password="hunter2")
+    assert "hunter2" not in str(caught.value.code)
+
+
+def test_a_host_that_is_both_is_in_both_groups() -> None:
+    """Queen and hives are legal pyinfra groups, and a host that is both has one and the same data."""
+    queen, hives = fleet(hosts=[a_queen(), host("g", address="192.0.2.2")])
+    assert [name for name, _ in queen] == ["q"]
+    assert [name for name, _ in hives] == ["q", "g"]
+    assert queen[0] == hives[0]
+
+
+def test_ssh_data_is_what_pyinfra_knows(tmp_path: Path) -> None:
+    """Given SSH fields become pyinfra's keys; those not given leave pyinfra's defaults alone."""
+    key = tmp_path / "key"
+    key.touch()
+    queen, _ = fleet(hosts=[a_queen(ssh_user="ops", ssh_key=key, ssh_port=2222, ssh_host_keys="strict")])
+    data = {name: value for name, value in queen[0][1].items() if name != "rbee"}
+    assert data == {
+        "ssh_hostname": "192.0.2.1",
+        "ssh_port": 2222,
+        "ssh_user": "ops",
+        "ssh_key": str(key),
+        "ssh_strict_host_key_checking": "yes",
+    }
+
+
+def test_a_model_finds_its_hosts() -> None:
+    """Names, labels and engines together say where a model may run; the fake engine is everywhere."""
+    plain = host("plain", engines=[])
+    gpu = host("gpu", labels={"gpu": "a"})
+    wanted = {"label": echo("l", labels={"gpu": "a"}), "name": echo("n", hosts=["plain"]), "fake": echo("f")}
+    site = site_of(a_queen(hive=False), plain, gpu, models=tuple(wanted.values()))
+    found = {case: [item.name for item in site.hives_for(wanted[case])] for case in wanted}
+    assert found == {"label": ["gpu"], "name": ["plain"], "fake": ["plain", "gpu"]}
+
+
+def test_what_is_left_out_follows_from_the_rest(tmp_path: Path) -> None:
+    """The engine follows from the source, addresses from the name, secrets from the fleet's name."""
+    file = model("m", source=write_model(tmp_path))
+    site = site_of(host("box", queen=True, sudo_password=secret_env("X")), models=(file, echo()), name="home")
+    assert [item.engine_name for item in site.models] == ["llama-cpp", "fake"]
+    assert (site.queen.ssh_address, site.queen.reach) == ("box", "box")
+    assert site.secrets.parts[-2:] == ("rbee", "home")
+
+
+@pytest.mark.parametrize(("given", "kept"), [(2, (2, 2, False)), ((0, 3), (0, 3, False)), (each_host, (1, 1, True))])
+def test_replicas_come_in_three_forms(given: object, kept: tuple[int, int, bool]) -> None:
+    """A number, a pair or each_host."""
+    replicas = echo(replicas=given).replicas
+    assert (replicas.minimum, replicas.maximum, replicas.each_host) == kept

@@ -1,0 +1,78 @@
+"""Inventory files as users run them: by the real pyinfra command, in a process of its own."""
+
+import ast
+import dataclasses
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rbee_deploy.inventory import Host, Model, Site
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLE = ROOT / "inventories" / "example.py"
+PYINFRA = Path(sys.executable).with_name("pyinfra")
+HEAD = "from rbee_deploy.inventory import fleet, host, model\n"
+
+WRONG = {
+    "unknown field": ("queen, hives = fleet(hosts=[host('a', quen=True)])", "host 'a': unknown field 'quen'; did you"),
+    "wrong value": (
+        "queen, hives = fleet(hosts=[host('a', ssh_port=0)])",
+        "host 'a': ssh_port is 0: it must be a whole",
+    ),
+    "no queen": (
+        "queen, hives = fleet(hosts=[host('a')])",
+        "fleet 'rbee': no host is the queen; add queen=True to one",
+    ),
+    "no field name": ("queen, hives = fleet('f', [host('a')])", "fleet 'f': fields are given by name"),
+}
+
+
+def run_pyinfra(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    line = [str(PYINFRA), *arguments]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_pyinfra_prints_the_sentence_and_nothing_more(case: str, tmp_path: Path) -> None:
+    """A wrong inventory ends `pyinfra INVENTORY rbee_deploy/deploy.py` with one sentence, status 1 and no traceback."""
+    line, sentence = WRONG[case]
+    inventory = tmp_path / "inventory.py"
+    inventory.write_text(HEAD + line + "\n")
+    done = run_pyinfra(str(inventory), "rbee_deploy/deploy.py", "--yes")
+    said = [row for row in done.stderr.splitlines() if row and not row.startswith("-->")]
+    assert done.returncode == 1
+    assert len(said) == 1
+    assert said[0].startswith(sentence)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_pyinfra_loads_the_example() -> None:
+    """The example is a legal pyinfra inventory as it stands."""
+    done = run_pyinfra(str(EXAMPLE), "debug-inventory")
+    assert done.returncode == 0
+    assert '"fleet": "example"' in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("call", "declared"), [("host", Host), ("model", Model), ("fleet", Site)])
+def test_the_example_shows_every_field(call: str, declared: type) -> None:
+    """Each field of host, model and fleet stands in inventories/example.py."""
+    calls = [node for node in ast.walk(ast.parse(EXAMPLE.read_text())) if isinstance(node, ast.Call)]
+    named = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == call]
+    shown = {keyword.arg for node in named for keyword in node.keywords}
+    positional = {"name"} if named[0].args else set()
+    assert {field.name for field in dataclasses.fields(declared)} == shown | positional
+
+
+def test_the_example_is_commented() -> None:
+    """At least one line in four of the example is a comment for its reader."""
+    lines = [line.strip() for line in EXAMPLE.read_text().splitlines() if line.strip()]
+    assert 4 * sum(line.startswith("#") for line in lines) >= len(lines)
+
+
+def test_the_example_has_a_value_for_every_field() -> None:
+    """Executed, the example gives one queen that is a hive too, and a second hive."""
+    names = runpy.run_path(str(EXAMPLE))
+    assert ([name for name, _ in names["queen"]], [name for name, _ in names["hives"]]) == (["box1"], ["box1", "box2"])

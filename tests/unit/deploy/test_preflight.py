@@ -1,0 +1,182 @@
+"""Preflight: a state of a host, and the sentences that it gets."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rbee_deploy.inventory import host
+from rbee_deploy.preflight import HostFacts, Needs, check, unreachable
+from rbee_deploy.site import Site
+from tests.unit.deploy.sites import one_box, site_of
+
+NOW = 1_800_000_000.0
+GIB = 1 << 30
+NEEDS = Needs(
+    release_bytes=50 << 20,
+    engine_bytes=100 << 20,
+    model_bytes=2 * GIB,
+    engine_glibc="2.36",
+    engine_cpu="x86_64_v3",
+)
+
+GOOD: dict[str, Any] = {
+    "sudo": "ok",
+    "os_id": "debian",
+    "os_version": "13",
+    "arch": "x86_64",
+    "cpu_baseline": "x86_64_v3",
+    "glibc": "2.41",
+    "is_systemd_pid1": True,
+    "systemd": 257,
+    "python": "3.13",
+    "polkit": True,
+    "clock_unix": NOW + 2,
+    "memory_bytes": 16 * GIB,
+    "disk_free": {"/opt/rbee": 10 * GIB, "/var/lib/rbee/models": 10 * GIB},
+    "listeners": {"22": "sshd"},
+    "units": {},
+    "boot_id": "something that preflight does not look at",
+}
+
+
+def problems(needs: Needs = NEEDS, site: Site | None = None, **changed: Any) -> list[str]:
+    where = site if site is not None else one_box()
+    found = check(where, where.queen, HostFacts.parse({**GOOD, **changed}), NOW, needs)
+    return [f"{'' if problem.fatal else 'hint: '}{problem}" for problem in found]
+
+
+def test_a_good_host_has_no_problem() -> None:
+    """Nothing is said about a host that is fine, nor about what it did not tell."""
+    assert problems() == []
+    assert check(one_box(), one_box().queen, HostFacts(sudo="ok", python="3.13"), NOW) == ()
+
+
+ACTIVE = {"active": "active"}
+FINE: dict[str, dict[str, Any]] = {
+    "our own listeners": {
+        "listeners": {"8500": "rbee-queen.socket", "8501": "rbee-queen.service", "8600": "rbee-hive.service"}
+    },
+    "systemd holds the sockets": {"listeners": {"8500": "systemd"}, "units": {"rbee-queen.socket": ACTIVE}},
+    "nobody knows who, the hive runs": {"listeners": {"8600": "unknown"}, "units": {"rbee-hive.service": ACTIVE}},
+    "a clock five minutes off": {"clock_unix": NOW - 300},
+    "an old engine level on a new CPU": {"cpu_baseline": "x86_64_v4"},
+    "polkit that setup installs": {"polkit": False},
+}
+
+
+@pytest.mark.parametrize("case", FINE)
+def test_what_is_no_problem(case: str) -> None:
+    """Own ports, small skews and what setup can mend pass."""
+    assert problems(**FINE[case]) == []
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no sudo": ({"sudo": "missing"}, "sudo is not installed; install sudo, or write ssh_user='root'"),
+    "sudo refused": (
+        {"sudo": "refused"},
+        "sudo refused the SSH user; allow it in sudoers, or write sudo_password=secret_env('…') if sudo asks for",
+    ),
+    "silence": ({"sudo": "silent"}, "it answered nothing as root; make sure that the SSH user may run sudo sh there"),
+    "Ubuntu 22.04": (
+        {"os_id": "ubuntu", "os_version": "22.04", "systemd": 249, "python": "3.10"},
+        "Ubuntu 22.04 is too old: its systemd is older than 250 and its Python older than 3.11; upgrade it to Debian",
+    ),
+    "no systemd": (
+        {"is_systemd_pid1": False},
+        "systemd is not its process 1; boot it with systemd; a plain container is not a host",
+    ),
+    "old systemd": ({"systemd": 249}, "systemd 249 is older than 250; upgrade it to Debian 12, Ubuntu 24.04 or newer"),
+    "old Python": (
+        {"python": "3.9"},
+        "Python 3.9 is older than 3.11; install Python 3.11 or newer, such as the package python3",
+    ),
+    "no Python": ({"python": None}, "it has no Python; install Python 3.11 or newer, such as the package python3"),
+    "an ARM host": (
+        {"arch": "aarch64"},
+        "its architecture is aarch64; use a host with x86_64: there is no other build",
+    ),
+    "an old CPU": (
+        {"cpu_baseline": "x86_64_v2"},
+        "its CPU is x86_64_v2, and the engine is built for x86_64_v3; use a host with a newer CPU, or write",
+    ),
+    "an old glibc": (
+        {"glibc": "2.31"},
+        "its glibc 2.31 is older than the engine's 2.36; upgrade the host, or run the deploy from a machine as old as",
+    ),
+    "a small disk": (
+        {"disk_free": {"/opt/rbee": 10 * GIB, "/var/lib/rbee/models": GIB}},
+        "/var/lib/rbee/models has 1.0 GiB free and needs 3.0 GiB; make room, or give models_dir a bigger disk",
+    ),
+    "one small disk for all": (
+        {"disk_free": {"/opt/rbee": 3 * GIB, "/var/lib/rbee/models": 3 * GIB}},
+        "/opt/rbee and /var/lib/rbee/models have 3.0 GiB free and need 3.4 GiB; make room, or give",
+    ),
+    "Consul": (
+        {"listeners": {"8500": "consul"}},
+        "port 8500 (also a default port of Consul) is taken by consul; stop it, or write queen_port=… with a free port",
+    ),
+    "a stranger on the link port": (
+        {"listeners": {"8501": "unknown"}},
+        "port 8501 is taken by another process; stop it, or write link_port=… with a free port",
+    ),
+    "a stranger beside our hive": (
+        {"listeners": {"8600": "consul"}, "units": {"rbee-hive.service": ACTIVE}},
+        "port 8600 (also a default port of Consul) is taken by consul; stop it, or write hive_port=… with a free port",
+    ),
+    "a late clock": (
+        {"clock_unix": NOW - 3600},
+        "its clock is 3600 s behind this machine's; run timedatectl set-ntp true on it, or correct",
+    ),
+    "an early clock": ({"clock_unix": NOW + 301}, "its clock is 301 s ahead of this machine's"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_problem_is_one_sentence(case: str) -> None:
+    """Each problem names host, cause and fix, and comes alone."""
+    changed, sentence = BAD[case]
+    (said,) = problems(**changed)
+    assert said.startswith(f"host 'box1': {sentence}")
+    assert "\n" not in said
+
+
+def test_a_model_that_outgrows_memory_is_a_hint() -> None:
+    """Memory is a hint only, after what is fatal: a GPU may hold the model."""
+    said = problems(memory_bytes=2 * GIB, python=None)
+    assert len(said) == 2
+    assert said[1].startswith(
+        "hint: host 'box1': it has 2.0 GiB of memory and its models need about 2.4 GiB; unless its"
+    )
+
+
+def test_polkit_that_nobody_installs_is_a_problem() -> None:
+    """Where setup installs no packages, polkit has to be there."""
+    (said,) = problems(replace(NEEDS, installs_packages=False), polkit=False)
+    assert "polkit is missing, without which the hive cannot start workers; install the package polkitd" in said
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost", "0.0.0.0"])
+def test_a_loopback_address_among_several_hosts_is_a_problem(address: str) -> None:
+    """A host that advertises loopback cannot be reached by the others; alone it may."""
+    queen = host("box1", address="192.0.2.1", advertise=address, queen=True)
+    (said,) = problems(site=site_of(queen, host("gpu1", address="192.0.2.2")))
+    assert f"other hosts cannot reach it at {address}; write advertise='…' with its address in the network" in said
+    assert problems(site=site_of(queen)) == []
+
+
+REASONS = {
+    "Authentication error (username=ops)": "correct ssh_user or ssh_key, and make sure that ssh -p 22 ops@192.0",
+    "SSH host key error (Host key for 192.0.2.1 does not match.)": "its host key changed: make sure that it is",
+    "SSH error (Server '192.0.2.1' not found in known_hosts)": "run ssh -p 22 ops@192.0.2.1 once to accept",
+    "Could not resolve hostname (Name or service not known)": "correct its address in the inventory",
+    "Could not connect (timed out)": "turn it on, or correct its address or ssh_port, and make sure that ssh",
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_an_unreachable_host_gets_the_fix_for_its_reason(reason: str) -> None:
+    """What the connector said decides what to do about it."""
+    item = host("box1", address="192.0.2.1", queen=True, ssh_user="ops")
+    said = str(unreachable(item, reason))
+    assert said.startswith(f"host 'box1': cannot connect to 192.0.2.1 port 22 by SSH ({reason}); {REASONS[reason]}")

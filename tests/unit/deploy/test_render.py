@@ -1,0 +1,148 @@
+"""What the deployer puts on hosts, compared literally with tests/golden/deploy."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rbee_deploy import render
+from rbee_deploy.errors import RenderError
+from rbee_deploy.inventory import host
+from rbee_deploy.render import OwnedFile, owned_files
+from rbee_deploy.site import Host, Site
+from rbee_runtime import config
+from tests.unit.deploy.sites import FILE, one_box, site_of, state_of, two_hosts
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "deploy"
+REWRITE = "RBEE_REWRITE_GOLDEN"
+
+SITES = {"one-box": one_box, "two-hosts": two_hosts}
+HOSTS = [(name, item.name) for name, build in SITES.items() for item in build().hosts]
+
+
+def rendered(site: Site, name: str) -> tuple[OwnedFile, ...]:
+    return owned_files(site, host_of(site, name), state_of(site))
+
+
+def host_of(site: Site, name: str) -> Host:
+    return next(item for item in site.hosts if item.name == name)
+
+
+def by_path(files: tuple[OwnedFile, ...]) -> dict[str, OwnedFile]:
+    return {file.path: file for file in files}
+
+
+def texts(files: tuple[OwnedFile, ...]) -> dict[str, str]:
+    """Return what is compared: every file that is no secret, and a table of all of them."""
+    rows = [
+        f"{file.mode} {file.owner}:{file.group} {file.path} restarts={','.join(sorted(file.affects)) or '-'}"
+        for file in files
+    ]
+    plain = {file.path.replace("/", "_").strip("_"): file.text() for file in files if not file.secret}
+    return {**plain, "files.txt": "\n".join(rows) + "\n"}
+
+
+@pytest.mark.parametrize(("site", "name"), HOSTS)
+def test_files_are_the_golden_ones(site: str, name: str) -> None:
+    """Every unit, configuration, rule and digest is the one that was reviewed, letter by letter."""
+    folder = GOLDEN / site / name
+    found = texts(rendered(SITES[site](), name))
+    if os.environ.get(REWRITE):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        for file, text in found.items():
+            (folder / file).write_text(text)
+        pytest.fail(f"golden files written to {folder}: read them, then run without {REWRITE}")
+    assert found == {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("site", "name"), HOSTS)
+def test_no_secret_reaches_a_plain_file(site: str, name: str) -> None:
+    """Keys are in credentials that only root reads, and nowhere else."""
+    files = rendered(SITES[site](), name)
+    assert not [file.path for file in files if not file.secret and "canary" in file.text()]
+    secret = {(file.path.rpartition("/")[0], file.owner, file.mode) for file in files if file.secret}
+    assert secret == {("/etc/rbee/credentials", "root", "0600")}
+    assert "canary" not in repr(files)
+
+
+@pytest.mark.parametrize("section", ["QueenConfig", "HiveConfig", "FleetFile"])
+def test_the_processes_accept_what_is_rendered(section: str, tmp_path: Path) -> None:
+    """Queen and hive read the rendered files with their own schema."""
+    name = {"QueenConfig": "queen.yaml", "HiveConfig": "hive.yaml", "FleetFile": "fleet.yaml"}[section]
+    path = tmp_path / name
+    path.write_text(by_path(rendered(one_box(), "box1"))[f"/etc/rbee/{name}"].text())
+    loaded = config.load(path, getattr(config, section))
+    if isinstance(loaded, config.FleetFile):
+        assert loaded.models[0].files == (FILE,)
+
+
+def test_credentials_of_a_unit_are_put_there() -> None:
+    """Each LoadCredential of a unit names a file that the deployer owns, but for the spec that the hive writes."""
+    for build in SITES.values():
+        site = build()
+        for item in site.hosts:
+            files = by_path(owned_files(site, item, state_of(site)))
+            lines = [line for file in files.values() if file.is_unit for line in file.text().splitlines()]
+            loaded = {line.split(":", 1)[1] for line in lines if line.startswith("LoadCredential=")}
+            owned = {path for path, file in files.items() if file.secret}
+            assert loaded - {"/var/lib/rbee/hive/workers/%i.json"} == owned
+
+
+def digests(site: Site, name: str, **state: str) -> tuple[str, ...]:
+    files = by_path(owned_files(site, host_of(site, name), state_of(site, **state)))
+    return tuple(files[path].text() for path in map(render.digest_path, ("queen", "hive")) if path in files)
+
+
+def test_the_same_inventory_gives_the_same_digest() -> None:
+    """Rendering twice gives the same bytes, whatever the keys of certificates are."""
+    assert rendered(one_box(), "box1") == rendered(one_box(), "box1")
+    assert digests(one_box(), "box1") == digests(one_box(), "box1")
+
+
+@pytest.mark.parametrize("change", [{"release": "0.2.0-89abcdef"}, {"version": "2"}])
+def test_a_release_or_a_certificate_changes_both_digests(change: dict[str, str]) -> None:
+    """A new release and new certificates restart queen and hive."""
+    before, after = digests(one_box(), "box1"), digests(one_box(), "box1", **change)
+    assert [old != new for old, new in zip(before, after, strict=True)] == [True, True]
+
+
+def test_models_and_hosts_are_hot() -> None:
+    """Another model, label or host changes fleet.yaml and no digest of anybody."""
+    queen = host("q", address="192.0.2.1", queen=True)
+    small = site_of(queen)
+    grown = replace(one_box(), name=small.name, hosts=(queen, host("g", address="192.0.2.2", labels={"a": "b"})))
+    before, after = by_path(rendered(small, "q")), by_path(rendered(grown, "q"))
+    assert {path for path in before if before[path] != after[path]} == {"/etc/rbee/fleet.yaml"}
+    assert not before["/etc/rbee/fleet.yaml"].affects
+
+
+def test_a_worker_certificate_restarts_nothing() -> None:
+    """The worker's certificate and template wait for the next worker."""
+    files = by_path(rendered(one_box(), "box1"))
+    waiting = ("/etc/rbee/credentials/worker.pem", "/etc/systemd/system/rbee-worker@.service")
+    assert all(not files[path].affects for path in waiting)
+
+
+def test_a_missing_certificate_is_named() -> None:
+    """Rendering without a host's certificate says whose is missing."""
+    site = one_box()
+    with pytest.raises(RenderError, match="host 'box1' has no queen certificate"):
+        owned_files(site, site.queen, replace(state_of(site), certificates={}))
+
+
+def test_an_unknown_variable_in_a_template_is_refused() -> None:
+    """A template never renders a hole."""
+    with pytest.raises(
+        RenderError, match=r"cannot render template systemd/rbee-queen\.socket\.j2: 'host' is undefined"
+    ):
+        render.template_text("systemd/rbee-queen.socket.j2", ports=object())
+
+
+def test_an_ipv6_queen_stands_in_brackets() -> None:
+    """The hive's URL of a queen with an IPv6 address is a URL."""
+    text = by_path(rendered(two_hosts(), "gpu1"))["/etc/rbee/hive.yaml"].text()
+    assert yaml.safe_load(text)["queen_url"] == "https://[fd00::1]:8501"
