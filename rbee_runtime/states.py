@@ -68,7 +68,7 @@ INTENT_TRANSITIONS: dict[Intent, frozenset[Intent]] = {
 _O = Observed
 OBSERVED_TRANSITIONS: dict[Observed, frozenset[Observed]] = {
     _O.FETCHING: frozenset({_O.STARTING, _O.STOPPING, _O.EXITED}),
-    _O.STARTING: frozenset({_O.READY, _O.DRAINING, _O.STOPPING, _O.EXITED}),
+    _O.STARTING: frozenset({_O.READY, _O.DRAINING, _O.STOPPING, _O.EXITED, _O.DRIFTED, _O.ORPHAN}),
     _O.READY: frozenset({_O.ASLEEP, _O.STARTING, _O.DRAINING, _O.STOPPING, _O.EXITED, _O.DRIFTED, _O.ORPHAN}),
     _O.ASLEEP: frozenset({_O.READY, _O.DRAINING, _O.STOPPING, _O.EXITED}),
     _O.DRAINING: frozenset({_O.STOPPING, _O.EXITED}),

@@ -1,0 +1,117 @@
+"""The desired document that the hive follows: checked, kept on disk, never replaced by an older one."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from rbee_runtime import durable, logs
+from rbee_runtime.errors import ReferenceFormError, RequestError, StaleDesiredError
+from rbee_runtime.models.references import check_name
+from rbee_runtime.protocol import Desired, DesiredAck, Message, encode
+
+_WORKER_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+M = TypeVar("M", bound=Message)
+
+
+class Highest(Message, frozen=True, kw_only=True):
+    """The newest document ever accepted; outlives a damaged desired.json, so that no old queen gets in then."""
+
+    fleet: str
+    epoch: int
+    revision: int
+
+
+def parse(body: bytes) -> Desired:
+    """Return a document that is safe to act on, or raise RequestError; ids become unit names and file names."""
+    try:
+        document = msgspec.json.decode(body, type=Desired)
+        for name in [worker.model for worker in document.workers] + [model.name for model in document.models]:
+            check_name(name)
+    except (msgspec.MsgspecError, ReferenceFormError) as error:
+        raise RequestError(400, f"the desired document cannot be used: {error}") from error
+    counts = Counter(check_worker_id(worker.id) for worker in document.workers)
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise RequestError(400, f"the desired document names worker {twice!r} twice")
+    return document
+
+
+def check_worker_id(worker: str) -> str:
+    """Return `worker` if it may be part of a unit or file name, else raise RequestError."""
+    if not _WORKER_ID.fullmatch(worker):
+        raise RequestError(400, f"{worker!r} is no worker id: use a-z, 0-9 and '-', at most 63 characters")
+    return worker
+
+
+class DesiredFile:
+    """`desired.json` and `highest.json` in the state directory."""
+
+    def __init__(self, state_dir: Path, *, fleet: str) -> None:
+        self._path = state_dir / "desired.json"
+        self._highest_path = state_dir / "highest.json"
+        self._fleet = fleet
+        self.document = self._load()
+        self._highest = self._load_highest()
+
+    def accept(self, document: Desired) -> bool:
+        """Keep a newer document and say True; False for the one that is held; StaleDesiredError for any other."""
+        self._check(document)
+        held = self.document
+        if held is not None and (held.epoch, held.revision) == (document.epoch, document.revision):
+            return False
+        # This order: the mark alone would make the same document look old when the queen repeats it after a crash.
+        durable.write(self._path, encode(document))
+        self.document = document
+        self._highest = Highest(fleet=document.fleet, epoch=document.epoch, revision=document.revision)
+        durable.write(self._highest_path, encode(self._highest))
+        return True
+
+    def ack(self) -> DesiredAck:
+        """Return what is held; epoch and revision 0 when nothing is."""
+        held = self.document
+        if held is None:
+            return DesiredAck(fleet=self._fleet, epoch=0, revision=0)
+        return DesiredAck(fleet=held.fleet, epoch=held.epoch, revision=held.revision)
+
+    def _check(self, document: Desired) -> None:
+        if document.fleet != self._fleet:
+            raise StaleDesiredError(
+                f"this hive belongs to fleet {self._fleet!r}, the document is of {document.fleet!r}; "
+                "deploy the host with that fleet's inventory to move it"
+            )
+        highest = self._highest
+        if highest is not None and (document.epoch, document.revision) < (highest.epoch, highest.revision):
+            raise StaleDesiredError(
+                f"the document is of epoch {document.epoch} revision {document.revision}, this hive follows epoch "
+                f"{highest.epoch} revision {highest.revision}; another queen is, or was, in charge of fleet "
+                f"{self._fleet!r}"
+            )
+
+    def _load(self) -> Desired | None:
+        document = _decode(self._path, Desired)
+        if document is not None and document.fleet != self._fleet:
+            logs.warning("desired_of_other_fleet", file=self._path, fleet=document.fleet, wanted=self._fleet)
+            return None
+        return document
+
+    def _load_highest(self) -> Highest | None:
+        kept = _decode(self._highest_path, Highest)
+        candidates = [kept] if kept is not None and kept.fleet == self._fleet else []
+        if self.document is not None:
+            held = self.document
+            candidates.append(Highest(fleet=held.fleet, epoch=held.epoch, revision=held.revision))
+        return max(candidates, key=lambda mark: (mark.epoch, mark.revision), default=None)
+
+
+def _decode(path: Path, kind: type[M]) -> M | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        said = f"cannot be used ({error}): workers go on as they are until the queen sends it again"
+        logs.error("state_file_damaged", file=path, detail=said)
+        return None

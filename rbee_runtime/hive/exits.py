@@ -1,0 +1,75 @@
+"""Why a worker ended, and when it is tried again: pure functions over its record.
+
+Delays are 1, 2, 4 … 300 s, ±20 %, counted anew after 600 s of health. Five failures within ten minutes are a crash
+loop: said out loud, still tried on the same schedule.
+"""
+
+import hashlib
+
+import msgspec
+
+from rbee_runtime.hive.launchers import UnitStatus
+from rbee_runtime.hive.records import WorkerRecord
+from rbee_runtime.states import WORKER_EXIT_CODES, ExitReason
+
+LONGEST_DELAY = 300.0
+JITTER = 0.2
+HEALTHY_SECONDS = 600.0
+LOOP_WINDOW = 600.0
+LOOP_FAILURES = 5
+QUICK_PORT_CHANGES = 3
+"""So many times in a row a taken port costs no delay; after that something else is wrong."""
+
+PERMANENT = frozenset({ExitReason.BAD_MODEL, ExitReason.BAD_CONFIG})
+"""Trying the same again gives the same: only a changed spec helps."""
+
+
+def classify(status: UnitStatus | None) -> tuple[ExitReason, str]:
+    """Return the reason of an end and one sentence; `None` is a worker that its launcher no longer knows."""
+    if status is None:
+        return ExitReason.ASKED, "it ended without an error, and not because this hive asked"
+    if status.out_of_memory:
+        return ExitReason.OUT_OF_MEMORY, "the kernel or systemd ended it for want of memory"
+    if status.exit_signal is not None:
+        return ExitReason.KILLED, f"signal {status.exit_signal} ended it"
+    if status.exit_status is None:
+        return ExitReason.CRASHED, status.said or "it ended and nobody saw its exit status"
+    if status.exit_status == 0:
+        return ExitReason.ASKED, "it ended without an error, and not because this hive asked"
+    reason = WORKER_EXIT_CODES.get(status.exit_status, ExitReason.CRASHED)
+    return reason, "; ".join(part for part in (f"exit status {status.exit_status}", status.said) if part)
+
+
+def noted(record: WorkerRecord, status: UnitStatus | None, *, now: float) -> WorkerRecord:
+    """Return the record after the end of the launch that it holds."""
+    ended = msgspec.structs.replace(record, launched=None, ready_since=None, stop_asked=None)
+    if record.stop_asked is not None:
+        return msgspec.structs.replace(ended, last_exit=ExitReason.ASKED, said="", next_try=now)
+    reason, said = classify(status)
+    if record.ready_since is not None and now - record.ready_since >= HEALTHY_SECONDS:
+        ended = msgspec.structs.replace(ended, streak=0, failures=(), crash_loop=False)
+    recent = (*(at for at in ended.failures if now - at < LOOP_WINDOW), now)[-LOOP_FAILURES:]
+    ended = msgspec.structs.replace(
+        ended,
+        last_exit=reason,
+        said=said,
+        streak=ended.streak + 1,
+        failures=recent,
+        crash_loop=ended.crash_loop or len(recent) >= LOOP_FAILURES,
+        blocked=record.identity if reason in PERMANENT else "",
+    )
+    return msgspec.structs.replace(ended, next_try=now + delay(ended))
+
+
+def delay(record: WorkerRecord) -> float:
+    """Return seconds until the next try."""
+    if record.last_exit is ExitReason.PORT_TAKEN and record.streak <= QUICK_PORT_CHANGES:
+        return 0.0
+    plain = min(LONGEST_DELAY, 2.0 ** min(record.streak - 1, 16))
+    return float(plain * (1 + JITTER * _spread(record)))
+
+
+def _spread(record: WorkerRecord) -> float:
+    """Return a number in -1..1 that differs between workers and tries, and is the same when asked again."""
+    seed = hashlib.sha256(f"{record.id}/{record.streak}/{record.restarts}".encode()).digest()
+    return int.from_bytes(seed[:4]) / 2**31 - 1

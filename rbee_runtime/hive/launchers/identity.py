@@ -1,0 +1,48 @@
+"""Which process is meant: a pid with its kernel start time and boot id, because pids are used again."""
+
+import os
+import signal
+from functools import cache
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+@cache
+def boot_id() -> str:
+    """Return the id of this boot of the kernel."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None if it is gone or only waits to be reaped."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text()
+    except (OSError, ValueError):
+        return None
+    # The command name may hold spaces and brackets; the fields after its last bracket do not.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def is_same(pid: int, started: int, boot: str) -> bool:
+    """Say whether the process that was recorded still lives."""
+    return boot == boot_id() and pid > 0 and start_time(pid) == started
+
+
+def send(pid: int, started: int, boot: str, number: signal.Signals) -> bool:
+    """Signal exactly the recorded process; False if it is gone, whoever has its pid now."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        # The descriptor pins the process first, so that the check and the signal are about the same one.
+        if not is_same(pid, started, boot):
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True

@@ -1,0 +1,140 @@
+"""Workers as instances of `rbee-worker@.service`: systemd is parent and logger, the hive owns restarts."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from rbee_runtime import ports
+from rbee_runtime.errors import LauncherError
+from rbee_runtime.hive.launchers import Phase, UnitStatus
+
+CALL_SECONDS = 10.0
+"""systemctl answers in milliseconds; a manager that is silent for longer is reported, not waited for."""
+
+_PROPERTIES = (
+    "Id",
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "Job",
+    "MainPID",
+    "Result",
+    "ExecMainCode",
+    "ExecMainStatus",
+)
+_PREFIX, _SUFFIX = ports.WORKER_TEMPLATE.split("@")
+_CLD_EXITED, _CLD_KILLED, _CLD_DUMPED = "1", "2", "3"
+_ALIVE = {
+    "activating": Phase.STARTING,
+    "active": Phase.RUNNING,
+    "reloading": Phase.RUNNING,
+    "refreshing": Phase.RUNNING,
+    "deactivating": Phase.STOPPING,
+}
+
+
+def list_command() -> list[str]:
+    """Return the one call that reads all workers."""
+    pattern = f"{_PREFIX}@*{_SUFFIX}"
+    return ["systemctl", "show", "--all", pattern, f"--property={','.join(_PROPERTIES)}"]
+
+
+def action_command(verb: str, worker: str) -> list[str]:
+    """Return a call that queues a job and returns, or `reset-failed`; never asks a person for a password."""
+    options = ["--no-ask-password"] if verb == "reset-failed" else ["--no-ask-password", "--no-block"]
+    return ["systemctl", *options, verb, ports.worker_unit(worker)]
+
+
+def logs_command(worker: str, lines: int) -> list[str]:
+    """Return the call that reads a worker's journal."""
+    return ["journalctl", "--quiet", "--no-pager", "-o", "cat", "-n", str(lines), "-u", ports.worker_unit(worker)]
+
+
+def parse_show(text: str) -> dict[str, UnitStatus]:
+    """Return the workers in the output of `list_command`: blocks of KEY=VALUE with an empty line between."""
+    blocks = (dict(line.partition("=")[::2] for line in block.splitlines()) for block in text.split("\n\n"))
+    found = (_status(block) for block in blocks if block.get("Id"))
+    return {status.worker: status for status in found if status is not None}
+
+
+def _status(unit: Mapping[str, str]) -> UnitStatus | None:
+    worker = unit["Id"].removeprefix(f"{_PREFIX}@").removesuffix(_SUFFIX)
+    state = unit.get("ActiveState", "")
+    if unit.get("Job", "0") not in {"", "0"} and state in {"inactive", "failed"}:
+        return UnitStatus(worker, Phase.STARTING, said="systemd has queued its start")
+    if state in _ALIVE:
+        return UnitStatus(worker, _ALIVE[state], pid=int(unit.get("MainPID") or 0) or None)
+    if state == "failed":
+        return _failed(worker, unit)
+    # An inactive unit ended well; systemd unloads it when it likes, so that its being listed means nothing.
+    return None
+
+
+def _failed(worker: str, unit: Mapping[str, str]) -> UnitStatus:
+    result, number = unit.get("Result", ""), int(unit.get("ExecMainStatus") or 0)
+    said = "" if result in {"exit-code", "signal", "core-dump"} else f"systemd says {result}"
+    killed = unit.get("ExecMainCode") in {_CLD_KILLED, _CLD_DUMPED}
+    exited = unit.get("ExecMainCode") == _CLD_EXITED
+    return UnitStatus(
+        worker,
+        Phase.ENDED,
+        exit_status=number if exited else None,
+        exit_signal=number if killed else None,
+        out_of_memory=result == "oom-kill",
+        said=said,
+    )
+
+
+class SystemdLauncher:
+    """Drives the template unit by systemctl; a polkit rule allows the hive's user these verbs on these units."""
+
+    poll_seconds = 2.0
+
+    async def list(self) -> Mapping[str, UnitStatus]:
+        """Return all workers that systemd has loaded, in one call."""
+        return parse_show(await _run(list_command(), "list its workers"))
+
+    async def start(self, worker: str, launch_file: Path, spec: str) -> None:  # noqa: ARG002 - the unit names its file
+        """Queue the start."""
+        await _run(action_command("start", worker), f"start worker {worker}")
+
+    async def stop(self, worker: str) -> None:
+        """Queue the stop; the unit's TimeoutStopSec covers the drain."""
+        await _run(action_command("stop", worker), f"stop worker {worker}")
+
+    async def forget(self, worker: str) -> None:
+        """Let systemd unload a failed unit."""
+        try:
+            await _run(action_command("reset-failed", worker), f"reset worker {worker}")
+        except LauncherError as error:
+            if "not loaded" not in str(error):
+                raise
+
+    async def logs(self, worker: str, lines: int) -> str:
+        """Return the end of the unit's journal."""
+        text = await _run(logs_command(worker, lines), f"read the journal of worker {worker}")
+        if not text.strip():
+            raise LauncherError(
+                f"the journal shows nothing of worker {worker}: either it wrote nothing, or this user may not read the "
+                f"journal; run `sudo journalctl -u {ports.worker_unit(worker)}` on the host"
+            )
+        return text.rstrip("\n")
+
+
+async def _run(command: list[str], purpose: str) -> str:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+    except OSError as error:
+        raise LauncherError(f"cannot {purpose}: {command[0]} is not usable: {error.strerror}") from error
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), CALL_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise LauncherError(f"cannot {purpose}: {command[0]} gave no answer in {CALL_SECONDS:g} s") from None
+    if process.returncode:
+        said = " ".join(err.decode(errors="replace").split()) or f"exit status {process.returncode}"
+        raise LauncherError(f"cannot {purpose}: {said}")
+    return out.decode(errors="replace")

@@ -1,0 +1,131 @@
+"""`rbee-hive`: run the hive of this host until told to stop; its workers go on without it."""
+
+import argparse
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from rbee_runtime import __version__, config, durable, logs, ports
+from rbee_runtime.config import HiveConfig
+from rbee_runtime.errors import ConfigError, RbeeError, StateError
+from rbee_runtime.hive import attached
+from rbee_runtime.link import Link, Role
+from rbee_runtime.notify import notify
+
+STATUS_SECONDS = 2.0
+STALLED_SECONDS = 25.0
+"""A supervisor that made no round for so long does not earn a watchdog ping (WatchdogSec=30)."""
+
+TOKEN_FILE = "link-token"  # noqa: S105 - a file name
+BAD_CONFIG_STATUS = 64
+
+
+def main() -> None:
+    """Run the command line and leave."""
+    logs.capture_libraries()
+    options = _parser().parse_args()
+    try:
+        uvloop.run(run(config.load(options.config, HiveConfig)))
+    except ConfigError as error:
+        sys.stderr.write(f"rbee-hive: {error}\n")
+        sys.exit(BAD_CONFIG_STATUS)
+    except RbeeError as error:
+        sys.stderr.write(f"rbee-hive: {error}\n")
+        sys.exit(1)
+
+
+async def run(settings: HiveConfig) -> None:
+    """Run until SIGTERM or SIGINT; raises RbeeError if the hive cannot start, or what a part of it failed with."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    digest = _digest()
+    hive = await attached.start(settings, _link(settings), digest=digest)
+    try:
+        _write_running(settings.run_dir, digest)
+        notify(f"READY=1\nSTATUS={hive.summary}")
+        await _attend(hive, stop)
+    finally:
+        notify("STOPPING=1\nSTATUS=stopping; workers go on")
+        await hive.stop(stop_workers=False)
+
+
+async def _attend(hive: attached.AttachedHive, stop: asyncio.Event) -> None:
+    """Keep the service manager informed until asked to stop or until a part of the hive ends."""
+    ends = {asyncio.create_task(stop.wait()), asyncio.create_task(hive.wait_failed())}
+    try:
+        while True:
+            done, _ = await asyncio.wait(ends, timeout=STATUS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                for task in done:
+                    task.result()
+                return
+            ticked = hive.supervisor.ticked
+            alive = ticked is not None and attached.boot_clock() - ticked < STALLED_SECONDS
+            notify(f"STATUS={hive.summary}" + ("\nWATCHDOG=1" if alive else ""))
+    finally:
+        for task in ends:
+            task.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+
+
+def _link(settings: HiveConfig) -> Link:
+    if settings.link_dir is not None:
+        return Link(Role.HIVE, settings.fleet, settings.link_dir)
+    return Link(Role.HIVE, settings.fleet, token=_token(settings.state_dir / TOKEN_FILE))
+
+
+def _token(path: Path) -> str:
+    """Return the token of a hive without certificates; kept, so that running workers can still be called later."""
+    try:
+        held = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        held = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateError(f"cannot read the token in {path}: {error}; remove the file to get a new one") from error
+    if not held:
+        held = secrets.token_urlsafe(32)
+        durable.write(path, held.encode())
+    return held
+
+
+def _digest() -> str:
+    try:
+        return (ports.ETC / "hive.digest").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _write_running(run_dir: Path, digest: str) -> None:
+    """Say what really runs; a run directory that cannot be written costs that file only."""
+    facts = {
+        "digest": digest,
+        "release": Path(sys.prefix).resolve().name,
+        "pid": os.getpid(),
+        "version": __version__,
+        "started_unix": int(time.time()),
+    }
+    try:
+        durable.write(run_dir / ports.RUNNING_FILE, msgspec.json.encode(facts), mode=0o644)
+    except StateError as error:
+        logs.warning("running_file_not_written", detail=error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rbee-hive", description="Watch this host's devices, models and workers.")
+    parser.add_argument(
+        "--config", type=Path, default=ports.ETC / "hive.yaml", metavar="FILE", help="settings (default: %(default)s)"
+    )
+    parser.add_argument("--version", action="version", version=f"rbee {__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

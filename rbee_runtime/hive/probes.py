@@ -1,0 +1,115 @@
+"""Asks running workers over HTTP how they are, each on its own schedule, none able to hold up another."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from rbee_runtime.errors import LinkError
+from rbee_runtime.hive.health import Answer, Health, observe
+from rbee_runtime.link import Link, Role
+
+PROBE_SECONDS = 2.0
+EAGER_SECONDS = 0.25
+"""Between probes of a worker that is not ready yet, so that a fast start is noticed fast."""
+
+INFO_SECONDS = 6.0
+"""Between looks at `/info` of a worker that is ready; its requests in flight matter at once only while it drains."""
+
+DEADLINE_SECONDS = 2.0
+
+
+@dataclass
+class _Target:
+    url: str
+    due: float
+    info_due: float = 0.0
+    pending: asyncio.Task[None] | None = None
+
+
+class Prober:
+    """Owns the health of every running worker; `changed` is called when one becomes ready or stops being so."""
+
+    def __init__(self, link: Link, *, clock: Callable[[], float], changed: Callable[[], None]) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60)
+        self._client = link.client(timeout=httpx.Timeout(DEADLINE_SECONDS), peer=Role.WORKER, limits=limits)
+        self._clock = clock
+        self._changed = changed
+        self._targets: dict[str, _Target] = {}
+        self.health: dict[str, Health] = {}
+
+    def aim(self, urls: Mapping[str, str]) -> None:
+        """Probe exactly these workers (base URL by id) from now on; a changed URL is another process."""
+        for worker in [name for name, target in self._targets.items() if urls.get(name) != target.url]:
+            self.drop(worker)
+        for worker, url in urls.items():
+            self._targets.setdefault(worker, _Target(url, self._clock()))
+
+    def drop(self, worker: str) -> None:
+        """Forget what was heard of a worker, because its process is or will be another one."""
+        target = self._targets.pop(worker, None)
+        self.health.pop(worker, None)
+        if target is not None and target.pending is not None:
+            target.pending.cancel()
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        try:
+            while True:
+                self._start_due()
+                await asyncio.sleep(EAGER_SECONDS)
+        finally:
+            for worker in list(self._targets):
+                self.drop(worker)
+            await self._client.aclose()
+
+    def _start_due(self) -> None:
+        now = self._clock()
+        for worker, target in self._targets.items():
+            if target.due <= now and (target.pending is None or target.pending.done()):
+                target.due = now + PROBE_SECONDS
+                target.pending = asyncio.create_task(self._probe(worker, target))
+
+    async def _probe(self, worker: str, target: _Target) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                answer = await self._ask(target)
+        except (httpx.HTTPError, LinkError, TimeoutError, ValueError) as error:
+            said = f"{target.url} does not answer: {type(error).__name__} {error}".rstrip()
+            answer = Answer(reached=False, said=said)
+        before = self.health.get(worker)
+        after = observe(before, answer, now=self._clock())
+        self.health[worker] = after
+        if not after.ready and after.silent_since is None:
+            target.due = self._clock() + EAGER_SECONDS
+        if (before is not None and before.ready, before is None or before.spec) != (after.ready, after.spec):
+            self._changed()
+
+    async def _ask(self, target: _Target) -> Answer:
+        ready = await self._client.get(f"{target.url}/ready")
+        facts: dict[str, Any] = {}
+        if ready.status_code != 200 or target.info_due <= self._clock():
+            info = await self._client.get(f"{target.url}/info")
+            facts = info.json() if info.status_code == 200 else {}
+            target.info_due = self._clock() + INFO_SECONDS
+        return Answer(
+            reached=True,
+            ready=ready.status_code == 200,
+            spec=str(facts.get("spec", "")),
+            in_flight=_count(facts.get("in_flight")),
+            said="" if ready.status_code == 200 else _sentence(ready),
+        )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _sentence(response: httpx.Response) -> str:
+    try:
+        body = response.json()
+        return str(body.get("detail") or body.get("error", {}).get("message") or f"/ready says {response.status_code}")
+    except (ValueError, AttributeError):
+        return f"/ready says {response.status_code}"

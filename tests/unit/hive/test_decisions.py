@@ -1,0 +1,199 @@
+"""What the hive does about a worker: tables of situations."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+
+from rbee_runtime.hive.decisions import Act, Decision, ModelState, Scene, decide
+from rbee_runtime.hive.health import Health
+from rbee_runtime.hive.launchers import Phase, UnitStatus
+from rbee_runtime.hive.records import WorkerRecord
+from rbee_runtime.protocol import Desired, ModelSpec, WorkerSpec
+from rbee_runtime.states import OBSERVED_TRANSITIONS, ExitReason, Observed
+
+SPEC = WorkerSpec(id="w", model="m", engine="fake")
+OTHER = msgspec.structs.replace(SPEC, context=1)
+WANTED = Desired(fleet="f", epoch=1, revision=1, workers=(SPEC,), models=(ModelSpec(name="m", source="fake:"),))
+NOTHING = Desired(fleet="f", epoch=1, revision=2)
+RECORD = WorkerRecord(id="w", boot="b", spec=SPEC.digest(), basis="c0/k", port=9000, launched=50.0)
+RUNS = UnitStatus("w", Phase.RUNNING, pid=7)
+STOPS = UnitStatus("w", Phase.STOPPING, pid=7)
+CRASHED = UnitStatus("w", Phase.ENDED, exit_status=70)
+GOOD = Health(since=60.0, ready=True, spec=SPEC.digest())
+SCENE = Scene(
+    now=100.0,
+    boot="b",
+    desired=WANTED,
+    models={"m": ModelState(ready=True, basis="c0")},
+    engines=frozenset({"fake"}),
+    credentials="k",
+)
+
+
+def record(**changes: Any) -> Mapping[str, WorkerRecord]:
+    return {"w": msgspec.structs.replace(RECORD, **changes)}
+
+
+def one(**changes: Any) -> Decision:
+    (decision,) = decide(replace(SCENE, **changes))
+    return decision
+
+
+ENDED = record(launched=None)
+ABSENT = ModelState(ready=False, said="being copied")
+BLOCKED = record(launched=None, blocked=RECORD.identity, last_exit=ExitReason.BAD_MODEL)
+FAILED = {"launched": None, "last_exit": ExitReason.CRASHED}
+
+TABLE = {
+    "new worker": ({}, Observed.STARTING, Act.START),
+    "model not here": ({"models": {"m": ABSENT}}, Observed.FETCHING, Act.NONE),
+    "model not described": ({"models": {}}, Observed.EXITED, Act.NONE),
+    "engine not here": ({"engines": frozenset()}, Observed.EXITED, Act.NONE),
+    "runs, silent so far": ({"records": record(), "statuses": {"w": RUNS}}, Observed.STARTING, Act.NONE),
+    "runs and ready": ({"records": record(), "statuses": {"w": RUNS}, "health": {"w": GOOD}}, Observed.READY, Act.NONE),
+    "ready but unit still activating": (
+        {"records": record(), "statuses": {"w": replace(RUNS, phase=Phase.STARTING)}, "health": {"w": GOOD}},
+        Observed.STARTING,
+        Act.NONE,
+    ),
+    "just crashed": ({"records": record(), "statuses": {"w": CRASHED}}, Observed.BACKOFF, Act.NONE),
+    "backoff over": ({"records": record(**FAILED, next_try=99.0)}, Observed.STARTING, Act.START),
+    "crash loop waits": (
+        {"records": record(**FAILED, next_try=101.0, crash_loop=True)},
+        Observed.CRASH_LOOP,
+        Act.NONE,
+    ),
+    "crash loop tries": ({"records": record(**FAILED, next_try=99.0, crash_loop=True)}, Observed.STARTING, Act.START),
+    "bad model": ({"records": BLOCKED}, Observed.EXITED, Act.NONE),
+    "bad model replaced": (
+        {"records": BLOCKED, "models": {"m": ModelState(ready=True, basis="c1")}},
+        Observed.STARTING,
+        Act.START,
+    ),
+    "not wanted, runs": (
+        {"desired": NOTHING, "records": record(), "statuses": {"w": RUNS}},
+        Observed.ORPHAN,
+        Act.STOP,
+    ),
+    "no document, runs": ({"desired": None, "records": record(), "statuses": {"w": RUNS}}, Observed.ORPHAN, Act.NONE),
+    "unknown, runs": ({"desired": NOTHING, "statuses": {"w": RUNS}}, Observed.ORPHAN, Act.STOP),
+    "not wanted, ended": ({"desired": NOTHING, "records": ENDED}, Observed.EXITED, Act.FORGET),
+    "no document, ended": ({"desired": None, "records": ENDED}, Observed.EXITED, Act.NONE),
+    "other spec": ({"records": record(spec="old"), "statuses": {"w": RUNS}}, Observed.DRIFTED, Act.STOP),
+    "launcher knows another spec": (
+        {"records": record(), "statuses": {"w": replace(RUNS, spec="old")}},
+        Observed.DRIFTED,
+        Act.STOP,
+    ),
+    "worker itself says another spec": (
+        {"records": record(), "statuses": {"w": RUNS}, "health": {"w": replace(GOOD, spec="old")}},
+        Observed.DRIFTED,
+        Act.STOP,
+    ),
+    "other model content": ({"records": record(basis="old/k"), "statuses": {"w": RUNS}}, Observed.DRIFTED, Act.STOP),
+    "other credentials": ({"records": record(basis="c0/old"), "statuses": {"w": RUNS}}, Observed.DRIFTED, Act.STOP),
+    "drifted, new model not here": (
+        {
+            "records": record(spec="old"),
+            "statuses": {"w": RUNS},
+            "health": {"w": replace(GOOD, spec="")},
+            "models": {"m": ABSENT},
+        },
+        Observed.READY,
+        Act.NONE,
+    ),
+    "stopping": ({"records": record(stop_asked=99.0), "statuses": {"w": STOPS}}, Observed.STOPPING, Act.NONE),
+    "draining": (
+        {
+            "records": record(stop_asked=99.0),
+            "statuses": {"w": STOPS},
+            "health": {"w": replace(GOOD, ready=False, in_flight=3)},
+        },
+        Observed.DRAINING,
+        Act.NONE,
+    ),
+    "stop got lost": ({"records": record(stop_asked=80.0), "statuses": {"w": RUNS}}, Observed.STOPPING, Act.STOP),
+    "stopped by somebody else": ({"records": record(), "statuses": {"w": STOPS}}, Observed.STOPPING, Act.NONE),
+    "stopped, wanted again": (
+        {"records": record(stop_asked=80.0), "statuses": {"w": CRASHED}},
+        Observed.STARTING,
+        Act.START,
+    ),
+    "hung": (
+        {
+            "now": 1000.0,
+            "records": record(ready_since=60.0),
+            "statuses": {"w": RUNS},
+            "health": {"w": Health(since=60.0, silent_since=880.0)},
+        },
+        Observed.STOPPING,
+        Act.STOP,
+    ),
+    "loads for ever": (
+        {"now": 1850.0, "records": record(), "statuses": {"w": RUNS}},
+        Observed.STOPPING,
+        Act.STOP,
+    ),
+    "after a reboot": ({"boot": "b2", "records": record(next_try=1e9, streak=9)}, Observed.STARTING, Act.START),
+}
+
+
+@pytest.mark.parametrize("row", TABLE)
+def test_each_situation_has_its_decision(row: str) -> None:
+    """State and action follow the table."""
+    changes, state, act = TABLE[row]
+    decision = one(**changes)
+    assert (decision.state, decision.act) == (state, act)
+
+
+@pytest.mark.parametrize("row", [name for name, (_, state, _) in TABLE.items() if state is not Observed.READY])
+def test_what_is_not_ready_says_why(row: str) -> None:
+    """Each state but ready and a plain start or removal comes with a sentence."""
+    decision = one(**TABLE[row][0])
+    assert decision.said or decision.act in {Act.START, Act.FORGET} or decision.state is Observed.STARTING
+
+
+def test_a_crash_is_counted_once() -> None:
+    """The record that a decision returns has no open launch, so the next look does not count the same end again."""
+    first = one(records=record(), statuses={"w": CRASHED})
+    second = one(records={"w": first.record}, statuses={"w": CRASHED})
+    assert (first.record.streak, second.record.streak) == (1, 1)
+
+
+def test_a_new_spec_is_tried_at_once() -> None:
+    """What failed under another spec neither delays nor marks the new one."""
+    waiting = record(**FAILED, spec="old", next_try=1e6, streak=9, crash_loop=True)
+    decision = one(records=waiting)
+    assert (decision.act, decision.record.crash_loop, decision.record.streak) == (Act.START, False, 0)
+
+
+def test_a_reboot_keeps_the_port_and_what_is_blocked() -> None:
+    """A record of an earlier boot loses its times, not its port or the model that cannot be loaded."""
+    decision = one(boot="b2", records=record(blocked=RECORD.identity))
+    assert (decision.act, decision.record.port, decision.record.launched) == (Act.NONE, 9000, None)
+
+
+def test_a_stop_left_from_an_earlier_boot_is_void() -> None:
+    """A worker that runs in this boot is not taken for stopping because of a request in the last one."""
+    decision = one(boot="b2", records=record(stop_asked=5.0), statuses={"w": RUNS}, health={"w": GOOD})
+    assert decision.state is Observed.READY
+
+
+def test_a_life_follows_the_table_of_states() -> None:
+    """Start, ready, release, drain: each step is one that the state table allows."""
+    lives = [
+        one(),
+        one(records=record(), statuses={"w": RUNS}),
+        one(records=record(), statuses={"w": RUNS}, health={"w": GOOD}),
+        one(records=record(), statuses={"w": RUNS}, health={"w": GOOD}, desired=NOTHING),
+        one(records=record(stop_asked=99.0), statuses={"w": STOPS}, health={"w": replace(GOOD, in_flight=1)}),
+        one(records=record(stop_asked=99.0), statuses={"w": STOPS}),
+        one(desired=NOTHING, records=ENDED),
+    ]
+    states = [decision.state for decision in lives]
+    steps = [(a, b) for a, b in pairwise(states) if a is not b]
+    assert all(b in OBSERVED_TRANSITIONS[a] for a, b in steps)

@@ -1,0 +1,93 @@
+"""Heartbeats to a queen that is a real server in this test."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from rbee_runtime.protocol import Heartbeat, HeartbeatAck, encode
+from rbee_runtime.server import HttpServer, bind
+from tests.unit.hive.conftest import TOKEN, Start, desired, fake
+from tests.unit.hive.waiting import until
+
+
+class QueenServer:
+    """Keeps what it hears; `status` is what it answers."""
+
+    def __init__(self) -> None:
+        self.heard: list[Heartbeat] = []
+        self.tokens: set[str] = set()
+        self.status = 200
+        self.url = ""
+
+    async def heartbeat(self, request: Request) -> Response:
+        self.heard.append(msgspec.json.decode(await request.body(), type=Heartbeat))
+        self.tokens.add(request.headers["x-rbee-token"])
+        return Response(encode(HeartbeatAck(fleet="t", epoch=1, revision=1)), self.status)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[QueenServer]:
+    queen = QueenServer()
+    app = Starlette(routes=[Route("/api/v1/hives/h1/heartbeat", queen.heartbeat, methods=["POST"])])
+    listener = bind("127.0.0.1", 0)
+    queen.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    http = HttpServer(app, tls=None, drain_seconds=1)
+    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    await http.wait_started()
+    yield queen
+    http.should_exit = True
+    await serving
+
+
+def last(server: QueenServer, **fields: Any) -> list[Heartbeat]:
+    return [beat for beat in server.heard if all(getattr(beat, name) == value for name, value in fields.items())]
+
+
+async def test_a_heartbeat_tells_all(start: Start, server: QueenServer) -> None:
+    """The first one comes by itself with name, URL, engines and devices, and carries the link's token."""
+    hive, _ = await start(queen_url=server.url)
+    await until(lambda: server.heard)
+    beat = server.heard[0]
+    assert (beat.hive, beat.url, beat.engines) == ("h1", f"http://127.0.0.1:{hive.config.port}", ("fake",))
+    assert (beat.epoch, beat.revision, len(beat.devices)) == (0, 0, 1)
+    assert server.tokens == {TOKEN}
+
+
+async def test_a_change_is_told_at_once(start: Start, server: QueenServer) -> None:
+    """With a period of an hour the queen still hears that a worker started and became ready."""
+    _, queen = await start(queen_url=server.url, heartbeat_seconds=3600)
+    await until(lambda: server.heard)
+    await queen.put(desired(1, fake("w-1", load_s="0.3")))
+    await until(lambda: server.heard[-1].workers and server.heard[-1].workers[0].state == "ready")
+    assert (server.heard[-1].epoch, server.heard[-1].revision) == (1, 1)
+    assert len(server.heard) <= 6
+
+
+async def test_a_refusing_queen_is_logged_once(
+    start: Start, server: QueenServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Errors are told when they begin and when they end, not with each heartbeat."""
+    server.status = 500
+    hive, _ = await start(queen_url=server.url, heartbeat_seconds=0.05)
+    await until(lambda: len(server.heard) > 5)
+    assert hive.summary == "0 workers ready, queen not reachable"
+    server.status = 200
+    await until(lambda: hive.heartbeats.queen == "reachable")
+    said = capsys.readouterr().err
+    assert (said.count("queen_silent"), said.count("queen_answers")) == (1, 1)
+
+
+async def test_each_start_is_another_incarnation(start: Start, server: QueenServer) -> None:
+    """The queen can tell a restarted hive from one that went on."""
+    first, _ = await start(queen_url=server.url)
+    await until(lambda: server.heard)
+    await first.stop(stop_workers=False)
+    await start(queen_url=server.url)
+    await until(lambda: len({beat.incarnation for beat in server.heard}) == 2)

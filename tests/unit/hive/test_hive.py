@@ -1,0 +1,192 @@
+"""A hive with real workers: follow, report, restart, adopt, release."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from rbee_runtime.errors import ConfigError, StateError
+from rbee_runtime.hive.launchers import identity
+from tests.unit.hive.conftest import Start, desired, fake
+from tests.unit.hive.waiting import until
+
+
+def pid_of(state: Path, worker: str) -> int:
+    return int(msgspec.json.decode((state / "process" / f"{worker}.handle.json").read_bytes())["pid"])
+
+
+async def test_a_worker_is_started_reported_and_released(start: Start) -> None:
+    """A desired worker becomes ready at the reported port; once it is no longer wanted nothing of it is left."""
+    hive, queen = await start()
+    spec = fake("w-1", load_s="0.5")
+    assert (await queen.put(desired(1, spec))).json() == {"fleet": "t", "epoch": 1, "revision": 1}
+    report = await until(lambda: queen.in_state("w-1", "ready"))
+    assert (report["spec"], report["address"], report["restarts"]) == (spec.digest(), "127.0.0.1", 0)
+    info = await queen.client.get(f"http://127.0.0.1:{report['port']}/info")
+    assert info.json()["spec"] == spec.digest()
+    await queen.put(desired(2))
+    await until(lambda: queen.absent("w-1"))
+    state = hive.config.state_dir
+    left = [path.name for path in state.rglob("*w-1*") if path.parent.name != "logs"]
+    assert left == []
+
+
+async def test_a_restarted_hive_adopts_its_workers(start: Start) -> None:
+    """A second hive on the same state reports the same process ready, without a restart, before any queen speaks."""
+    first, queen = await start()
+    await queen.put(desired(1, fake("w-1")))
+    before = await until(lambda: queen.in_state("w-1", "ready"))
+    pid = pid_of(first.config.state_dir, "w-1")
+    await first.stop(stop_workers=False)
+    _, queen = await start()
+    after = await until(lambda: queen.in_state("w-1", "ready"))
+    assert (after["port"], after["restarts"], pid_of(first.config.state_dir, "w-1")) == (before["port"], 0, pid)
+
+
+@pytest.mark.parametrize("lost", ["records", "desired.json"])
+async def test_lost_state_does_not_cost_a_worker(start: Start, lost: str) -> None:
+    """Without records or document the running worker is kept and, once wanted again, adopted as it is."""
+    first, queen = await start()
+    await queen.put(desired(1, fake("w-1")))
+    await until(lambda: queen.in_state("w-1", "ready"))
+    state = first.config.state_dir
+    pid = pid_of(state, "w-1")
+    await first.stop(stop_workers=False)
+    for path in [state / lost, *(state / lost).glob("*")]:
+        if path.is_file():
+            path.write_text("{")
+    _, queen = await start()
+    await until(lambda: queen.in_state("w-1", "ready", "orphan"))
+    await queen.put(desired(2, fake("w-1")))
+    report = await until(lambda: queen.in_state("w-1", "ready"))
+    assert (report["restarts"], pid_of(state, "w-1")) == (0, pid)
+
+
+async def test_a_changed_spec_replaces_the_process(start: Start) -> None:
+    """A worker that runs an older spec ends and comes back with the new one, on its port."""
+    hive, queen = await start()
+    await queen.put(desired(1, fake("w-1")))
+    before = await until(lambda: queen.in_state("w-1", "ready"))
+    pid = pid_of(hive.config.state_dir, "w-1")
+    changed = fake("w-1", tokens="7")
+    await queen.put(desired(2, changed))
+
+    async def replaced() -> bool:
+        report = await queen.in_state("w-1", "ready")
+        return report.get("spec") == changed.digest()
+
+    await until(replaced)
+    report = await queen.worker("w-1")
+    assert (report["port"], report["last_exit"]) == (before["port"], "asked")
+    assert pid_of(hive.config.state_dir, "w-1") != pid
+    assert identity.start_time(pid) is None
+
+
+async def test_a_killed_worker_comes_back_after_its_delay(start: Start) -> None:
+    """The reason is reported while the hive waits, and the count of restarts afterwards."""
+    hive, queen = await start()
+    await queen.put(desired(1, fake("w-1")))
+    await until(lambda: queen.in_state("w-1", "ready"))
+    os.kill(pid_of(hive.config.state_dir, "w-1"), signal.SIGKILL)
+    waiting = await until(lambda: queen.in_state("w-1", "backoff"))
+    assert "killed: signal 9" in waiting["detail"]
+    report = await until(lambda: queen.in_state("w-1", "ready"))
+    assert (report["restarts"], report["last_exit"]) == (1, "killed")
+
+
+async def test_a_bad_model_is_not_tried_again_until_the_spec_changes(start: Start) -> None:
+    """The worker stays down with its reason; a corrected spec starts at once."""
+    _, queen = await start()
+    await queen.put(desired(1, fake("w-1", fail="bad_model")))
+    down = await until(lambda: queen.in_state("w-1", "exited"))
+    await asyncio.sleep(2.5)
+    still = await queen.worker("w-1")
+    assert (down["last_exit"], still["state"], still["restarts"]) == ("bad_model", "exited", 0)
+    await queen.put(desired(2, fake("w-1")))
+    assert await until(lambda: queen.in_state("w-1", "ready"))
+
+
+async def test_a_taken_port_is_replaced(start: Start) -> None:
+    """When somebody listens on the worker's port at its next start, it gets another one and becomes ready."""
+    hive, queen = await start()
+    await queen.put(desired(1, fake("w-1")))
+    before = await until(lambda: queen.in_state("w-1", "ready"))
+    await hive.stop(stop_workers=True)
+    taker = await asyncio.start_server(lambda *_: None, "127.0.0.1", before["port"])
+    async with taker:
+        _, queen = await start()
+        after = await until(lambda: queen.in_state("w-1", "ready"))
+    assert after["port"] != before["port"]
+
+
+async def test_a_model_that_is_not_here_is_told_and_awaited(start: Start, tmp_path: Path) -> None:
+    """A worker waits in fetching with a sentence while its file is missing; nothing is started."""
+    _, queen = await start()
+    document = desired(1, fake("w-1"), sources={"m": f"file:{tmp_path}/later.gguf"})
+    await queen.put(document)
+    report = await until(lambda: queen.in_state("w-1", "fetching"))
+    report = await until(lambda: _said(queen, "is not a file here"))
+    assert "run the deploy to pre-seed it" in report["detail"]
+
+
+async def _said(queen: object, text: str) -> dict[str, str]:
+    report: dict[str, str] = await queen.worker("w-1")  # type: ignore[attr-defined]
+    return report if text in report.get("detail", "") else {}
+
+
+async def test_a_file_model_is_taken_in_and_served(start: Start, tmp_path: Path) -> None:
+    """The file of this host enters the store, is reported, and the worker then starts with its path."""
+    source = tmp_path / "m.gguf"
+    source.write_bytes(b"GGUF")
+    hive, queen = await start()
+    await queen.put(desired(1, fake("w-1"), sources={"m": f"file:{source}"}))
+    await until(lambda: queen.in_state("w-1", "ready"))
+    (model,) = (await queen.get("/api/v1/models")).json()
+    launch = msgspec.json.decode((hive.config.state_dir / "workers" / "w-1.json").read_bytes())
+    assert launch["model_path"].endswith(f"/blobs/sha256-{model['files'][0]['sha256']}")
+
+
+async def test_a_hung_worker_leaves_rotation_and_returns(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped process is not ready within the limit, and ready again after it goes on; it is not restarted."""
+    monkeypatch.setattr("rbee_runtime.hive.health.SILENCE_SECONDS", 1.0)
+    hive, queen = await start()
+    await queen.put(desired(1, fake("w-1")))
+    await until(lambda: queen.in_state("w-1", "ready"))
+    pid = pid_of(hive.config.state_dir, "w-1")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        report = await until(lambda: queen.in_state("w-1", "starting"))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert "does not answer" in report["detail"]
+    report = await until(lambda: queen.in_state("w-1", "ready"))
+    assert (report["restarts"], pid_of(hive.config.state_dir, "w-1")) == (0, pid)
+
+
+async def test_many_equal_documents_start_one_worker(start: Start) -> None:
+    """Fifty concurrent requests get equal answers and one process."""
+    hive, queen = await start()
+    answers = await asyncio.gather(*(queen.put(desired(1, fake("w-1"))) for _ in range(50)))
+    assert {(answer.status_code, answer.text) for answer in answers} == {(200, answers[0].text)}
+    await until(lambda: queen.in_state("w-1", "ready"))
+    assert len(list((hive.config.state_dir / "process").glob("*.handle.json"))) == 1
+
+
+async def test_a_second_hive_on_the_same_state_is_refused(start: Start) -> None:
+    """Two hives never own the same workers."""
+    await start()
+    with pytest.raises(StateError, match="another hive runs on"):
+        await start()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"launcher": "systemd"}, "needs link_dir"), ({"address": "192.0.2.1"}, "cannot listen on|needs link_dir")],
+)
+async def test_without_certificates_a_hive_stays_on_loopback(start: Start, changes: dict[str, str], said: str) -> None:
+    """Settings that would put a token-only hive on the network are refused in a sentence."""
+    with pytest.raises(ConfigError, match=said):
+        await start(**changes)

@@ -1,0 +1,173 @@
+"""`rbee-hive` as a program: killed again and again, stopped, misconfigured."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import yaml
+
+from rbee_runtime.config import HiveConfig
+from rbee_runtime.hive.launchers.process import ProcessLauncher
+from tests.unit.hive.conftest import Queen, desired, fake
+from tests.unit.hive.launcher_contract import end
+from tests.unit.hive.waiting import until
+
+RELEASE = Path(sys.prefix).resolve().name
+
+
+@asynccontextmanager
+async def program(file: Path, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "rbee_runtime.hive.main",
+        "--config",
+        str(file),
+        env=os.environ | environment,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.fixture
+def file(settings: HiveConfig, tmp_path: Path) -> Path:
+    plain = settings.model_dump(mode="json", exclude={"link_dir", "address"}) | {"port": settings.worker_ports[1]}
+    plain["worker_ports"] = [settings.worker_ports[0], settings.worker_ports[1] - 1]
+    path = tmp_path / "hive.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    return path
+
+
+@pytest.fixture
+async def queen(settings: HiveConfig, file: Path) -> AsyncIterator[Queen]:
+    """Return a queen that learns the token when the hive has written it; workers are ended at the end."""
+    async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
+        yield Queen(f"http://127.0.0.1:{settings.worker_ports[1]}", client)
+    launcher = ProcessLauncher(settings.state_dir)
+    for worker in await launcher.list():
+        await end(launcher, worker)
+
+
+async def up(queen: Queen, settings: HiveConfig) -> None:
+    async def ready() -> bool:
+        try:
+            return (await queen.get("/ready")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    await until(ready)
+    queen.client.headers["x-rbee-token"] = (settings.state_dir / "link-token").read_text()
+
+
+def handle(settings: HiveConfig, worker: str) -> dict[str, int]:
+    found: dict[str, int] = json.loads((settings.state_dir / "process" / f"{worker}.handle.json").read_text())
+    return found
+
+
+async def test_workers_outlive_five_killed_hives(settings: HiveConfig, file: Path, queen: Queen) -> None:
+    """SIGKILL at different moments: the worker keeps its pid and is adopted, and the state always loads."""
+    pids = set()
+    for number in range(6):
+        async with program(file) as process:
+            await up(queen, settings)
+            if number == 0:
+                await queen.put(desired(1, fake("w-1")))
+            report = await until(lambda: queen.in_state("w-1", "ready"))
+            pids.add(handle(settings, "w-1")["pid"])
+            await asyncio.sleep(number * 0.07)
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+    assert (len(pids), report["restarts"], report["last_exit"]) == (1, 0, None)
+
+
+async def test_a_worker_that_ended_meanwhile_is_told_and_restarted(
+    settings: HiveConfig, file: Path, queen: Queen
+) -> None:
+    """An exit while the hive was away is reported with its signal, and the worker comes back."""
+    async with program(file) as process:
+        await up(queen, settings)
+        await queen.put(desired(1, fake("w-1")))
+        await until(lambda: queen.in_state("w-1", "ready"))
+        process.kill()
+        await process.wait()
+    os.kill(handle(settings, "w-1")["pid"], signal.SIGKILL)
+    async with program(file):
+        await up(queen, settings)
+        report = await until(lambda: queen.in_state("w-1", "ready"))
+    assert (report["last_exit"], report["restarts"]) == ("killed", 1)
+
+
+async def test_a_stopped_hive_says_so_and_leaves_workers(
+    settings: HiveConfig, file: Path, queen: Queen, tmp_path: Path
+) -> None:
+    """SIGTERM ends the hive with status 0 in time; the service manager heard of readiness and end; workers serve."""
+    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    heard.bind(str(tmp_path / "notify"))
+    heard.setblocking(False)
+    async with program(file, NOTIFY_SOCKET=str(tmp_path / "notify")) as process:
+        await up(queen, settings)
+        await queen.put(desired(1, fake("w-1")))
+        report = await until(lambda: queen.in_state("w-1", "ready"))
+        await asyncio.sleep(2.5)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 5) == 0
+    said = "\n".join(iter(lambda: _next(heard), ""))
+    heard.close()
+    assert (await queen.client.get(f"http://127.0.0.1:{report['port']}/ready")).status_code == 200
+    assert all(part in said for part in ("1 worker ready, queen not reachable", "WATCHDOG=1"))
+    assert 0 <= said.find("READY=1") < said.find("STOPPING=1")
+
+
+def _next(channel: socket.socket) -> str:
+    try:
+        return channel.recv(4096).decode()
+    except BlockingIOError:
+        return ""
+
+
+async def test_running_json_tells_what_runs(settings: HiveConfig, file: Path, queen: Queen) -> None:
+    """Once ready, the run directory names the process, its release and version, readable by anybody."""
+    async with program(file) as process:
+        await up(queen, settings)
+        path = settings.run_dir / "running.json"
+        await until(path.exists)
+        facts = msgspec.json.decode(path.read_bytes())
+        assert (facts["pid"], facts["release"]) == (process.pid, RELEASE)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("fleet: [", "is not YAML"),
+        ("flet: x", "did you mean 'fleet'"),
+        ("launcher: docker", "launcher"),
+        ("address: 192.0.2.7\nlauncher: process", "needs link_dir"),
+        ("link_dir: /nowhere", "cannot load the hive certificate"),
+    ],
+)
+async def test_wrong_settings_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    """The program ends at once with a non-zero status and a single line that says what to change."""
+    path = tmp_path / "hive.yaml"
+    path.write_text(f"{text}\nstate_dir: {tmp_path}/state\nport: 0\n")
+    async with program(path) as process:
+        _, err = await asyncio.wait_for(process.communicate(), 10)
+    lines = err.decode().splitlines()
+    assert process.returncode in {1, 64}
+    assert len(lines) == 1
+    assert lines[0].startswith("rbee-hive: ")
+    assert said in lines[0]

@@ -1,0 +1,47 @@
+"""Records of workers over restarts of the hive."""
+
+from pathlib import Path
+
+import pytest
+
+from rbee_runtime.hive.records import Records, WorkerRecord, recovered
+from rbee_runtime.protocol import WorkerLaunch, WorkerSpec
+
+RECORD = WorkerRecord(id="w", boot="b", spec="s", port=9001, launched=3.5, failures=(1.0, 2.0))
+
+
+def test_records_outlive_the_hive(tmp_path: Path) -> None:
+    """What one hive put on record the next one reads, and what it dropped is gone."""
+    first = Records(tmp_path)
+    first.put(RECORD)
+    first.put(WorkerRecord(id="x"))
+    first.drop("x")
+    again = Records(tmp_path)
+    assert (list(again), again["w"], again["x"]) == (["w"], RECORD, WorkerRecord(id="x"))
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"id": "other"}', '{"id": "w", "port": "x"}'])
+def test_a_damaged_record_costs_only_itself(tmp_path: Path, damage: str) -> None:
+    """Other records are still read."""
+    records = Records(tmp_path)
+    records.put(RECORD)
+    records.put(WorkerRecord(id="x", port=9002))
+    (tmp_path / "records" / "w.json").write_text(damage)
+    assert list(Records(tmp_path)) == ["x"]
+
+
+def test_an_unchanged_record_is_not_written(tmp_path: Path) -> None:
+    """A second look that changes nothing leaves the disk alone."""
+    records = Records(tmp_path)
+    records.put(RECORD)
+    path = tmp_path / "records" / "w.json"
+    before = path.stat().st_ino
+    records.put(WorkerRecord(**{name: getattr(RECORD, name) for name in RECORD.__struct_fields__}))
+    assert path.stat().st_ino == before
+
+
+def test_a_lost_record_comes_back_from_the_launch_file() -> None:
+    """Identity and port of a running worker are known without its record."""
+    spec = WorkerSpec(id="w", model="m", engine="fake", slots=3)
+    found = recovered(WorkerLaunch(worker=spec, host="127.0.0.1", port=9005), boot="b", basis="c/k")
+    assert (found.identity, found.port, found.slots) == (f"{spec.digest()}/c/k", 9005, 3)
