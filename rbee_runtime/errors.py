@@ -7,6 +7,7 @@ RbeeError
 ├── ReferenceFormError     a model name or source is not of a known form
 ├── ModelStoreError        a model is absent, damaged or does not fit on disk
 ├── LauncherError          systemd, an engine or the process table refused an action
+├── QueenCallError         the keeper cannot reach the queen, or the queen refuses
 ├── StaleDesiredError      a desired document of an older epoch or another fleet
 ├── EngineError
 │   ├── EngineLoadError    the model cannot be loaded; carries the exit reason
@@ -43,6 +44,10 @@ class ModelStoreError(RbeeError):
 
 class LauncherError(RbeeError):
     """The owner of worker processes refused an action."""
+
+
+class QueenCallError(RbeeError):
+    """The queen cannot be reached, is not a queen, or refuses a call of the keeper."""
 
 
 class StaleDesiredError(RbeeError):

@@ -1,0 +1,220 @@
+"""`rbee-keeper`: look at a fleet, chat with it, manage keys, drain hives, start a queen on this machine."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rbee_runtime.errors import ConfigError, RbeeError
+from rbee_runtime.keeper.client import QueenClient
+from rbee_runtime.keeper.settings import DEFAULT_URL, Settings, settle
+
+app = typer.Typer(
+    help="Look at a fleet, chat with it, manage it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+keys = typer.Typer(help="API keys of clients.")
+app.add_typer(keys, name="keys")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Hive = Annotated[str, typer.Argument(help="Name of the hive.", metavar="HIVE")]
+
+
+def main() -> None:
+    """Run the command line; whatever goes wrong is one sentence and exit status 1."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return the exit status."""
+    try:
+        status = app(arguments or ["--help"], prog_name="rbee-keeper", standalone_mode=False)
+    except RbeeError as error:
+        return _complain(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.stderr.write("\n")
+        return 130
+    except BrokenPipeError:
+        # `| head` had enough; the interpreter must not try to flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        # A wrong option; the class is click's, or that of typer's own copy of click, depending on the version.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        return _complain(f"{explain().rstrip('.')}; see rbee-keeper --help")
+    return status if isinstance(status, int) else 0
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    url: Annotated[str, typer.Option(envvar="RBEE_URL", help="The queen's address.")] = DEFAULT_URL,
+    api_key: Annotated[str, typer.Option(envvar="RBEE_API_KEY", help="API key.", show_default=False)] = "",
+    api_key_file: Annotated[Path | None, typer.Option(envvar="RBEE_API_KEY_FILE", help="File with the key.")] = None,
+    ca: Annotated[Path | None, typer.Option(envvar="RBEE_CA", help="Authority of the queen's certificate.")] = None,
+) -> None:
+    """Keep where the queen is; the file is read only when a command asks."""
+    context.obj = lambda: settle(url, api_key, api_key_file, ca)
+
+
+@app.command()
+def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show the queen, its hives, workers and models."""
+    settings = _settings(context)
+    with QueenClient(settings) as client:
+        health = client.health()
+        found = {kind: client.rows(kind) for kind in ("hives", "workers", "models")}
+    if as_json:
+        _print_json({"queen": {"url": settings.url, **health}, **found})
+        return
+    from rbee_runtime.keeper.views import queen_line  # noqa: PLC0415 - rich is slow to import
+
+    typer.echo(queen_line(settings.url, health))
+    for kind, rows in found.items():
+        typer.echo()
+        _print_table(kind, rows)
+
+
+@app.command()
+def hives(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the hosts that run models."""
+    _list(context, "hives", as_json)
+
+
+@app.command()
+def workers(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the workers, one per replica of a model."""
+    _list(context, "workers", as_json)
+
+
+@app.command()
+def models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the models of the fleet."""
+    _list(context, "models", as_json)
+
+
+@app.command()
+def chat(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Model; by default the first that is ready.")] = "",
+    prompt: Annotated[str, typer.Argument(help="What to say; without it a conversation.")] = "",
+) -> None:
+    """Chat with a model; the answer comes as it is made."""
+    from rbee_runtime.keeper.chat import choose_model, converse, show_answer  # noqa: PLC0415 - brings rich
+
+    piped = "" if prompt or sys.stdin.isatty() else sys.stdin.read().strip()
+    with QueenClient(_settings(context)) as client:
+        chosen = model or choose_model(client)
+        text = prompt or piped
+        if not text and not sys.stdin.isatty():
+            raise ConfigError("there is nothing to say: give a PROMPT, or text on standard input")
+        if not text:
+            converse(client, chosen, input)
+            return
+        _, line = show_answer(client.chat(chosen, [{"role": "user", "content": text}]), sys.stdout)
+    typer.echo(f"[{chosen}: {line}]", err=True)
+
+
+@keys.command("create")
+def create_key(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    scope: Annotated[list[str], typer.Option(help="infer or admin; repeat for both.")] = ["infer"],  # noqa: B006 - typer copies it
+    model: Annotated[list[str], typer.Option(help="Model or pattern that it may use; repeatable.")] = ["*"],  # noqa: B006 - typer copies it
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and show it; it is never shown again."""
+    with QueenClient(_settings(context)) as client:
+        made = client.create_key(name, scope, model)
+    if as_json:
+        _print_json(made)
+        return
+    typer.echo(made["key"])
+    typer.echo(f"id {made['id']}; keep the key, it is not shown again", err=True)
+
+
+@keys.command("list")
+def list_keys(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the keys, without their secrets."""
+    _list(context, "keys", as_json)
+
+
+@keys.command("revoke")
+def revoke_key(
+    context: typer.Context, key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key.")]
+) -> None:
+    """Make a key invalid at once."""
+    with QueenClient(_settings(context)) as client:
+        client.revoke_key(key_id)
+    typer.echo(f"key {key_id} is revoked")
+
+
+@app.command()
+def drain(context: typer.Context, hive: Hive) -> None:
+    """Send a hive no new requests and move its workers away when they are idle."""
+    with QueenClient(_settings(context)) as client:
+        client.set_drained(hive, drained=True)
+    typer.echo(f"hive {hive} drains; take it back with: rbee-keeper undrain {hive}")
+
+
+@app.command()
+def undrain(context: typer.Context, hive: Hive) -> None:
+    """Take a drained hive back."""
+    with QueenClient(_settings(context)) as client:
+        client.set_drained(hive, drained=False)
+    typer.echo(f"hive {hive} takes requests again")
+
+
+@app.command(
+    "start-queen",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def start_queen(context: typer.Context) -> None:
+    """Become a queen on this machine; options are rbee-queen's (--attached-hive --model NAME=file:/path.gguf)."""
+    # The same interpreter and release, whatever else is called rbee-queen on PATH.
+    os.execv(sys.executable, [sys.executable, "-m", "rbee_runtime.queen.main", *context.args])  # noqa: S606 - no shell wanted
+
+
+def _settings(context: typer.Context) -> Settings:
+    found: Settings = context.obj()
+    return found
+
+
+def _list(context: typer.Context, kind: str, as_json: bool) -> None:
+    with QueenClient(_settings(context)) as client:
+        rows = client.rows(kind)
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_table(kind, rows)
+
+
+def _print_json(found: Any) -> None:
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _print_table(kind: str, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        typer.echo(f"no {kind}")
+        return
+    from rich.console import Console  # noqa: PLC0415 - rich is slow to import
+
+    from rbee_runtime.keeper.views import table  # noqa: PLC0415 - brings rich
+
+    # Piped output is for grep: never wrapped at a guessed width.
+    Console(width=None if sys.stdout.isatty() else 400).print(table(kind, rows))
+
+
+def _complain(sentence: str) -> int:
+    sys.stderr.write(f"rbee-keeper: {sentence}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

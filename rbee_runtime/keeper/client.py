@@ -1,0 +1,154 @@
+"""The keeper's calls to a queen; everything that goes wrong is one QueenCallError with a sentence."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from rbee_runtime.errors import QueenCallError
+from rbee_runtime.keeper.settings import Settings
+
+Row = dict[str, Any]
+
+_TIMEOUT = httpx.Timeout(10.0)
+_CHAT_TIMEOUT = httpx.Timeout(10.0, read=330.0)
+"""A cold model may load for 300 s before the first byte; the queen's pings come every 15 s after that."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text of an answer; the last one has the number of tokens if the queen said it."""
+
+    text: str
+    tokens: int | None = None
+
+
+class QueenClient:
+    """One queen. `transport` is for tests."""
+
+    def __init__(self, settings: Settings, *, transport: httpx.BaseTransport | None = None) -> None:
+        key = settings.key.reveal()
+        self._url = settings.url
+        self._http = httpx.Client(
+            base_url=settings.url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            verify=settings.verify(),
+            timeout=_TIMEOUT,
+            transport=transport,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._http.close()
+
+    def health(self) -> Row:
+        """Return the queen's own state."""
+        found = self._call("GET", "/health")
+        return found if isinstance(found, dict) else {}
+
+    def rows(self, kind: str) -> list[Row]:
+        """Return `hives`, `workers`, `models` or `keys`, as the admin API lists them."""
+        found = self._call("GET", f"/api/v1/{kind}")
+        if not isinstance(found, list):
+            raise self._no_queen()
+        return found
+
+    def served_models(self) -> list[Row]:
+        """Return the models that this key may use."""
+        found = self._call("GET", "/v1/models")
+        if not isinstance(found, dict) or not isinstance(found.get("data"), list):
+            raise self._no_queen()
+        return list(found["data"])
+
+    def set_drained(self, hive: str, *, drained: bool) -> None:
+        """Drain a hive, or take it back."""
+        self._call("POST", f"/api/v1/hives/{quote(hive, safe='')}/{'drain' if drained else 'undrain'}")
+
+    def create_key(self, name: str, scopes: list[str], models: list[str]) -> Row:
+        """Return a new key; the only time that it is shown."""
+        found = self._call("POST", "/api/v1/keys", {"name": name, "scopes": scopes, "models": models})
+        if not isinstance(found, dict) or "key" not in found:
+            raise self._no_queen()
+        return found
+
+    def revoke_key(self, key_id: str) -> None:
+        """Make a key invalid."""
+        self._call("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}")
+
+    def chat(self, model: str, messages: list[Row]) -> Iterator[Piece]:
+        """Yield an answer as it comes."""
+        body = {"model": model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
+        with (
+            self._explained(),
+            self._http.stream("POST", "/v1/chat/completions", json=body, timeout=_CHAT_TIMEOUT) as answer,
+        ):
+            if answer.status_code != 200:
+                answer.read()
+                raise self._refusal(answer)
+            yield from self._pieces(answer)
+
+    def _pieces(self, answer: httpx.Response) -> Iterator[Piece]:
+        for line in answer.iter_lines():
+            if not line.startswith("data: "):
+                continue
+            if line == "data: [DONE]":
+                return
+            event = self._json(line.removeprefix("data: "))
+            if event.get("error"):
+                raise QueenCallError(f"the answer broke off: {_message(event)}")
+            usage = event.get("usage") or {}
+            text = "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
+            yield Piece(text, usage.get("completion_tokens"))
+        raise QueenCallError("the answer broke off: the connection ended before the answer did")
+
+    def _call(self, method: str, path: str, body: Row | None = None) -> Any:
+        with self._explained():
+            answer = self._http.request(method, path, json=body)
+        if answer.status_code >= 300:
+            raise self._refusal(answer)
+        return self._json(answer.text) if answer.content else None
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise QueenCallError(f"the queen at {self._url} did not answer in time") from error
+        except httpx.ConnectError as error:
+            raise QueenCallError(
+                f"no queen at {self._url}: {error}; check --url and --ca, or start one: "
+                "rbee-keeper start-queen --attached-hive --model NAME=file:/path.gguf"
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise QueenCallError(f"the connection to {self._url} broke: {error}") from error
+
+    def _refusal(self, answer: httpx.Response) -> QueenCallError:
+        if answer.status_code == 401:
+            return QueenCallError(f"the queen at {self._url} does not accept the API key; check --api-key-file")
+        try:
+            body = answer.json()
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return self._no_queen(f" (status {answer.status_code})")
+        return QueenCallError(f"the queen refused: {_message(body)}")
+
+    def _json(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise self._no_queen() from error
+
+    def _no_queen(self, detail: str = "") -> QueenCallError:
+        return QueenCallError(f"what answers at {self._url} is not a queen{detail}; check --url")
+
+
+def _message(body: Any) -> str:
+    error = body.get("error") if isinstance(body, dict) else None
+    return str(error.get("message", error)) if isinstance(error, dict) else "without a reason"

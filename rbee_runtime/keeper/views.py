@@ -1,0 +1,86 @@
+"""Tables of what the queen says; builders only, the commands print."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+Row = dict[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+
+_GOOD = frozenset({"ready", "live"})
+_BAD = frozenset({"lost", "crash_loop", "unavailable", "exited"})
+
+_HIVES: tuple[Column, ...] = (
+    ("HIVE", lambda row: _text(row, "name")),
+    ("STATE", lambda row: "drained" if row.get("drained") else _text(row, "state")),
+    ("HEARD", lambda row: f"{row['heard']:.0f} s ago" if row.get("heard") is not None else "never"),
+    ("WORKERS", lambda row: _text(row, "workers")),
+    ("DEVICES", lambda row: ", ".join(_device(device) for device in row.get("devices", ()))),
+    ("ENGINES", lambda row: ", ".join(row.get("engines", ()))),
+    ("DETAIL", lambda row: _text(row, "detail")),
+)
+_WORKERS: tuple[Column, ...] = (
+    ("WORKER", lambda row: _text(row, "id")),
+    ("MODEL", lambda row: _text(row, "model")),
+    ("HIVE", lambda row: _text(row, "hive")),
+    ("STATE", lambda row: _text(row, "state") or _text(row, "intent")),
+    ("BUSY", lambda row: f"{row.get('in_flight', 0)}/{row.get('slots', 0)}"),
+    ("CONTEXT", lambda row: _text(row, "context")),
+    ("RESTARTS", lambda row: _text(row, "restarts")),
+    ("DETAIL", lambda row: _text(row, "detail") or _text(row, "last_exit")),
+)
+_MODELS: tuple[Column, ...] = (
+    ("MODEL", lambda row: _text(row, "name") or _text(row, "id")),
+    ("STATE", lambda row: _text(row, "state")),
+    ("READY", lambda row: f"{row['ready']}/{row['workers']}" if "ready" in row else ""),
+    ("WAITING", lambda row: _text(row, "waiting")),
+    ("ENGINE", lambda row: _text(row, "engine")),
+    ("SOURCE", lambda row: _text(row, "source")),
+    ("DETAIL", lambda row: "; ".join(row.get("missing", ()))),
+)
+_KEYS: tuple[Column, ...] = (
+    ("ID", lambda row: _text(row, "id")),
+    ("NAME", lambda row: _text(row, "name")),
+    ("SCOPES", lambda row: ", ".join(row.get("scopes", ()))),
+    ("MODELS", lambda row: ", ".join(row.get("models", ()))),
+)
+_COLUMNS = {"hives": _HIVES, "workers": _WORKERS, "models": _MODELS, "keys": _KEYS}
+
+
+def table(kind: str, rows: Sequence[Row]) -> Table:
+    """Return a table of `hives`, `workers`, `models` or `keys`; columns that would be empty are left out."""
+    used = [column for column in _COLUMNS[kind] if not rows or any(column[1](row) for row in rows)]
+    built = Table(box=None, pad_edge=False, header_style="bold")
+    for title, _ in used:
+        built.add_column(title, overflow="fold", no_wrap=title in ("STATE", "READY", "BUSY"))
+    for row in rows:
+        built.add_row(*(_cell(title, show(row)) for title, show in used))
+    return built
+
+
+def queen_line(url: str, health: Row) -> str:
+    """Return one line about the queen itself."""
+    version = f", version {health['version']}" if health.get("version") else ""
+    return f"queen at {url}: {health.get('status', 'answers')}{version}"
+
+
+def printable(text: str) -> str:
+    """Return text of a model without control characters, which could steer the reader's terminal."""
+    return "".join(letter for letter in text if letter in "\n\t" or letter.isprintable())
+
+
+def _cell(title: str, text: str) -> Text:
+    good, bad = text in _GOOD, text in _BAD
+    style = "green" if good else "red" if bad else ""
+    return Text(printable(text), style=style if title == "STATE" else "")
+
+
+def _device(device: Row) -> str:
+    return f"{device.get('name') or device.get('id', '?')} {device.get('total', 0) / 2**30:.0f} GiB"
+
+
+def _text(row: Row, name: str) -> str:
+    value = row.get(name)
+    return "" if value is None else str(value)

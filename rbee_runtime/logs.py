@@ -1,0 +1,51 @@
+"""One line per event on stderr: `level event key=value …`, for journalctl and grep; never prompts, never secrets."""
+
+import json
+import logging
+import re
+import sys
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/@%+,*-]+")
+
+
+def info(event: str, **fields: object) -> None:
+    """Report something that went as it should."""
+    _write("info", event, fields)
+
+
+def warning(event: str, **fields: object) -> None:
+    """Report something that a person may want to look at."""
+    _write("warning", event, fields)
+
+
+def error(event: str, **fields: object) -> None:
+    """Report something that a person has to look at."""
+    _write("error", event, fields)
+
+
+def line(level: str, event: str, fields: dict[str, object]) -> str:
+    """Return one event as text; values with spaces or control characters are quoted as JSON."""
+    pairs = [f"{name}={_text(value)}" for name, value in fields.items() if value is not None and value != ""]
+    return " ".join([level, f"event={_text(event)}", *pairs])
+
+
+def capture_libraries(level: int = logging.WARNING) -> None:
+    """Let what libraries log come out in the same form."""
+    logging.basicConfig(handlers=[_Handler()], level=level, force=True)
+    logging.getLogger("rbee_runtime").setLevel(logging.INFO)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
+        fields: dict[str, object] = {"logger": record.name, "message": record.getMessage(), "trace": trace}
+        _write(record.levelname.lower(), "library", fields)
+
+
+def _write(level: str, event: str, fields: dict[str, object]) -> None:
+    print(line(level, event, fields), file=sys.stderr, flush=True)  # noqa: T201 - stderr is the log
+
+
+def _text(value: object) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)

@@ -1,0 +1,158 @@
+"""An engine without a model: scripted speed, scripted accidents, served by the real worker front.
+
+Source `fake:` or `fake:key=value,…` with the keys of `FakeScript`. Accidents (`fail`):
+
+crash_at_start   the process ends with status 1 while it loads
+bad_model        the load is refused as a damaged model (exit status 65)
+oom              out-of-memory text on stderr while it loads, exit status 71
+hang             requests are taken and never answered
+hang_after_N     N tokens, then silence
+garbage          bytes that are neither SSE nor JSON instead of an answer
+crash_after_N    N tokens, then the process is gone without a word
+"""
+
+import asyncio
+import difflib
+import os
+import re
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from itertools import cycle, islice
+from typing import Annotated
+
+import msgspec
+
+from rbee_runtime.errors import ConfigError, EngineLoadError, RequestError
+from rbee_runtime.protocol import WorkerLaunch
+from rbee_runtime.states import ExitReason
+from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Progress, Usage
+
+_FAIL = "^(crash_at_start|bad_model|oom|hang|garbage|(crash|hang)_after_[0-9]{1,6})?$"
+_TEMPLATE_TOKENS = 3
+GARBAGE = b"\x00\xff<html>502</html>\n\n{]"
+
+
+class FakeScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a fake engine plays.
+
+    `slots` answers at a time (0: as the spec says), `tokens_per_s` per answer (0: at once), `tokens` of an answer for
+    which the client sets no limit, `load_s` seconds to load, `text` the words of an answer instead of tok0 tok1 ….
+    """
+
+    slots: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    tokens_per_s: Annotated[float, msgspec.Meta(ge=0)] = 50.0
+    tokens: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    load_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    text: str = ""
+    fail: Annotated[str, msgspec.Meta(pattern=_FAIL)] = ""
+
+    def words(self, limit: int | None) -> list[str]:
+        """Return the tokens of one answer: exactly `limit`, else `tokens`, else the whole text or 16."""
+        script = re.findall(r"\S+\s*", self.text)
+        count = limit or self.tokens or len(script) or 16
+        return list(islice(cycle(script), count)) if script else [f"tok{index} " for index in range(count)]
+
+    def tokens_before(self, accident: str) -> int | None:
+        """Return N of `crash_after_N` or `hang_after_N`, or None if that accident is not in the script."""
+        kind, separator, count = self.fail.partition("_after_")
+        return int(count) if separator and kind == accident else None
+
+
+def parse_options(rest: str) -> dict[str, str]:
+    """Return what follows `fake:` as options of a worker spec, or raise ConfigError."""
+    pairs = [part.partition("=") for part in rest.split(",") if part.strip()]
+    options = {key.strip(): value.strip() for key, _, value in pairs}
+    read_script(options)
+    return options
+
+
+def read_script(options: dict[str, str] | dict[str, str | int | float | bool]) -> FakeScript:
+    """Return validated options, texts of numbers included, or raise ConfigError naming the nearest known key."""
+    unknown = [key for key in options if key not in FakeScript.__struct_fields__]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], FakeScript.__struct_fields__, n=1)
+        hint = f"; did you mean {near[0]!r}" if near else f"; known: {', '.join(FakeScript.__struct_fields__)}"
+        raise ConfigError(f"unknown option {unknown[0]!r} of a fake engine{hint}")
+    try:
+        return msgspec.convert(options, FakeScript, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"a fake engine's option is wrong: {error}") from error
+
+
+class FakeEngine:
+    """Plays one script."""
+
+    def __init__(self, script: FakeScript, *, slots: int, context: int) -> None:
+        self.slots = script.slots or slots
+        self.context = context
+        self._script = script
+        self._turns = asyncio.Semaphore(self.slots)
+
+    async def load(self, progress: Progress) -> None:
+        """Take `load_s` seconds, then be ready or fail as scripted."""
+        for step in range(1, 11):
+            await asyncio.sleep(self._script.load_s / 10)
+            progress(step / 10)
+        match self._script.fail:
+            case "crash_at_start":
+                os._exit(1)
+            case "bad_model":
+                raise EngineLoadError("the fake model is damaged, as its source asks for", reason=ExitReason.BAD_MODEL)
+            case "oom":
+                sys.stderr.write("fake backend: allocating 81920.00 MiB on device 0 failed: out of memory\n")
+                raise EngineLoadError(
+                    "the fake model does not fit into memory, as its source asks for", reason=ExitReason.OUT_OF_MEMORY
+                )
+
+    async def chat(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        """Yield the scripted tokens, one per delta."""
+        prompt = self._prompt_tokens(request)
+        async with self._turns:
+            if self._script.fail == "hang":
+                await _forever()
+            if self._script.fail == "garbage":
+                yield Delta(raw=GARBAGE)
+                return
+            words = self._script.words(request.max_tokens)
+            async for delta in self._play(words):
+                yield delta
+            finish = Finish.LENGTH if request.max_tokens else Finish.STOP
+            yield Delta(finish=finish, usage=Usage(prompt, len(words)))
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing to free."""
+
+    def _prompt_tokens(self, request: ChatRequest) -> int:
+        count = sum(_TEMPLATE_TOKENS + len(message.content.split()) for message in request.messages)
+        if count >= self.context:
+            raise RequestError(
+                400,
+                f"the prompt has {count} tokens, this model takes {self.context} for prompt and answer together",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        return count
+
+    async def _play(self, words: list[str]) -> AsyncIterator[Delta]:
+        clock = asyncio.get_running_loop().time
+        start, rate = clock(), self._script.tokens_per_s
+        crash, hang = self._script.tokens_before("crash"), self._script.tokens_before("hang")
+        for index, word in enumerate(words):
+            if index == crash:
+                os._exit(1)
+            if index == hang:
+                await _forever()
+            if rate:
+                # Against the start, so that the rate holds however late the loop wakes up.
+                await asyncio.sleep(start + (index + 1) / rate - clock())
+            yield Delta(text=word)
+
+
+async def _forever() -> None:
+    await asyncio.Event().wait()
+
+
+def create(launch: WorkerLaunch) -> FakeEngine:
+    """Return a fake engine for a worker spec."""
+    spec = launch.worker
+    return FakeEngine(read_script(dict(spec.options)), slots=spec.slots, context=spec.context)

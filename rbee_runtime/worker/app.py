@@ -1,0 +1,99 @@
+"""The worker's routes and who may call them."""
+
+import os
+import time
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from rbee_runtime import __version__
+from rbee_runtime.errors import RequestError
+from rbee_runtime.link import Link, Role
+from rbee_runtime.server import RoleGate, RoutePolicy
+from rbee_runtime.worker.lifecycle import Phase, Worker
+from rbee_runtime.worker.surface import openai
+from rbee_runtime.worker.surface.chat import ChatRoute
+
+_QUEEN = frozenset({Role.QUEEN})
+_WATCHERS = frozenset({Role.QUEEN, Role.HIVE})
+
+POLICIES = (
+    RoutePolicy("/v1/", _QUEEN),
+    RoutePolicy("/health", _WATCHERS),
+    RoutePolicy("/ready", _WATCHERS),
+    RoutePolicy("/info", _WATCHERS),
+    RoutePolicy("/metrics", _WATCHERS),
+)
+
+
+def build(worker: Worker, link: Link) -> RoleGate:
+    """Return the worker's ASGI app behind its gate."""
+    views = _Views(worker)
+    routes = [
+        Route("/v1/chat/completions", ChatRoute(worker), methods=["POST"]),
+        Route("/v1/models", views.models),
+        Route("/health", views.health),
+        Route("/ready", views.ready),
+        Route("/info", views.info),
+        Route("/metrics", views.metrics),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    return RoleGate(app, link=link, policies=POLICIES)
+
+
+class _Views:
+    """What the worker says about itself."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._created = int(time.time())
+
+    async def models(self, _: Request) -> Response:
+        return JSONResponse(openai.model_list(self._worker.spec.model, self._created))
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    async def ready(self, _: Request) -> Response:
+        try:
+            self._worker.demand_ready()
+        except RequestError as refusal:
+            body = {"ready": False, "state": self._worker.phase, "detail": str(refusal)}
+            return JSONResponse(body, 503, refusal.headers())
+        return JSONResponse({"ready": True, "state": self._worker.phase})
+
+    async def info(self, _: Request) -> Response:
+        return JSONResponse(self._info())
+
+    async def metrics(self, _: Request) -> Response:
+        worker = self._worker
+        text = worker.metrics.render(
+            in_flight=worker.in_flight, slots=worker.engine.slots, ready=worker.phase is Phase.READY
+        )
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    def _info(self) -> dict[str, Any]:
+        worker = self._worker
+        return {
+            "id": worker.spec.id,
+            "model": worker.spec.model,
+            "engine": worker.spec.engine,
+            "spec": worker.spec.digest(),
+            "context": worker.engine.context,
+            "slots": worker.engine.slots,
+            "in_flight": worker.in_flight,
+            "pid": os.getpid(),
+            "started": round(time.monotonic() - worker.born, 3),
+            "version": __version__,
+            "state": worker.phase,
+        }
+
+
+def _http_error(_: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    refusal = RequestError(status, "this worker has no such route or method", code="unknown_route")
+    return JSONResponse(refusal.body(), status, refusal.headers())

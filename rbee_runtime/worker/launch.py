@@ -1,0 +1,114 @@
+"""What a worker process shall serve: from the hive's spec file, or from options typed by hand."""
+
+import argparse
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from rbee_runtime import ports
+from rbee_runtime.errors import ConfigError, RbeeError
+from rbee_runtime.link import Link, Role
+from rbee_runtime.models.references import check_name
+from rbee_runtime.protocol import WorkerLaunch, WorkerSpec
+from rbee_runtime.testing.fake_engine import parse_options
+
+_CREDENTIALS = "$CREDENTIALS_DIRECTORY"
+_LOOPBACK = "127.0.0.1"
+
+BY_HAND = "by-hand"
+"""Worker id of a worker that no hive started."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong option as any other wrong setting: one sentence, the same exit status."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see rbee-worker --help")
+
+
+def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerLaunch:
+    """Return what to launch or raise ConfigError."""
+    options = _parser().parse_args(arguments)
+    if options.spec is not None:
+        return read_spec(options.spec, environment)
+    if options.model is None:
+        raise ConfigError("give --spec FILE, or --model PATH to serve a model by hand; see rbee-worker --help")
+    try:
+        return _by_hand(options)
+    except (msgspec.ValidationError, RbeeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def read_spec(path: Path, environment: Mapping[str, str]) -> WorkerLaunch:
+    """Return the spec file at `path`, its `$CREDENTIALS_DIRECTORY` replaced by the service manager's folder."""
+    try:
+        launch = msgspec.json.decode(path.read_bytes(), type=WorkerLaunch)
+    except OSError as error:
+        raise ConfigError(f"cannot read the worker spec {path}: {error.strerror}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the worker spec {path} is damaged: {error}; the hive writes it anew when told so"
+        ) from error
+    if not launch.tls_dir and not launch.token:
+        raise ConfigError(f"the worker spec {path} has neither tls_dir nor token: nobody could call this worker")
+    directory = environment.get("CREDENTIALS_DIRECTORY", "")
+    if _CREDENTIALS in launch.tls_dir and not directory:
+        raise ConfigError(f"{_CREDENTIALS} is not set, which {path} needs; start the worker by its unit")
+    return msgspec.structs.replace(launch, tls_dir=launch.tls_dir.replace(_CREDENTIALS, directory))
+
+
+def link_of(launch: WorkerLaunch) -> Link:
+    """Return the worker's credentials."""
+    directory = Path(launch.tls_dir) if launch.tls_dir else None
+    return Link(Role.WORKER, launch.fleet, directory, "" if directory else launch.token)
+
+
+def _by_hand(options: argparse.Namespace) -> WorkerLaunch:
+    fake = options.model.startswith("fake:")
+    path = "" if fake else str(Path(options.model).absolute())
+    settings: dict[str, Any] = parse_options(options.model.removeprefix("fake:")) if fake else {}
+    spec = WorkerSpec(
+        id=BY_HAND,
+        model=check_name(options.name or ("fake" if fake else Path(path).stem)),
+        engine="fake" if fake else options.engine,
+        context=options.context,
+        slots=options.slots,
+        devices=tuple(options.device),
+        options=settings | dict(_pair(text) for text in options.option),
+    )
+    return WorkerLaunch(
+        worker=spec,
+        host=_LOOPBACK,
+        port=options.port,
+        model_path=path,
+        engine_dir=options.engine_dir,
+        token=options.token or secrets.token_urlsafe(24),
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"option {text!r} is not of the form key=value")
+    return key, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="rbee-worker", description="Serve one model on loopback, or as a hive's spec file says.")
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="spec file written by the hive")
+    parser.add_argument("--model", metavar="PATH", help="GGUF file, or fake:key=value,…")
+    parser.add_argument("--name", default="", help="model name in requests (default: from the file name)")
+    parser.add_argument("--engine", default="llama-cpp", help="engine (default: llama-cpp)")
+    parser.add_argument("--engine-dir", default="", metavar="DIR", help="engine artefact (default: installed packages)")
+    parser.add_argument("--port", type=int, default=ports.WORKER_PORTS[0], help="port on 127.0.0.1 (0: any free one)")
+    parser.add_argument("--context", type=int, default=4096, help="tokens per sequence (default: 4096)")
+    parser.add_argument("--slots", type=int, default=1, help="answers at a time (default: 1)")
+    parser.add_argument("--device", action="append", default=[], help="device id; repeat for several (default: CPU)")
+    parser.add_argument("--option", action="append", default=[], metavar="K=V", help="engine option; repeatable")
+    parser.add_argument(
+        "--token", default="", help="token that callers send as x-rbee-token (default: random, printed)"
+    )
+    return parser

@@ -1,0 +1,80 @@
+"""One HTTP answer: plain JSON or a stream of events, and errors in whichever form the client already sees."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.types import Send
+
+from rbee_runtime.errors import RequestError
+
+STALL_SECONDS = 30.0
+"""A client that takes no byte for this long is cut, so that it does not hold a slot."""
+
+_JSON = "application/json"
+_EVENTS = "text/event-stream; charset=utf-8"
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection or stopped reading."""
+
+
+class Reply:
+    """Sends one answer; `started` once the status line is out, after which an error can only be an event.
+
+    `ended` once the last byte is out: the server then reports a disconnect that is none.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.ended = False
+
+    async def json(self, body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        """Send a whole JSON answer."""
+        await self.raw(msgspec.json.encode(body), status, headers)
+
+    async def raw(self, payload: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        """Send bytes as a whole JSON answer."""
+        length = {"content-length": str(len(payload))}
+        await self._start(status, {"content-type": _JSON} | length | dict(headers or {}))
+        await self._body(payload, more=False)
+
+    async def event(self, *items: Mapping[str, Any] | bytes) -> None:
+        """Send server-sent events in one write; bytes go out as they are."""
+        if not self.started:
+            await self._start(200, {"content-type": _EVENTS, "cache-control": "no-cache"})
+        await self._body(b"".join(item if isinstance(item, bytes) else _event(item) for item in items), more=True)
+
+    async def end(self) -> None:
+        """End a stream."""
+        await self._body(b"", more=False)
+
+    async def fail(self, refusal: RequestError) -> None:
+        """Send an error: a status if nothing went out yet, else one event and the end of the stream."""
+        if not self.started:
+            await self.json(refusal.body(), refusal.status, refusal.headers())
+            return
+        await self.event(refusal.body())
+        await self.end()
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        self.started = True
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self._bounded({"type": "http.response.start", "status": status, "headers": encoded})
+
+    async def _body(self, payload: bytes, *, more: bool) -> None:
+        self.ended = not more
+        await self._bounded({"type": "http.response.body", "body": payload, "more_body": more})
+
+    async def _bounded(self, message: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                await self._send(message)
+        except TimeoutError as error:
+            raise ClientGoneError from error
+
+
+def _event(item: Mapping[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(item) + b"\n\n"

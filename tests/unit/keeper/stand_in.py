@@ -1,0 +1,88 @@
+"""A stand-in for a queen, for the speed of unit tests: real HTTP, canned answers, every call remembered."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from rbee_runtime.server import bind
+
+KEY = "rbee_abcdefgh_canary0canary0canary0"
+NEW_KEY = "rbee_newnewne_shown0once"
+TABLES = {
+    "hives": [{"name": "gpu1", "state": "live", "drained": False, "heard": 2.1, "workers": 1, "engines": ["fake"]}],
+    "workers": [{"id": "toy-1", "model": "toy", "hive": "gpu1", "state": "ready", "in_flight": 1, "slots": 4}],
+    "models": [{"name": "toy", "state": "ready", "ready": 1, "workers": 2, "missing": ["gpu2: too small"]}],
+    "keys": [{"id": "abcdefgh", "name": "me", "scopes": ["infer"], "models": ["*"], "created": 1}],
+}
+
+
+@dataclass
+class StandIn:
+    """What it says and what it was asked. `stream` is the body of a chat answer."""
+
+    url: str = ""
+    calls: list[str] = field(default_factory=list)
+    bodies: list[dict[str, object]] = field(default_factory=list)
+    stream: str = ""
+
+    def app(self) -> Starlette:
+        """Return the ASGI app."""
+        return Starlette(routes=[Route("/{path:path}", self._answer, methods=["GET", "POST", "DELETE"])])
+
+    async def _answer(self, request: Request) -> Response:
+        self.calls.append(f"{request.method} {request.url.path}")
+        raw = await request.body()
+        if raw:
+            self.bodies.append(json.loads(raw))
+        if request.url.path == "/health":
+            return JSONResponse({"status": "ok", "version": "9.9"})
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            return JSONResponse({"error": {"message": "bad key"}}, 401)
+        return self._known(request)
+
+    def _known(self, request: Request) -> Response:
+        kind = request.url.path.rsplit("/", 1)[-1]
+        if request.url.path == "/v1/models":
+            return JSONResponse({"data": [{"id": "cold", "state": "loading"}, {"id": "toy", "state": "ready"}]})
+        if request.url.path == "/v1/chat/completions":
+            return PlainTextResponse(self.stream, media_type="text/event-stream")
+        if request.method == "POST" and kind == "keys":
+            return JSONResponse({"id": "newnewne", "key": NEW_KEY}, 201)
+        if request.method == "DELETE":
+            return Response(status_code=204)
+        if "gone" in request.url.path:
+            return JSONResponse({"error": {"message": "there is no hive 'gone'"}}, 404)
+        return JSONResponse(TABLES.get(kind, {}))
+
+
+def chat_stream(*words: str, tokens: int | None = None, end: str = "data: [DONE]\n\n") -> str:
+    """Return the text of a streamed answer."""
+    chunks: list[dict[str, object]] = [{"choices": [{"delta": {"content": word}}]} for word in words]
+    if tokens is not None:
+        chunks.append({"choices": [], "usage": {"completion_tokens": tokens}})
+    return ": ping\n\n" + "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + end
+
+
+@contextmanager
+def serving(stand_in: StandIn) -> Iterator[StandIn]:
+    """Serve it from a thread on a free port of loopback."""
+    listener = bind("127.0.0.1", 0)
+    stand_in.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = uvicorn.Server(
+        uvicorn.Config(stand_in.app(), lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield stand_in
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,173 @@
+"""`rbee-keeper` from its arguments to what it prints."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rbee_runtime.keeper.cli import run
+from tests.unit.keeper.stand_in import KEY, NEW_KEY, TABLES, StandIn, chat_stream, serving
+
+Keeper = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[StandIn]:
+    """Serve one stand-in for all tests of this file."""
+    with serving(StandIn()) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def queen(server: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+    """Give the stand-in with no calls yet, and the environment that leads to it."""
+    server.calls.clear()
+    server.bodies.clear()
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    for name in ("RBEE_API_KEY", "RBEE_CA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RBEE_URL", server.url)
+    monkeypatch.setenv("RBEE_API_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    return server
+
+
+@pytest.fixture
+def keeper(queen: StandIn, capsys: pytest.CaptureFixture[str]) -> Keeper:
+    """Run the command line; return status, stdout and stderr, which never hold the key."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = run(list(arguments))
+        said = capsys.readouterr()
+        assert KEY not in said.out + said.err
+        return status, said.out, said.err
+
+    return call
+
+
+def test_status_shows_the_whole_fleet(keeper: Keeper) -> None:
+    """One command shows queen, hives, workers and models."""
+    status, out, _ = keeper("status")
+    assert status == 0
+    for word in ("ok, version 9.9", "gpu1", "2 s ago", "toy-1", "1/4", "1/2", "gpu2: too small"):
+        assert word in out
+
+
+@pytest.mark.parametrize("kind", ["hives", "workers", "models"])
+def test_json_is_what_the_queen_said(keeper: Keeper, kind: str) -> None:
+    """`--json` gives the same facts for programs."""
+    assert json.loads(keeper(kind, "--json")[1]) == TABLES[kind]
+    assert json.loads(keeper("status", "--json")[1])[kind] == TABLES[kind]
+
+
+def test_keys_are_listed_made_and_revoked(keeper: Keeper, queen: StandIn) -> None:
+    """A new key goes to stdout once, alone, so that it can be piped into a file."""
+    assert "abcdefgh" in keeper("keys", "list")[1]
+    assert keeper("keys", "create", "bob", "--scope", "infer", "--scope", "admin", "--model", "a*")[1] == f"{NEW_KEY}\n"
+    assert queen.bodies == [{"name": "bob", "scopes": ["infer", "admin"], "models": ["a*"]}]
+    assert json.loads(keeper("keys", "create", "bob", "--json")[1])["key"] == NEW_KEY
+    assert keeper("keys", "revoke", "abcdefgh")[0] == 0
+    assert queen.calls[-1] == "DELETE /api/v1/keys/abcdefgh"
+
+
+def test_a_hive_is_drained_and_taken_back(keeper: Keeper, queen: StandIn) -> None:
+    """Both commands reach the hive that was named, whatever its name holds."""
+    assert keeper("drain", "gpu1")[0] == 0
+    assert keeper("undrain", "gpu/2")[0] == 0
+    assert queen.calls == ["POST /api/v1/hives/gpu1/drain", "POST /api/v1/hives/gpu/2/undrain"]
+
+
+def test_chat_prints_the_answer_and_its_speed(keeper: Keeper, queen: StandIn) -> None:
+    """The answer is on stdout, the speed on stderr, and pings are no text."""
+    queen.stream = chat_stream("sweet ", "honey", tokens=7)
+    status, out, err = keeper("chat", "toy", "hi")
+    assert (status, out) == (0, "sweet honey\n")
+    assert err.startswith("[toy: 7 tokens, ")
+    assert queen.bodies[-1]["messages"] == [{"role": "user", "content": "hi"}]
+
+
+def test_chat_takes_a_piped_prompt_and_a_ready_model(
+    keeper: Keeper, queen: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a model the first ready one answers; a pipe is the prompt."""
+    queen.stream = chat_stream("ok")
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe\n"))
+    assert keeper("chat")[:2] == (0, "ok\n")
+    assert queen.bodies[-1]["model"] == "toy"
+    assert queen.bodies[-1]["messages"] == [{"role": "user", "content": "from a pipe"}]
+
+
+def test_a_model_cannot_steer_the_terminal(keeper: Keeper, queen: StandIn) -> None:
+    """Escape sequences in an answer lose their escape character."""
+    queen.stream = chat_stream("a\x1b]0;owned\x07b\nc\u202e")
+    assert keeper("chat", "toy", "hi")[1] == "a]0;ownedb\nc\n"
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        (chat_stream("a", end='data: {"error": {"message": "the worker died"}}\n\n'), "broke off: the worker died"),
+        (chat_stream("a", end=""), "broke off: the connection ended before the answer did"),
+        ("data: {nonsense\n\n", "is not a queen"),
+    ],
+)
+def test_an_answer_that_breaks_off_is_an_error(keeper: Keeper, queen: StandIn, stream: str, message: str) -> None:
+    """Half an answer never looks like a whole one."""
+    queen.stream = stream
+    status, _, err = keeper("chat", "toy", "hi")
+    assert status == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["statsu"], "No such command 'statsu'"),
+        (["keys"], "Missing command"),
+        (["drain"], "Missing argument 'HIVE'"),
+        (["hives", "--jsno"], "No such option: --jsno"),
+        (["drain", "gone"], "the queen refused: there is no hive 'gone'"),
+        (["--api-key", "wrong", "hives"], "does not accept the API key; check --api-key-file"),
+        (["--api-key", "wröng", "hives"], "the API key holds characters that no key has"),
+        (["--url", "http://127.0.0.1:1", "hives"], "no queen at http://127.0.0.1:1: "),
+        (["--url", "queen", "hives"], "--url 'queen' is not an address"),
+        (["--ca", "/gone", "hives"], "cannot use the certificates in /gone"),
+        (["--api-key-file", "/gone", "hives"], "cannot read the API key in /gone: No such file"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(keeper: Keeper, arguments: list[str], message: str) -> None:
+    """Status 1 and one line on stderr, never a traceback."""
+    status, out, err = keeper(*arguments)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("rbee-keeper: ")
+    assert message in err
+
+
+def test_a_local_queens_key_is_found(keeper: Keeper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """For a queen on this machine the key that it left for its user is taken."""
+    monkeypatch.delenv("RBEE_API_KEY_FILE")
+    assert keeper("hives")[0] == 1
+    (tmp_path / "rbee" / "queen").mkdir(parents=True)
+    (tmp_path / "rbee" / "queen" / "api-key").write_text(f"{KEY}\n")
+    assert keeper("hives")[0] == 0
+
+
+def test_start_queen_becomes_the_queen(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its options go on untouched, `--help` included."""
+    started = list[list[str]]()
+    monkeypatch.setattr(os, "execv", lambda _, arguments: started.append(arguments))
+    options = ["--attached-hive", "--model", "a=file:/a.gguf", "--help"]
+    assert keeper("start-queen", *options)[0] == 0
+    assert started == [[sys.executable, "-m", "rbee_runtime.queen.main", *options]]
+
+
+def test_help_does_not_wait_for_what_it_does_not_need() -> None:
+    """Starting up imports no server."""
+    probe = "import rbee_runtime.keeper.cli, sys; print(sorted({'fastapi', 'uvicorn', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,88 @@
+"""From a spec file or options to what a worker shall serve."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from rbee_runtime.errors import ConfigError
+from rbee_runtime.protocol import WorkerLaunch
+from rbee_runtime.worker.launch import link_of, parse_arguments
+from tests.unit.worker.serving import fake_launch, write_spec
+
+
+def read(path: Path, launch: WorkerLaunch, environment: dict[str, str] | None = None) -> WorkerLaunch:
+    return parse_arguments(["--spec", str(write_spec(path, launch))], environment or {})
+
+
+def test_a_spec_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    """What the hive wrote is what is launched."""
+    assert read(tmp_path / "spec", fake_launch()) == fake_launch()
+
+
+def test_credentials_come_from_the_service_manager(tmp_path: Path) -> None:
+    """`$CREDENTIALS_DIRECTORY` in tls_dir is the folder that systemd made for this unit."""
+    launch = msgspec.structs.replace(fake_launch(), tls_dir="$CREDENTIALS_DIRECTORY", token="", fleet="home")
+    link = link_of(read(tmp_path / "spec", launch, {"CREDENTIALS_DIRECTORY": "/run/credentials/x"}))
+    assert (link.directory, link.fleet, link.role) == (Path("/run/credentials/x"), "home", "worker")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the worker spec .*: No such file"),
+        (b"{", "is damaged: "),
+        (b"\xff", "is damaged: "),
+        (b'{"worker": 5}', r"is damaged: .*\$.worker"),
+        (msgspec.json.encode(msgspec.structs.replace(fake_launch(), token="")), "neither tls_dir nor token"),
+        (
+            msgspec.json.encode(msgspec.structs.replace(fake_launch(), tls_dir="$CREDENTIALS_DIRECTORY")),
+            "CREDENTIALS_DIRECTORY is not set",
+        ),
+    ],
+)
+def test_a_spec_that_cannot_be_used_gets_one_sentence(tmp_path: Path, content: bytes | None, message: str) -> None:
+    """Absent, damaged or unprotected specs are refused with the file's name."""
+    path = tmp_path / "spec"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        parse_arguments(["--spec", str(path)], {})
+
+
+def test_a_model_is_served_by_hand() -> None:
+    """Options make a worker on loopback, named after its file, with a random token."""
+    arguments = ["--model", "/models/Small-Q4.gguf", "--context", "512", "--port", "9001", "--option", "threads=2"]
+    launch, other = parse_arguments(arguments, {}), parse_arguments(arguments, {})
+    assert (launch.worker.model, launch.worker.engine, launch.worker.context) == ("Small-Q4", "llama-cpp", 512)
+    assert (launch.host, launch.port, launch.model_path) == ("127.0.0.1", 9001, "/models/Small-Q4.gguf")
+    assert launch.worker.options == {"threads": "2"}
+    assert len(launch.token) >= 24
+    assert launch.token != other.token
+
+
+def test_a_fake_model_is_served_by_hand() -> None:
+    """`--model fake:…` needs no file."""
+    launch = parse_arguments(["--model", "fake:slots=2,tokens=5", "--token", "t"], {})
+    assert (launch.worker.engine, launch.worker.options, launch.model_path) == (
+        "fake",
+        {"slots": "2", "tokens": "5"},
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --spec FILE, or --model PATH"),
+        (["--modle", "x"], "unrecognized arguments: --modle x; see rbee-worker --help"),
+        (["--model", "x", "--port", "many"], "argument --port: invalid int value: 'many'"),
+        (["--model", "fake:slot=1"], "did you mean 'slots'"),
+        (["--model", "x", "--option", "threads"], "option 'threads' is not of the form key=value"),
+        (["--model", "x", "--name", "../x"], "model name '../x' is not allowed"),
+    ],
+)
+def test_wrong_options_get_one_sentence(arguments: list[str], message: str) -> None:
+    """A wrong command line is named, never a traceback."""
+    with pytest.raises(ConfigError, match=message):
+        parse_arguments(arguments, {})
