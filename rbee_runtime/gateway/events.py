@@ -1,0 +1,52 @@
+"""Whole server-sent events out of arbitrary pieces, looking at the end of each piece only."""
+
+DONE = b"data: [DONE]"
+ERROR = b'data: {"error"'
+_STARTS = (b"data:", b":", b"event:", b"id:", b"retry:")
+_MAX_HELD = 64 * 1024
+"""A longer event goes out in parts: memory per stream stays bounded."""
+
+
+class Events:
+    """Holds back the beginning of an unfinished event.
+
+    A worker that dies within an event would otherwise leave half a line with the client, and the error event after it
+    could not be told from it. The usual piece ends with an event and passes through untouched.
+    """
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._last = b""
+        self._plausible = False
+
+    @property
+    def done(self) -> bool:
+        """Say whether the stream came to a proper end: `data: [DONE]`, or an error event of the worker's own."""
+        last = (self._last + self._held).rstrip()
+        return last.endswith(DONE) or last[_last_end(last) :].startswith(ERROR)
+
+    @property
+    def plausible(self) -> bool:
+        """Say whether what came so far begins like an event stream."""
+        return self._plausible
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return what can go to the client now: everything up to the last end of an event."""
+        data = self._held + piece if self._held else piece
+        end = len(data) if data.endswith((b"\n\n", b"\r\n\r\n")) else _last_end(data)
+        if end == 0 and len(data) > _MAX_HELD:
+            end = len(data)
+        ready, self._held = data[:end], data[end:]
+        if ready:
+            self._plausible = self._plausible or ready.lstrip().startswith(_STARTS)
+            self._last = ready
+        return ready
+
+    def rest(self) -> bytes:
+        """Return what was held back; called once, at the end of a stream."""
+        return self._held
+
+
+def _last_end(data: bytes) -> int:
+    plain, windows = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
+    return max(plain + 2 if plain >= 0 else 0, windows + 4 if windows >= 0 else 0)

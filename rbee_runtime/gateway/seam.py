@@ -1,0 +1,95 @@
+"""What the relay asks of whoever owns policy: a lease on a worker, and whether another try is allowed.
+
+The relay knows sockets and bytes; it knows nothing of keys, models or placement. A relay of another make goes behind
+the same seam.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rbee_runtime.errors import RbeeError, RequestError
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request as policy sees it: who asks, for which model, and which workers have failed it already."""
+
+    key: str
+    model: str
+    tried: frozenset[str] = field(default_factory=frozenset)
+
+
+class Lease(Protocol):
+    """A slot of one worker, held from admission to the last byte."""
+
+    @property
+    def worker(self) -> str:
+        """Return the worker's id."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Return where the worker listens, without a path."""
+        ...
+
+    def settle(self, *, answered: bool) -> None:
+        """Say whether the worker did its part, so that a failing one is left alone for a while."""
+        ...
+
+    def release(self) -> None:
+        """Give the slot back; further calls do nothing."""
+        ...
+
+
+class Gate(Protocol):
+    """Policy: who may use which worker now."""
+
+    async def lease(self, ask: Ask) -> Lease:
+        """Return a lease, after waiting if that is worth it, or raise RequestError."""
+        ...
+
+    def may_retry(self) -> bool:
+        """Say whether the budget allows one more try; a yes is counted."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one exchange, in seconds and bytes.
+
+    There is no total limit: it would cut long answers. `first_byte` is long because a CPU may read a long prompt for
+    minutes and an answer that is not streamed has no byte before its last one. `stall` is how long a client may take
+    no bytes. `pings` is how long a stream stays silent before and between comment lines.
+    """
+
+    body_bytes: int = 10 * 1024 * 1024
+    body_seconds: float = 30.0
+    connect: float = 2.0
+    first_byte: float = 600.0
+    idle: float = 120.0
+    stall: float = 30.0
+    pings: float = 15.0
+    whole_bytes: int = 1024 * 1024
+    retries: int = 2
+
+
+class UpstreamFailure(RbeeError):  # noqa: N818 - it is an outcome of a try, turned into a RequestError for the client
+    """A worker did not do its part; `error` is what the client gets if nobody else does."""
+
+    def __init__(self, error: RequestError, *, blame: bool = True) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.blame = blame
+
+
+def worker_failed(detail: str) -> UpstreamFailure:
+    """Return the failure of a worker as a 503 that is worth another try in a moment."""
+    message = f"the worker failed: {detail}; try again"
+    return UpstreamFailure(RequestError(503, message, kind="server_error", code="worker_failed", retry_after=1))
+
+
+def worker_busy(status: int, retry_after: int) -> UpstreamFailure:
+    """Return the failure of a worker that refuses more work."""
+    message = f"every worker of this model is busy (a worker answered {status}); try again later"
+    error = RequestError(429, message, kind="rate_limit_error", code="workers_busy", retry_after=retry_after)
+    return UpstreamFailure(error, blame=False)

@@ -1,0 +1,130 @@
+"""Who may use which worker now: pure policy, no sockets, no clocks but the one in its catalogue."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rbee_runtime.config import FleetModel
+from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway.seam import Ask
+from rbee_runtime.queen.keys import may_use
+from rbee_runtime.queen.records import KeyRecord, Scope
+from rbee_runtime.queen.routing import Seat, choose
+
+
+class Catalogue(Protocol):
+    """What policy looks things up in."""
+
+    def key(self, key_id: str) -> KeyRecord | None:
+        """Return a key that works, or None."""
+        ...
+
+    def model(self, name: str) -> FleetModel | None:
+        """Return a declared model, or None."""
+        ...
+
+    def seats(self, model: str) -> Sequence[Seat]:
+        """Return the workers of a model."""
+        ...
+
+    def shunned(self, seat: Seat) -> bool:
+        """Say whether a worker just failed."""
+        ...
+
+    def hopeless(self, model: str) -> str:
+        """Return why waiting for a worker of this model is in vain, or an empty string."""
+        ...
+
+
+@dataclass(frozen=True)
+class Route:
+    """Go to this worker."""
+
+    worker: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Not now, or not at all: `wait` is how many seconds it is worth to wait before the error is told."""
+
+    error: RequestError
+    wait: float = 0.0
+
+
+def admit(ask: Ask, catalogue: Catalogue, *, queue_wait: float) -> Route | Refusal:
+    """Return where a request goes, or why it does not: key, then scope and model, then workers."""
+    problem = _not_allowed(ask, catalogue)
+    model = catalogue.model(ask.model)
+    if problem is not None:
+        return Refusal(problem)
+    if model is None:
+        return Refusal(unknown_model(ask.model))
+    return _to_a_worker(ask, model, catalogue, queue_wait)
+
+
+def _to_a_worker(ask: Ask, model: FleetModel, catalogue: Catalogue, queue_wait: float) -> Route | Refusal:
+    usable = [seat for seat in catalogue.seats(ask.model) if seat.usable and seat.worker not in ask.tried]
+    healthy = [seat for seat in usable if not catalogue.shunned(seat)]
+    if ask.tried and not healthy:
+        return Refusal(_unavailable("no other worker of this model is ready"))
+    if not usable:
+        return _cold(model, catalogue.hopeless(ask.model))
+    seat = choose(healthy)
+    if seat is not None:
+        return Route(seat.worker, seat.url)
+    return Refusal(_busy(ask.model) if healthy else _unavailable("its workers failed just now"), queue_wait)
+
+
+def unauthenticated() -> RequestError:
+    """Return the one answer to a missing, malformed, unknown, wrong or revoked key."""
+    return RequestError(
+        401,
+        "no valid API key was given; send it as `Authorization: Bearer rbee_…`",
+        kind="authentication_error",
+        code="invalid_api_key",
+    )
+
+
+def forbidden(scope: Scope) -> RequestError:
+    """Return the answer to a key without the scope that a route needs."""
+    return RequestError(403, f"this key has no scope {scope}", kind="permission_error", code="insufficient_scope")
+
+
+def unknown_model(name: str) -> RequestError:
+    """Return the answer to a model that the fleet does not declare."""
+    message = f"the model {name[:100]!r} is not declared; GET /v1/models lists those that are"
+    return RequestError(404, message, code="model_not_found", param="model")
+
+
+def _not_allowed(ask: Ask, catalogue: Catalogue) -> RequestError | None:
+    key = catalogue.key(ask.key)
+    if key is None:
+        return unauthenticated()
+    if Scope.INFER not in key.scopes:
+        return forbidden(Scope.INFER)
+    if not may_use(key, ask.model):
+        message = f"this key may not use the model {ask.model[:100]!r}"
+        return RequestError(403, message, kind="permission_error", code="model_not_allowed", param="model")
+    return None
+
+
+def _cold(model: FleetModel, hopeless: str) -> Refusal:
+    if hopeless:
+        return Refusal(_unavailable(f"{model.name}: {hopeless}", retry_after=60))
+    return Refusal(_unavailable(f"{model.name} is not ready yet", retry_after=10), model.load_wait)
+
+
+def _unavailable(message: str, retry_after: int = 2) -> RequestError:
+    return RequestError(503, message, kind="server_error", code="model_not_ready", retry_after=retry_after)
+
+
+def _busy(model: str) -> RequestError:
+    message = f"every slot of {model} is busy; try again later or raise its replicas or slots in the inventory"
+    return RequestError(429, message, kind="rate_limit_error", code="queue_timeout", retry_after=5)
+
+
+def queue_full(model: str, bound: int) -> RequestError:
+    """Return the answer when too many wait already."""
+    message = f"{bound} requests wait for {model} already; try again later"
+    return RequestError(429, message, kind="rate_limit_error", code="queue_full", retry_after=5)

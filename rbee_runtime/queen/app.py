@@ -1,0 +1,135 @@
+"""The client endpoint: hot routes straight to the relay, the admin API behind them, one log line per request."""
+
+import re
+import secrets
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rbee_runtime import logs
+from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway.body import header
+from rbee_runtime.gateway.relay import Outcome, Relay
+from rbee_runtime.queen import policy, views
+from rbee_runtime.queen.admission import forbidden, unauthenticated
+from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.records import KeyRecord
+from rbee_runtime.queen.status import Phase, Status
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class ClientApp:
+    """Pure ASGI, so that a client's disconnect reaches the relay."""
+
+    def __init__(self, controller: Controller, relay: Relay, admin: ASGIApp, status: Status) -> None:
+        self._controller = controller
+        self._relay = relay
+        self._admin = admin
+        self._status = status
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        answer = _Answer(scope, send, draining=self._status.draining)
+        try:
+            await self._route(scope, receive, answer)
+        except RequestError as error:
+            await answer.error(error)
+        answer.log()
+
+    async def _route(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        path = scope["path"]
+        row = policy.row_for(path)
+        if row is None:
+            raise RequestError(404, f"there is no route {path[:100]}", code="unknown_route")
+        if row.methods and scope["method"] not in row.methods:
+            raise RequestError(405, f"{path} takes {' or '.join(sorted(row.methods))}", code="method_not_allowed")
+        if row.scope is None:
+            await self._public(path, answer)
+            return
+        key = self._controller.keys.authenticate(header(scope, b"authorization"))
+        if key is None:
+            raise unauthenticated()
+        answer.key = key.id
+        if row.scope not in key.scopes:
+            raise forbidden(row.scope)
+        await self._allowed(path, key, scope, receive, answer)
+
+    async def _allowed(self, path: str, key: KeyRecord, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        if path == policy.CHAT:
+            answer.outcome = await self._relay.serve(scope, receive, answer, key=key.id, request_id=answer.request_id)
+        elif path == policy.MODELS:
+            await answer.json(200, views.openai_models(self._controller, key))
+        else:
+            await self._admin(scope, receive, answer)
+
+    async def _public(self, path: str, answer: "_Answer") -> None:
+        if path == policy.HEALTH:
+            await answer.json(200, self._status.health())
+            return
+        problems = [self._controller.fleet.problem, self._controller.store_problem]
+        body = {"status": self._status.phase, "detail": "; ".join(problem for problem in problems if problem)}
+        await answer.json(200 if self._status.phase is Phase.READY else 503, body)
+
+
+class _Answer:
+    """The `send` of one request: adds the request id, remembers the status for the log."""
+
+    def __init__(self, scope: Scope, send: Send, *, draining: bool) -> None:
+        given = header(scope, b"x-request-id")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.key = ""
+        self.outcome = Outcome()
+        self._scope = scope
+        self._send = send
+        self._draining = draining
+        self._status = 0
+        self._started = time.monotonic()
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            extra = [(b"x-request-id", self.request_id.encode())]
+            if self._draining:
+                extra.append((b"connection", b"close"))
+            kept = [pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id"]
+            message = {**message, "headers": [*kept, *extra]}
+        await self._send(message)
+
+    async def json(self, status: int, body: object, extra: dict[str, str] | None = None) -> None:
+        """Send a JSON answer."""
+        data = msgspec.json.encode(body)
+        pairs = {"content-type": "application/json", "content-length": str(len(data)), **(extra or {})}
+        headers = [(name.encode(), value.encode()) for name, value in pairs.items()]
+        await self({"type": "http.response.start", "status": status, "headers": headers})
+        await self({"type": "http.response.body", "body": data})
+
+    async def error(self, error: RequestError) -> None:
+        """Send a refusal."""
+        self.outcome.problem = str(error)
+        await self.json(error.status, error.body(), error.headers())
+
+    def log(self) -> None:
+        """Write the request's line; probes of health and readiness have none."""
+        path = self._scope["path"]
+        if path in (policy.HEALTH, policy.READY):
+            return
+        logs.info(
+            "request",
+            id=self.request_id,
+            method=self._scope["method"],
+            path=path[:100],
+            status=self._status,
+            seconds=time.monotonic() - self._started,
+            key=self.key,
+            model=self.outcome.model[:100],
+            worker=self.outcome.worker,
+            attempts=self.outcome.attempts or None,
+            sent=self.outcome.sent or None,
+            problem=self.outcome.problem,
+        )

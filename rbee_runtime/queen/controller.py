@@ -1,0 +1,265 @@
+"""The owner of the fleet's state: takes heartbeats, plans, remembers, and tells routing and hives what follows."""
+
+import asyncio
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rbee_runtime import logs
+from rbee_runtime.config import FleetModel
+from rbee_runtime.errors import RequestError, StateError
+from rbee_runtime.protocol import Heartbeat, HeartbeatAck, WorkerReport
+from rbee_runtime.queen.desired import Documents
+from rbee_runtime.queen.fleet import FleetSource
+from rbee_runtime.queen.keys import Keys
+from rbee_runtime.queen.membership import Membership, Presence
+from rbee_runtime.queen.placement import HiveView, Situation, plan
+from rbee_runtime.queen.records import Assignment, KeyRecord
+from rbee_runtime.queen.routing import Roster, Seat
+from rbee_runtime.queen.store import Store
+from rbee_runtime.states import Observed
+
+TICK_SECONDS = 1.0
+SETTLE_SECONDS = 10.0
+"""Two heartbeats: after that, hives that have not spoken do not hold up placement."""
+
+_SERVING = frozenset({Observed.READY, Observed.DRIFTED})
+"""A drifted worker still serves its old spec until its hive has drained it."""
+
+
+class Controller:
+    """Everything here runs on one event loop and changes state in plain calls, so nothing interleaves."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        fleet: FleetSource,
+        keys: Keys,
+        documents: Documents,
+        scheme: str,
+        clock: Callable[[], float],
+        new_id: Callable[[str], str] = lambda slug: f"{slug}-{secrets.token_hex(3)}",
+    ) -> None:
+        self.fleet = fleet
+        self.keys = keys
+        self.documents = documents
+        self.membership = Membership(clock)
+        self.roster = Roster(clock)
+        self.assignments: dict[str, Assignment] = {entry.id: entry for entry in store.assignments()}
+        self.reasons: dict[str, tuple[str, ...]] = {}
+        self.unreachable: set[str] = set()
+        self.store_problem = ""
+        self.on_change: Callable[[], None] = lambda: None
+        self.waiting: Callable[[str], int] = lambda _: 0
+        self._store = store
+        self._scheme = scheme
+        self._clock = clock
+        self._new_id = new_id
+        self._started = clock()
+        self._wake = asyncio.Event()
+        self._frozen = False
+        self._said: dict[str, tuple[str, ...]] = {}
+        self.membership.restore(store.hives())
+        self.reconcile()
+
+    def key(self, key_id: str) -> KeyRecord | None:
+        """Return a key that works, or None."""
+        return self.keys.get(key_id)
+
+    def model(self, name: str) -> FleetModel | None:
+        """Return a declared model, or None."""
+        return next((model for model in self.fleet.current.models if model.name == name), None)
+
+    def seats(self, model: str) -> Sequence[Seat]:
+        """Return the workers of a model."""
+        return self.roster.of(model)
+
+    def shunned(self, seat: Seat) -> bool:
+        """Say whether a worker just failed."""
+        return self.roster.shunned(seat)
+
+    def hopeless(self, model: str) -> str:
+        """Return why no worker of this model will be ready without somebody's help, or an empty string."""
+        mine = [entry for entry in self.assignments.values() if entry.spec.model == model]
+        declared = self.model(model)
+        if not mine and declared is not None and not declared.each_host and declared.replicas_min == 0:
+            return "it is declared with replicas_min 0; raise it in the inventory"
+        if mine and all(entry.observed is Observed.CRASH_LOOP for entry in mine):
+            report = self.report(mine[0].id)
+            return f"its workers fail to start: {report.detail if report else 'see the hive'}"
+        reasons = self.reasons.get(model, ())
+        may_come = any(reason.endswith((": not heard yet", ": silent")) for reason in reasons)
+        return "" if mine or may_come or not reasons else f"it fits nowhere ({'; '.join(reasons)})"
+
+    def report(self, worker: str) -> WorkerReport | None:
+        """Return what its hive last said about a worker."""
+        entry = self.assignments.get(worker)
+        member = self.membership.members.get(entry.hive) if entry else None
+        reports = member.report.workers if member and member.report else ()
+        return next((report for report in reports if report.id == worker), None)
+
+    def url(self, entry: Assignment) -> str:
+        """Return where a worker listens, without a path."""
+        host = f"[{entry.address}]" if ":" in entry.address else entry.address
+        return f"{self._scheme}://{host}:{entry.port}"
+
+    def heartbeat(self, report: Heartbeat) -> HeartbeatAck:
+        """Take a heartbeat and return the document that its hive should follow."""
+        if self.membership.presence(report.hive) is not Presence.LIVE:
+            logs.info("hive heard", hive=report.hive, url=report.url, version=report.version)
+        if self.membership.hear(report):
+            record = self.membership.members[report.hive].record
+            self._remember(lambda: self._store.put_hive(record))
+        self._observe(report)
+        self.reconcile()
+        wanted = self.documents.heard(report.hive, report.url, report.epoch, report.revision)
+        return HeartbeatAck(fleet=wanted.fleet, epoch=wanted.epoch, revision=wanted.revision)
+
+    def set_drained(self, hive: str, *, drained: bool) -> None:
+        """Drain a hive or end that, or raise RequestError 404."""
+        if hive not in self._views():
+            raise RequestError(404, f"there is no hive {hive!r} in the inventory", code="hive_not_found")
+        record = self.membership.set_drained(hive, drained=drained)
+        self._remember(lambda: self._store.put_hive(record))
+        logs.info("hive drained" if drained else "hive undrained", hive=hive)
+        self.reconcile()
+
+    def reconcile(self) -> None:
+        """Plan anew and carry the plan out."""
+        views = self._views()
+        frozen = self.membership.frozen(views.keys())
+        outcome = plan(
+            Situation(
+                fleet=self.fleet.current,
+                hives=views,
+                existing=tuple(self.assignments.values()),
+                busy=self._busy(),
+                frozen=frozen,
+                settled=self._settled(views),
+            ),
+            self._new_id,
+        )
+        self._say(frozen=frozen, reasons=dict(outcome.reasons), settled=self._settled(views))
+        self._adopt(outcome.assignments)
+        self.publish()
+
+    def publish(self) -> None:
+        """Show routing and the documents what is assigned."""
+        by_hive: dict[str, list[Assignment]] = defaultdict(list)
+        for entry in self.assignments.values():
+            by_hive[entry.hive].append(entry)
+        self.documents.update(self.fleet.current, by_hive)
+        self.roster.show([self._seat(entry) for entry in self.assignments.values()])
+        self.on_change()
+
+    async def run(self) -> None:
+        """Follow the fleet file and the clock until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            before = self.fleet.problem
+            if self.fleet.poll():
+                logs.info("fleet file loaded", models=len(self.fleet.current.models))
+            elif self.fleet.problem and self.fleet.problem != before:
+                logs.error("fleet file refused; the last good one stays in force", why=self.fleet.problem)
+            self.reconcile()
+
+    def _views(self) -> dict[str, HiveView]:
+        declared = {hive.name: hive.labels for hive in self.fleet.current.hives}
+        names: dict[str, dict[str, str]] = declared or {name: {} for name in self.membership.members}
+        return {name: self._view(name, labels) for name, labels in names.items()}
+
+    def _view(self, name: str, labels: dict[str, str]) -> HiveView:
+        member = self.membership.members.get(name)
+        if member is None:
+            return HiveView(name, Presence.UNKNOWN, labels=labels)
+        report = member.report
+        view = HiveView(name, self.membership.presence(name), member.record.drained, labels)
+        if report is None:
+            return view
+        sizes = {model.name: model.size for model in report.models}
+        return replace(view, engines=frozenset(report.engines), devices=report.devices, sizes=sizes)
+
+    def _settled(self, views: dict[str, HiveView]) -> bool:
+        heard = all(view.presence is not Presence.UNKNOWN for view in views.values())
+        return heard or self._clock() - self._started >= SETTLE_SECONDS
+
+    def _busy(self) -> frozenset[str]:
+        reports = {worker: self.report(worker) for worker in self.assignments}
+        return frozenset(
+            worker
+            for worker, report in reports.items()
+            if self.roster.in_flight(worker) or (report is not None and report.in_flight > 0)
+        )
+
+    def _observe(self, report: Heartbeat) -> None:
+        """Note where the hive's workers are and in which state."""
+        seen = {worker.id: worker for worker in report.workers}
+        changed = []
+        for entry in [e for e in self.assignments.values() if e.hive == report.hive]:
+            now = _seen(entry, seen.get(entry.id))
+            if now != entry:
+                self.assignments[entry.id] = now
+                changed.append(now)
+                logs.info("worker", id=entry.id, hive=entry.hive, state=now.observed or "absent")
+        self.unreachable -= {entry.id for entry in self.assignments.values() if entry.hive == report.hive}
+        if changed:
+            self._remember(lambda: self._store.change_assignments(changed, ()))
+
+    def _adopt(self, planned: Sequence[Assignment]) -> None:
+        wanted = {entry.id: entry for entry in planned}
+        put = [entry for entry in planned if self.assignments.get(entry.id) != entry]
+        drop = [worker for worker in self.assignments if worker not in wanted]
+        if not put and not drop:
+            return
+        for entry in put:
+            logs.info("assigned", worker=entry.id, hive=entry.hive, intent=entry.intent)
+        for worker in drop:
+            logs.info("released", worker=worker, hive=self.assignments[worker].hive)
+        self._remember(lambda: self._store.change_assignments(put, drop))
+        self.assignments = wanted
+
+    def _seat(self, entry: Assignment) -> Seat:
+        member = self.membership.members.get(entry.hive)
+        drained = member is not None and member.record.drained
+        usable = entry.observed in _SERVING and entry.port > 0 and not drained and entry.id not in self.unreachable
+        return Seat(entry.id, entry.spec.model, self.url(entry), entry.capacity, usable)
+
+    def _say(self, *, frozen: bool, reasons: dict[str, tuple[str, ...]], settled: bool) -> None:
+        if frozen != self._frozen:
+            logs.warning("rescheduling frozen: too many hives are silent" if frozen else "rescheduling resumed")
+        for model, why in reasons.items():
+            if settled and why != self._said.get(model):
+                self._said[model] = why
+                logs.warning("model lacks workers", model=model, why="; ".join(why))
+        self._frozen, self.reasons = frozen, reasons
+
+    def _remember(self, write: Callable[[], None]) -> None:
+        """Write, or go on from memory and say so: a full disk must not stop answers."""
+        try:
+            write()
+        except StateError as error:
+            if str(error) != self.store_problem:
+                logs.error("state not saved", why=str(error))
+            self.store_problem = str(error)
+        else:
+            self.store_problem = ""
+
+    @property
+    def frozen(self) -> bool:
+        """Say whether rescheduling is frozen."""
+        return self._frozen
+
+
+def _seen(entry: Assignment, report: WorkerReport | None) -> Assignment:
+    if report is None:
+        return replace(entry, observed=None)
+    drifted = report.state is Observed.READY and report.spec != entry.spec.digest()
+    return replace(
+        entry,
+        observed=Observed.DRIFTED if drifted else report.state,
+        address=report.address or entry.address,
+        port=report.port or entry.port,
+        slots=report.slots,
+    )

@@ -1,0 +1,129 @@
+"""The desired documents: built from assignments, numbered when they change, pushed until each hive follows."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import httpx
+import msgspec
+
+from rbee_runtime import logs, protocol
+from rbee_runtime.config import FleetFile
+from rbee_runtime.errors import LinkError
+from rbee_runtime.protocol import Desired, DesiredAck, ModelSpec
+from rbee_runtime.queen.records import Assignment
+
+PUSH_TIMEOUT = httpx.Timeout(5.0, connect=2.0)
+_RETRY_SECONDS = (0.2, 1.0, 5.0)
+"""A hive that starts is back within a second; one that stays away hears from us again with its next heartbeat."""
+
+
+def build(fleet: FleetFile, assignments: Iterable[Assignment], base: Desired) -> Desired:
+    """Return `base` (fleet, epoch, revision) with one hive's workers and the models that they need."""
+    workers = tuple(sorted((entry.spec for entry in assignments), key=lambda spec: spec.id))
+    needed = {spec.model for spec in workers}
+    models = tuple(ModelSpec(name=m.name, source=m.source, files=m.files) for m in fleet.models if m.name in needed)
+    return msgspec.structs.replace(base, workers=workers, models=models)
+
+
+@dataclass
+class _Desk:
+    document: Desired
+    followed: tuple[int, int] = (0, 0)
+    url: str = ""
+    tries: int = 0
+    problem: str = ""
+
+
+class Documents:
+    """One document per hive. `run` is the only task that sends them."""
+
+    def __init__(self, fleet_id: str, epoch: int, client: httpx.AsyncClient) -> None:
+        self._fleet_id = fleet_id
+        self._epoch = epoch
+        self._client = client
+        self._desks: dict[str, _Desk] = {}
+        self._wake = asyncio.Event()
+
+    def update(self, fleet: FleetFile, assignments: Mapping[str, list[Assignment]]) -> None:
+        """Build the documents again and number those that changed."""
+        for hive in {*assignments, *self._desks}:
+            desk = self._desk(hive)
+            built = build(fleet, assignments.get(hive, ()), desk.document)
+            if built != desk.document or built.revision == 0:
+                desk.document = msgspec.structs.replace(built, revision=built.revision + 1)
+                desk.tries = 0
+                self._wake.set()
+
+    def heard(self, hive: str, url: str, epoch: int, revision: int) -> Desired:
+        """Note what a hive says that it follows, send it the document if that is another one, and return it."""
+        desk = self._desk(hive)
+        desk.url, desk.followed, desk.tries = url, (epoch, revision), 0
+        if self._stale(desk):
+            self._wake.set()
+        return desk.document
+
+    def problem(self, hive: str) -> str:
+        """Return why a hive does not follow, or an empty string."""
+        desk = self._desks.get(hive)
+        return "" if desk is None else desk.problem
+
+    def document(self, hive: str) -> Desired:
+        """Return the document of a hive."""
+        return self._desk(hive).document
+
+    async def run(self) -> None:
+        """Send documents until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            due = [hive for hive, desk in self._desks.items() if desk.url and self._stale(desk)]
+            await asyncio.gather(*(self._push(hive) for hive in due))
+
+    def _desk(self, hive: str) -> _Desk:
+        if hive not in self._desks:
+            self._desks[hive] = _Desk(Desired(fleet=self._fleet_id, epoch=self._epoch, revision=0))
+        return self._desks[hive]
+
+    @staticmethod
+    def _stale(desk: _Desk) -> bool:
+        wanted = (desk.document.epoch, desk.document.revision)
+        return desk.document.revision > 0 and desk.followed != wanted
+
+    async def _push(self, hive: str) -> None:
+        desk = self._desks[hive]
+        document = desk.document
+        problem = await self._send(desk, document)
+        if problem and problem != desk.problem:
+            logs.warning("desired not accepted", hive=hive, revision=document.revision, why=problem)
+        desk.problem = problem
+        if not problem:
+            logs.info("desired accepted", hive=hive, revision=document.revision, workers=len(document.workers))
+        elif desk.tries < len(_RETRY_SECONDS):
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS[desk.tries], self._wake.set)
+            desk.tries += 1
+
+    async def _send(self, desk: _Desk, document: Desired) -> str:
+        """Send one document and return what went wrong, or an empty string."""
+        try:
+            async with asyncio.timeout(PUSH_TIMEOUT.read):
+                headers = {"content-type": "application/json"}
+                answer = await self._client.put(
+                    f"{desk.url}/api/v1/desired", content=protocol.encode(document), headers=headers
+                )
+            if answer.status_code != 200:
+                return f"{answer.status_code}: {_sentence(answer)}"
+            ack = msgspec.json.decode(answer.content, type=DesiredAck)
+        except (httpx.HTTPError, LinkError, TimeoutError) as error:
+            return f"cannot reach {desk.url}: {error or type(error).__name__}"
+        except msgspec.DecodeError as error:
+            return f"{desk.url} answered something else than an acknowledgement: {error}"
+        desk.followed = (ack.epoch, ack.revision)
+        return ""
+
+
+def _sentence(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:200]

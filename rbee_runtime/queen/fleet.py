@@ -1,0 +1,88 @@
+"""The fleet file, loaded hot: hosts and models change without a restart, and a bad edit changes nothing."""
+
+import hashlib
+from pathlib import Path
+
+from rbee_runtime import config
+from rbee_runtime.config import FleetFile, FleetModel
+from rbee_runtime.errors import ConfigError, ReferenceFormError
+from rbee_runtime.models.references import check_name, parse_source
+from rbee_runtime.queen.store import Store
+
+_LAST_GOOD = "fleet_file"
+
+Stamp = tuple[int, int, int]
+
+
+def read(path: Path) -> FleetFile:
+    """Return the validated file or raise ConfigError."""
+    return check(config.load(path, FleetFile), where=str(path))
+
+
+def check(fleet: FleetFile, *, where: str) -> FleetFile:
+    """Return `fleet` if its names are of the known forms and unique, else raise ConfigError."""
+    for kind, names in (("hive", [hive.name for hive in fleet.hives]), ("model", [m.name for m in fleet.models])):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"{where}: {kind} {twice!r} is declared twice")
+    for model in fleet.models:
+        try:
+            check_name(model.name)
+            parse_source(model.source)
+        except ReferenceFormError as error:
+            raise ConfigError(f"{where}: {error}") from error
+    return fleet
+
+
+def content(model: FleetModel) -> str:
+    """Return what identifies a model's bytes (16 hex digits)."""
+    parts = [file.sha256 for file in model.files] or [model.source]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+class FleetSource:
+    """Follows one fleet file. `current` is the last good one; `problem` says what is wrong with the file now."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self._path = path
+        self._store = store
+        self._stamp = self._look()
+        self.problem = ""
+        self.current = self._first()
+
+    def poll(self) -> bool:
+        """Load the file again if it changed; say whether `current` is another one now."""
+        stamp = self._look()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            fleet = read(self._path)
+        except ConfigError as error:
+            self.problem = str(error)
+            return False
+        self.problem = ""
+        changed = fleet != self.current
+        self.current = fleet
+        if changed:
+            self._store.put_meta(_LAST_GOOD, fleet.model_dump_json())
+        return changed
+
+    def _first(self) -> FleetFile:
+        try:
+            fleet = read(self._path)
+        except ConfigError as error:
+            remembered = self._store.meta(_LAST_GOOD)
+            if remembered is None:
+                raise
+            self.problem = str(error)
+            return FleetFile.model_validate_json(remembered)
+        self._store.put_meta(_LAST_GOOD, fleet.model_dump_json())
+        return fleet
+
+    def _look(self) -> Stamp:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return (0, 0, 0)
+        return (found.st_mtime_ns, found.st_ino, found.st_size)

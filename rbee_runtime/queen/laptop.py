@@ -1,0 +1,116 @@
+"""The queen without a fleet: loopback, a kept token, a hive in the same process, everything under the user's folder."""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from rbee_runtime import durable
+from rbee_runtime.config import FleetFile, FleetHive, FleetModel, HiveConfig, QueenConfig, Section
+from rbee_runtime.errors import ConfigError, ReferenceFormError
+from rbee_runtime.models.references import Scheme, check_name, parse_source
+from rbee_runtime.queen import fleet
+from rbee_runtime.queen.keys import Keys
+from rbee_runtime.queen.records import Scope
+
+HIVE_NAME = "local"
+LOOPBACK = "127.0.0.1"
+TOKEN_FILE = "link-token"  # noqa: S105 - the name of the file
+KEY_FILE = "api-key"
+_LOAD_WAIT = 600.0
+"""A laptop reads a big model slowly, and nobody else waits."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Files of a laptop's queen."""
+
+    queen_file: Path
+    hive_file: Path
+    config: QueenConfig
+
+
+def prepare(root: Path, engines_dir: Path, port: int, models: list[str]) -> Setup:
+    """Write the settings of queen, hive and fleet under `root` and return where they are, or raise ConfigError."""
+    declared = FleetFile(hives=(FleetHive(name=HIVE_NAME),), models=tuple(parse_model(text) for text in models))
+    fleet.check(declared, where="--model")
+    state = root / "queen"
+    config = QueenConfig(
+        address=LOOPBACK,
+        port=port,
+        link_port=port + 1 if port else 0,
+        state_dir=state,
+        run_dir=root / "run" / "queen",
+        fleet_file=state / "fleet.yaml",
+    )
+    hive = HiveConfig(
+        name=HIVE_NAME,
+        address=LOOPBACK,
+        port=0,
+        advertise=LOOPBACK,
+        state_dir=root / "hive",
+        run_dir=root / "run" / "hive",
+        models_dir=root / "models",
+        engines_dir=engines_dir,
+        launcher="process",
+    )
+    setup = Setup(state / "queen.yaml", state / "hive.yaml", config)
+    for path, section in ((setup.queen_file, config), (setup.hive_file, hive), (config.fleet_file, declared)):
+        durable.write(path, _yaml(section))
+    return setup
+
+
+def parse_model(text: str) -> FleetModel:
+    """Return the model of one `--model NAME=SOURCE` or raise ConfigError."""
+    name, separator, written = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--model {text!r} has no source: write --model NAME=file:/absolute/path.gguf")
+    try:
+        source = parse_source(written)
+        check_name(name)
+    except ReferenceFormError as error:
+        raise ConfigError(f"--model {text!r}: {error}") from error
+    if source.scheme is Scheme.FILE and not Path(source.rest).is_file():
+        raise ConfigError(f"--model {text!r}: there is no file {source.rest}")
+    engine = "fake" if source.scheme is Scheme.FAKE else "llama-cpp"
+    return FleetModel(name=name, source=written, engine=engine, each_host=True, load_wait=_LOAD_WAIT)
+
+
+def token(state_dir: Path) -> str:
+    """Return the token of this state directory; made once, so that a later queen can still call running workers."""
+    path = state_dir / TOKEN_FILE
+    if not path.exists():
+        durable.write(path, secrets.token_urlsafe(32).encode())
+    return path.read_text(encoding="ascii").strip()
+
+
+def first_key(keys: Keys, state_dir: Path) -> str:
+    """Return a new key and keep it in a file (0600) if there is none at all yet, else an empty string."""
+    if keys.active():
+        return ""
+    _, key = keys.create("laptop", (Scope.INFER, Scope.ADMIN))
+    durable.write(state_dir / KEY_FILE, f"{key}\n".encode())
+    return key
+
+
+def banner(port: int, key: str, state_dir: Path, models: list[str]) -> str:
+    """Return what a person sees when the queen is up."""
+    url = f"http://{LOOPBACK}:{port}/v1"
+    shown = key or f"$(cat {state_dir / KEY_FILE})"
+    model = models[0] if models else "MODEL"
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    lines = [
+        f"OpenAI-compatible endpoint: {url}",
+        f"API key: {key} (kept in {state_dir / KEY_FILE})" if key else f"API key: in {state_dir / KEY_FILE}",
+        "Try it:",
+        f'  curl {url}/chat/completions -H "Authorization: Bearer {shown}" \\',
+        f"    -H 'Content-Type: application/json' -d '{body}'",
+        "Ctrl-C ends it with its workers.",
+    ]
+    return "\n".join(lines)
+
+
+def _yaml(section: Section) -> bytes:
+    values = section.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(values, sort_keys=False).encode()

@@ -1,0 +1,85 @@
+"""The link listener: heartbeats of hives, each only under the name in its certificate."""
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from rbee_runtime import protocol
+from rbee_runtime.errors import RequestError
+from rbee_runtime.link import Identity, Link, Role
+from rbee_runtime.protocol import Heartbeat
+from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.status import Status
+from rbee_runtime.server import PEER, RoleGate, RoutePolicy
+
+_PREFIX, _SUFFIX = "/api/v1/hives/", "/heartbeat"
+_MAX_BYTES = 4 * 1024 * 1024
+"""A hive with a hundred workers and models reports some tens of KiB."""
+
+POLICIES = (
+    RoutePolicy(_PREFIX, frozenset({Role.HIVE})),
+    RoutePolicy("/health", None),
+)
+
+
+def build(controller: Controller, link: Link, status: Status) -> RoleGate:
+    """Return the application of the link listener."""
+    return RoleGate(LinkApp(controller, status), link=link, policies=POLICIES)
+
+
+class LinkApp:
+    """Takes heartbeats."""
+
+    def __init__(self, controller: Controller, status: Status) -> None:
+        self._controller = controller
+        self._status = status
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        try:
+            answer = await self._answer(Request(scope, receive))
+        except RequestError as error:
+            answer = _json(error.status, error.body())
+        except ClientDisconnect:
+            return
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        path = request.url.path
+        if path == "/health":
+            return _json(200, self._status.health())
+        name = path.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+        if path != f"{_PREFIX}{name}{_SUFFIX}" or request.method != "POST":
+            raise RequestError(404, f"there is no route {request.method} {path[:100]} on the link listener")
+        if self._status.draining:
+            raise RequestError(503, "this queen is leaving; the next one answers", kind="server_error", retry_after=1)
+        heartbeat = await _read(request)
+        _check_names(name, heartbeat, request.scope.get(PEER))
+        return Response(protocol.encode(self._controller.heartbeat(heartbeat)), media_type="application/json")
+
+
+def _json(status: int, body: object) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+async def _read(request: Request) -> Heartbeat:
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > _MAX_BYTES:
+            raise RequestError(413, f"a heartbeat has at most {_MAX_BYTES} bytes")
+    try:
+        return msgspec.json.decode(data, type=Heartbeat)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(400, f"this is not a heartbeat: {error}") from None
+
+
+def _check_names(name: str, heartbeat: Heartbeat, peer: Identity | None) -> None:
+    if heartbeat.hive != name:
+        raise RequestError(400, f"the heartbeat of {heartbeat.hive[:64]!r} came under the name {name[:64]!r}")
+    if peer is not None and peer.name != name:
+        message = f"the certificate of {peer.name!r} may not speak for hive {name[:64]!r}"
+        raise RequestError(403, message, kind="permission_error")

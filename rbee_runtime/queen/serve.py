@@ -1,0 +1,125 @@
+"""The serving child: everything that answers, on sockets that its supervisor owns."""
+
+import argparse
+import os
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from rbee_runtime import __version__, config, durable, logs, ports
+from rbee_runtime.config import HiveConfig, QueenConfig, TlsFiles
+from rbee_runtime.errors import ConfigError, RbeeError, StateError
+from rbee_runtime.link import Link, Role
+from rbee_runtime.queen import laptop
+from rbee_runtime.queen.main import load
+from rbee_runtime.queen.serving import Serving
+from rbee_runtime.queen.store import Store
+
+LOCK_WAIT_SECONDS = 5.0
+"""An older child that drains has let go within milliseconds; one that does not is another queen."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until the supervisor ends, then finish what is open; exit 1 with one sentence if it cannot start."""
+    options = _parser().parse_args(argv)
+    logs.capture_libraries()
+    # Ctrl-C reaches the whole group of processes; the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        settings = load(options.config)
+        hive = config.load(options.hive, HiveConfig) if options.hive is not None else None
+        uvloop.run(_serve(options, settings, hive))
+    except RbeeError as error:
+        sys.exit(f"rbee-queen: {error}")
+
+
+async def _serve(options: argparse.Namespace, settings: QueenConfig, hive: HiveConfig | None) -> None:
+    store = Store(settings.state_dir, lock_wait=LOCK_WAIT_SECONDS)
+    try:
+        digest = _digest(options.config)
+        serving = Serving(settings, store, link_of(settings), digest=digest)
+        listeners = [_listener(options.client_fd), _listener(options.link_fd)]
+        _guard(options.control_fd)
+        control = socket.socket(fileno=options.control_fd)
+        tls = client_context(settings.client_tls)
+        await serving.run(
+            listeners[0], listeners[1], control, tls=tls, hive=hive, on_ready=lambda: _write_running(settings, digest)
+        )
+    finally:
+        store.close()
+
+
+def link_of(settings: QueenConfig) -> Link:
+    """Return the queen's credentials: certificates of a fleet or a laptop's token."""
+    if settings.link_dir is not None:
+        return Link(Role.QUEEN, settings.fleet, settings.link_dir)
+    return Link(Role.QUEEN, settings.fleet, token=laptop.token(settings.state_dir))
+
+
+def client_context(files: TlsFiles | None) -> ssl.SSLContext | None:
+    """Return the TLS context of the client endpoint, None for plain HTTP, or raise ConfigError."""
+    if files is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(files.certificate, files.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"cannot use client_tls {files.certificate} with {files.key}: {error}; both must be PEM and belong together"
+        ) from error
+    return context
+
+
+def _listener(descriptor: int) -> socket.socket:
+    _guard(descriptor)
+    listener = socket.socket(fileno=descriptor)
+    listener.setblocking(False)
+    return listener
+
+
+def _guard(descriptor: int) -> None:
+    """Keep a descriptor away from processes that this one starts."""
+    os.set_inheritable(descriptor, False)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return path.with_suffix(".digest").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _write_running(settings: QueenConfig, digest: str) -> None:
+    """Say what really runs; a run directory that cannot be written costs that file only."""
+    facts = {
+        "digest": digest,
+        "release": Path(sys.prefix).resolve().name,
+        "pid": os.getppid(),
+        "version": __version__,
+        "started_unix": int(time.time()),
+    }
+    try:
+        durable.write(settings.run_dir / ports.RUNNING_FILE, msgspec.json.encode(facts), mode=0o644)
+    except StateError as error:
+        logs.warning("running file not written", why=error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rbee-queen (serving)")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--hive", type=Path)
+    for name in ("client", "link", "control"):
+        parser.add_argument(f"--{name}-fd", type=int, required=True)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

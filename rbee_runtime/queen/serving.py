@@ -1,0 +1,233 @@
+"""One life of a serving queen: start every part, serve, let go, finish."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from rbee_runtime import logs
+from rbee_runtime.config import HiveConfig, QueenConfig
+from rbee_runtime.errors import RbeeError
+from rbee_runtime.gateway.relay import POOL, Relay, pool_timeout
+from rbee_runtime.gateway.seam import Limits
+from rbee_runtime.link import Link, Role
+from rbee_runtime.queen import admin, laptop, link_app
+from rbee_runtime.queen.app import ClientApp
+from rbee_runtime.queen.control import LineReader, Order, Word
+from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.desired import PUSH_TIMEOUT, Documents
+from rbee_runtime.queen.fleet import FleetSource
+from rbee_runtime.queen.keys import Keys
+from rbee_runtime.queen.lines import Lines
+from rbee_runtime.queen.probes import Probes
+from rbee_runtime.queen.status import Phase, Status
+from rbee_runtime.queen.store import Store
+from rbee_runtime.server import HttpServer
+
+if TYPE_CHECKING:
+    from rbee_runtime.hive.attached import AttachedHive
+
+GRACE_SECONDS = 2.0
+"""While it leaves, idle connections stay open for a moment and their next answer says `connection: close`: a client
+that sends just then is answered instead of cut off."""
+
+_POLL_SECONDS = 0.05
+LINK_DRAIN_SECONDS = 1.0
+_CUT_SECONDS = 5.0
+"""How long a cut answer may take to reach its client."""
+
+
+class Serving:
+    """The parts of one queen, from an open store to the last byte."""
+
+    def __init__(self, settings: QueenConfig, store: Store, link: Link, *, digest: str) -> None:
+        self._settings = settings
+        self._store = store
+        self._link = link
+        self._status = Status(store.start_epoch(settings.fleet), digest)
+        limits = Limits()
+        self._to_workers = link.client(timeout=pool_timeout(limits), peer=Role.WORKER, limits=POOL)
+        self._to_hives = link.client(timeout=PUSH_TIMEOUT, peer=Role.HIVE)
+        self.keys = Keys(store)
+        if settings.bootstrap_key_file is not None and self.keys.import_bootstrap(settings.bootstrap_key_file):
+            logs.info("bootstrap key imported")
+        self._documents = Documents(settings.fleet, self._status.epoch, self._to_hives)
+        self.controller = Controller(
+            store=store,
+            fleet=FleetSource(settings.fleet_file, store),
+            keys=self.keys,
+            documents=self._documents,
+            scheme=link.scheme,
+            clock=time.monotonic,
+        )
+        self._lines = Lines(
+            self.controller, self.controller.roster, queue_wait=settings.queue_wait_seconds, clock=time.monotonic
+        )
+        self.controller.on_change = self._lines.changed
+        self.controller.waiting = self._lines.waiting
+        self._relay = Relay(self._lines, self._to_workers, limits=limits)
+        self._owners: list[asyncio.Task[None]] = []
+        self._hive: AttachedHive | None = None
+
+    async def run(
+        self,
+        client: socket.socket,
+        link: socket.socket,
+        control: socket.socket,
+        *,
+        tls: ssl.SSLContext | None,
+        hive: HiveConfig | None,
+        on_ready: Callable[[], None],
+    ) -> None:
+        """Serve until the supervisor orders otherwise or is gone."""
+        app = ClientApp(self.controller, self._relay, admin.build(self.controller), self._status)
+        patience = self._settings.drain_seconds + _CUT_SECONDS
+        clients = HttpServer(app, tls=tls, drain_seconds=patience)
+        links = HttpServer(
+            link_app.build(self.controller, self._link, self._status),
+            tls=self._link.server_context(),
+            drain_seconds=LINK_DRAIN_SECONDS,
+        )
+        port, link_port = client.getsockname()[1], link.getsockname()[1]
+        serving = {
+            asyncio.create_task(clients.serve(sockets=[client])),
+            asyncio.create_task(links.serve(sockets=[link])),
+        }
+        self._owners = [asyncio.create_task(part.run()) for part in self._parts()]
+        commands = _Commands(control)
+        order = asyncio.create_task(commands.next())
+        try:
+            await _first(asyncio.create_task(_both_started(clients, links)), [*serving, *self._owners])
+            await self._start_hive(hive, port, link_port)
+            self._status.phase = Phase.READY
+            on_ready()
+            logs.info("serving", port=port, link_port=link_port, epoch=self._status.epoch)
+            commands.say(Word.READY)
+            await _first(order, [*serving, *self._owners])
+            await self._let_go(order.result(), clients, links)
+            commands.say(Word.RELEASED)
+            await self._finish(order.result(), clients)
+            await asyncio.gather(*serving)
+        finally:
+            await self._close([*serving, *self._owners, order])
+
+    def _parts(self) -> tuple[Controller, Documents, Lines, Probes]:
+        return self.controller, self._documents, self._lines, Probes(self.controller, self._to_workers)
+
+    async def _start_hive(self, settings: HiveConfig | None, port: int, link_port: int) -> None:
+        if settings is None:
+            return
+        # A queen of a fleet never needs this code.
+        from rbee_runtime.hive import attached  # noqa: PLC0415 - see above
+
+        local = settings.model_copy(update={"queen_url": f"http://{laptop.LOOPBACK}:{link_port}"})
+        link = Link(Role.HIVE, self._link.fleet, token=self._link.token)
+        self._hive = await attached.start(local, link)
+        key = laptop.first_key(self.keys, self._settings.state_dir)
+        models = [model.name for model in self.controller.fleet.current.models]
+        print(laptop.banner(port, key, self._settings.state_dir, models), flush=True)  # noqa: T201 - for a person
+
+    async def _let_go(self, order: Order, clients: HttpServer, links: HttpServer) -> None:
+        """Stop accepting and hand sockets and state to whoever comes next."""
+        logs.info("leaving", order=order, open=self._relay.open)
+        self._status.phase = Phase.DRAINING
+        for server in clients.servers:
+            server.close()
+        links.should_exit = True
+        lines = self._owners[2]
+        for task in self._owners:
+            if task is not lines:
+                await _cancel(task)
+        if order is Order.STOP:
+            self._relay.cut()
+        if self._hive is not None:
+            await self._hive.stop(stop_workers=order is Order.STOP)
+        self._store.close()
+
+    async def _finish(self, order: Order, clients: HttpServer) -> None:
+        """Let open answers end, for a bounded time."""
+        loop = asyncio.get_running_loop()
+        last = loop.time() + self._settings.drain_seconds
+        grace = 0.0 if order is Order.STOP else min(GRACE_SECONDS, self._settings.drain_seconds)
+        for _ in range(round(grace / _POLL_SECONDS)):
+            if not clients.server_state.connections:
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+        clients.should_exit = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(last):
+                await self._relay.wait_idle()
+        self._relay.cut()
+
+    async def _close(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            await _cancel(task)
+        await self._to_workers.aclose()
+        await self._to_hives.aclose()
+
+
+class _Commands:
+    """The supervisor's end of the control channel."""
+
+    def __init__(self, control: socket.socket) -> None:
+        control.setblocking(False)
+        self._control = control
+        self._reader = LineReader()
+        self._asked = asyncio.Event()
+        # systemd's KillMode=process never signals us; a person who does means: leave.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._asked.set)
+
+    async def next(self) -> Order:
+        """Return the supervisor's order; its end, by whatever cause, is an order to drain."""
+        reading = asyncio.create_task(self._read())
+        asked = asyncio.create_task(self._asked.wait())
+        try:
+            await asyncio.wait({reading, asked}, return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading.done() else Order.DRAIN
+        finally:
+            await _cancel(reading)
+            await _cancel(asked)
+
+    async def _read(self) -> Order:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data = await loop.sock_recv(self._control, 4096)
+            except OSError:
+                data = b""
+            if not data:
+                logs.warning("supervisor gone", pid=os.getppid())
+                return Order.DRAIN
+            for line in self._reader.feed(data):
+                return Order(line)
+
+    def say(self, word: Word) -> None:
+        """Tell the supervisor, if it is still there."""
+        with contextlib.suppress(OSError):
+            self._control.send(f"{word}\n".encode())
+
+
+async def _both_started(clients: HttpServer, links: HttpServer) -> None:
+    await clients.wait_started()
+    await links.wait_started()
+
+
+async def _first(awaited: asyncio.Task[Any], others: Iterable[asyncio.Task[Any]]) -> None:
+    """Return when `awaited` is done; raise if it, or a part that should never end, failed before."""
+    parts = set(others)
+    await asyncio.wait({awaited, *parts}, return_when=asyncio.FIRST_COMPLETED)
+    for task in parts:
+        if task.done():
+            task.result()
+            raise RbeeError("a part of the queen ended by itself; see the log lines before this one")
+    awaited.result()
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait({task})

@@ -1,0 +1,222 @@
+"""The queen's memory: one SQLite file, one writer connection, one process at a time."""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from rbee_runtime.errors import StateError
+from rbee_runtime.protocol import WorkerSpec
+from rbee_runtime.queen.records import Assignment, HiveRecord, KeyRecord, Scope
+from rbee_runtime.states import Intent, Observed
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, scopes TEXT NOT NULL, models TEXT NOT NULL,
+    created INTEGER NOT NULL, revoked INTEGER NOT NULL
+) STRICT;
+CREATE TABLE hives (name TEXT PRIMARY KEY, url TEXT NOT NULL, drained INTEGER NOT NULL) STRICT;
+CREATE TABLE assignments (
+    id TEXT PRIMARY KEY, hive TEXT NOT NULL REFERENCES hives (name), model TEXT NOT NULL, spec TEXT NOT NULL,
+    content TEXT NOT NULL, intent TEXT NOT NULL, address TEXT NOT NULL, port INTEGER NOT NULL,
+    observed TEXT NOT NULL, slots INTEGER NOT NULL
+) STRICT;
+"""
+_LOCK_POLL_SECONDS = 0.02
+
+
+class Store:
+    """An open state directory; holds its lock until `close`."""
+
+    def __init__(self, directory: Path, *, lock_wait: float = 0.0, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._path = directory / "queen.db"
+        self._lock = _lock(directory, lock_wait, sleep)
+        try:
+            self._db = _open(self._path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def close(self) -> None:
+        """Close the file and let another queen have it."""
+        if self._lock < 0:
+            return
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+        os.close(self._lock)
+        self._lock = -1
+
+    def start_epoch(self, fleet: str) -> int:
+        """Raise and return the epoch, or raise StateError if the directory belongs to another fleet."""
+        known = self.meta("fleet")
+        if known is not None and known != fleet:
+            raise StateError(
+                f"{self._path} belongs to fleet {known!r}, not {fleet!r}; set the old name or move the file away"
+            )
+        with self._write() as db:
+            _put_meta(db, "fleet", fleet)
+            epoch = int(self.meta("epoch") or 0) + 1
+            _put_meta(db, "epoch", str(epoch))
+        return epoch
+
+    def meta(self, name: str) -> str | None:
+        """Return a remembered value."""
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def put_meta(self, name: str, value: str) -> None:
+        """Remember a value."""
+        with self._write() as db:
+            _put_meta(db, name, value)
+
+    def all_keys(self) -> list[KeyRecord]:
+        """Return every key, revoked ones included."""
+        rows = self._db.execute("SELECT id, name, digest, scopes, models, created, revoked FROM keys ORDER BY created")
+        return [_key(row) for row in rows]
+
+    def put_key(self, key: KeyRecord) -> None:
+        """Add or replace a key."""
+        row = (key.id, key.name, key.digest, _json(sorted(key.scopes)), _json(key.models), key.created, key.revoked)
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def hives(self) -> list[HiveRecord]:
+        """Return every hive ever heard of or drained."""
+        rows = self._db.execute("SELECT name, url, drained FROM hives ORDER BY name")
+        return [HiveRecord(name, url, bool(drained)) for name, url, drained in rows]
+
+    def put_hive(self, hive: HiveRecord) -> None:
+        """Add or replace a hive."""
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO hives VALUES (?, ?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET url = excluded.url, drained = excluded.drained",
+                (hive.name, hive.url, int(hive.drained)),
+            )
+
+    def assignments(self) -> list[Assignment]:
+        """Return every assignment, oldest first."""
+        rows = self._db.execute(
+            "SELECT spec, hive, content, intent, address, port, observed, slots FROM assignments ORDER BY rowid"
+        )
+        return [_assignment(row) for row in rows]
+
+    def change_assignments(self, put: Iterable[Assignment], drop: Iterable[str]) -> None:
+        """Add or update some assignments and forget others, all of it or nothing."""
+        with self._write() as db:
+            db.executemany("DELETE FROM assignments WHERE id = ?", [(worker,) for worker in drop])
+            for entry in put:
+                db.execute("INSERT OR IGNORE INTO hives VALUES (?, '', 0)", (entry.hive,))
+                db.execute(
+                    "INSERT INTO assignments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                    "spec = excluded.spec, content = excluded.content, intent = excluded.intent, "
+                    "address = excluded.address, port = excluded.port, observed = excluded.observed, "
+                    "slots = excluded.slots WHERE hive = excluded.hive",
+                    _assignment_row(entry),
+                )
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(f"cannot write {self._path}: {error}; check its owner and the free space there") from error
+
+
+def _lock(directory: Path, wait: float, sleep: Callable[[float], None]) -> int:
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(directory / "queen.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(f"cannot use {directory}: {error.strerror}; it must belong to the queen's user") from error
+    for _ in range(int(wait / _LOCK_POLL_SECONDS) + 1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        sleep(_LOCK_POLL_SECONDS)
+    os.close(handle)
+    raise StateError(
+        f"another queen uses {directory}; stop it first (`systemctl stop rbee-queen`, or Ctrl-C where it runs)"
+    )
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        path.touch(mode=0o600, exist_ok=True)
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        _prepare(db, path)
+    except (OSError, sqlite3.Error) as error:
+        raise StateError(f"cannot use {path}: {error}; restore it from a backup or move it away") from error
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("PRAGMA busy_timeout = 5000")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
+    verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise StateError(f"{path} is damaged ({verdict}); restore it from a backup or move it away")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise StateError(
+            f"{path} was written by a newer rbee (schema {version}, this one knows {SCHEMA_VERSION}); "
+            "install that release again or restore the backup from before the upgrade"
+        )
+    if version == 0:
+        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
+def _put_meta(db: sqlite3.Connection, name: str, value: str) -> None:
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _key(row: tuple[str, str, str, str, str, int, int]) -> KeyRecord:
+    key_id, name, digest, scopes, models, created, revoked = row
+    return KeyRecord(
+        id=key_id,
+        name=name,
+        digest=digest,
+        scopes=frozenset(msgspec.json.decode(scopes, type=list[Scope])),
+        models=msgspec.json.decode(models, type=tuple[str, ...]),
+        created=created,
+        revoked=revoked,
+    )
+
+
+def _assignment(row: tuple[str, str, str, str, str, int, str, int]) -> Assignment:
+    spec, hive, content, intent, address, port, observed, slots = row
+    return Assignment(
+        spec=msgspec.json.decode(spec, type=WorkerSpec),
+        hive=hive,
+        content=content,
+        intent=Intent(intent),
+        address=address,
+        port=port,
+        observed=Observed(observed) if observed else None,
+        slots=slots,
+    )
+
+
+def _assignment_row(entry: Assignment) -> tuple[str | int, ...]:
+    spec = _json(entry.spec)
+    seen = (entry.address, entry.port, str(entry.observed or ""), entry.slots)
+    return (entry.id, entry.hive, entry.spec.model, spec, entry.content, str(entry.intent), *seen)

@@ -1,0 +1,180 @@
+"""What people see of the fleet: typed answers of the admin API and of `/v1/models`."""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel
+
+from rbee_runtime.protocol import to_builtins
+from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.keys import may_use
+from rbee_runtime.queen.membership import Member, Presence
+from rbee_runtime.queen.records import Assignment, KeyRecord, Scope
+from rbee_runtime.states import Intent, Observed
+
+
+class ModelState(StrEnum):
+    """What a client can expect of a model now."""
+
+    READY = "ready"
+    LOADING = "loading"
+    UNAVAILABLE = "unavailable"
+
+
+class HiveAnswer(BaseModel):
+    """One hive. `heard` is seconds since its last heartbeat, None before the first; memory in bytes."""
+
+    name: str
+    state: Presence
+    drained: bool
+    url: str = ""
+    version: str = ""
+    heard: float | None = None
+    engines: list[str] = []
+    devices: list[dict[str, Any]] = []
+    models: list[str] = []
+    workers: int = 0
+    follows: bool = False
+    detail: str = ""
+
+
+class WorkerAnswer(BaseModel):
+    """One worker: what is wanted and what is seen. `in_flight` counts this queen's requests."""
+
+    id: str
+    model: str
+    hive: str
+    intent: Intent
+    state: Observed | None
+    url: str
+    context: int
+    slots: int
+    in_flight: int
+    restarts: int = 0
+    last_exit: str = ""
+    detail: str = ""
+
+
+class ModelAnswer(BaseModel):
+    """One declared model. `missing` says per hive why it has fewer workers than wanted."""
+
+    name: str
+    source: str
+    engine: str
+    state: ModelState
+    ready: int
+    workers: int
+    waiting: int = 0
+    missing: list[str] = []
+
+
+class KeyAnswer(BaseModel):
+    """One client key, without its secret; `created` in Unix seconds."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    models: list[str]
+    created: int
+
+
+def hives(controller: Controller) -> list[HiveAnswer]:
+    """Return declared hives and those that speak without being declared."""
+    members = controller.membership.members
+    names = dict.fromkeys([hive.name for hive in controller.fleet.current.hives] + sorted(members))
+    return [_hive(controller, name, members.get(name)) for name in names]
+
+
+def workers(controller: Controller) -> list[WorkerAnswer]:
+    """Return every assignment."""
+    return [_worker(controller, entry) for entry in controller.assignments.values()]
+
+
+def models(controller: Controller) -> list[ModelAnswer]:
+    """Return every declared model."""
+    return [_model(controller, name) for name in (model.name for model in controller.fleet.current.models)]
+
+
+def openai_models(controller: Controller, key: KeyRecord) -> dict[str, Any]:
+    """Return the list of `GET /v1/models` for one key."""
+    names = [model.name for model in controller.fleet.current.models if may_use(key, model.name)]
+    rows = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "rbee", "state": _state(controller, name)}
+        for name in names
+    ]
+    return {"object": "list", "data": rows}
+
+
+def _state(controller: Controller, model: str) -> ModelState:
+    if any(seat.usable for seat in controller.seats(model)):
+        return ModelState.READY
+    return ModelState.UNAVAILABLE if controller.hopeless(model) else ModelState.LOADING
+
+
+def _hive(controller: Controller, name: str, member: Member | None) -> HiveAnswer:
+    count = sum(entry.hive == name for entry in controller.assignments.values())
+    if member is None:
+        return HiveAnswer(name=name, state=Presence.UNKNOWN, drained=False, workers=count)
+    base = HiveAnswer(
+        name=name,
+        state=controller.membership.presence(name),
+        drained=member.record.drained,
+        url=member.record.url,
+        workers=count,
+        detail=_detail(controller, name),
+    )
+    report = member.report
+    if report is None:
+        return base
+    wanted = controller.documents.document(name)
+    return base.model_copy(
+        update={
+            "version": report.version,
+            "heard": round(controller.membership.clock() - member.heard, 3),
+            "engines": list(report.engines),
+            "devices": [to_builtins(device) for device in report.devices],
+            "models": [model.name for model in report.models],
+            "follows": (report.epoch, report.revision) == (wanted.epoch, wanted.revision),
+        }
+    )
+
+
+def _detail(controller: Controller, name: str) -> str:
+    declared = [hive.name for hive in controller.fleet.current.hives]
+    if declared and name not in declared:
+        return "not in the inventory: nothing is placed here"
+    return controller.documents.problem(name)
+
+
+def _worker(controller: Controller, entry: Assignment) -> WorkerAnswer:
+    report = controller.report(entry.id)
+    answer = WorkerAnswer(
+        id=entry.id,
+        model=entry.spec.model,
+        hive=entry.hive,
+        intent=entry.intent,
+        state=entry.observed,
+        url=f"{entry.address}:{entry.port}" if entry.port else "",
+        context=entry.spec.context,
+        slots=entry.capacity,
+        in_flight=controller.roster.in_flight(entry.id),
+    )
+    if report is None:
+        return answer
+    extra = {"restarts": report.restarts, "last_exit": str(report.last_exit or ""), "detail": report.detail}
+    return answer.model_copy(update=extra)
+
+
+def _model(controller: Controller, name: str) -> ModelAnswer:
+    declared = next(model for model in controller.fleet.current.models if model.name == name)
+    seats = controller.seats(name)
+    return ModelAnswer(
+        name=name,
+        source=declared.source,
+        engine=declared.engine,
+        state=_state(controller, name),
+        ready=sum(seat.usable for seat in seats),
+        workers=len(seats),
+        waiting=controller.waiting(name),
+        missing=list(controller.reasons.get(name, ())),
+    )

@@ -1,0 +1,92 @@
+"""A relay on a real socket, with a gate that hands out the given workers in order."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import httpx
+from starlette.types import Receive, Scope, Send
+
+from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway.relay import Outcome, Relay
+from rbee_runtime.gateway.seam import Ask, Limits
+from rbee_runtime.server import HttpServer, bind
+
+FAST = Limits(body_seconds=0.5, connect=0.5, first_byte=1.0, idle=0.5, stall=0.5, pings=0.1)
+STREAM = {"model": "m", "stream": True}
+PLAIN = {"model": "m"}
+
+
+def limits(**changes: float) -> Limits:
+    return replace(FAST, **changes)  # type: ignore[arg-type]
+
+
+@dataclass
+class Slot:
+    worker: str
+    url: str
+    gate: "Gate"
+
+    def settle(self, *, answered: bool) -> None:
+        self.gate.settled.append((self.worker, answered))
+
+    def release(self) -> None:
+        self.gate.released.append(self.worker)
+
+
+@dataclass
+class Gate:
+    urls: list[str]
+    delay: float = 0.0
+    refusal: RequestError | None = None
+    budget: int = 100
+    settled: list[tuple[str, bool]] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+
+    async def lease(self, ask: Ask) -> Slot:
+        await asyncio.sleep(self.delay)
+        if self.refusal is not None:
+            raise self.refusal
+        for url in self.urls:
+            if url not in ask.tried:
+                return Slot(url, url, self)
+        raise RequestError(503, "nobody left", retry_after=9)
+
+    def may_retry(self) -> bool:
+        self.budget -= 1
+        return self.budget >= 0
+
+
+@dataclass
+class Gateway:
+    url: str
+    gate: Gate
+    relay: Relay
+    client: httpx.AsyncClient
+    outcomes: list[Outcome]
+
+    async def post(self, body: object) -> httpx.Response:
+        return await self.client.post(self.url, json=body)
+
+
+@asynccontextmanager
+async def gateway(gate: Gate, bounds: Limits = FAST) -> AsyncIterator[Gateway]:
+    async with httpx.AsyncClient(timeout=httpx.Timeout(None, connect=bounds.connect)) as upstream:
+        relay = Relay(gate, upstream, limits=bounds)
+        outcomes: list[Outcome] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            outcomes.append(await relay.serve(scope, receive, send, key="k", request_id="r"))
+
+        server = HttpServer(app, tls=None, drain_seconds=1)
+        listener = bind("127.0.0.1", 0)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.wait_started()
+        try:
+            async with httpx.AsyncClient(timeout=10) as client:
+                yield Gateway(url, gate, relay, client, outcomes)
+        finally:
+            server.should_exit = True
+            await serving

@@ -1,0 +1,127 @@
+"""`rbee-queen --attached-hive`: the whole product in one command, on loopback, without root."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rbee_runtime.errors import ConfigError
+from rbee_runtime.queen import laptop
+from tests.unit.queen.units import PATIENCE, ROOT, alive, wait_until
+
+
+def two_free_ports() -> int:
+    """Return a port that is free together with the next one."""
+    while True:
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError, OverflowError):
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            second.bind(("127.0.0.1", port + 1))
+            return port
+
+
+class Queen:
+    """One run of the command; `banner` is what it printed until it was up."""
+
+    def __init__(self, root: Path, port: int) -> None:
+        command = [sys.executable, "-m", "rbee_runtime.queen.main", "--attached-hive", "--model", "m=fake:tokens=3"]
+        self.process = subprocess.Popen(
+            [*command, "--port", str(port), "--state-dir", str(root)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.banner = ""
+        for line in self.process.stdout:
+            self.banner += line
+            if line.startswith("Ctrl-C"):
+                break
+        self.key = (root / "queen" / "api-key").read_text().strip()
+        self.url = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, headers={"authorization": f"Bearer {self.key}"}, timeout=PATIENCE)
+
+    def chat(self) -> str:
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        headers = {"authorization": f"Bearer {self.key}"}
+        answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=PATIENCE)
+        return str(answer.json()["choices"][0]["message"]["content"])
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        status = self.process.wait(PATIENCE)
+        self.process.communicate()
+        return status
+
+
+def workers(root: Path) -> list[int]:
+    """Return the processes that serve a model of this state directory."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes()
+            if b"rbee_runtime.worker.main\0--spec" in command and str(root).encode() in command:
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """Give a state directory whose workers are gone afterwards."""
+    yield tmp_path / "rbee"
+    for pid in workers(tmp_path / "rbee"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_laptop_serves_adopts_and_ends(root: Path) -> None:
+    """It shows its key once; SIGTERM leaves the worker, which the next run adopts; Ctrl-C ends it."""
+    port = two_free_ports()
+    first = Queen(root, port)
+    assert first.key in first.banner
+    assert (root / "queen" / "api-key").stat().st_mode & 0o777 == 0o600
+    assert (root / "queen" / "link-token").stat().st_mode & 0o777 == 0o600
+    assert first.chat() == "tok0 tok1 tok2 "
+    (worker,) = workers(root)
+    assert first.end(signal.SIGTERM) == 0
+    assert alive(worker)
+    second = Queen(root, port)
+    assert second.key not in second.banner
+    assert second.chat() == "tok0 tok1 tok2 "
+    assert workers(root) == [worker]
+    assert second.end(signal.SIGINT) == 0
+    wait_until(lambda: not workers(root))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("m", "has no source"),
+        ("m=ftp:x", "not of a known form"),
+        ("m=file:relative", "needs an absolute path"),
+        ("m=file:/no/such/file.gguf", "there is no file"),
+        ("-m=fake:", "is not allowed"),
+    ],
+)
+def test_a_wrong_model_flag_is_one_sentence(text: str, sentence: str) -> None:
+    """The flag is quoted, with what to write instead."""
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        laptop.parse_model(text)
+
+
+def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Nothing is written for settings that are refused."""
+    with pytest.raises(ConfigError, match="declared twice"):
+        laptop.prepare(tmp_path / "rbee", tmp_path, 0, ["m=fake:", "m=fake:"])
+    assert not (tmp_path / "rbee").exists()

@@ -1,0 +1,149 @@
+"""Every route of the client endpoint has a policy, and the policy is what happens."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from rbee_runtime.config import FleetFile
+from rbee_runtime.gateway.relay import Relay
+from rbee_runtime.queen import admin, policy
+from rbee_runtime.queen.app import ClientApp
+from rbee_runtime.queen.lines import Lines
+from rbee_runtime.queen.records import Scope
+from rbee_runtime.queen.status import Phase, Status
+from tests.unit.queen.states import Fixture, fleet, model
+
+Maker = Callable[[FleetFile], Fixture]
+
+ADMIN_ROUTES = {
+    ("GET", "/api/v1/hives"),
+    ("GET", "/api/v1/workers"),
+    ("GET", "/api/v1/models"),
+    ("POST", "/api/v1/hives/{name}/drain"),
+    ("POST", "/api/v1/hives/{name}/undrain"),
+    ("GET", "/api/v1/keys"),
+    ("POST", "/api/v1/keys"),
+    ("DELETE", "/api/v1/keys/{key_id}"),
+}
+HOT_ROUTES = {("GET", policy.HEALTH), ("GET", policy.READY), ("GET", policy.MODELS), ("POST", policy.CHAT)}
+
+
+def registered(q: Fixture) -> set[tuple[str, str]]:
+    found = admin.build(q.controller).routes
+    return {(method, route.path) for route in found if isinstance(route, APIRoute) for method in route.methods}
+
+
+def client(q: Fixture, phase: Phase = Phase.READY) -> httpx.AsyncClient:
+    lines = Lines(q.controller, q.controller.roster, queue_wait=0.0, clock=q.clock)
+    status = Status(1, "d1", phase)
+    app = ClientApp(q.controller, Relay(lines, q.client), admin.build(q.controller), status)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://queen")
+
+
+def bearer(q: Fixture, *scopes: Scope) -> dict[str, str]:
+    return {"authorization": f"Bearer {q.keys.create('t', scopes)[1]}"}
+
+
+async def test_every_registered_route_has_a_row(queen: Maker) -> None:
+    """A new route without a policy fails here, and the admin API has no route beyond these."""
+    routes = registered(queen(fleet(model())))
+    assert routes == ADMIN_ROUTES
+    rows = {path: policy.row_for(path) for _, path in routes | HOT_ROUTES}
+    assert all(rows.values())
+    assert {rows[path].scope for _, path in ADMIN_ROUTES} == {Scope.ADMIN}
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(ADMIN_ROUTES | HOT_ROUTES))
+async def test_a_route_is_open_to_its_scope_only(queen: Maker, method: str, path: str) -> None:
+    """No key: 401; a key of the other scope: 403; forwarded headers change nothing."""
+    q = queen(fleet(model(), hives=()))
+    row = policy.row_for(path)
+    assert row is not None
+    other = Scope.INFER if row.scope is Scope.ADMIN else Scope.ADMIN
+    forged = {"x-forwarded-for": "127.0.0.1", "x-real-ip": "127.0.0.1", "forwarded": "for=127.0.0.1"}
+    async with client(q) as c:
+        statuses = [
+            (await c.request(method, path, headers=headers, json={})).status_code
+            for headers in (forged, bearer(q, other), bearer(q, *Scope))
+        ]
+    assert statuses[:2] == ([401, 403] if row.scope else [200, 200])
+    assert statuses[2] not in (401, 403)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/metrics", "/v1/completions", "/api/v1", "//health"])
+async def test_what_no_row_covers_is_not_there(queen: Maker, path: str) -> None:
+    """Unknown routes are 404 in OpenAI's shape even with every scope."""
+    q = queen(fleet(model()))
+    async with client(q) as c:
+        answer = await c.get("http://queen" + path, headers=bearer(q, *Scope))
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "unknown_route"
+
+
+async def test_keys_are_made_listed_and_revoked(queen: Maker) -> None:
+    """The key is in the answer to its making and nowhere else."""
+    q = queen(fleet(model()))
+    headers = bearer(q, Scope.ADMIN)
+    async with client(q) as c:
+        made = (await c.post("/api/v1/keys", headers=headers, json={"name": "n", "models": ["m*"]})).json()
+        listed = (await c.get("/api/v1/keys", headers=headers)).text
+        assert made["id"] in listed
+        assert made["key"] not in listed
+        mine = {"authorization": f"Bearer {made['key']}"}
+        assert (await c.get("/v1/models", headers=mine)).json()["data"][0]["id"] == "m"
+        assert (await c.delete(f"/api/v1/keys/{made['id']}", headers=headers)).status_code == 204
+        assert (await c.get("/v1/models", headers=mine)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"name": ""}, {"name": "n", "scopes": ["root"]}, {"name": "n", "model": []}, {"name": "n", "models": ["a b"]}],
+)
+async def test_a_wrong_admin_body_is_one_sentence(queen: Maker, body: dict[str, object]) -> None:
+    """Bad input makes no key."""
+    q = queen(fleet(model()))
+    headers = bearer(q, Scope.ADMIN)
+    async with client(q) as c:
+        answer = await c.post("/api/v1/keys", headers=headers, json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert len(q.keys.active()) == 1
+
+
+async def test_readiness_follows_the_phase(queen: Maker) -> None:
+    """/ready is 200 only while serving; /health stays 200 and names the digest."""
+    q = queen(fleet(model()))
+    expected = {Phase.STARTING: 503, Phase.READY: 200, Phase.DRAINING: 503}
+    for phase, status in expected.items():
+        async with client(q, phase) as c:
+            assert (await c.get("/ready")).status_code == status
+            assert (await c.get("/health")).json()["digest"] == "d1"
+
+
+async def test_a_leaving_queen_closes_its_connections_politely(queen: Maker) -> None:
+    """While it drains, each answer says `connection: close`."""
+    async with client(queen(fleet(model())), Phase.DRAINING) as c:
+        assert (await c.get("/health")).headers["connection"] == "close"
+
+
+async def test_a_request_id_is_kept_or_made(queen: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sane id comes back and is in the log; another one is replaced."""
+    async with client(queen(fleet(model()))) as c:
+        assert (await c.get("/v1/models", headers={"x-request-id": "abc-1"})).headers["x-request-id"] == "abc-1"
+        assert len((await c.get("/v1/models", headers={"x-request-id": "a b"})).headers["x-request-id"]) == 16
+    assert "id=abc-1" in capsys.readouterr().err
+
+
+async def test_the_log_holds_neither_prompt_nor_key(queen: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line per request, without what nobody should read."""
+    q = queen(fleet(model(replicas_min=0)))
+    headers = bearer(q, Scope.INFER)
+    body = {"model": "m", "messages": [{"role": "user", "content": "SECRET"}]}
+    async with client(q) as c:
+        assert (await c.post("/v1/chat/completions", headers=headers, json=body)).status_code == 503
+    lines = [line for line in capsys.readouterr().err.splitlines() if "event=request" in line]
+    assert len(lines) == 1
+    assert "SECRET" not in lines[0]
+    assert headers["authorization"][-20:] not in lines[0]
