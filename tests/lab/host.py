@@ -26,6 +26,8 @@ from tests.lab.uplink import carried_environment, package_folders
 # A host boots in about a second here; a loaded two-core machine that boots five at once needs many more.
 BOOT_S = 90.0
 SHUTDOWN_S = 60.0
+# The kernel takes a dead host's link away within milliseconds, or after tens of seconds while a peer still sends to it.
+LINK_S = 0.5
 RUN_S = 60.0
 KEEPER = Path(__file__).with_name("keeper.py")
 # systemd's own signals for an orderly poweroff and reboot of PID 1.
@@ -242,7 +244,7 @@ class LabHost:
         self._wait_link_gone()
 
     def _wait_link_gone(self) -> None:
-        if not wait_for(lambda: not link_exists(self.record.link), timeout=processes.KILL_S):
+        if not wait_for(lambda: not link_exists(self.record.link), timeout=LINK_S):
             succeeds(("ip", "link", "delete", self.record.link))
 
 
