@@ -109,14 +109,15 @@ def _ssh_fix(host: Host, reason: str) -> str:
     return f"turn it on, or correct its address or ssh_port, and make sure that {login} works"
 
 
+_SUDO_FIX = "allow it in sudoers, or write sudo_password=secret_env('…') if sudo asks for a password"
+
+
 def _root_is_given(case: _Case) -> Iterator[Problem]:
     user = case.host.ssh_user or "the SSH user"
+    password = "correct its sudo_password" if case.host.sudo_password is not None else _SUDO_FIX
     sentences = {
         "missing": ("sudo is not installed", "install sudo, or write ssh_user='root'"),
-        "refused": (
-            f"sudo refused {user}",
-            "allow it in sudoers, or write sudo_password=secret_env('…') if sudo asks for a password",
-        ),
+        "refused": (f"sudo refused {user}", password),
     }
     if case.facts.sudo != "ok":
         silent = ("it answered nothing as root", f"make sure that {user} may run sudo sh there")

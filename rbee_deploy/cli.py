@@ -1,0 +1,127 @@
+"""rbee-deploy: thin calls around pyinfra; exit status 0 means done, 1 that something failed and was said."""
+
+import pyinfra_cli  # noqa: F401, I001 - first, because it patches the standard library for gevent
+
+import argparse
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pyinfra
+from pyinfra.api.output import set_echo, set_formatter
+from pyinfra.context import ctx_state
+from pyinfra_cli.cli import cli as pyinfra_command
+from pyinfra_cli.prints import print_run_json
+
+from rbee_deploy import report
+from rbee_deploy.authority import FleetAuthority
+from rbee_deploy.errors import DeployError
+from rbee_deploy.inventory import Placement
+from rbee_deploy.operations.root import REFUSALS
+from rbee_deploy.site import Site
+
+DEPLOY = Path(__file__).with_name("deploy.py")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    options = _parser().parse_args(argv)
+    if not Path(options.inventory).is_file():
+        sys.exit(f"there is no inventory file {options.inventory}; give one by -i")
+    try:
+        status: int = options.run(options)
+    except DeployError as error:
+        sys.exit(str(error))
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rbee-deploy", description="Bring hosts to what an inventory says.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("apply", _apply, "make every host what the inventory says"),
+        ("plan", _plan, "say what apply would change"),
+        ("api-key", _api_key, "say where the first API key is"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("-i", "--inventory", required=True, help="the inventory, a Python file")
+        command.set_defaults(run=run)
+        if name == "api-key":
+            command.add_argument("--show", action="store_true", help="print the key itself")
+        else:
+            command.add_argument("--limit", action="append", default=[], metavar="HOST", help="only this host or group")
+            command.add_argument("--json", action="store_true", help="pure JSON on standard output")
+    return parser
+
+
+def _apply(options: argparse.Namespace) -> int:
+    return _pyinfra(options, "-y")
+
+
+def _plan(options: argparse.Namespace) -> int:
+    return _pyinfra(options, "--dry")
+
+
+def _pyinfra(options: argparse.Namespace, mode: str) -> int:
+    """Run pyinfra in this process, so that a run that it gives up still gets its report."""
+    pyinfra.is_cli = True
+    set_formatter(click.style)
+    set_echo(click.echo)
+    limits = [word for name in options.limit for word in ("--limit", name)]
+    arguments = [options.inventory, str(DEPLOY), mode, *limits, *(["--json"] if options.json else [])]
+    status = _status(arguments, json=options.json)
+    state = ctx_state.get()
+    report.show(state)
+    if _initialised(state) and state.limit_hosts == []:
+        raise DeployError(f"no host or group of {options.inventory} is called {' or '.join(options.limit)}")
+    return 1 if status or _refused(state) else 0
+
+
+def _status(arguments: list[str], *, json: bool) -> int:
+    try:
+        pyinfra_command.main(arguments, prog_name="rbee-deploy", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        if json and _initialised(ctx_state.get()):
+            # pyinfra gives up without a word of JSON when no host is left.
+            print_run_json(ctx_state.get(), dry=False)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted: what runs goes on running; the same command finishes the job", file=sys.stderr)
+        return 1
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        return 1 if end.code else 0
+    return 0
+
+
+def _initialised(state: Any) -> bool:
+    return state is not None and bool(state.initialised)
+
+
+def _refused(state: Any) -> bool:
+    """Say whether a dry run met what a deploy would refuse; pyinfra itself calls every dry run a success."""
+    return _initialised(state) and any(host.connector_data.get(REFUSALS) for host in state.inventory)
+
+
+def _api_key(options: argparse.Namespace) -> int:
+    site = _site(options.inventory)
+    key, _ = FleetAuthority.open(site.secrets, site.name).first_api_key()
+    print(key.reveal() if options.show else site.secrets / "api-key")
+    return 0
+
+
+def _site(inventory: str) -> Site:
+    """Return the fleet that an inventory file declares."""
+    names = runpy.run_path(inventory)
+    groups = (value for value in names.values() if isinstance(value, list))
+    for group in groups:
+        for entry in group:
+            placed = entry[1].get("rbee") if isinstance(entry, tuple) and len(entry) == 2 else None
+            if isinstance(placed, Placement):
+                return placed.site
+    raise DeployError(f"{inventory} declares no fleet; begin with queen, hives = fleet(…)")

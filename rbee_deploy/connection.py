@@ -1,0 +1,45 @@
+"""Why hosts could not be reached over SSH: a second look, because pyinfra only prints what it met."""
+
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from gevent.pool import Pool
+from pyinfra.api.exceptions import PyinfraError
+
+from rbee_deploy.inventory import Placement
+from rbee_deploy.preflight import unreachable
+
+SECONDS = 5.0
+"""For a host that pyinfra has waited for already."""
+
+
+def sentences(hosts: Iterable[Any]) -> dict[str, str]:
+    """Return, by host name, what stands in the way of a connection and how to put it right."""
+    unreached = list(hosts)
+    reasons = Pool(max(1, len(unreached))).map(_reason, unreached)
+    return {host.name: _sentence(host, reason) for host, reason in zip(unreached, reasons, strict=True)}
+
+
+def _reason(host: Any) -> str:
+    address = (host.data.get("ssh_hostname") or host.name, int(host.data.get("ssh_port") or 22))
+    try:
+        socket.create_connection(address, timeout=SECONDS).close()
+        host.connector.connect()
+    except socket.gaierror:
+        return "its name does not resolve"
+    except TimeoutError:
+        return "no answer"
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    except PyinfraError as error:
+        return str(error)
+    return "it failed once and works now: run the same command again"
+
+
+def _sentence(host: Any, reason: str) -> str:
+    placed = host.data.get("rbee")
+    if not isinstance(placed, Placement):
+        return reason
+    problem = unreachable(placed.host, reason)
+    return f"{problem.cause}; {problem.fix}"

@@ -1,0 +1,80 @@
+"""What differs between a host and what it should be: the one definition of converged, pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rbee_deploy.accounts import Directory
+from rbee_deploy.modes import role_units
+from rbee_deploy.observed import Observed, PathState
+from rbee_deploy.render import OwnedFile
+from rbee_deploy.site import Host
+from rbee_runtime import ports
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role as it should run; `sockets` are its socket units and `listens` the ports that they hold."""
+
+    name: str
+    service: str
+    running_file: str
+    digest: str
+    release: str
+    sockets: tuple[str, ...] = ()
+    listens: tuple[int, ...] = ()
+
+
+def role(name: str, host: Host, digest: str, release: str) -> Role:
+    """Return a role of a host."""
+    folder = ports.QUEEN_RUN if name == "queen" else ports.HIVE_RUN
+    units = role_units(name)
+    sockets = tuple(unit for unit in units.enabled if unit.endswith(".socket"))
+    listens = (host.queen_port, host.link_port) if sockets else ()
+    return Role(name, units.service, str(folder / ports.RUNNING_FILE), digest, release, sockets, listens)
+
+
+def file_differs(file: OwnedFile, found: PathState | None) -> bool:
+    """Say whether a file is not as it should be."""
+    wanted = ("file", file.mode, file.owner, file.group, file.sha256)
+    return found is None or wanted != (found.kind, found.mode, found.owner, found.group, found.sha256)
+
+
+def directory_differs(directory: Directory, found: PathState | None) -> bool:
+    """Say whether a directory is not as it should be; a link to one elsewhere is the operator's choice."""
+    if found is None:
+        return True
+    wanted = ("directory", directory.mode, directory.owner, directory.group)
+    return found.kind != "link" and wanted != (found.kind, found.mode, found.owner, found.group)
+
+
+def role_drift(wanted: Role, facts: Observed) -> list[str]:
+    """Return why a role does not run as it should, one phrase each."""
+    digest, release = facts.running(wanted.name)
+    states = {unit: facts.unit(unit).active for unit in (*wanted.sockets, wanted.service)}
+    found = [f"{unit} is {state or 'not there'}" for unit, state in states.items() if state != "active"]
+    if digest != wanted.digest:
+        found.append(f"{wanted.service} runs {_named('digest', digest)} instead of {wanted.digest}")
+    elif release != wanted.release:
+        found.append(f"{wanted.service} runs {_named('release', release)} instead of {wanted.release}")
+    return [*found, *(f"nothing listens on port {port}" for port in wanted.listens if port not in facts.ports)]
+
+
+def _named(what: str, value: str) -> str:
+    return f"{what} {value}" if value else f"no {what}"
+
+
+def found(
+    facts: Observed,
+    wanted: Iterable[Role],
+    files: Iterable[OwnedFile],
+    directories: Iterable[Directory],
+    enabled: Iterable[str],
+) -> list[str]:
+    """Return every difference, one phrase each; empty means converged."""
+    return [
+        *(reason for item in wanted for reason in role_drift(item, facts)),
+        *(f"{file.path} differs" for file in files if file_differs(file, facts.paths.get(file.path))),
+        *(f"{item.path} differs" for item in directories if directory_differs(item, facts.paths.get(item.path))),
+        *(f"{unit} is not enabled" for unit in enabled if facts.unit(unit).file_state != "enabled"),
+        *(f"systemd holds an old {name}" for name, unit in facts.units.items() if unit.need_reload),
+    ]

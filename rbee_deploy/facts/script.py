@@ -1,0 +1,195 @@
+"""The shell script behind RbeeState: sections `@name` followed by lines, so that the shell never has to write JSON."""
+
+import shlex
+from typing import Protocol
+
+from rbee_runtime import ports
+
+POLKITS = ("/usr/lib/polkit-1/polkitd", "/usr/libexec/polkitd", "/usr/lib/policykit-1/polkitd")
+PYTHONS = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
+"""The distribution's default first; a newer one beside an old default is good enough for a release."""
+
+_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,UnitFileState,MainPID,DropInPaths"
+_VERSION = 'import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))'
+_STAT = r"stat\t%F\t%a\t%U\t%G\t%s\t%n\n"
+
+# The owner of a listening socket is named by its unit when that is one of ours, else by its command.
+_LISTEN = r"""
+echo @listen
+if command -v ss >/dev/null 2>&1; then
+  ss -Hltnp | while read -r _ _ _ local _ users; do
+    pid=${users#*pid=}; pid=${pid%%,*}; name=${users#*\"}; name=${name%%\"*}
+    [ -r "/proc/$pid/cgroup" ] && unit=$(grep -o "rbee-[^/]*" "/proc/$pid/cgroup" | head -n 1) && name=${unit:-$name}
+    echo "$local $name"
+  done
+else
+  awk '$4 == "0A" {n = split($2, a, ":"); print ":" a[n]}' /proc/net/tcp /proc/net/tcp6 | while read -r hex; do
+    echo ":$((0x${hex#:})) unknown"
+  done
+fi
+"""
+
+
+class Questions(Protocol):
+    """What the script is about."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Owned paths."""
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Unit names and patterns."""
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """User names."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Group names."""
+
+    @property
+    def models_dir(self) -> str:
+        """The model store."""
+
+
+def build(asked: Questions) -> str:
+    """Return the script; it writes nothing and goes on past anything that is missing."""
+    parts = (
+        "export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "echo @sudo ok",
+        "echo @os; cat /etc/os-release",
+        _machine(),
+        'echo @cpu; grep -m 1 "^flags" /proc/cpuinfo | cut -d: -f2',
+        _disk((str(ports.PREFIX), "/etc", str(ports.STATE), asked.models_dir)),
+        _LISTEN.strip(),
+        _accounts(asked),
+        _paths(asked.paths),
+        f"echo @units; systemctl show -p {_PROPERTIES} -- {_words(asked.units)}" if asked.units else "",
+        _running(),
+        _installed("releases", str(ports.RELEASES), "release.json"),
+        _installed("engines", str(ports.ENGINES), "engine.json"),
+        _listing("tools", str(ports.PREFIX / "tools")),
+        _listing("incoming", str(ports.PREFIX / "incoming"), f"{asked.models_dir}/incoming"),
+        _models(asked.models_dir),
+        "exit 0",
+    )
+    return "\n".join(part for part in parts if part)
+
+
+def _words(words: tuple[str, ...]) -> str:
+    return " ".join(map(shlex.quote, words))
+
+
+def _machine() -> str:
+    return "\n".join(
+        (
+            "echo @machine",
+            'echo "arch=$(uname -m)"',
+            'echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"',
+            'echo "clock_unix=$(date +%s)"',
+            'echo "memory_kib=$(grep MemTotal /proc/meminfo | tr -dc 0-9)"',
+            'echo "glibc=$(getconf GNU_LIBC_VERSION)"',
+            'echo "pid1=$(cat /proc/1/comm)"',
+            'echo "systemd=$(systemctl --version | head -n 1)"',
+            f'echo "current=$(readlink {shlex.quote(str(ports.CURRENT))})"',
+            f'for path in {_words(POLKITS)}; do [ -x "$path" ] && echo polkit=yes; done',
+            f"for name in {_words(PYTHONS)}; do",
+            f"  version=$($name -c {shlex.quote(_VERSION)}); status=$?",
+            '  [ -n "$version" ] && echo "python=$version" && echo "python_path=$(command -v $name)"',
+            '  [ "$status" = 0 ] && break',
+            "done",
+        )
+    )
+
+
+def _disk(paths: tuple[str, ...]) -> str:
+    return "\n".join(
+        (
+            "echo @disk",
+            f"for asked in {_words(paths)}; do",
+            '  there=$asked; while [ ! -e "$there" ]; do there=${there%/*}; there=${there:-/}; done',
+            r'  printf "%s\t%s\n" "$asked" "$(df -Pk -- "$there" | awk "NR == 2 {print \$4}")"',
+            "done",
+        )
+    )
+
+
+def _accounts(asked: Questions) -> str:
+    lines = ["echo @users"]
+    if asked.users:
+        lines.append(
+            f"for name in {_words(asked.users)}; do"
+            r' held=$(id -nG -- "$name") && printf "%s\t%s\n" "$name" "$held"; done'
+        )
+    lines.append("echo @groups")
+    if asked.groups:
+        lines.append(f"getent group {_words(asked.groups)} | cut -d: -f1")
+    return "\n".join(lines)
+
+
+def _paths(paths: tuple[str, ...]) -> str:
+    if not paths:
+        return "echo @paths"
+    return "\n".join(
+        (
+            "echo @paths",
+            f"set -- {_words(paths)}",
+            f'stat --printf={shlex.quote(_STAT)} -- "$@"',
+            "for path; do",
+            r'  if [ -L "$path" ]; then printf "target\t%s\t%s\n" "$(readlink -- "$path")" "$path"',
+            r'  elif [ -f "$path" ]; then sum=$(sha256sum <"$path")',
+            r'    printf "sha256\t%s\t%s\n" "${sum%% *}" "$path"',
+            "  fi",
+            "done",
+        )
+    )
+
+
+def _running() -> str:
+    lines = ["echo @running"]
+    for role, folder in (("queen", ports.QUEEN_RUN), ("hive", ports.HIVE_RUN)):
+        path = shlex.quote(str(folder / ports.RUNNING_FILE))
+        lines.append(rf'[ -f {path} ] && [ ! -L {path} ] && printf "{role}\t%s\n" "$(tr -d "\n\t" <{path})"')
+    return "\n".join(lines)
+
+
+def _installed(section: str, folder: str, marker: str) -> str:
+    return "\n".join(
+        (
+            f"echo @{section}",
+            f"for path in {shlex.quote(folder)}/*/; do",
+            '  [ -d "$path" ] || continue; name=${path%/}; mark=partial',
+            f'  [ -f "${{path}}{marker}" ] && mark=complete',
+            r'  printf "%s\t%s\n" "$mark" "${name##*/}"',
+            "done",
+        )
+    )
+
+
+def _listing(section: str, *folders: str) -> str:
+    return "\n".join(
+        (
+            f"echo @{section}",
+            f"for path in {' '.join(f'{shlex.quote(folder)}/*' for folder in folders)}; do",
+            r'  [ -e "$path" ] && printf "%s\t%s\n" "${path##*/}" "$(stat -c %s -- "$path")"',
+            "done",
+        )
+    )
+
+
+def _models(models_dir: str) -> str:
+    folder = shlex.quote(models_dir)
+    return "\n".join(
+        (
+            "echo @models",
+            f"for path in {folder}/manifests/*.json; do",
+            '  [ -f "$path" ] && [ ! -L "$path" ] || continue; name=${path##*/}',
+            r'  printf "manifest\t%s\t%s\n" "${name%.json}" "$(tr -d "\n\t" <"$path")"',
+            "done",
+            f"for path in {folder}/blobs/*; do",
+            r'  [ -f "$path" ] && printf "blob\t%s\t%s\n" "${path##*/}" "$(stat -c %s -- "$path")"',
+            "done",
+        )
+    )

@@ -1,0 +1,97 @@
+"""What a host needs before rbee: checks, packages, users, groups and directories."""
+
+import shlex
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pyinfra import host
+from pyinfra.api import FunctionCommand, StringCommand, operation
+
+from rbee_deploy.accounts import Directory, Group, User
+from rbee_deploy.drift import directory_differs
+from rbee_deploy.errors import DeployError
+from rbee_deploy.facts.memo import observe
+from rbee_deploy.observed import Observed
+from rbee_deploy.operations.later import now
+from rbee_deploy.operations.root import as_root_command, refused
+from rbee_deploy.packages import POLKIT, install
+
+
+@operation()
+def accepted(problems: list[str] | Callable[[], list[str]]) -> Iterator[FunctionCommand]:
+    """Fail the host on every problem that preflight calls fatal."""
+    found = now(problems)
+    if found:
+        yield from refused(found)
+    else:
+        host.noop("nothing stands in the way")
+
+
+@operation()
+def prepared(plan: Callable[[], Any]) -> Iterator[FunctionCommand]:
+    """Make on this machine what the host needs; what cannot be made fails this host only."""
+    try:
+        plan()
+    except DeployError as error:
+        yield from refused([str(error)])
+
+
+@operation()
+def packages(needed: bool | Callable[[], bool]) -> Iterator[StringCommand]:
+    """Install the packages that are missing, and nothing else."""
+    facts = observe(host)
+    os_id = str(facts.raw.get("os_id", ""))
+    missing = () if facts.raw.get("polkit", True) or not now(needed) else POLKIT.get(os_id, ())
+    if missing:
+        yield as_root_command(install(missing, os_id))
+    else:
+        host.noop("every package is there")
+
+
+@operation()
+def groups(groups: list[Group] | Callable[[], list[Group]]) -> Iterator[StringCommand]:
+    """Make the groups that are missing."""
+    there = observe(host).names("groups")
+    missing = [group.name for group in now(groups) if group.name not in there]
+    for name in missing:
+        yield as_root_command(shlex.join(("groupadd", "--system", "--", name)))
+    if not missing:
+        host.noop("every group is there")
+
+
+@operation()
+def users(users: list[User] | Callable[[], list[User]]) -> Iterator[StringCommand]:
+    """Make the users that are missing and add those that exist to the groups that they lack."""
+    facts, changed = observe(host), False
+    for user in now(users):
+        lines = user_commands(user, facts)
+        changed = changed or bool(lines)
+        for line in lines:
+            yield as_root_command(line)
+    if not changed:
+        host.noop("every user is there")
+
+
+def user_commands(user: User, facts: Observed) -> list[str]:
+    """Return the commands that make one user as it should be."""
+    wanted = [*user.groups, *(name for name in user.groups_if_present if name in facts.names("groups"))]
+    held: dict[str, list[str]] = facts.raw.get("users", {})
+    if user.name in held:
+        lacking = [name for name in wanted if name not in held[user.name]]
+        return [shlex.join(("usermod", "-a", "-G", ",".join(lacking), "--", user.name))] if lacking else []
+    settings = ("--home-dir", user.home, "--shell", user.shell, "--comment", user.comment)
+    joined = ("--groups", ",".join(wanted)) if wanted else ()
+    made = ("useradd", "--system", "--user-group", "--no-create-home", *settings, *joined, "--", user.name)
+    return [shlex.join(made)]
+
+
+@operation()
+def directories(directories: list[Directory] | Callable[[], list[Directory]]) -> Iterator[StringCommand]:
+    """Make directories with owner and mode, and put right those that differ."""
+    found = observe(host).paths
+    wrong = [directory for directory in now(directories) if directory_differs(directory, found.get(directory.path))]
+    for directory in wrong:
+        access = ("-o", directory.owner, "-g", directory.group, "-m", directory.mode)
+        yield as_root_command(shlex.join(("install", "-d", *access, "--", directory.path)))
+    if not wrong:
+        host.noop("every directory is there")

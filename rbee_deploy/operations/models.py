@@ -1,0 +1,95 @@
+"""Pre-seed model files: each blob under its own hash, the manifest last."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pyinfra import host
+from pyinfra.api import StringCommand, operation
+
+from rbee_deploy.facts.memo import observe
+from rbee_deploy.observed import Observed
+from rbee_deploy.operations import upload
+from rbee_deploy.operations.later import now
+from rbee_deploy.operations.root import as_root_command
+from rbee_deploy.operations.upload import Upload
+from rbee_runtime import ports, protocol
+from rbee_runtime.models.references import slug
+from rbee_runtime.protocol import ModelFile, ModelReport
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One model with the one file that it has on the operator's machine; `store` is the host's model store."""
+
+    model: str
+    source: Path
+    name: str
+    sha256: str
+    size: int
+    store: str
+
+    @property
+    def blob(self) -> str:
+        """Return the name of the file in the store."""
+        return f"sha256-{self.sha256}"
+
+    def report(self) -> ModelReport:
+        """Return what the manifest says."""
+        file = ModelFile(name=self.name, sha256=self.sha256, size=self.size)
+        return ModelReport(name=self.model, size=self.size, files=(file,))
+
+
+@operation()
+def seeded(seeds: list[Seed] | Callable[[], list[Seed]]) -> Iterator[StringCommand]:
+    """Upload what the store lacks; a blob that two models share travels once."""
+    facts, wanted, sent = observe(host), now(seeds), set[str]()
+    for seed in wanted:
+        if not _has_blob(seed, facts) and seed.blob not in sent:
+            sent.add(seed.blob)
+            sending = Upload(seed.source, seed.sha256, seed.size, "incoming", seed.store, partial(in_store, seed.store))
+            yield from upload.commands(sending, facts)
+            yield as_root_command(sending.within(adopt(seed, sending)))
+        if not _has_manifest(seed, facts):
+            yield as_root_command(in_store(seed.store, describe(seed)), (manifest(seed),))
+    if all(_has_blob(seed, facts) and _has_manifest(seed, facts) for seed in wanted):
+        host.noop("every model is there")
+
+
+def in_store(store: str, script: str) -> str:
+    """Return the script that runs `script` inside a model store as its owner.
+
+    Root must not write where the hive could have laid a link; and the store may lie where only root can walk to.
+    """
+    owner = shlex.join(("runuser", "-u", ports.HIVE_USER, "--", "sh", "-c", script))
+    return f"cd {shlex.quote(store)} && exec {owner}"
+
+
+def adopt(seed: Seed, sending: Upload) -> str:
+    """Return the script that moves an uploaded file into the store under its hash."""
+    moved = (("chmod", "0640", sending.part), ("mv", "-fT", sending.part, f"blobs/{seed.blob}"))
+    return "\n".join(("set -e", upload.arrived(sending), *map(shlex.join, moved)))
+
+
+def describe(seed: Seed) -> str:
+    """Return the script that takes the manifest from its input; the group follows from the folder."""
+    name = f"{slug(seed.model)}.json"
+    draft, final = f"manifests/.{name}.new", f"manifests/{name}"
+    return f"umask 027; IFS= read -r text && printf '%s\\n' \"$text\" >{draft} && mv -fT {draft} {final}"
+
+
+def manifest(seed: Seed) -> str:
+    """Return what the manifest says: the report that a hive sends of the model."""
+    return protocol.encode(seed.report()).decode()
+
+
+def _has_blob(seed: Seed, facts: Observed) -> bool:
+    return bool(facts.raw.get("blobs", {}).get(seed.blob) == seed.size)
+
+
+def _has_manifest(seed: Seed, facts: Observed) -> bool:
+    wanted = {"slug": slug(seed.model), **json.loads(manifest(seed))}
+    return any(wanted == found for found in facts.raw.get("models", ()))

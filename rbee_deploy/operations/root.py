@@ -1,0 +1,46 @@
+"""Commands that run as root on the host at hand."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from pyinfra import host, logger
+from pyinfra.api import FunctionCommand, StringCommand
+
+from rbee_deploy.elevation import Line, as_root, stdin
+from rbee_deploy.facts.memo import PASSWORD
+from rbee_deploy.secrets import Secret
+
+REFUSALS = "rbee_refusals"
+WARNINGS = "rbee_warnings"
+
+
+def as_root_command(script: str, lines: Iterable[Line] | None = None) -> StringCommand:
+    """Return the command that runs `script` as root with `lines` on its standard input; they are never shown."""
+    password: Secret | None = host.connector_data.get(PASSWORD)
+    given = stdin(lines, password=password)
+    arguments = {} if given is None else {"_stdin": given}
+    return StringCommand(as_root(script, password=password is not None), **arguments)
+
+
+def refused(sentences: Sequence[str]) -> Iterator[FunctionCommand]:
+    """Yield the command that fails the host and says why, one sentence each; nothing is sent to it.
+
+    A dry run gets the sentences and no command, for it would count as a change.
+    """
+    if host.state.is_executing:
+        yield FunctionCommand(_refuse, tuple(sentences), {})
+    else:
+        _refuse(host.state, host, *sentences)
+
+
+def _refuse(
+    state: Any,  # noqa: ARG001 - pyinfra hands over both to a function that has both
+    host: Any,
+    *sentences: str,
+) -> bool:
+    known = host.connector_data.setdefault(REFUSALS, [])
+    fresh = [sentence for sentence in sentences if sentence not in known]
+    known.extend(fresh)
+    for sentence in fresh:
+        logger.error(f"{host.print_prefix}{sentence}")
+    return False

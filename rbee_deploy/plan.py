@@ -1,0 +1,111 @@
+"""What one host should have, worked out on the operator's machine from the inventory and what the host is."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rbee_deploy import engines, model_files, releases
+from rbee_deploy.artefacts import Artefact, Target
+from rbee_deploy.authority import FleetAuthority, site_state
+from rbee_deploy.local import DEFAULT_VARIANT
+from rbee_deploy.observed import Observed
+from rbee_deploy.packages import POLKIT
+from rbee_deploy.preflight import Needs
+from rbee_deploy.render import OwnedFile, SiteState, digest_path, owned_files
+from rbee_deploy.site import Host, Model, Site
+from rbee_runtime.protocol import ModelFile
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """Everything to bring to a host; `files` has the digests last."""
+
+    release: Artefact
+    uv: Artefact
+    engines: tuple[Artefact, ...]
+    models: tuple[tuple[Model, ModelFile], ...]
+    files: tuple[OwnedFile, ...]
+
+    def digest(self, role: str) -> str:
+        """Return the desired digest of a role."""
+        return next(file.text().strip() for file in self.files if file.path == digest_path(role))
+
+
+def needs(plan: HostPlan, facts: Observed) -> Needs:
+    """Return what the plan still has to bring to a host."""
+    releases_there, engines_there, blobs = (facts.names(kind) for kind in ("releases", "engines", "blobs"))
+    missing = [file for _, file in plan.models if f"sha256-{file.sha256}" not in blobs]
+    return Needs(
+        release_bytes=0 if plan.release.id in releases_there else plan.release.size + plan.uv.size,
+        engine_bytes=sum(engine.size for engine in plan.engines if engine.id not in engines_there),
+        model_bytes=sum(file.size for file in {file.sha256: file for file in missing}.values()),
+        engine_cpu=DEFAULT_VARIANT.removeprefix("cpu-") if plan.engines else "",
+        installs_packages=str(facts.raw.get("os_id")) in POLKIT,
+    )
+
+
+@dataclass
+class Workshop:
+    """Makes what hosts need, each thing once per run; hosts are deployed side by side and wait for each other here."""
+
+    site: Site
+    cache: Path | None = None
+    _made: dict[Any, Any] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def plan(self, host: Host, target: Target) -> HostPlan:
+        """Return a host's plan; raises DeployError if something in it cannot be made."""
+        return self._once(("plan", host.name, target), lambda: self._plan(host, target))
+
+    def paths(self, host: Host) -> tuple[str, ...]:
+        """Return the paths of a host's files, which do not depend on what the host is."""
+        return self._once(
+            ("paths", host.name), lambda: tuple(f.path for f in owned_files(self.site, host, self._state("")))
+        )
+
+    def preseeded(self) -> dict[str, tuple[ModelFile, ...]]:
+        """Return the files of the models that the deployer brings to hosts, by model name."""
+        wanted = [model for model in self.site.models if model.file is not None and model.preseed]
+        return {model.name: (self._model_file(model),) for model in wanted}
+
+    def _plan(self, host: Host, target: Target) -> HostPlan:
+        release = self._once(("release", target), lambda: releases.build_release(self.site.version, target, self.cache))
+        return HostPlan(
+            release=release,
+            uv=self._once(("uv", target), lambda: releases.uv_binary(target, self.cache)),
+            engines=tuple(self._engine(name, target) for name in host.engines) if host.hive else (),
+            models=self._models(host),
+            files=owned_files(self.site, host, self._state(release.id)),
+        )
+
+    def _engine(self, name: str, target: Target) -> Artefact:
+        return self._once(
+            ("engine", name, target), lambda: engines.build_engine(name, DEFAULT_VARIANT, target, self.cache)
+        )
+
+    def _models(self, host: Host) -> tuple[tuple[Model, ModelFile], ...]:
+        files = self.preseeded()
+        there = [model for model in self.site.models if model.name in files and host in self.site.hives_for(model)]
+        return tuple((model, file) for model in there for file in files[model.name])
+
+    def _model_file(self, model: Model) -> ModelFile:
+        return self._once(("model", model.source), lambda: model_files.describe(model.source, self.cache))
+
+    def _state(self, release: str) -> SiteState:
+        def make() -> SiteState:
+            authority = FleetAuthority.open(self.site.secrets, self.site.name)
+            return site_state(authority, self.site, release=release, models=self.preseeded())
+
+        return self._once(("state", release), make)
+
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
+        # One lock for all: a file lock inside would stop every host's greenlet, not only the one that waits.
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+            made: T = self._made[key]
+            return made

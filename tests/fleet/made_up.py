@@ -1,0 +1,70 @@
+"""An inventory of made-up hosts for pyinfra's fake connector; pyinfra executes this file.
+
+`RBEE_MADE_UP` holds JSON: `secrets`, the number of `hosts`, `faults` by host name, `delay` in seconds per command.
+A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest) or `broken` (outdated, and a restart fails).
+"""
+
+import json
+import os
+import time
+from typing import Any
+
+from rbee_deploy.accounts import directories, groups, users
+from rbee_deploy.artefacts import Target
+from rbee_deploy.inventory import fleet, host
+from rbee_deploy.modes import role_units
+from rbee_deploy.plan import HostPlan, Workshop
+from rbee_deploy.render import roles
+from rbee_deploy.site import Host
+
+
+def _state(declared: Host, plan: HostPlan, fault: str) -> list[str]:
+    """Return what a converged host prints, apart from its fault."""
+    if fault in {"refused", "silent"}:
+        return ["@sudo refused"] if fault == "refused" else []
+    stats = [f"stat\tregular file\t{f.mode}\t{f.owner}\t{f.group}\t1\t{f.path}" for f in plan.files]
+    hashes = [f"sha256\t{file.sha256}\t{file.path}" for file in plan.files]
+    folders = [f"stat\tdirectory\t{d.mode}\t{d.owner}\t{d.group}\t1\t{d.path}" for d in directories(declared)]
+    names = dict.fromkeys(unit for role in roles(declared) for unit in role_units(role).enabled)
+    units = [f"Id={name}\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n" for name in names]
+    running = [
+        f'{role}\t{{"digest":"{"old" if fault else plan.digest(role)}","release":"{plan.release.id}"}}'
+        for role in roles(declared)
+    ]
+    return [
+        *("@sudo ok", "@machine", "arch=x86_64", "glibc=glibc 2.41", "python=3.13", "pid1=systemd", "polkit=yes"),
+        f"clock_unix={time.time():.0f}",
+        *("systemd=systemd 257", f"current=/opt/rbee/releases/{plan.release.id}"),
+        *("@listen", "*:8500 rbee-queen.socket", "*:8501 rbee-queen.socket"),
+        *("@users", *(f"{user.name}\t{' '.join(user.groups)}" for user in users(declared))),
+        *("@groups", *(group.name for group in groups(declared))),
+        *("@paths", *stats, *hashes, *folders),
+        *("@units", *"\n".join(units).splitlines()),
+        *("@running", *running, "@releases", f"complete\t{plan.release.id}"),
+    ]
+
+
+def _made_up(entry: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Return the same host behind the fake connector."""
+    name, data = entry
+    fault = _wanted["faults"].get(name, "")
+    placed = data["rbee"]
+    answers: dict[str, Any] = {"@sudo ok": _state(placed.host, _shop.plan(placed.host, Target(glibc="2.41")), fault)}
+    if fault == "broken":
+        answers["systemctl restart"] = {"success": False, "stderr": ["rbee did not become ready", "last journal line"]}
+    return f"@fake/{name}", {
+        "rbee": placed,
+        "fake_responses": answers,
+        "fake_delay": _wanted["delay"],
+        "fake_delay_jitter": 0,
+    }
+
+
+_wanted = json.loads(os.environ["RBEE_MADE_UP"])
+_declared = (
+    host(f"box{number}", address=f"192.0.2.{number}", queen=number == 1, engines=[])
+    for number in range(1, _wanted["hosts"] + 1)
+)
+_queen, _hives = fleet("made-up", hosts=list(_declared), client_endpoint="plain-http", secrets_dir=_wanted["secrets"])
+_shop = Workshop(_queen[0][1]["rbee"].site)
+hives = [_made_up(entry) for entry in _hives]

@@ -1,0 +1,84 @@
+"""Converged is one definition: what counts as a difference between a host and its plan."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rbee_deploy import drift
+from rbee_deploy.accounts import Directory
+from rbee_deploy.inventory import host
+from rbee_deploy.observed import Observed
+from rbee_deploy.render import OwnedFile
+from rbee_deploy.secrets import Secret
+
+FILE = OwnedFile("/etc/rbee/queen.yaml", "fleet: a\n", group="rbee-queen", mode="0640")
+SECRET = OwnedFile("/etc/rbee/credentials/queen.key", Secret("canary"), mode="0600")
+FOLDER = Directory("/etc/rbee/credentials", mode="0700")
+QUEEN = drift.role("queen", host("box1", queen=True), "d1", "0.1.0-aa")
+UNITS = ("rbee-queen.socket", "rbee-queen.service")
+
+
+def converged() -> dict[str, Any]:
+    """Return the fact of a host that is as it should be."""
+    up = {"load": "loaded", "active": "active", "file_state": "enabled"}
+    owned = {"kind": "file", "owner": "root"}
+    return {
+        "running": {"queen": {"digest": "d1", "release": "0.1.0-aa"}},
+        "units": {name: dict(up) for name in UNITS},
+        "listeners": {8500: "systemd", 8501: "systemd"},
+        "paths": {
+            FILE.path: {**owned, "mode": "0640", "group": "rbee-queen", "sha256": FILE.sha256},
+            SECRET.path: {**owned, "mode": "0600", "group": "root", "sha256": SECRET.sha256},
+            FOLDER.path: {"kind": "directory", "mode": "0700", "owner": "root", "group": "root"},
+        },
+    }
+
+
+def found(fact: dict[str, Any]) -> list[str]:
+    """Return the differences."""
+    return drift.found(Observed.parse(fact), [QUEEN], [FILE, SECRET], [FOLDER], UNITS)
+
+
+def test_a_converged_host_has_no_differences() -> None:
+    """What runs, lies and is enabled as planned is not mentioned."""
+    assert found(converged()) == []
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "digest": (lambda f: f["running"]["queen"].update(digest="d0"), "runs digest d0 instead of d1"),
+    "release": (
+        lambda f: f["running"]["queen"].update(release="0.0.9-bb"),
+        "runs release 0.0.9-bb instead of 0.1.0-aa",
+    ),
+    "not ready": (lambda f: f["running"].clear(), "runs no digest instead of d1"),
+    "stopped": (lambda f: f["units"][UNITS[1]].update(active="failed"), "rbee-queen.service is failed"),
+    "no socket": (lambda f: f["units"].pop(UNITS[0]), "rbee-queen.socket is not there"),
+    "old port": (lambda f: f["listeners"].pop(8501), "nothing listens on port 8501"),
+    "content": (lambda f: f["paths"][FILE.path].update(sha256="00"), "/etc/rbee/queen.yaml differs"),
+    "secret gone": (lambda f: f["paths"].pop(SECRET.path), "/etc/rbee/credentials/queen.key differs"),
+    "readable": (lambda f: f["paths"][SECRET.path].update(mode="0644"), "/etc/rbee/credentials/queen.key differs"),
+    "owner": (lambda f: f["paths"][FILE.path].update(owner="ops"), "/etc/rbee/queen.yaml differs"),
+    "link": (lambda f: f["paths"][FILE.path].update(kind="link"), "/etc/rbee/queen.yaml differs"),
+    "open folder": (lambda f: f["paths"][FOLDER.path].update(mode="0755"), "/etc/rbee/credentials differs"),
+    "disabled": (lambda f: f["units"][UNITS[1]].update(file_state="disabled"), "rbee-queen.service is not enabled"),
+    "reload": (lambda f: f["units"][UNITS[1]].update(need_reload=True), "systemd holds an old rbee-queen.service"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_every_damage_is_one_difference(name: str) -> None:
+    """Each thing that can be wrong is found, and named in words that say what."""
+    damage, said = DAMAGES[name]
+    fact = converged()
+    damage(fact)
+    assert any(said in line for line in found(fact)), found(fact)
+    assert "canary" not in str(found(fact))
+
+
+def test_a_hive_has_no_sockets_to_watch() -> None:
+    """Only the role with socket units is held to its ports; a hive's own process opens its port."""
+    hive = drift.role("hive", host("box1"), "d1", "0.1.0-aa")
+    assert (hive.sockets, hive.listens) == ((), ())
+    assert replace(hive, digest="d2") != hive

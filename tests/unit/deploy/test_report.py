@@ -1,0 +1,86 @@
+"""The report's own lines: aligned, one per host and stage, with what failed and what to do."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rbee_deploy import report
+from rbee_deploy.facts.memo import COMMANDS
+from rbee_deploy.operations.root import REFUSALS, WARNINGS
+
+
+def meta(*, failed: bool = False, changed: bool = False, output: tuple[str, ...] = ()) -> Any:
+    """Return how an operation ended."""
+    return SimpleNamespace(
+        is_complete=lambda: True,
+        did_error=lambda: failed,
+        did_change=lambda: changed,
+        _combined_output=SimpleNamespace(output_lines=list(output)),
+    )
+
+
+def run(operations: dict[str, Any], **data: Any) -> list[str]:
+    """Return the report of a run with one host called box1."""
+    host = SimpleNamespace(name="box1", connector_data={COMMANDS: 3, **data})
+    recorder = report.Recorder()
+    recorder.seconds = {("box1", name): 0.26 for name in operations}
+    state = SimpleNamespace(
+        rbee_recorder=recorder,
+        is_executing=True,
+        inventory=[host],
+        is_host_in_limit=lambda _: True,
+        activated_hosts={"box1": host}.values(),
+        get_op_order=lambda: list(operations),
+        op_meta={name: SimpleNamespace(names={name}) for name in operations},
+        ops=_ByHost(box1={name: SimpleNamespace(operation_meta=value) for name, value in operations.items()}),
+    )
+    return report.text(state)
+
+
+class _ByHost(dict[str, Any]):
+    """Operations by host, for hosts that are only names."""
+
+    def __getitem__(self, host: Any) -> Any:
+        return super().__getitem__(host.name)
+
+
+def test_steps_of_a_stage_are_one_line() -> None:
+    """Times add up, and one change makes the stage changed."""
+    lines = run({"setup: a": meta(), "setup: b": meta(changed=True), "verify: c": meta()})
+    assert lines == [
+        "",
+        "box1  setup      0.5 s  changed",
+        "box1  verify     0.3 s  unchanged",
+        "box1  3 remote commands",
+    ]
+
+
+def test_a_refusal_is_the_sentence_alone() -> None:
+    """What a check says needs no advice on top."""
+    lines = run({"preflight: a": meta(failed=True)}, **{REFUSALS: ["it has no Python; install it"]})
+    assert lines[1] == "box1  preflight     0.3 s  failed     it has no Python; install it"
+
+
+@pytest.mark.parametrize("count", [1, 25])
+def test_a_failed_command_shows_its_last_lines_and_what_to_do(count: int) -> None:
+    """At most one sentence and ten lines of the host's own words, aligned, then the next command."""
+    said = tuple(f"line {number}" for number in range(count))
+    lines = run({"activate hives: a": meta(failed=True, output=said)})
+    shown = [line.strip() for line in lines[2:-1]]
+    assert f"line {count - 1}" in lines[1] + " ".join(shown)
+    assert len(lines) <= 1 + 11 + 1 + 1
+    assert "journalctl" in shown[-1]
+    assert len({len(line) - len(line.lstrip()) for line in lines[2:-1]}) == 1
+
+
+def test_what_is_worth_saying_is_said() -> None:
+    """A hint of preflight stands beside its stage and fails nothing."""
+    lines = run({"preflight: a": meta()}, **{WARNINGS: ["it has little memory; restrict a model"]})
+    assert lines[1] == "box1  preflight     0.3 s  unchanged  it has little memory; restrict a model"
+
+
+def test_a_stage_that_does_not_concern_the_host_has_no_line() -> None:
+    """A GPU host is not told about the queen."""
+    lines = run({"activate queen: a": meta(), "verify: b": meta()}, **{report.ELSEWHERE: {"activate queen"}})
+    assert not any("queen" in line for line in lines)
