@@ -78,7 +78,9 @@ def package_folders() -> list[Path]:
     texts = [path.read_text() for name in PACKAGE_SETTINGS if (path := Path(name).expanduser()).is_file()]
     texts += carried_environment().values()
     named = {Path(name) for text in texts for name in re.findall(r"(?:file://|(?<![\w/:.]))(/[\w./+-]+)", text)}
-    return sorted(path for path in named if path.is_dir() and not path.is_relative_to("/etc"))
+    # The pages of a package index in a folder link to files beside it.
+    whole = {path.parent if path.name == "simple" else path for path in named}
+    return sorted(path for path in whole if path.is_dir() and not path.is_relative_to("/etc"))
 
 
 def _resolver() -> str:

@@ -1,0 +1,23 @@
+"""Everything expensive that the demo and the tests need, made into the cache."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rbee_deploy.artefacts import Artefact, Target
+from rbee_deploy.engines import build_engine
+from rbee_deploy.local import DEFAULT_VARIANT
+from rbee_deploy.model_files import lab_model
+from rbee_deploy.releases import build_release, uv_binary
+
+LAB_TARGET = Target(python="3.13", arch="x86_64", glibc="2.41")
+"""Debian 13, which the lab's hosts run."""
+
+
+def build_all(target: Target = LAB_TARGET) -> tuple[Artefact | Path, ...]:
+    """Build or find engine, release, uv and lab model, the downloads beside the compiler."""
+    with ThreadPoolExecutor() as pool:
+        release, uv = pool.submit(build_release, None, target), pool.submit(uv_binary, target)
+        model = pool.submit(lab_model)
+        # The compiler runs in this thread, where Ctrl-C arrives.
+        engine = build_engine("llama-cpp", DEFAULT_VARIANT, target)
+        return (engine, release.result(), uv.result(), model.result())
