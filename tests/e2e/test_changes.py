@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.fleets import Deployment, Fleet
+from tests.e2e.fleets import Deployment, Fleet, wait_for
 from tests.e2e.test_restarts import worker_pids
 from tests.lab import LabHost
 
@@ -74,6 +74,7 @@ def test_a_model_is_added_without_a_restart(deployed: Fleet) -> None:
     finally:
         del deployed.models["extra"]
         deployed.deploy()
+        wait_for("the worker's end", lambda: worker_pids(first) == before[2])
 
 
 @pytest.mark.parametrize(
