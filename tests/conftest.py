@@ -8,13 +8,6 @@ from rbee_deploy.local import install_engine
 from rbee_deploy.model_files import lab_model
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests on lab hosts in one process: their hosts are shared, and their deadlines want the cores."""
-    for item in items:
-        if item.get_closest_marker("lab") is not None:
-            item.add_marker(pytest.mark.xdist_group("lab"))
-
-
 @pytest.fixture(scope="session")
 def llama_engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the llama-cpp engine's folder for the running Python (compiled at first, minutes; then unpacked)."""
@@ -25,3 +18,22 @@ def llama_engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smol_model() -> Path:
     """Return SmolLM2-135M-Instruct as a GGUF file."""
     return lab_model()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that share an expensive fixture on one process, and begin with those that take longest.
+
+    Runs after the shuffle, so that order within a group stays random.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: (not _shares_fleet(item), item.get_closest_marker("lab") is None))
+
+
+def _group(item: pytest.Item) -> str:
+    return "deployed" if _shares_fleet(item) else item.nodeid.partition("::")[0]
+
+
+def _shares_fleet(item: pytest.Item) -> bool:
+    return "deployed" in getattr(item, "fixturenames", ())
