@@ -1,4 +1,4 @@
-"""`python -m demo up|add|down|build`."""
+"""`python -m demo up|add|down|packages|build|packages`."""
 
 import argparse
 import os
@@ -49,13 +49,26 @@ def down() -> None:
     story.tell("nothing of the demo is left but the caches")
 
 
+def packages() -> None:
+    """Install the Debian packages that hosts and the compiler need and this machine lacks; needs root."""
+    from demo.hosts import install_packages  # noqa: PLC0415 - as above
+
+    install_packages(Story())
+
+
 def make_artefacts() -> None:
     """Make everything expensive into the cache."""
     for made in build.build_all():
         print(getattr(made, "archive", made))
 
 
-COMMANDS = {"up": up, "add": add, "down": down, "build": make_artefacts}
+COMMANDS = {
+    "up": up,
+    "add": add,
+    "down": down,
+    "packages": packages,
+    "build": make_artefacts,
+}
 
 
 def _options() -> argparse.Namespace:

@@ -1,16 +1,23 @@
 """Everything expensive that the demo and the tests need, made into the cache."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rbee_deploy.artefacts import Artefact, Target
-from rbee_deploy.engines import build_engine
+from rbee_deploy.engines import build_engine, is_cached
 from rbee_deploy.local import DEFAULT_VARIANT
 from rbee_deploy.model_files import lab_model
 from rbee_deploy.releases import build_release, uv_binary
 
 LAB_TARGET = Target(python="3.13", arch="x86_64", glibc="2.41")
 """Debian 13, which the lab's hosts run."""
+
+
+def missing_compiler(target: Target = LAB_TARGET) -> tuple[str, ...]:
+    """Return the package of the compiler if there is something to compile and nothing to do it with."""
+    there = shutil.which("c++") or shutil.which("g++") or is_cached("llama-cpp", DEFAULT_VARIANT, target)
+    return () if there else ("g++",)
 
 
 def build_all(target: Target = LAB_TARGET) -> tuple[Artefact | Path, ...]:

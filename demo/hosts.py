@@ -1,9 +1,9 @@
 """The demo's two hosts: made once, found again, brought back after a reboot of this machine."""
 
-import shutil
 import subprocess
 import sys
 
+from demo.build import missing_compiler
 from demo.processes import running
 from demo.story import DemoError, Story
 from tests.lab import Lab, ensure_image, ensure_packages
@@ -15,14 +15,18 @@ QUEEN, GPU_HOST = "queen", "gpu1"
 
 def prepare(story: Story) -> Lab:
     """Return the lab with both hosts up, while the compiler works beside it on what they will get."""
+    install_packages(story)
     with running([sys.executable, "-m", "demo", "build"]) as building:
-        compiler = () if shutil.which("c++") or shutil.which("g++") else ("g++",)
-        for package in ensure_packages(compiler):
-            story.tell(f"installed {package}")
         ensure_image(IMAGE)
         lab = bring_up(story)
         _finish(building, story)
     return lab
+
+
+def install_packages(story: Story) -> None:
+    """Install what hosts and the compiler need and this machine lacks."""
+    for package in ensure_packages(missing_compiler()):
+        story.tell(f"installed {package}")
 
 
 def bring_up(story: Story) -> Lab:

@@ -26,6 +26,8 @@ THREADS = ("GGML_OPENMP",)
 """On: ggml's own threads only ever spin, which on a host that does anything else costs nearly all of the speed;
 those of libgomp can sleep. Hosts lack libgomp, so the artefact carries it."""
 
+THREAD_LIBRARY = "libgomp.so.1"
+
 NOT_PORTABLE = ("GGML_NATIVE", "LLAVA_BUILD")
 """Off: the build machine's own CPU, and the vision tools."""
 
@@ -59,10 +61,13 @@ BUILDS = {
 
 
 def built_key(build: EngineBuild) -> str:
-    """Return what decides the compiled result: source, options, project file, libc, architecture, compiler, tools."""
+    """Return what decides the compiled result: source, options, project file, libc, architecture, tools.
+
+    Not the compiler, so that a machine without one can use what the cache holds.
+    """
     tools = (pin.line() for pin in pins.read("engine-build.txt", Target.this_machine()))
     source = pins.only(pins.read(build.requirements), build.distribution).line()
-    machine = (platform.libc_ver()[1], platform.machine(), _compiler_major())
+    machine = (platform.libc_ver()[1], platform.machine())
     return digest_of(source, *build.options(), LLAMA_PROJECT, *machine, *tools)
 
 
@@ -73,29 +78,32 @@ def _compiler() -> str:
     return compiler
 
 
-def _compiler_major() -> str:
-    return _asked("-dumpversion").split(".")[0]
-
-
-def thread_library() -> Path:
+def _thread_library() -> Path:
     """Return the compiler's libgomp, which its licence lets programs carry along."""
-    return Path(_asked("-print-file-name=libgomp.so.1")).resolve()
+    asked = [_compiler(), f"-print-file-name={THREAD_LIBRARY}"]
+    return Path(subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()).resolve()
 
 
-def _asked(question: str) -> str:
-    return subprocess.run([_compiler(), question], capture_output=True, text=True, check=False).stdout.strip()
+def is_compiled(build: EngineBuild, cache: Path) -> bool:
+    """Say whether the compiled wheel is kept."""
+    return _folder(build, cache).is_dir()
+
+
+def _folder(build: EngineBuild, cache: Path) -> Path:
+    return cache / "engine-builds" / built_key(build)[:16]
 
 
 def build_wheel(build: EngineBuild, target: Target, cache: Path, *, say: Say) -> Path:
-    """Return the compiled wheel (one for every Python), built unless an equal build is kept."""
+    """Return the compiled wheel (one for every Python) beside its THREAD_LIBRARY, built unless an equal one is kept."""
     if target.arch != build.arch or platform.machine() != build.arch:
         raise ArtefactError(
             f"an engine for {target.arch} cannot be built as {build.arch} on this {platform.machine()} machine: "
             f"deploy to {target.arch} hosts from a machine of their kind"
         )
-    tools = toolbox("engine-build.txt", cache, say=say)
 
     def compile_into(draft: Path) -> None:
+        shutil.copyfile(_thread_library(), draft / THREAD_LIBRARY)
+        tools = toolbox("engine-build.txt", cache, say=say)
         project, listing = draft / "project.cmake", draft / "requirements.txt"
         project.write_text(LLAMA_PROJECT, encoding="utf-8")
         listing.write_text(pins.only(pins.read(build.requirements), build.distribution).line(), encoding="utf-8")
@@ -107,7 +115,7 @@ def build_wheel(build: EngineBuild, target: Target, cache: Path, *, say: Say) ->
             environment={**tool_environment(tools), "CMAKE_ARGS": " ".join(options)},
         )
 
-    folder = cached_dir(cache / "engine-builds" / built_key(build)[:16], compile_into)
+    folder = cached_dir(_folder(build, cache), compile_into)
     return next(folder.glob("*.whl"))
 
 

@@ -9,11 +9,18 @@ from pathlib import Path
 
 from rbee_deploy import pins, wheels
 from rbee_deploy.artefacts import Artefact, Say, Target, cache_root, described, digest_of, locked, pack, say_to_stderr
-from rbee_deploy.engine_builds import BUILDS, build_wheel, built_key, thread_library
+from rbee_deploy.engine_builds import (
+    BUILDS,
+    THREAD_LIBRARY,
+    EngineBuild,
+    build_wheel,
+    built_key,
+    is_compiled,
+)
 from rbee_deploy.errors import ArtefactError
 from rbee_deploy.pins import Pin
 
-__all__ = ["build_engine", "install_script"]
+__all__ = ["build_engine", "install_script", "is_cached"]
 
 SITE = "site-packages"
 _GLIBC = re.compile(rb"\0GLIBC_2\.(\d+)")
@@ -32,21 +39,43 @@ def build_engine(
     engine.json holds name, version, variant, python, arch, glibc (the least that a host needs) and site. The hash is
     of what goes into the build, not of the compiler's output. Raises ArtefactError.
     """
-    build = BUILDS.get((name, variant))
-    if build is None:
-        known = ", ".join(f"{engine} {variant}" for engine, variant in BUILDS)
-        raise ArtefactError(f"this version has no engine build {name} {variant}: it knows {known}")
-    root = cache or cache_root()
-    dependencies = tuple(pin for pin in pins.read(build.requirements, target) if pin.name != build.distribution)
-    key = digest_of(built_key(build), target.python, *(pin.line() for pin in dependencies))
-    engine = f"{name}-{build.version}-{variant}-{key[:8]}"
-    archive = root / "artefacts" / f"engine-{engine}.tar"
+    build, root = _known(name, variant), cache or cache_root()
+    dependencies = _dependencies(build, target)
+    engine = _id(name, variant, build, target)
+    archive = _archive(root, engine)
     with locked(archive):
         if not archive.is_file():
             wheel = build_wheel(build, target, root, say=say)
             facts = {"name": name, "version": build.version, "variant": variant}
             _bundle(wheel, dependencies, target, facts, archive, root, say)
     return _checked(described(engine, archive), archive, target)
+
+
+def is_cached(name: str, variant: str, target: Target, cache: Path | None = None) -> bool:
+    """Say whether `build_engine` has nothing to compile. Raises ArtefactError for an unknown build."""
+    build, root = _known(name, variant), cache or cache_root()
+    return _archive(root, _id(name, variant, build, target)).is_file() or is_compiled(build, root)
+
+
+def _known(name: str, variant: str) -> EngineBuild:
+    build = BUILDS.get((name, variant))
+    if build is None:
+        known = ", ".join(f"{engine} {variant}" for engine, variant in BUILDS)
+        raise ArtefactError(f"this version has no engine build {name} {variant}: it knows {known}")
+    return build
+
+
+def _dependencies(build: EngineBuild, target: Target) -> tuple[Pin, ...]:
+    return tuple(pin for pin in pins.read(build.requirements, target) if pin.name != build.distribution)
+
+
+def _id(name: str, variant: str, build: EngineBuild, target: Target) -> str:
+    lines = (pin.line() for pin in _dependencies(build, target))
+    return f"{name}-{build.version}-{variant}-{digest_of(built_key(build), target.python, *lines)[:8]}"
+
+
+def _archive(root: Path, engine: str) -> Path:
+    return root / "artefacts" / f"engine-{engine}.tar"
 
 
 def _bundle(
@@ -65,7 +94,7 @@ def _bundle(
         for path in [*sorted(folder.glob("*.whl")), wheel]:
             _unpack(path, site)
         _slim(site)
-        shutil.copyfile(thread_library(), site / "llama_cpp" / "lib" / "libgomp.so.1")
+        shutil.copyfile(wheel.parent / THREAD_LIBRARY, site / "llama_cpp" / "lib" / THREAD_LIBRARY)
         manifest = {**facts, "python": target.python, "arch": target.arch, "glibc": needed_glibc(site), "site": SITE}
         text = json.dumps(manifest, sort_keys=True) + "\n"
         (tree / "engine.json").write_text(text, encoding="utf-8")

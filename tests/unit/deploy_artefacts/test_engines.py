@@ -29,14 +29,12 @@ def test_the_build_is_portable() -> None:
     assert not any("AVX512" in option or "march" in option for option in options)
 
 
-@pytest.mark.parametrize("change", ["compiler", "glibc", "options"])
+@pytest.mark.parametrize("change", ["glibc", "options"])
 def test_what_decides_a_build_decides_its_key(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another compiler major, libc or option is another build."""
+    """Another libc or option is another build."""
     before = engine_builds.built_key(BUILD)
     build = BUILD
-    if change == "compiler":
-        monkeypatch.setattr(engine_builds, "_compiler_major", lambda: "99")
-    elif change == "glibc":
+    if change == "glibc":
         monkeypatch.setattr(engine_builds.platform, "libc_ver", lambda: ("glibc", "2.99"))
     else:
         build = engine_builds.EngineBuild(**{**vars(BUILD), "on": ("GGML_AVX",)})
