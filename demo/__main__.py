@@ -1,4 +1,4 @@
-"""`python -m demo up|add|down|packages|build|packages`."""
+"""`python -m demo up|add|down|packages|build`."""
 
 import argparse
 import os

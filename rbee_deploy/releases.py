@@ -20,6 +20,9 @@ from rbee_deploy.artefacts import (
 )
 from rbee_deploy.own_wheel import own_wheel
 
+KEPT = 10
+"""Archives in the cache, 12 MB each: enough for checkouts that take turns."""
+
 __all__ = ["Artefact", "Target", "build_release", "install_script", "uv_binary"]
 
 
@@ -42,7 +45,15 @@ def build_release(
     archive = root / "artefacts" / f"release-{release}.tar"
     if not archive.is_file():
         _bundle(release, number, requirements, files, target, archive)
+        _prune(archive)
     return described(release, archive)
+
+
+def _prune(newest: Path) -> None:
+    """Remove all but the KEPT newest releases: every change of the sources makes one."""
+    made = sorted(newest.parent.glob("release-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for archive in made[KEPT:]:
+        archive.unlink(missing_ok=True)
 
 
 def _pinned(wheel: Path) -> str:

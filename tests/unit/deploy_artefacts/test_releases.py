@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -155,3 +156,15 @@ def test_uv_comes_as_one_executable(tmp_path: Path) -> None:
 def test_releases_names_are_what_others_import() -> None:
     """The public names of the module are the ones the deployer uses."""
     assert set(releases.__all__) == {"Artefact", "Target", "build_release", "install_script", "uv_binary"}
+
+
+def test_old_releases_leave_the_cache(tmp_path: Path) -> None:
+    """Only the newest archives are kept, and other artefacts are left alone."""
+    for number in range(releases.KEPT + 2):
+        archive = tmp_path / f"release-{number}.tar"
+        archive.touch()
+        os.utime(archive, (number, number))
+    (tmp_path / "uv-1.tar").touch()
+    releases._prune(archive)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"uv-1.tar", *(f"release-{number}.tar" for number in range(2, releases.KEPT + 2))}
