@@ -6,8 +6,9 @@ Everything that listens or dials asks this module, so that no other code knows w
 """
 
 import hmac
+import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 import httpx
 
 from rbee_runtime.errors import LinkError
+
+DEAD_SECONDS = 30
+"""Longer than a switch needs to restart a port, so that open answers outlive that."""
 
 
 class Role(StrEnum):
@@ -65,7 +69,7 @@ class Link:
     role: Role
     fleet: str
     directory: Path | None = None
-    token: str = ""
+    token: str = field(default="", repr=False)
 
     @property
     def scheme(self) -> str:
@@ -93,19 +97,22 @@ class Link:
         self._load(context)
         return context
 
-    def client(self, *, timeout: httpx.Timeout, peer: Role | None = None, **options: Any) -> httpx.AsyncClient:
+    def client(
+        self, *, timeout: httpx.Timeout, peer: Role | None = None, limits: httpx.Limits | None = None
+    ) -> httpx.AsyncClient:
         """Return an HTTP client for this link; with `peer`, an answer by any other role raises LinkError."""
         headers = {"x-rbee-token": self.token} if self.token else {}
         hooks: dict[str, list[Any]] = {}
         if peer is not None and self.directory is not None:
             hooks["response"] = [_peer_check(self.fleet, peer)]
-        return httpx.AsyncClient(
+        transport = httpx.AsyncHTTPTransport(
             verify=self.client_context(),
-            timeout=timeout,
-            headers=headers,
-            event_hooks=hooks,
+            limits=limits or httpx.Limits(),
             trust_env=False,
-            **options,
+            socket_options=_notice_dead_peers(),
+        )
+        return httpx.AsyncClient(
+            transport=transport, timeout=timeout, headers=headers, event_hooks=hooks, trust_env=False
         )
 
     def accepts(self, identity: Identity | None, token: str, roles: frozenset[Role]) -> bool:
@@ -123,6 +130,21 @@ class Link:
             raise LinkError(
                 f"cannot load the {self.role} certificate from {directory}: {error}; run the deploy again to issue it"
             ) from error
+
+
+def _notice_dead_peers() -> list[tuple[int, int, int]]:
+    """Return socket options that end a connection whose other host went without a word.
+
+    Otherwise a request would wait for the limit that is meant for slow answers (minutes).
+    """
+    interval, tries = 5, 4
+    return [
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, DEAD_SECONDS - interval * tries),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, tries),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_SECONDS * 1000),
+    ]
 
 
 def _peer_check(fleet: str, role: Role) -> Any:

@@ -5,13 +5,17 @@ import socket
 
 
 def notify(message: str) -> bool:
-    """Send `READY=1`, `STATUS=…` or the like to the service manager; False when there is none."""
+    """Send `READY=1`, `STATUS=…` or the like to the service manager; False when there is none that listens."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return False
     address = "\0" + path[1:] if path.startswith("@") else path
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.sendto(message.encode(), address)
+        try:
+            channel.sendto(message.encode(), address)
+        except OSError:
+            # A service manager that is being replaced must not cost the service.
+            return False
     return True
 
 

@@ -60,12 +60,13 @@ class WorkerSpec(Message, frozen=True, kw_only=True):
 class Desired(Message, frozen=True, kw_only=True):
     """The whole desired document of one hive, `PUT /api/v1/desired`.
 
-    `epoch` rises with each start of a queen, `revision` with each change within an epoch.
+    `epoch` rises with each start of a queen, `revision` with each change within an epoch. `hive` is whom it is for.
     """
 
     fleet: str
     epoch: int
     revision: int
+    hive: str = ""
     workers: tuple[WorkerSpec, ...] = ()
     models: tuple[ModelSpec, ...] = ()
     protocol: int = PROTOCOL_VERSION

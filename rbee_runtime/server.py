@@ -26,6 +26,12 @@ PEER = "rbee.peer"
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools that call us (60 s), so that the caller is the one that closes an idle connection."""
 
+HEAD_SECONDS = 10.0
+"""From the connection, or from the first byte of a further request, to the end of its headers."""
+
+HEAD_BYTES = 64 * 1024
+"""Headers that go on after so much are refused; uvicorn itself would collect them without end."""
+
 
 @dataclass(frozen=True)
 class RoutePolicy:
@@ -69,9 +75,38 @@ class RoleGate:
 
 
 class _PeerProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, plus the identity from the caller's certificate."""
+    """uvicorn's protocol, plus the identity from the caller's certificate and bounds for the head of a request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_bytes = 0
+        self._overdue: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_in()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._overdue is not None:
+            if self._head_bytes > HEAD_BYTES:
+                self.transport.abort()
+                return
+            self._head_bytes += len(data)
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._head_is_in()
+        super().on_headers_complete()
+
+    def _head_is_in(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+        self._overdue = None
 
     def on_message_begin(self) -> None:
+        if self._overdue is None:
+            self._head_bytes = 0
+            self._overdue = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
         super().on_message_begin()
         tls = self.transport.get_extra_info("ssl_object")
         scope = cast("MutableMapping[str, Any]", self.scope)
@@ -93,6 +128,7 @@ class HttpServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=None if drain_seconds is None else round(drain_seconds),
                 ssl_context_factory=factory,

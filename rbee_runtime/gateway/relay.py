@@ -148,14 +148,15 @@ class Exchange:
                 return
             if down.committed:
                 break
-            tried |= {lease.worker}
+            if last.reached:
+                tried |= {lease.worker}
         raise last.error if last is not None else RequestError(503, "no worker answered", retry_after=1)
 
     async def _lease(self, ask: Ask, last: UpstreamFailure | None) -> Lease:
         try:
             lease = await self._gate.lease(ask)
         except RequestError:
-            if last is None:
+            if last is None or not last.reached:
                 raise
             raise last.error from None
         self.outcome.worker = lease.worker
@@ -168,7 +169,7 @@ class Exchange:
         try:
             await self._exchange(lease.url + path, body, accept, down)
         except UpstreamFailure as failure:
-            lease.settle(answered=not failure.blame)
+            lease.settle(answered=not failure.blame, reached=failure.reached)
             return failure
         else:
             lease.settle(answered=True)
@@ -196,7 +197,8 @@ class Exchange:
                 raise ClientGoneError from None
             raise worker_failed("it went silent") from None
         except (httpx.HTTPError, LinkError) as error:
-            raise worker_failed(str(error) or type(error).__name__) from error
+            reached = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            raise worker_failed(str(error).rstrip(".") or type(error).__name__, reached=reached) from error
 
     async def _answer(self, response: httpx.Response, body: ChatBody, down: Downstream, watch: asyncio.Timeout) -> None:
         status = response.status_code

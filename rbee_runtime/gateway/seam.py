@@ -32,8 +32,8 @@ class Lease(Protocol):
         """Return where the worker listens, without a path."""
         ...
 
-    def settle(self, *, answered: bool) -> None:
-        """Say whether the worker did its part, so that a failing one is left alone for a while."""
+    def settle(self, *, answered: bool, reached: bool = True) -> None:
+        """Say whether the worker did its part, so that a failing one is left alone until it is likely to be back."""
         ...
 
     def release(self) -> None:
@@ -74,18 +74,23 @@ class Limits:
 
 
 class UpstreamFailure(RbeeError):  # noqa: N818 - it is an outcome of a try, turned into a RequestError for the client
-    """A worker did not do its part; `error` is what the client gets if nobody else does."""
+    """A worker did not do its part; `error` is what the client gets if nobody else does.
 
-    def __init__(self, error: RequestError, *, blame: bool = True) -> None:
+    `reached` is False when no connection came about: the request has done nothing yet and may wait for any worker.
+    """
+
+    def __init__(self, error: RequestError, *, blame: bool = True, reached: bool = True) -> None:
         super().__init__(str(error))
         self.error = error
         self.blame = blame
+        self.reached = reached
 
 
-def worker_failed(detail: str) -> UpstreamFailure:
+def worker_failed(detail: str, *, reached: bool = True) -> UpstreamFailure:
     """Return the failure of a worker as a 503 that is worth another try in a moment."""
     message = f"the worker failed: {detail}; try again"
-    return UpstreamFailure(RequestError(503, message, kind="server_error", code="worker_failed", retry_after=1))
+    error = RequestError(503, message, kind="server_error", code="worker_failed", retry_after=1)
+    return UpstreamFailure(error, reached=reached)
 
 
 def worker_busy(status: int, retry_after: int) -> UpstreamFailure:

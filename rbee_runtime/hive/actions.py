@@ -71,11 +71,12 @@ class Actions:
             slots=spec.slots,
             spec=spec.digest(),
             basis=f"{model.basis}/{self.credentials}",
+            stamp=model.stamp,
             port=port,
             launched=self._clock(),
             ready_since=None,
             stop_asked=None,
-            restarts=record.restarts + 1 if record.spec else 0,
+            restarts=record.restarts + (record.spec != "" and record.last_exit is not None),
         )
         # On disk before the process exists: a hive that dies in between finds a launch to account for, not a stranger.
         self._records.put(started)

@@ -43,11 +43,15 @@ class Act(StrEnum):
 
 @dataclass(frozen=True)
 class ModelState:
-    """A model that the document names: `path` of its first file ("" for none); `basis` changes with its content."""
+    """A model that the document names: `path` of its first file ("" for none); `basis` changes with its content.
+
+    `stamp` changes when somebody writes its files again, even with the same content: a repaired file is worth a try.
+    """
 
     ready: bool
     path: str = ""
     basis: str = ""
+    stamp: str = ""
     said: str = ""
 
 
@@ -149,7 +153,7 @@ class _Case:
 
     def _adopted(self, status: UnitStatus) -> Decision:
         health, now = self.health, self.scene.now
-        if health is not None and health.ready and status.phase is Phase.RUNNING:
+        if self._serves(status):
             since = self.record.ready_since
             self.record = msgspec.structs.replace(self.record, ready_since=now if since is None else since)
             return self._is(Observed.READY)
@@ -160,6 +164,12 @@ class _Case:
         if self.record.ready_since is None and launched and now - launched >= LOAD_SECONDS:
             return self._is(Observed.STOPPING, f"it was not ready {LOAD_SECONDS:g} s after its start", Act.STOP)
         return self._is(Observed.STARTING, (health.said if health is not None else "") or status.said)
+
+    def _serves(self, status: UnitStatus) -> bool:
+        if self.health is None:
+            # A hive that just started has not asked yet: what was ready stays in rotation until a probe says otherwise.
+            return status.phase is Phase.RUNNING and self.record.ready_since is not None
+        return status.phase is Phase.RUNNING and self.health.ready
 
     def _ended(self) -> Decision:
         if self.record.launched is not None:
@@ -183,7 +193,7 @@ class _Case:
         model = scene.models.get(wanted.model)
         if model is None:
             return self._is(Observed.EXITED, f"the desired document does not describe model {wanted.model}")
-        if record.blocked and record.blocked == self._identity(wanted):
+        if record.blocked and record.blocked == f"{self._identity(wanted)}/{model.stamp}":
             return self._is(Observed.EXITED, f"{_reason(record)}; not tried again until its spec or model changes")
         if not model.ready:
             return self._is(Observed.FETCHING, model.said)
@@ -211,6 +221,7 @@ def _of_this_boot(record: WorkerRecord, boot: str) -> WorkerRecord:
         failures=(),
         crash_loop=False,
         next_try=0.0,
+        last_exit=record.last_exit if record.blocked else None,
     )
 
 

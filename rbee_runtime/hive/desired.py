@@ -49,10 +49,11 @@ def check_worker_id(worker: str) -> str:
 class DesiredFile:
     """`desired.json` and `highest.json` in the state directory."""
 
-    def __init__(self, state_dir: Path, *, fleet: str) -> None:
+    def __init__(self, state_dir: Path, *, fleet: str, hive: str) -> None:
         self._path = state_dir / "desired.json"
         self._highest_path = state_dir / "highest.json"
         self._fleet = fleet
+        self._hive = hive
         self.document = self._load()
         self._highest = self._load_highest()
 
@@ -82,12 +83,18 @@ class DesiredFile:
                 f"this hive belongs to fleet {self._fleet!r}, the document is of {document.fleet!r}; "
                 "deploy the host with that fleet's inventory to move it"
             )
+        if document.hive and document.hive != self._hive:
+            raise StaleDesiredError(
+                f"the document is for hive {document.hive!r}, this is {self._hive!r}: the queen has an old address; "
+                "the next heartbeat of each host corrects it"
+            )
         highest = self._highest
         if highest is not None and (document.epoch, document.revision) < (highest.epoch, highest.revision):
             raise StaleDesiredError(
                 f"the document is of epoch {document.epoch} revision {document.revision}, this hive follows epoch "
                 f"{highest.epoch} revision {highest.revision}; another queen is, or was, in charge of fleet "
-                f"{self._fleet!r}"
+                f"{self._fleet!r}; if it is gone for good, remove {self._path} and {self._highest_path} on this host "
+                "and restart rbee-hive, whose workers go on meanwhile"
             )
 
     def _load(self) -> Desired | None:

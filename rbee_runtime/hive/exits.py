@@ -56,7 +56,7 @@ def noted(record: WorkerRecord, status: UnitStatus | None, *, now: float) -> Wor
         streak=ended.streak + 1,
         failures=recent,
         crash_loop=ended.crash_loop or len(recent) >= LOOP_FAILURES,
-        blocked=record.identity if reason in PERMANENT else "",
+        blocked=record.attempt if reason in PERMANENT else "",
     )
     return msgspec.structs.replace(ended, next_try=now + delay(ended))
 

@@ -42,13 +42,18 @@ class Fetching:
         await asyncio.gather(*self._running.values(), return_exceptions=True)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read_disk(self, wanted: Sequence[ModelSpec]) -> tuple[dict[str, ModelReport], tuple[ModelReport, ...]]:
+    def _read_disk(self, wanted: Sequence[ModelSpec]) -> tuple[dict[str, ModelState], tuple[ModelReport, ...]]:
         found = {spec.name: self._store.find(spec) for spec in wanted}
-        return {name: report for name, report in found.items() if report is not None}, self._store.reports()
+        ready = {name: self._ready(report) for name, report in found.items() if report is not None}
+        return ready, self._store.reports()
 
-    def _state(self, spec: ModelSpec, report: ModelReport | None) -> ModelState:
-        if report is not None:
-            return ModelState(ready=True, path=str(self._store.path_of(report.files[0])), basis=_content(report))
+    def _ready(self, report: ModelReport) -> ModelState:
+        path = str(self._store.path_of(report.files[0]))
+        return ModelState(ready=True, path=path, basis=_content(report), stamp=self._store.stamp(report))
+
+    def _state(self, spec: ModelSpec, found: ModelState | None) -> ModelState:
+        if found is not None:
+            return found
         try:
             scheme = parse_source(spec.source).scheme
         except ReferenceFormError as error:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-SILENCE_SECONDS = 12.0
+SILENCE_SECONDS = 10.0
 """A silent worker leaves rotation after this: with the probe period and the heartbeat the queen knows within 15 s."""
 
 RETURN_PROBES = 2

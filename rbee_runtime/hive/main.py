@@ -6,13 +6,11 @@ import os
 import secrets
 import signal
 import sys
-import time
 from pathlib import Path
 
-import msgspec
 import uvloop
 
-from rbee_runtime import __version__, config, durable, logs, ports
+from rbee_runtime import __version__, config, durable, logs, ports, running
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import ConfigError, RbeeError, StateError
 from rbee_runtime.hive import attached
@@ -32,7 +30,8 @@ def main() -> None:
     logs.capture_libraries()
     options = _parser().parse_args()
     try:
-        uvloop.run(run(config.load(options.config, HiveConfig)))
+        settings = config.load(options.config, HiveConfig)
+        uvloop.run(run(settings, digest=running.digest_of(options.config)))
     except ConfigError as error:
         sys.stderr.write(f"rbee-hive: {error}\n")
         sys.exit(BAD_CONFIG_STATUS)
@@ -41,15 +40,14 @@ def main() -> None:
         sys.exit(1)
 
 
-async def run(settings: HiveConfig) -> None:
+async def run(settings: HiveConfig, *, digest: str) -> None:
     """Run until SIGTERM or SIGINT; raises RbeeError if the hive cannot start, or what a part of it failed with."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    digest = _digest()
     hive = await attached.start(settings, _link(settings), digest=digest)
     try:
-        _write_running(settings.run_dir, digest)
+        running.write(settings.run_dir, digest=digest, pid=os.getpid())
         notify(f"READY=1\nSTATUS={hive.summary}")
         await _attend(hive, stop)
     finally:
@@ -94,28 +92,6 @@ def _token(path: Path) -> str:
         held = secrets.token_urlsafe(32)
         durable.write(path, held.encode())
     return held
-
-
-def _digest() -> str:
-    try:
-        return (ports.ETC / "hive.digest").read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-
-
-def _write_running(run_dir: Path, digest: str) -> None:
-    """Say what really runs; a run directory that cannot be written costs that file only."""
-    facts = {
-        "digest": digest,
-        "release": Path(sys.prefix).resolve().name,
-        "pid": os.getpid(),
-        "version": __version__,
-        "started_unix": int(time.time()),
-    }
-    try:
-        durable.write(run_dir / ports.RUNNING_FILE, msgspec.json.encode(facts), mode=0o644)
-    except StateError as error:
-        logs.warning("running_file_not_written", detail=error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,9 +17,10 @@ from rbee_runtime.states import ExitReason
 class WorkerRecord(Message, frozen=True, kw_only=True):
     """One worker.
 
-    `spec` is the digest and `basis` the model and credentials that it was last launched with; `launched` is None while
-    none of our launches is unaccounted for. `streak` counts failures since the last healthy spell, `failures` are the
-    times of the recent ones, `blocked` is the identity that must change before another try.
+    `spec` is the digest, `basis` the model and credentials and `stamp` the files that it was last launched with;
+    `launched` is None while none of our launches is unaccounted for. `streak` counts failures since the last healthy
+    spell, `failures` are the times of the recent ones, `blocked` is the attempt that must not be repeated as it was.
+    `restarts` counts starts after an end, a reboot being none.
     """
 
     id: str
@@ -30,6 +31,7 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     slots: int = 1
     spec: str = ""
     basis: str = ""
+    stamp: str = ""
     port: int = 0
     launched: float | None = None
     ready_since: float | None = None
@@ -47,6 +49,11 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     def identity(self) -> str:
         """Return what must agree for a running worker to be adopted."""
         return f"{self.spec}/{self.basis}"
+
+    @property
+    def attempt(self) -> str:
+        """Return what must differ for a start that failed for good to be tried again."""
+        return f"{self.identity}/{self.stamp}"
 
 
 class Records:

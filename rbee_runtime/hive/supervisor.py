@@ -55,7 +55,7 @@ class Supervisor:
         self._clock = clock
         self._event = asyncio.Event()
         self._requests: asyncio.Queue[tuple[Desired, asyncio.Future[DesiredAck]]] = asyncio.Queue()
-        self._desired = DesiredFile(config.state_dir, fleet=config.fleet)
+        self._desired = DesiredFile(config.state_dir, fleet=config.fleet, hive=config.name)
         self._records = records.Records(config.state_dir)
         self._actions = Actions(config, link, launcher, self._records, clock=clock)
         self._fetching = Fetching(ModelStore(config.models_dir), clock=clock, changed=self._look_at_disk)

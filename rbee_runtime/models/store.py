@@ -54,6 +54,14 @@ class ModelStore:
         found = (self._read(path) for path in sorted(self._manifests.glob("*.json")))
         return tuple(report for report in found if report is not None and self._complete(report))
 
+    def stamp(self, report: ModelReport) -> str:
+        """Return a text that changes when a file of the model is written again; "" if one went away meanwhile."""
+        try:
+            stats = [self.path_of(file).stat() for file in report.files]
+        except OSError:
+            return ""
+        return ",".join(f"{stat.st_ino}-{stat.st_mtime_ns}" for stat in stats)
+
     def adopt(self, spec: ModelSpec) -> ModelReport:
         """Take a `file:` model of this host into the store, or raise ModelStoreError and leave nothing behind."""
         source = parse_source(spec.source)

@@ -46,10 +46,14 @@ class Route:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Not now, or not at all: `wait` is how many seconds it is worth to wait before the error is told."""
+    """Not now, or not at all: `wait` is how many seconds it is worth to wait before the error is told.
+
+    `cold` means that there is no worker to wait for yet, only one that may become ready.
+    """
 
     error: RequestError
     wait: float = 0.0
+    cold: bool = False
 
 
 def admit(ask: Ask, catalogue: Catalogue, *, queue_wait: float) -> Route | Refusal:
@@ -112,11 +116,17 @@ def _not_allowed(ask: Ask, catalogue: Catalogue) -> RequestError | None:
 def _cold(model: FleetModel, hopeless: str) -> Refusal:
     if hopeless:
         return Refusal(_unavailable(f"{model.name}: {hopeless}", retry_after=60))
-    return Refusal(_unavailable(f"{model.name} is not ready yet", retry_after=10), model.load_wait)
+    return Refusal(_unavailable(f"{model.name} is not ready yet", retry_after=10), model.load_wait, cold=True)
 
 
 def _unavailable(message: str, retry_after: int = 2) -> RequestError:
     return RequestError(503, message, kind="server_error", code="model_not_ready", retry_after=retry_after)
+
+
+def leaving(model: str) -> RequestError:
+    """Return the answer to a request for a model that is not ready, by a queen that hears of no worker any more."""
+    message = f"{model} is not ready yet and this queen is being replaced; ask again"
+    return RequestError(503, message, kind="server_error", code="queen_restarting", retry_after=1)
 
 
 def _busy(model: str) -> RequestError:

@@ -19,6 +19,7 @@ from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.records import KeyRecord
 from rbee_runtime.queen.status import Phase, Status
 
+_READS = frozenset({"GET", "HEAD"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -65,6 +66,9 @@ class ClientApp:
             answer.outcome = await self._relay.serve(scope, receive, answer, key=key.id, request_id=answer.request_id)
         elif path == policy.MODELS:
             await answer.json(200, views.openai_models(self._controller, key))
+        elif self._status.draining and scope["method"] not in _READS:
+            # The database is the next queen's already.
+            raise RequestError(503, "this queen is leaving; ask again", kind="server_error", retry_after=1)
         else:
             await self._admin(scope, receive, answer)
 
@@ -115,9 +119,10 @@ class _Answer:
         await self.json(error.status, error.body(), error.headers())
 
     def log(self) -> None:
-        """Write the request's line; probes of health and readiness have none."""
+        """Write the request's line; probes, and reads that went well, have none: people and tools poll them."""
         path = self._scope["path"]
-        if path in (policy.HEALTH, policy.READY):
+        read = self._scope["method"] in _READS
+        if path in (policy.HEALTH, policy.READY) or (read and self._status < 400):
             return
         logs.info(
             "request",

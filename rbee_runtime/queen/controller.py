@@ -18,7 +18,7 @@ from rbee_runtime.queen.placement import HiveView, Situation, plan
 from rbee_runtime.queen.records import Assignment, KeyRecord
 from rbee_runtime.queen.routing import Roster, Seat
 from rbee_runtime.queen.store import Store
-from rbee_runtime.states import Observed
+from rbee_runtime.states import ExitReason, Observed
 
 TICK_SECONDS = 1.0
 SETTLE_SECONDS = 10.0
@@ -26,6 +26,9 @@ SETTLE_SECONDS = 10.0
 
 _SERVING = frozenset({Observed.READY, Observed.DRIFTED})
 """A drifted worker still serves its old spec until its hive has drained it."""
+
+_PERMANENT = frozenset({ExitReason.BAD_MODEL, ExitReason.BAD_CONFIG, ExitReason.ENGINE_MISSING})
+"""A hive does not try these again by itself."""
 
 
 class Controller:
@@ -86,9 +89,9 @@ class Controller:
         declared = self.model(model)
         if not mine and declared is not None and not declared.each_host and declared.replicas_min == 0:
             return "it is declared with replicas_min 0; raise it in the inventory"
-        if mine and all(entry.observed is Observed.CRASH_LOOP for entry in mine):
-            report = self.report(mine[0].id)
-            return f"its workers fail to start: {report.detail if report else 'see the hive'}"
+        reports = [self.report(entry.id) for entry in mine]
+        if mine and all(report is not None and _needs_help(report) for report in reports):
+            return f"its workers fail to start: {reports[0].detail if reports[0] else 'see the hive'}"
         reasons = self.reasons.get(model, ())
         may_come = any(reason.endswith((": not heard yet", ": silent")) for reason in reasons)
         return "" if mine or may_come or not reasons else f"it fits nowhere ({'; '.join(reasons)})"
@@ -107,15 +110,24 @@ class Controller:
 
     def heartbeat(self, report: Heartbeat) -> HeartbeatAck:
         """Take a heartbeat and return the document that its hive should follow."""
-        if self.membership.presence(report.hive) is not Presence.LIVE:
+        back = self.membership.presence(report.hive) is not Presence.LIVE
+        if back:
             logs.info("hive heard", hive=report.hive, url=report.url, version=report.version)
         if self.membership.hear(report):
             record = self.membership.members[report.hive].record
             self._remember(lambda: self._store.put_hive(record))
-        self._observe(report)
+        self._observe(report, back=back)
         self.reconcile()
         wanted = self.documents.heard(report.hive, report.url, report.epoch, report.revision)
         return HeartbeatAck(fleet=wanted.fleet, epoch=wanted.epoch, revision=wanted.revision)
+
+    def doubt(self, worker: str) -> None:
+        """Take a worker that refuses connections out of rotation until a probe or its hive says that it is back."""
+        entry = self.assignments.get(worker)
+        if entry is not None and worker not in self.unreachable:
+            logs.warning("worker unreachable", id=worker, hive=entry.hive, url=self.url(entry))
+            self.unreachable = self.unreachable | {worker}
+            self.publish()
 
     def set_drained(self, hive: str, *, drained: bool) -> None:
         """Drain a hive or end that, or raise RequestError 404."""
@@ -161,6 +173,7 @@ class Controller:
             before = self.fleet.problem
             if self.fleet.poll():
                 logs.info("fleet file loaded", models=len(self.fleet.current.models))
+                self._remember(self.fleet.remember)
             elif self.fleet.problem and self.fleet.problem != before:
                 logs.error("fleet file refused; the last good one stays in force", why=self.fleet.problem)
             self.reconcile()
@@ -193,17 +206,18 @@ class Controller:
             if self.roster.in_flight(worker) or (report is not None and report.in_flight > 0)
         )
 
-    def _observe(self, report: Heartbeat) -> None:
-        """Note where the hive's workers are and in which state."""
+    def _observe(self, report: Heartbeat, *, back: bool) -> None:
+        """Note where the hive's workers are and in which state; what is unchanged of a doubted one proves nothing."""
         seen = {worker.id: worker for worker in report.workers}
         changed = []
-        for entry in [e for e in self.assignments.values() if e.hive == report.hive]:
+        mine = [entry for entry in self.assignments.values() if entry.hive == report.hive]
+        for entry in mine:
             now = _seen(entry, seen.get(entry.id))
             if now != entry:
                 self.assignments[entry.id] = now
                 changed.append(now)
                 logs.info("worker", id=entry.id, hive=entry.hive, state=now.observed or "absent")
-        self.unreachable -= {entry.id for entry in self.assignments.values() if entry.hive == report.hive}
+        self.unreachable = self.unreachable - {entry.id for entry in (mine if back else changed)}
         if changed:
             self._remember(lambda: self._store.change_assignments(changed, ()))
 
@@ -250,6 +264,11 @@ class Controller:
     def frozen(self) -> bool:
         """Say whether rescheduling is frozen."""
         return self._frozen
+
+
+def _needs_help(report: WorkerReport) -> bool:
+    blocked = report.state is Observed.EXITED and report.last_exit in _PERMANENT
+    return blocked or report.state is Observed.CRASH_LOOP
 
 
 def _seen(entry: Assignment, report: WorkerReport | None) -> Assignment:

@@ -82,7 +82,7 @@ class Documents:
 
     def _desk(self, hive: str) -> _Desk:
         if hive not in self._desks:
-            self._desks[hive] = _Desk(Desired(fleet=self._fleet_id, epoch=self._epoch, revision=0))
+            self._desks[hive] = _Desk(Desired(fleet=self._fleet_id, hive=hive, epoch=self._epoch, revision=0))
         return self._desks[hive]
 
     @staticmethod

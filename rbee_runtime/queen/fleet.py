@@ -51,7 +51,7 @@ class FleetSource:
         self.current = self._first()
 
     def poll(self) -> bool:
-        """Load the file again if it changed; say whether `current` is another one now."""
+        """Load the file again if it changed; say whether `current` is another one now, which `remember` then keeps."""
         stamp = self._look()
         if stamp == self._stamp:
             return False
@@ -64,9 +64,11 @@ class FleetSource:
         self.problem = ""
         changed = fleet != self.current
         self.current = fleet
-        if changed:
-            self._store.put_meta(_LAST_GOOD, fleet.model_dump_json())
         return changed
+
+    def remember(self) -> None:
+        """Keep the last good file for a start with a bad one, or raise StateError."""
+        self._store.put_meta(_LAST_GOOD, self.current.model_dump_json())
 
     def _first(self) -> FleetFile:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rbee_runtime.gateway.seam import Ask
-from rbee_runtime.queen.admission import Catalogue, Refusal, Route, admit, queue_full
+from rbee_runtime.queen.admission import Catalogue, Refusal, Route, admit, leaving, queue_full
 from rbee_runtime.queen.routing import Roster
 
 QUEUE_PER_SLOT = 8
@@ -28,9 +28,11 @@ class SlotLease:
         self._lines = lines
         self._held = True
 
-    def settle(self, *, answered: bool) -> None:
+    def settle(self, *, answered: bool, reached: bool = True) -> None:
         """Note whether the worker did its part."""
         self._lines.roster.settle(self.worker, answered=answered)
+        if not reached:
+            self._lines.doubt(self.worker)
 
     def release(self) -> None:
         """Give the slot back and let the next one in line have it."""
@@ -53,12 +55,14 @@ class Lines:
 
     def __init__(self, catalogue: Catalogue, roster: Roster, *, queue_wait: float, clock: Callable[[], float]) -> None:
         self.roster = roster
+        self.doubt: Callable[[str], None] = lambda _: None
         self._catalogue = catalogue
         self._queue_wait = queue_wait
         self._clock = clock
         self._lines: dict[str, deque[_Waiter]] = {}
         self._retries = RETRY_START
         self._somebody = asyncio.Event()
+        self._leaving = False
 
     def waiting(self, model: str) -> int:
         """Return how many requests wait for a model."""
@@ -102,6 +106,11 @@ class Lines:
         for model in tuple(self._lines):
             self.serve(model)
 
+    def leave(self) -> None:
+        """From now on nobody waits for a worker to become ready, because none reports to us; for a slot they do."""
+        self._leaving = True
+        self.changed()
+
     def sweep(self) -> None:
         """Serve every line and send away those that waited long enough for what they wait for."""
         for model in list(self._lines):
@@ -121,7 +130,10 @@ class Lines:
             await asyncio.sleep(_TICK_SECONDS)
 
     def _admit(self, ask: Ask) -> Route | Refusal:
-        return admit(ask, self._catalogue, queue_wait=self._queue_wait)
+        verdict = admit(ask, self._catalogue, queue_wait=self._queue_wait)
+        if self._leaving and isinstance(verdict, Refusal) and verdict.cold:
+            return Refusal(leaving(ask.model))
+        return verdict
 
     def _lease(self, route: Route, model: str) -> SlotLease:
         self.roster.take(route.worker)

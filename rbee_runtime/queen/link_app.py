@@ -1,5 +1,8 @@
 """The link listener: heartbeats of hives, each only under the name in its certificate."""
 
+import re
+from urllib.parse import urlsplit
+
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -14,6 +17,7 @@ from rbee_runtime.queen.status import Status
 from rbee_runtime.server import PEER, RoleGate, RoutePolicy
 
 _PREFIX, _SUFFIX = "/api/v1/hives/", "/heartbeat"
+_HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")
 _MAX_BYTES = 4 * 1024 * 1024
 """A hive with a hundred workers and models reports some tens of KiB."""
 
@@ -25,15 +29,16 @@ POLICIES = (
 
 def build(controller: Controller, link: Link, status: Status) -> RoleGate:
     """Return the application of the link listener."""
-    return RoleGate(LinkApp(controller, status), link=link, policies=POLICIES)
+    return RoleGate(LinkApp(controller, status, scheme=link.scheme), link=link, policies=POLICIES)
 
 
 class LinkApp:
     """Takes heartbeats."""
 
-    def __init__(self, controller: Controller, status: Status) -> None:
+    def __init__(self, controller: Controller, status: Status, *, scheme: str) -> None:
         self._controller = controller
         self._status = status
+        self._scheme = scheme
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -58,6 +63,7 @@ class LinkApp:
             raise RequestError(503, "this queen is leaving; the next one answers", kind="server_error", retry_after=1)
         heartbeat = await _read(request)
         _check_names(name, heartbeat, request.scope.get(PEER))
+        _check_addresses(heartbeat, self._scheme)
         return Response(protocol.encode(self._controller.heartbeat(heartbeat)), media_type="application/json")
 
 
@@ -83,3 +89,19 @@ def _check_names(name: str, heartbeat: Heartbeat, peer: Identity | None) -> None
     if peer is not None and peer.name != name:
         message = f"the certificate of {peer.name!r} may not speak for hive {name[:64]!r}"
         raise RequestError(403, message, kind="permission_error")
+
+
+def _check_addresses(heartbeat: Heartbeat, scheme: str) -> None:
+    """Refuse addresses that would send the queen anywhere but to a server of the link's own kind."""
+    try:
+        parts = urlsplit(heartbeat.url)
+        plain = f"{parts.scheme}://{parts.netloc}" == heartbeat.url and "@" not in parts.netloc
+        good = plain and parts.scheme == scheme and bool(_HOST.fullmatch(parts.hostname or "")) and bool(parts.port)
+    except ValueError:
+        good = False
+    if not good:
+        raise RequestError(400, f"the hive's url {heartbeat.url[:100]!r} is not of the form {scheme}://ADDRESS:PORT")
+    for worker in heartbeat.workers:
+        if (worker.address and not _HOST.fullmatch(worker.address)) or not 0 <= worker.port <= 65535:
+            where = f"{worker.address[:100]!r} port {worker.port}"
+            raise RequestError(400, f"the address of worker {worker.id[:64]!r} cannot be used: {where}")

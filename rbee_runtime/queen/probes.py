@@ -1,6 +1,7 @@
 """Ask workers themselves while their hive is silent: losing the control path must not cut the data path."""
 
 import asyncio
+import time
 
 import httpx
 
@@ -8,13 +9,17 @@ from rbee_runtime import logs
 from rbee_runtime.errors import LinkError
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.membership import Presence
+from rbee_runtime.queen.records import Assignment
 
 PROBE_SECONDS = 5.0
+EAGER_SECONDS = 1.0
+"""While a worker whose hive is not silent refuses connections: requests may wait for it."""
+
 _TIMEOUT = 2.0
 
 
 class Probes:
-    """One task that probes the workers of silent hives."""
+    """One task that probes the workers of silent hives, and those that refused a connection."""
 
     def __init__(self, controller: Controller, client: httpx.AsyncClient) -> None:
         self._controller = controller
@@ -22,25 +27,36 @@ class Probes:
 
     async def run(self) -> None:
         """Probe until cancelled."""
+        due = time.monotonic() + PROBE_SECONDS
         while True:
-            await asyncio.sleep(PROBE_SECONDS)
-            await self.once()
+            await asyncio.sleep(EAGER_SECONDS)
+            if self._eager() or time.monotonic() >= due:
+                await self.once()
+                due = time.monotonic() + PROBE_SECONDS
 
     async def once(self) -> None:
-        """Probe each worker of a silent hive once and tell routing."""
+        """Probe each doubtful worker once and tell routing."""
         controller = self._controller
-        presence = controller.membership.presence
         doubtful = {
             entry.id: f"{controller.url(entry)}/ready"
             for entry in controller.assignments.values()
-            if entry.port and presence(entry.hive) in (Presence.SUSPECT, Presence.LOST)
+            if entry.port and (self._silent(entry) or entry.id in controller.unreachable)
         }
         verdicts = await asyncio.gather(*(self._answers(url) for url in doubtful.values()))
-        silent = {worker for worker, answers in zip(doubtful, verdicts, strict=True) if not answers}
-        if silent != controller.unreachable:
-            logs.warning("workers of silent hives", probed=len(doubtful), unreachable=",".join(sorted(silent)))
-            controller.unreachable = silent
+        failed = {worker for worker, answers in zip(doubtful, verdicts, strict=True) if not answers}
+        unreachable = ((controller.unreachable - doubtful.keys()) | failed) & controller.assignments.keys()
+        if unreachable != controller.unreachable:
+            logs.warning("workers probed", probed=len(doubtful), unreachable=",".join(sorted(unreachable)))
+            controller.unreachable = unreachable
             controller.publish()
+
+    def _eager(self) -> bool:
+        assignments = self._controller.assignments
+        doubted = (assignments[worker] for worker in self._controller.unreachable if worker in assignments)
+        return any(not self._silent(entry) for entry in doubted)
+
+    def _silent(self, entry: Assignment) -> bool:
+        return self._controller.membership.presence(entry.hive) in (Presence.SUSPECT, Presence.LOST)
 
     async def _answers(self, url: str) -> bool:
         try:

@@ -6,16 +6,14 @@ import signal
 import socket
 import ssl
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import uvloop
 
-from rbee_runtime import __version__, config, durable, logs, ports
+from rbee_runtime import config, logs, running
 from rbee_runtime.config import HiveConfig, QueenConfig, TlsFiles
-from rbee_runtime.errors import ConfigError, RbeeError, StateError
+from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.link import Link, Role
 from rbee_runtime.queen import laptop
 from rbee_runtime.queen.main import load
@@ -43,14 +41,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 async def _serve(options: argparse.Namespace, settings: QueenConfig, hive: HiveConfig | None) -> None:
     store = Store(settings.state_dir, lock_wait=LOCK_WAIT_SECONDS)
     try:
-        digest = _digest(options.config)
+        digest = running.digest_of(options.config)
         serving = Serving(settings, store, link_of(settings), digest=digest)
         listeners = [_listener(options.client_fd), _listener(options.link_fd)]
         _guard(options.control_fd)
         control = socket.socket(fileno=options.control_fd)
         tls = client_context(settings.client_tls)
         await serving.run(
-            listeners[0], listeners[1], control, tls=tls, hive=hive, on_ready=lambda: _write_running(settings, digest)
+            listeners[0],
+            listeners[1],
+            control,
+            tls=tls,
+            hive=hive,
+            on_ready=lambda: running.write(settings.run_dir, digest=digest, pid=os.getppid()),
         )
     finally:
         store.close()
@@ -88,28 +91,6 @@ def _listener(descriptor: int) -> socket.socket:
 def _guard(descriptor: int) -> None:
     """Keep a descriptor away from processes that this one starts."""
     os.set_inheritable(descriptor, False)
-
-
-def _digest(path: Path) -> str:
-    try:
-        return path.with_suffix(".digest").read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-
-
-def _write_running(settings: QueenConfig, digest: str) -> None:
-    """Say what really runs; a run directory that cannot be written costs that file only."""
-    facts = {
-        "digest": digest,
-        "release": Path(sys.prefix).resolve().name,
-        "pid": os.getppid(),
-        "version": __version__,
-        "started_unix": int(time.time()),
-    }
-    try:
-        durable.write(settings.run_dir / ports.RUNNING_FILE, msgspec.json.encode(facts), mode=0o644)
-    except StateError as error:
-        logs.warning("running file not written", why=error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -70,6 +70,7 @@ class Serving:
         )
         self.controller.on_change = self._lines.changed
         self.controller.waiting = self._lines.waiting
+        self._lines.doubt = self.controller.doubt
         self._relay = Relay(self._lines, self._to_workers, limits=limits)
         self._owners: list[asyncio.Task[None]] = []
         self._hive: AttachedHive | None = None
@@ -143,6 +144,7 @@ class Serving:
         for task in self._owners:
             if task is not lines:
                 await _cancel(task)
+        self._lines.leave()
         if order is Order.STOP:
             self._relay.cut()
         if self._hive is not None:

@@ -39,7 +39,10 @@ class HiveAnswer(BaseModel):
 
 
 class WorkerAnswer(BaseModel):
-    """One worker: what is wanted and what is seen. `in_flight` counts this queen's requests."""
+    """One worker: what is wanted and what is seen; no state while the queen cannot reach it, whatever its hive said.
+
+    `in_flight` counts this queen's requests.
+    """
 
     id: str
     model: str
@@ -159,6 +162,8 @@ def _worker(controller: Controller, entry: Assignment) -> WorkerAnswer:
         slots=entry.capacity,
         in_flight=controller.roster.in_flight(entry.id),
     )
+    if entry.id in controller.unreachable:
+        return answer.model_copy(update={"state": None, "detail": "does not answer the queen; it is asked again"})
     if report is None:
         return answer
     extra = {"restarts": report.restarts, "last_exit": str(report.last_exit or ""), "detail": report.detail}

@@ -28,8 +28,10 @@ class Slot:
     url: str
     gate: "Gate"
 
-    def settle(self, *, answered: bool) -> None:
+    def settle(self, *, answered: bool, reached: bool = True) -> None:
         self.gate.settled.append((self.worker, answered))
+        if not reached:
+            self.gate.urls.remove(self.url)
 
     def release(self) -> None:
         self.gate.released.append(self.worker)

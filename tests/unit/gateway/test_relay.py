@@ -132,14 +132,22 @@ async def test_a_spent_budget_forbids_retries() -> None:
         assert not b.calls
 
 
-async def test_a_refused_connection_without_a_spare_is_told_within_a_second() -> None:
-    """A dead worker costs the client one quick 503, not a hang."""
+async def test_a_crash_without_a_spare_is_told_within_a_second() -> None:
+    """A worker that dies over a request costs the client one quick 503, not a hang."""
     started = time.monotonic()
-    async with gateway(Gate(["http://127.0.0.1:1"])) as g:
+    async with worker(drop) as w, gateway(Gate([w.url])) as g:
         answer = await g.post(STREAM)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "worker_failed"
         assert time.monotonic() - started < 1
+
+
+async def test_a_request_that_reached_nobody_gets_what_policy_says() -> None:
+    """A refused connection is no failed try: the gate is asked as at first, so that it may wait or refuse."""
+    async with gateway(Gate(["http://127.0.0.1:1"])) as g:
+        answer = await g.post(STREAM)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "9")
+        assert g.gate.settled == [("http://127.0.0.1:1", False)]
 
 
 @pytest.mark.parametrize("fault", [dies_within_the_second_event, stops_without_done, falls_silent])

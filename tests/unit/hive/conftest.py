@@ -82,7 +82,17 @@ Start = Callable[..., Awaitable[tuple[AttachedHive, Queen]]]
 
 
 @pytest.fixture
-async def start(settings: HiveConfig) -> AsyncIterator[Start]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a hive in this process look and ask more often, so that tests wait for processes and not for periods."""
+    monkeypatch.setattr("rbee_runtime.hive.supervisor.EAGER_SECONDS", 0.1)
+    monkeypatch.setattr("rbee_runtime.hive.probes.EAGER_SECONDS", 0.05)
+    monkeypatch.setattr("rbee_runtime.hive.probes.PROBE_SECONDS", 0.5)
+    monkeypatch.setattr("rbee_runtime.hive.probes.DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr("rbee_runtime.hive.launchers.process.ProcessLauncher.poll_seconds", 0.2)
+
+
+@pytest.fixture
+async def start(settings: HiveConfig, quick: None) -> AsyncIterator[Start]:
     """Return a function that starts a hive on the settings; whatever runs at the end is stopped with its workers."""
     running: list[AttachedHive] = []
     link = Link(Role.HIVE, FLEET, token=TOKEN)

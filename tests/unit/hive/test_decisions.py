@@ -45,7 +45,7 @@ def one(**changes: Any) -> Decision:
 
 ENDED = record(launched=None)
 ABSENT = ModelState(ready=False, said="being copied")
-BLOCKED = record(launched=None, blocked=RECORD.identity, last_exit=ExitReason.BAD_MODEL)
+BLOCKED = record(launched=None, blocked=RECORD.attempt, last_exit=ExitReason.BAD_MODEL)
 FAILED = {"launched": None, "last_exit": ExitReason.CRASHED}
 
 TABLE = {
@@ -73,6 +73,16 @@ TABLE = {
         {"records": BLOCKED, "models": {"m": ModelState(ready=True, basis="c1")}},
         Observed.STARTING,
         Act.START,
+    ),
+    "bad model repaired in place": (
+        {"records": BLOCKED, "models": {"m": ModelState(ready=True, basis="c0", stamp="new")}},
+        Observed.STARTING,
+        Act.START,
+    ),
+    "was ready, hive just started": (
+        {"records": record(ready_since=60.0), "statuses": {"w": RUNS}},
+        Observed.READY,
+        Act.NONE,
     ),
     "not wanted, runs": (
         {"desired": NOTHING, "records": record(), "statuses": {"w": RUNS}},
@@ -173,7 +183,7 @@ def test_a_new_spec_is_tried_at_once() -> None:
 
 def test_a_reboot_keeps_the_port_and_what_is_blocked() -> None:
     """A record of an earlier boot loses its times, not its port or the model that cannot be loaded."""
-    decision = one(boot="b2", records=record(blocked=RECORD.identity))
+    decision = one(boot="b2", records=record(blocked=RECORD.attempt))
     assert (decision.act, decision.record.port, decision.record.launched) == (Act.NONE, 9000, None)
 
 

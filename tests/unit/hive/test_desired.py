@@ -14,8 +14,8 @@ from rbee_runtime.protocol import Desired, ModelSpec, WorkerSpec, encode
 WORKER = WorkerSpec(id="m-0a1b2c", model="m", engine="fake")
 
 
-def document(epoch: int, revision: int, *, fleet: str = "f") -> Desired:
-    return Desired(fleet=fleet, epoch=epoch, revision=revision, workers=(WORKER,))
+def document(epoch: int, revision: int, *, fleet: str = "f", hive: str = "h") -> Desired:
+    return Desired(fleet=fleet, hive=hive, epoch=epoch, revision=revision, workers=(WORKER,))
 
 
 @pytest.mark.parametrize(
@@ -24,22 +24,24 @@ def document(epoch: int, revision: int, *, fleet: str = "f") -> Desired:
 )
 def test_newer_documents_replace_older_ones(tmp_path: Path, newer: tuple[int, int], changed: bool) -> None:
     """A higher revision or epoch is kept, the same one acknowledged without a change."""
-    file = DesiredFile(tmp_path, fleet="f")
+    file = DesiredFile(tmp_path, fleet="f", hive="h")
     file.accept(document(1, 2))
     assert file.accept(document(*newer)) is changed
     assert (file.ack().epoch, file.ack().revision) == newer
 
 
 @pytest.mark.parametrize(
-    "stale", [document(2, 2), document(1, 9), document(9, 9, fleet="other")], ids=["revision", "epoch", "fleet"]
+    "stale",
+    [document(2, 2), document(1, 9), document(9, 9, fleet="other"), document(9, 9, hive="neighbour")],
+    ids=["revision", "epoch", "fleet", "hive"],
 )
 def test_older_and_foreign_documents_change_nothing(tmp_path: Path, stale: Desired) -> None:
-    """A lower revision, a lower epoch or another fleet is refused, on disk and in memory."""
-    file = DesiredFile(tmp_path, fleet="f")
+    """A lower revision, a lower epoch, another fleet or another host is refused, on disk and in memory."""
+    file = DesiredFile(tmp_path, fleet="f", hive="h")
     file.accept(document(2, 3))
     with pytest.raises(StaleDesiredError):
         file.accept(stale)
-    for held in (file, DesiredFile(tmp_path, fleet="f")):
+    for held in (file, DesiredFile(tmp_path, fleet="f", hive="h")):
         assert held.document == document(2, 3)
 
 
@@ -48,9 +50,9 @@ def test_a_damaged_file_loses_the_document_but_not_the_epoch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes
 ) -> None:
     """After damage nothing is followed, an old queen is still refused, and the right one's repeat is taken."""
-    DesiredFile(tmp_path, fleet="f").accept(document(3, 4))
+    DesiredFile(tmp_path, fleet="f", hive="h").accept(document(3, 4))
     (tmp_path / "desired.json").write_bytes(damage)
-    file = DesiredFile(tmp_path, fleet="f")
+    file = DesiredFile(tmp_path, fleet="f", hive="h")
     assert file.document is None
     assert "cannot be used" in capsys.readouterr().err
     with pytest.raises(StaleDesiredError):
@@ -60,8 +62,8 @@ def test_a_damaged_file_loses_the_document_but_not_the_epoch(
 
 def test_a_host_that_moves_to_another_fleet_starts_anew(tmp_path: Path) -> None:
     """The kept document of the old fleet is not followed, and its epoch does not bind the new queen."""
-    DesiredFile(tmp_path, fleet="old").accept(document(9, 9, fleet="old"))
-    file = DesiredFile(tmp_path, fleet="f")
+    DesiredFile(tmp_path, fleet="old", hive="h").accept(document(9, 9, fleet="old"))
+    file = DesiredFile(tmp_path, fleet="f", hive="h")
     assert file.document is None
     assert file.accept(document(1, 1))
 
@@ -99,7 +101,7 @@ def test_fields_of_a_newer_queen_are_ignored() -> None:
 
 def test_what_is_kept_is_what_was_sent(tmp_path: Path) -> None:
     """The file on disk decodes to the document, readable by its owner only."""
-    DesiredFile(tmp_path, fleet="f").accept(document(1, 1))
+    DesiredFile(tmp_path, fleet="f", hive="h").accept(document(1, 1))
     path = tmp_path / "desired.json"
     assert path.read_bytes() == encode(document(1, 1))
     assert path.stat().st_mode & 0o777 == 0o600

@@ -101,8 +101,8 @@ def test_a_stop_that_was_asked_is_no_failure() -> None:
     assert (record.last_exit, record.streak, record.next_try, record.stop_asked) == (ExitReason.ASKED, 2, 9.0, None)
 
 
-@pytest.mark.parametrize(("status", "blocked"), [(65, "s/b"), (64, "s/b"), (71, ""), (70, "")])
+@pytest.mark.parametrize(("status", "blocked"), [(65, "s/b/f"), (64, "s/b/f"), (71, ""), (70, "")])
 def test_what_cannot_get_better_by_itself_is_marked(status: int, blocked: str) -> None:
-    """A bad model or setting blocks exactly the identity that failed."""
-    record = fail(WorkerRecord(id="w", spec="s", basis="b"), at=1.0, status=status)
+    """A bad model or setting blocks exactly the attempt that failed."""
+    record = fail(WorkerRecord(id="w", spec="s", basis="b", stamp="f"), at=1.0, status=status)
     assert record.blocked == blocked

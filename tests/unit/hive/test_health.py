@@ -24,17 +24,17 @@ def after(*answers: tuple[float, Answer]) -> Health:
         ([(0, BUSY)], False),
         ([(0, NONE)], False),
         ([(0, NONE), (2, YES)], True),
-        ([(0, YES), (2, NONE), (13.9, NONE)], True),
-        ([(0, YES), (2, NONE), (14, NONE)], False),
-        ([(0, YES), (2, NONE), (14, NONE), (16, YES)], False),
-        ([(0, YES), (2, NONE), (14, NONE), (16, YES), (18, YES)], True),
-        ([(0, YES), (2, NONE), (14, NONE), (16, YES), (18, NONE), (20, YES)], False),
+        ([(0, YES), (2, NONE), (11.9, NONE)], True),
+        ([(0, YES), (2, NONE), (12, NONE)], False),
+        ([(0, YES), (2, NONE), (12, NONE), (14, YES)], False),
+        ([(0, YES), (2, NONE), (12, NONE), (14, YES), (16, YES)], True),
+        ([(0, YES), (2, NONE), (12, NONE), (14, YES), (16, NONE), (18, YES)], False),
         ([(0, YES), (2, BUSY)], False),
         ([(0, YES), (2, BUSY), (4, YES)], True),
     ],
 )
 def test_readiness_follows_the_probes(answers: list[tuple[float, Answer]], ready: bool) -> None:
-    """Ready at the first good answer, out after 12 s of silence or one refusal, back after two good ones if silent."""
+    """Ready at the first good answer, out after 10 s of silence or one refusal, back after two good ones if silent."""
     assert after(*answers).ready is ready
 
 

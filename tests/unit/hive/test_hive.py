@@ -102,7 +102,7 @@ async def test_a_bad_model_is_not_tried_again_until_the_spec_changes(start: Star
     _, queen = await start()
     await queen.put(desired(1, fake("w-1", fail="bad_model")))
     down = await until(lambda: queen.in_state("w-1", "exited"))
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(1.5)
     still = await queen.worker("w-1")
     assert (down["last_exit"], still["state"], still["restarts"]) == ("bad_model", "exited", 0)
     await queen.put(desired(2, fake("w-1")))

@@ -78,10 +78,10 @@ def handle(settings: HiveConfig, worker: str) -> dict[str, int]:
     return found
 
 
-async def test_workers_outlive_five_killed_hives(settings: HiveConfig, file: Path, queen: Queen) -> None:
+async def test_workers_outlive_killed_hives(settings: HiveConfig, file: Path, queen: Queen) -> None:
     """SIGKILL at different moments: the worker keeps its pid and is adopted, and the state always loads."""
     pids = set()
-    for number in range(6):
+    for number in range(3):
         async with program(file) as process:
             await up(queen, settings)
             if number == 0:

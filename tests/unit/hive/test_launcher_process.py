@@ -143,11 +143,15 @@ async def test_a_worker_outlives_its_shim(script: Script, tmp_path: Path) -> Non
     assert (ended.exit_status, ended.exit_signal) == (None, None)
 
 
-async def test_a_log_stays_bounded(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_stays_bounded(script: Script, tmp_path: Path) -> None:
     """A worker that writes without end keeps its newest lines and no more than the limit and a little."""
     launcher = script("for n in range(2000): print(f'line {n:06}', flush=True)\ntime.sleep(60)")
     await launcher.start(ID, Path("x"), DIGEST)
     log = launcher._log(ID)
+    await until(lambda: "line 001999" in log.read_text())
+    # The shim looks every few seconds, and whenever its worker's signal wakes it.
+    handle = json.loads((tmp_path / "process" / f"{ID}.handle.json").read_text())
+    os.kill(handle["shim_pid"], signal.SIGCHLD)
     await until(lambda: 0 < log.stat().st_size <= 10_000 and "line 001999" in log.read_text())
     tail = await launcher.logs(ID, 2)
     await end(launcher, ID)

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable
 
+import httpx
 import pytest
 
 from rbee_runtime.config import FleetFile
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.queen.lines import QUEUE_MIN, Lines
+from rbee_runtime.queen.probes import Probes
 from rbee_runtime.queen.records import Scope
 from rbee_runtime.states import Observed
 from tests.unit.queen.states import Fixture, fleet, model
@@ -205,3 +207,55 @@ async def test_the_retry_budget_runs_out_and_fills_with_requests(queen: Maker) -
         (await lines.lease(ask)).release()
     await lines.lease(ask)
     assert lines.may_retry()
+
+
+async def test_a_worker_that_refuses_connections_is_waited_for(queen: Maker) -> None:
+    """After a host lost power its last word is `ready`: a request that found nobody there waits until it is back."""
+    q = queen(fleet(model(), hives=("a",)))
+    q.beat("a")
+    q.beat("a")
+    lines, ask = line_up(q), Ask(key(q), "m")
+    lines.doubt = q.controller.doubt
+    lease = await lines.lease(ask)
+    lease.settle(answered=False, reached=False)
+    lease.release()
+    again = asyncio.create_task(lines.lease(ask))
+    q.beat("a")
+    await asyncio.sleep(0)
+    assert not again.done()
+    q.beat("a", state=Observed.STARTING)
+    q.beat("a")
+    assert (await asyncio.wait_for(again, 1)).worker == lease.worker
+
+
+async def test_a_probe_ends_a_doubt(queen: Maker) -> None:
+    """A worker that refused once but answers its probe takes requests again, though its hive said nothing new."""
+    q = queen(fleet(model(), hives=("a",)))
+    q.beat("a")
+    q.beat("a")
+    (worker,) = q.workers("a")
+    q.controller.doubt(worker)
+    assert not q.controller.seats("m")[0].usable
+    answers = httpx.MockTransport(lambda _: httpx.Response(200))
+    async with httpx.AsyncClient(transport=answers) as client:
+        await Probes(q.controller, client).once()
+    assert q.controller.seats("m")[0].usable
+
+
+async def test_a_leaving_queen_lets_nobody_wait_for_a_cold_model(queen: Maker) -> None:
+    """No worker reports to it: who waits for a load is told to ask the next queen, who waits for a slot stays."""
+    q = queen(fleet(model(), model("cold"), hives=("a",)))
+    q.beat("a")
+    q.beat("a")
+    cold = next(entry.id for entry in q.controller.assignments.values() if entry.spec.model == "cold")
+    q.controller.doubt(cold)
+    lines, mine = line_up(q), key(q)
+    lease = await lines.lease(Ask(mine, "m"))
+    for_slot = asyncio.create_task(lines.lease(Ask(mine, "m")))
+    for_load = asyncio.create_task(lines.lease(Ask(mine, "cold")))
+    await asyncio.sleep(0)
+    lines.leave()
+    with pytest.raises(RequestError, match="is being replaced"):
+        await for_load
+    lease.release()
+    assert (await for_slot).worker == lease.worker

@@ -49,7 +49,7 @@ async def test_a_hive_speaks_under_its_own_name_only(queen: Maker, tmp_path: Pat
     links = {role: Link(role, "f", tmp_path / "pki") for role in Role}
     app = link_app.build(q.controller, links[Role.QUEEN], Status(1))
     async with listening(app, links[Role.QUEEN]) as url:
-        good = await post(links[Role.HIVE], url, "a", protocol.encode(q.report("a")))
+        good = await post(links[Role.HIVE], url, "a", protocol.encode(q.report("a", url="https://a:8600")))
         assert msgspec.json.decode(good.content, type=HeartbeatAck).epoch == 1
         stranger = await post(links[Role.HIVE], url, "b", protocol.encode(q.report("b")))
         worker = await post(links[Role.WORKER], url, "a", protocol.encode(q.report("a")))
@@ -80,6 +80,28 @@ async def test_the_link_takes_heartbeats_and_nothing_else(
             answer = await client.post(url + path, content=content)
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
+    assert not q.controller.membership.members
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://a:8600",
+        "http://a:8600/x",
+        "http://u@a:8600",
+        "http://a",
+        "http://a:8600#",
+        "http://[::1",
+        "file:///etc",
+    ],
+)
+async def test_a_hive_cannot_send_the_queen_elsewhere(queen: Maker, url: str) -> None:
+    """An address that is more than a host and port of the link's own scheme is refused and not kept."""
+    q = queen(fleet(model(), hives=("a",)))
+    link = Link(Role.QUEEN, "laptop", token="t")
+    async with listening(link_app.build(q.controller, link, Status(1)), link) as base:
+        answer = await post(link, base, "a", protocol.encode(q.report("a", url=url)))
+    assert (answer.status_code, "is not of the form http://ADDRESS:PORT" in answer.text) == (400, True)
     assert not q.controller.membership.members
 
 

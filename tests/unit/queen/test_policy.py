@@ -147,3 +147,26 @@ async def test_the_log_holds_neither_prompt_nor_key(queen: Maker, capsys: pytest
     assert len(lines) == 1
     assert "SECRET" not in lines[0]
     assert headers["authorization"][-20:] not in lines[0]
+
+
+async def test_a_leaving_queen_takes_no_changes(queen: Maker) -> None:
+    """Its database is the next one's: a change is refused with a time to ask again, a look is answered."""
+    q = queen(fleet(hives=("a",)))
+    async with client(q, Phase.DRAINING) as c:
+        c.headers.update(bearer(q, Scope.ADMIN))
+        refused = await c.post("/api/v1/hives/a/drain")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert [hive["drained"] for hive in (await c.get("/api/v1/hives")).json()] == [False]
+
+
+async def test_looking_writes_no_log(queen: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reads that people and tools repeat every second leave no line; refusals and changes do."""
+    q = queen(fleet(hives=("a",)))
+    async with client(q) as c:
+        c.headers.update(bearer(q, Scope.ADMIN))
+        await c.get("/api/v1/workers")
+        await c.get("/v1/models")
+        await c.post("/api/v1/hives/a/drain")
+    said = [line for line in capsys.readouterr().err.splitlines() if "event=request" in line]
+    assert ["path=/v1/models status=403" in said[0], "path=/api/v1/hives/a/drain" in said[1]] == [True, True]
+    assert len(said) == 2

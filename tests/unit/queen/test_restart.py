@@ -9,13 +9,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from rbee_runtime.errors import StateError
 from rbee_runtime.protocol import Heartbeat, WorkerLaunch, WorkerReport, WorkerSpec, encode
+from rbee_runtime.queen.store import Store
 from rbee_runtime.states import Observed
 from tests.unit.certificates import issue_fleet
 from tests.unit.queen.states import cpu
@@ -80,15 +83,22 @@ def _answers(url: str, token: str) -> bool:
         return False
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Unit]:
-    """Give a unit that serves model m through a real worker."""
-    with unit(tmp_path / "unit", FLEET, drain_seconds=20) as u:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Unit, int]]:
+    """Give one unit and the port of its worker; every test leaves a main process that serves."""
+    with unit(tmp_path_factory.mktemp("running") / "unit", FLEET, drain_seconds=20) as u:
         u.start()
         with real_worker(u) as port:
-            beat(u, port)
-            beat(u, port)
-            yield u
+            yield u, port
+
+
+@pytest.fixture
+def served(running: tuple[Unit, int]) -> Unit:
+    """Give a unit that serves model m through a real worker."""
+    u, port = running
+    beat(u, port)
+    beat(u, port)
+    return u
 
 
 class Streaming(threading.Thread):
@@ -122,20 +132,20 @@ def test_it_serves_and_says_what_runs(served: Unit) -> None:
     """A first start imports the operator's key, serves its model and writes down what runs."""
     assert served.get("/v1/models").json()["data"][0]["state"] == "ready"
     assert served.get("/health").json()["digest"] == "abc123"
-    running = json.loads((served.directory / "run" / "running.json").read_text())
-    assert running["pid"] == served.mains[0].process.pid
+    facts = json.loads((served.directory / "run" / "running.json").read_text())
+    assert facts["pid"] == served.mains[-1].process.pid
     assert Streaming(served).finish()[-1] == "data: [DONE]"
 
 
 def test_a_restart_cuts_no_stream_and_refuses_no_request(served: Unit) -> None:
     """The main process goes at once; its stream runs to its end while the next one answers on the same socket."""
-    old = served.mains[0]
+    old, epoch = served.mains[-1], served.get("/health").json()["epoch"]
     stream = Streaming(served)
     old.signal(signal.SIGTERM)
     assert old.process.wait(PATIENCE) == 0
     assert alive(old.child)
     served.start()
-    assert served.get("/health").json()["epoch"] == 2
+    assert served.get("/health").json()["epoch"] == epoch + 1
     second = Streaming(served)
     assert stream.finish()[-1] == "data: [DONE]"
     assert len(stream.lines) > 40
@@ -153,8 +163,8 @@ def test_requests_during_a_restart_all_succeed(served: Unit) -> None:
 
     hammering = threading.Thread(target=hammer)
     hammering.start()
-    served.mains[0].signal(signal.SIGTERM)
-    served.mains[0].process.wait(PATIENCE)
+    served.mains[-1].signal(signal.SIGTERM)
+    served.mains[-1].process.wait(PATIENCE)
     served.start()
     before = len(answers)
     wait_until(lambda: len(answers) > before + 3)
@@ -165,7 +175,7 @@ def test_requests_during_a_restart_all_succeed(served: Unit) -> None:
 
 def test_a_killed_supervisor_lets_its_child_finish(served: Unit) -> None:
     """After kill -9 of the main process its child lets go, finishes its stream, and a new one serves."""
-    old = served.mains[0]
+    old = served.mains[-1]
     stream = Streaming(served)
     old.signal(signal.SIGKILL)
     old.process.wait()
@@ -177,7 +187,7 @@ def test_a_killed_supervisor_lets_its_child_finish(served: Unit) -> None:
 
 def test_a_killed_child_ends_the_supervisor_with_a_failure(served: Unit) -> None:
     """The service manager gets a non-zero status, and the next start knows the worker still."""
-    old = served.mains[0]
+    old = served.mains[-1]
     os.kill(old.child, signal.SIGKILL)
     assert old.process.wait(PATIENCE) == 1
     served.start()
@@ -198,14 +208,13 @@ def test_a_stream_longer_than_the_drain_is_told(tmp_path: Path) -> None:
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "queen_restarting"
 
 
-def test_a_second_queen_on_the_same_state_says_so(tmp_path: Path) -> None:
-    """It waits a moment for a leaving one, then ends with one sentence and status 1."""
-    with unit(tmp_path / "unit", FLEET) as u:
-        u.start()
-        second = u.launch()
-        assert second.wait(PATIENCE) == 1
-        assert "another queen uses" in u.log.read_text().splitlines()[-1]
-        assert u.get("/health").status_code == 200
+def test_a_second_queen_on_the_same_state_says_so(served: Unit) -> None:
+    """It waits a moment for a leaving one, then ends with one sentence; the first one is untouched."""
+    begun = time.monotonic()
+    with pytest.raises(StateError, match="another queen uses"):
+        Store(served.directory / "state", lock_wait=0.2)
+    assert time.monotonic() - begun >= 0.2
+    assert served.get("/health").status_code == 200
 
 
 def test_a_wrong_setting_is_one_sentence(tmp_path: Path) -> None:
