@@ -28,7 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: (not _shares_fleet(item), item.get_closest_marker("lab") is None))
+    items.sort(
+        key=lambda item: (not _shares_fleet(item), item.get_closest_marker("lab") is None, not _starts_much(item))
+    )
 
 
 def _group(item: pytest.Item) -> str:
@@ -37,3 +39,9 @@ def _group(item: pytest.Item) -> str:
 
 def _shares_fleet(item: pytest.Item) -> bool:
     return "deployed" in getattr(item, "fixturenames", ())
+
+
+def _starts_much(item: pytest.Item) -> bool:
+    return item.nodeid.startswith(
+        ("tests/fleet/", "tests/unit/queen/test_restart", "tests/unit/hive/test_hive_program")
+    )

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import openai
 
 from tests.lab import Lab, LabHost
+
+if TYPE_CHECKING:
+    import openai
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = ROOT / "rbee_deploy" / "deploy.py"
@@ -146,8 +148,10 @@ class Fleet:
             return False
         return ssl.create_default_context(cafile=str(self.lab.directory / "secrets" / "ca.pem"))
 
-    def client(self, *, key: str | None = None) -> openai.OpenAI:
+    def client(self, *, key: str | None = None) -> "openai.OpenAI":
         """Return an official client of the queen that lives as long as the fleet."""
+        import openai  # noqa: PLC0415 - a second of imports that tests without hosts do without
+
         http = httpx.Client(verify=self.trust, trust_env=False, timeout=60)
         self.clients.append(http)
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key or self.api_key, max_retries=0, http_client=http)

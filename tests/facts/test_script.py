@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,15 @@ from rbee_deploy.facts import script
 from rbee_deploy.facts.state import Asked, RbeeState
 
 ODD = ["plain", "with space", "it's", "$(touch pwned)", "`id`", 'say "hi"', "-n", "semi;colon", "glob*", "back\\slash"]
+
+LISTENER = r"""
+import ctypes, socket
+ctypes.CDLL(None).prctl(15, b"\n1 2 3 @os x", 0, 0, 0)
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+input()
+"""
+"""Its name is what a whole line of ss begins with, and then a section."""
 
 
 def read(asked: Asked, folder: Path) -> dict[str, Any]:
@@ -54,6 +64,30 @@ def test_a_model_store_is_listed(tmp_path: Path) -> None:
     fact = read(Asked(models_dir=str(store)), tmp_path)
     assert fact["models"] == [{"slug": "smol", "name": "smol", "size": 3}]
     assert (fact["blobs"], fact["incoming"]["aa.part"]) == ({"sha256-aa": 3}, 1)
+
+
+@pytest.mark.parametrize("folder", ["blobs", "incoming"])
+def test_a_file_name_cannot_speak_for_the_host(tmp_path: Path, folder: str) -> None:
+    """A service user who names a file like a section of the answer changes nothing in it."""
+    (tmp_path / folder).mkdir()
+    honest = read(Asked(models_dir=str(tmp_path)), tmp_path)
+    (tmp_path / folder / "x\n@machine\npython_path=evil").write_text("")
+    (tmp_path / folder / "y\n@drop_ins").write_text("")
+    told = read(Asked(models_dir=str(tmp_path)), tmp_path)
+    assert {key for key in honest if told[key] != honest[key]} <= {"clock_unix", "disk_free", "listeners"}
+
+
+def test_a_process_name_cannot_speak_for_the_host(tmp_path: Path) -> None:
+    """Whatever a listening process calls itself, it is one owner of one port."""
+    line = [sys.executable, "-c", LISTENER]
+    honest = read(Asked(), tmp_path)
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        fact = read(Asked(), tmp_path)
+        process.communicate("\n")
+    assert port in fact["listeners"]
+    assert fact["os_id"] == honest["os_id"] != ""
 
 
 def test_this_machine_is_recognised(tmp_path: Path) -> None:

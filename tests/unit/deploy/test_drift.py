@@ -9,6 +9,7 @@ import pytest
 from rbee_deploy import drift
 from rbee_deploy.accounts import Directory
 from rbee_deploy.inventory import host
+from rbee_deploy.modes import units_elsewhere
 from rbee_deploy.observed import Observed
 from rbee_deploy.render import OwnedFile
 from rbee_deploy.secrets import Secret
@@ -75,6 +76,26 @@ def test_every_damage_is_one_difference(name: str) -> None:
     damage(fact)
     assert any(said in line for line in found(fact)), found(fact)
     assert "canary" not in str(found(fact))
+
+
+@pytest.mark.parametrize(
+    ("fact", "said"),
+    [
+        ({"drop_ins": ["/etc/systemd/system/rbee-hive.service.d/mine.conf"]}, "mine.conf changes how a unit"),
+        ({"units": {"rbee-hive.service": {"active": "active"}}}, "systemctl disable --now rbee-hive.service"),
+        ({"units": {"rbee-hive.service": {"active": "inactive", "file_state": "enabled"}}}, "should not run on this"),
+    ],
+)
+def test_what_a_person_left_is_named(fact: dict[str, Any], said: str) -> None:
+    """A drop-in for our units, or a role that moved to another host, is one sentence with the way out."""
+    (sentence,) = drift.foreign(Observed.parse(fact), units_elsewhere(("queen",)))
+    assert said in sentence
+
+
+def test_a_role_that_was_never_there_is_not_mentioned() -> None:
+    """Units that systemd does not know, or that are switched off, need nobody."""
+    off = {"rbee-hive.service": {"load": "not-found", "active": "inactive"}, "rbee.target": {"active": "active"}}
+    assert drift.foreign(Observed.parse({"units": off}), units_elsewhere(("queen",))) == []
 
 
 def test_a_hive_has_no_sockets_to_watch() -> None:

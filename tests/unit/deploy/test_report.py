@@ -7,7 +7,8 @@ import pytest
 
 from rbee_deploy import report
 from rbee_deploy.facts.memo import COMMANDS
-from rbee_deploy.operations.root import REFUSALS, WARNINGS
+from rbee_deploy.operations.root import DIFFERENCES, REFUSALS, WARNINGS
+from rbee_deploy.recorder import Recorder
 
 
 def meta(*, failed: bool = False, changed: bool = False, output: tuple[str, ...] = ()) -> Any:
@@ -23,7 +24,7 @@ def meta(*, failed: bool = False, changed: bool = False, output: tuple[str, ...]
 def run(operations: dict[str, Any], **data: Any) -> list[str]:
     """Return the report of a run with one host called box1."""
     host = SimpleNamespace(name="box1", connector_data={COMMANDS: 3, **data})
-    recorder = report.Recorder()
+    recorder = Recorder()
     recorder.seconds = {("box1", name): 0.26 for name in operations}
     state = SimpleNamespace(
         rbee_recorder=recorder,
