@@ -59,7 +59,7 @@ def packages() -> None:
 def make_artefacts() -> None:
     """Make everything expensive into the cache."""
     for made in build.build_all():
-        print(getattr(made, "archive", made))
+        print(f"in the cache: {getattr(made, 'archive', made)}", flush=True)
 
 
 COMMANDS = {

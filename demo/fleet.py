@@ -1,5 +1,6 @@
 """The demo with root: two real hosts, one inventory, one command, a chat answer from the other host."""
 
+import os
 import re
 import runpy
 import ssl
@@ -74,6 +75,8 @@ def endpoint_of(site: Site) -> Endpoint:
 
 def _next_steps(lab: Lab, site: Site, endpoint: Endpoint) -> str:
     model = site.models[0].name
+    # Hosts, their keys and the secrets belong to root; a machine without sudo needs no such word.
+    root = "sudo " if "SUDO_USER" in os.environ else ""
     return f"""\
 queen     {endpoint.url}/v1
 API key   {endpoint.key}
@@ -82,13 +85,13 @@ Ask again:
   export RBEE_URL={endpoint.url} RBEE_API_KEY={endpoint.key}
   .venv/bin/rbee-keeper chat {model}
 Look around:
-  .venv/bin/python -m tests.lab ssh {lab.name} {hosts.GPU_HOST}
+  {root}.venv/bin/python -m tests.lab ssh {lab.name} {hosts.GPU_HOST}
 Add a host (in your own inventory: one more line host("gpu2", address="192.0.2.12"), in hosts=[…]):
-  sudo .venv/bin/python -m demo add gpu2 && {COMMAND}
+  {root}.venv/bin/python -m demo add gpu2 && {root}{COMMAND}
 Deploy again, which changes nothing:
-  {COMMAND}
+  {root}{COMMAND}
 Remove all of it:
-  make demo-down"""
+  {root}make demo-down"""
 
 
 def add_host(story: Story, name: str) -> None:

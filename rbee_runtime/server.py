@@ -166,6 +166,8 @@ class HttpServer(uvicorn.Server):
 
 def bind(address: str, port: int) -> socket:
     """Return a bound TCP socket (port 0: any free one) or raise ConfigError saying who else uses such a port."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"cannot listen on {address}:{port}: a port is a number up to 65535")
     listener = socket(AF_INET6 if ":" in address else AF_INET, SOCK_STREAM)
     listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
     try:

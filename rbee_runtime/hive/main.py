@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import itertools
 import os
 import secrets
 import signal
@@ -17,7 +18,12 @@ from rbee_runtime.hive import attached
 from rbee_runtime.link import Link, Role
 from rbee_runtime.notify import notify
 
-STATUS_SECONDS = 2.0
+STATUS_SECONDS = 0.5
+"""How far `systemctl status` may lag behind what the queen already knows."""
+
+PING_ROUNDS = 4
+"""A status that stays is repeated, with the watchdog's ping, only so often."""
+
 STALLED_SECONDS = 25.0
 """A supervisor that made no round for so long does not earn a watchdog ping (WatchdogSec=30)."""
 
@@ -30,7 +36,7 @@ def main() -> None:
     logs.capture_libraries()
     options = _parser().parse_args()
     try:
-        settings = config.load(options.config, HiveConfig)
+        settings = _load(options.config)
         uvloop.run(run(settings, digest=running.digest_of(options.config)))
     except ConfigError as error:
         sys.stderr.write(f"rbee-hive: {error}\n")
@@ -38,6 +44,12 @@ def main() -> None:
     except RbeeError as error:
         sys.stderr.write(f"rbee-hive: {error}\n")
         sys.exit(1)
+
+
+def _load(path: Path) -> HiveConfig:
+    if not path.exists():
+        raise ConfigError(f"there is no {path}: a deploy writes it, or give another file with --config")
+    return config.load(path, HiveConfig)
 
 
 async def run(settings: HiveConfig, *, digest: str) -> None:
@@ -58,16 +70,20 @@ async def run(settings: HiveConfig, *, digest: str) -> None:
 async def _attend(hive: attached.AttachedHive, stop: asyncio.Event) -> None:
     """Keep the service manager informed until asked to stop or until a part of the hive ends."""
     ends = {asyncio.create_task(stop.wait()), asyncio.create_task(hive.wait_failed())}
+    said = ""
     try:
-        while True:
+        for turn in itertools.count(1):
             done, _ = await asyncio.wait(ends, timeout=STATUS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if done:
                 for task in done:
                     task.result()
                 return
+            if hive.summary == said and turn % PING_ROUNDS:
+                continue
+            said = hive.summary
             ticked = hive.supervisor.ticked
             alive = ticked is not None and attached.boot_clock() - ticked < STALLED_SECONDS
-            notify(f"STATUS={hive.summary}" + ("\nWATCHDOG=1" if alive else ""))
+            notify(f"STATUS={said}" + ("\nWATCHDOG=1" if alive else ""))
     finally:
         for task in ends:
             task.cancel()

@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
         explain = getattr(error, "format_message", None)
         if explain is None:
             raise
-        return _complain(f"{explain().rstrip('.')}; see rbee-keeper --help")
+        return _complain(f"{explain().rstrip('.')} (see rbee-keeper --help)")
     return status if isinstance(status, int) else 0
 
 
@@ -60,6 +60,9 @@ def options(
     ca: Annotated[Path | None, typer.Option(envvar="RBEE_CA", help="Authority of the queen's certificate.")] = None,
 ) -> None:
     """Keep where the queen is; the file is read only when a command asks."""
+    if _typed(context, "api_key_file") and not _typed(context, "api_key"):
+        # What is typed wins over the environment.
+        api_key = ""
     context.obj = lambda: settle(url, api_key, api_key_file, ca)
 
 
@@ -179,6 +182,11 @@ def start_queen(context: typer.Context) -> None:
     """Become a queen on this machine; options are rbee-queen's (--attached-hive --model NAME=file:/path.gguf)."""
     # The same interpreter and release, whatever else is called rbee-queen on PATH.
     os.execv(sys.executable, [sys.executable, "-m", "rbee_runtime.queen.main", *context.args])  # noqa: S606 - no shell wanted
+
+
+def _typed(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _settings(context: typer.Context) -> Settings:

@@ -33,6 +33,7 @@ class QueenClient:
 
     def __init__(self, settings: Settings, *, transport: httpx.BaseTransport | None = None) -> None:
         key = settings.key.reveal()
+        self._has_key = bool(key)
         self._url = settings.url
         self._http = httpx.Client(
             base_url=settings.url,
@@ -128,16 +129,23 @@ class QueenClient:
                 "rbee-keeper start-queen --attached-hive --model NAME=file:/path.gguf"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise QueenCallError(f"the connection to {self._url} broke: {error}") from error
+            raise QueenCallError(
+                f"the connection to {self._url} broke: {error}; check --url, then the journal of rbee-queen"
+            ) from error
 
     def _refusal(self, answer: httpx.Response) -> QueenCallError:
         if answer.status_code == 401:
-            return QueenCallError(f"the queen at {self._url} does not accept the API key; check --api-key-file")
+            return QueenCallError(f"the queen at {self._url} {self._key_problem()}")
         try:
             body = answer.json()
         except (json.JSONDecodeError, UnicodeDecodeError):
             return self._no_queen(f" (status {answer.status_code})")
         return QueenCallError(f"the queen refused: {_message(body)}")
+
+    def _key_problem(self) -> str:
+        if self._has_key:
+            return "does not accept the API key; check --api-key-file or RBEE_API_KEY"
+        return "needs an API key; give --api-key-file or set RBEE_API_KEY"
 
     def _json(self, text: str) -> Any:
         try:

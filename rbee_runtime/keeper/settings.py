@@ -46,14 +46,23 @@ class Key:
 
 def settle(url: str, key: str, key_file: Path | None, ca: Path | None) -> Settings:
     """Return settings from options, or raise ConfigError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--url {url!r} is not an address: write http://HOST:{ports.QUEEN_PORT} or https://…")
+    host = _host(url)
     if not key and key_file is not None:
         key = _read(key_file)
-    if not key and parts.hostname in _LOOPBACK:
+    if not key and host in _LOOPBACK:
         key = _own_key()
     return Settings(url.rstrip("/").removesuffix("/v1"), Key(_printable(key.strip())), ca)
+
+
+def _host(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts.hostname
+    except ValueError:
+        # A port out of range, or half a pair of brackets.
+        pass
+    raise ConfigError(f"--url {url!r} is not an address: write http://HOST:{ports.QUEEN_PORT} or https://…")
 
 
 def _own_key() -> str:

@@ -125,6 +125,6 @@ def _report_errors(app: FastAPI) -> None:
         return JSONResponse(answer.body(), answer.status, answer.headers())
 
     @app.exception_handler(HTTPException)
-    async def unknown(_: Request, error: HTTPException) -> JSONResponse:
-        answer = RequestError(error.status_code, str(error.detail).lower())
+    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        answer = RequestError(error.status_code, f"{str(error.detail).lower()}: {request.method} {request.url.path}")
         return JSONResponse(answer.body(), answer.status, {**answer.headers(), **(error.headers or {})})

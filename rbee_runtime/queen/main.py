@@ -66,6 +66,11 @@ def _fleet(options: argparse.Namespace) -> tuple[QueenConfig, list[str]]:
     if options.model:
         raise ConfigError("--model goes with --attached-hive; a fleet's models are in its inventory")
     path = options.config.resolve()
+    if not path.exists():
+        raise ConfigError(
+            f"there is no {path}: a deploy writes it; to serve this machine alone, "
+            "use --attached-hive --model NAME=file:/absolute/path.gguf"
+        )
     return load(path), ["--config", str(path)]
 
 

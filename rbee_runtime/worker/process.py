@@ -80,7 +80,8 @@ async def _keep_start_alive(worker: Worker) -> None:
 
 def _announce(worker: Worker, listener: socket) -> None:
     port = listener.getsockname()[1]
-    status = f"serving {worker.spec.model} on port {port}, {worker.engine.context} tokens, {worker.engine.slots} slots"
+    slots = f"{worker.engine.slots} slot{'' if worker.engine.slots == 1 else 's'}"
+    status = f"serving {worker.spec.model} on port {port}, {worker.engine.context} tokens, {slots}"
     logs.info("ready", model=worker.spec.model, port=port, context=worker.engine.context, slots=worker.engine.slots)
     notify(f"READY=1\nSTATUS={status}")
 

@@ -52,7 +52,7 @@ def ssh(options: argparse.Namespace) -> None:
     host = Lab.open(options.lab).hosts.get(options.host)
     if host is None:
         raise LabError(f"lab {options.lab} has no host called {options.host}: see python -m tests.lab list")
-    line = host.ssh_argv(*options.line, user=options.user)
+    line = host.ssh_argv(options.line, user=options.user)
     os.execvp(line[0], line)
 
 

@@ -133,9 +133,13 @@ def test_an_answer_that_breaks_off_is_an_error(keeper: Keeper, queen: StandIn, s
         (["hives", "--jsno"], "No such option: --jsno"),
         (["drain", "gone"], "the queen refused: there is no hive 'gone'"),
         (["--api-key", "wrong", "hives"], "does not accept the API key; check --api-key-file"),
+        (["--api-key", "", "--api-key-file", "/dev/null", "hives"], "needs an API key; give --api-key-file or set"),
         (["--api-key", "wröng", "hives"], "the API key holds characters that no key has"),
         (["--url", "http://127.0.0.1:1", "hives"], "no queen at http://127.0.0.1:1: "),
         (["--url", "queen", "hives"], "--url 'queen' is not an address"),
+        (["--url", "http://queen:99999", "hives"], "--url 'http://queen:99999' is not an address"),
+        (["--url", "http://queen:x", "hives"], "--url 'http://queen:x' is not an address"),
+        (["--url", "http://[::1", "hives"], "--url 'http://[::1' is not an address"),
         (["--ca", "/gone", "hives"], "cannot use the certificates in /gone"),
         (["--api-key-file", "/gone", "hives"], "cannot read the API key in /gone: No such file"),
     ],
@@ -146,6 +150,13 @@ def test_what_goes_wrong_is_one_sentence(keeper: Keeper, arguments: list[str], m
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("rbee-keeper: ")
     assert message in err
+
+
+def test_a_key_file_that_is_typed_wins_over_the_environment(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong file is a mistake even where RBEE_API_KEY is right."""
+    monkeypatch.setenv("RBEE_API_KEY", KEY)
+    assert keeper("hives")[0] == 0
+    assert "cannot read the API key in /gone" in keeper("--api-key-file", "/gone", "hives")[2]
 
 
 def test_a_local_queens_key_is_found(keeper: Keeper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
