@@ -16,7 +16,7 @@ from pyinfra.context import ctx_state
 from pyinfra_cli.cli import cli as pyinfra_command
 from pyinfra_cli.prints import print_run_json
 
-from rbee_deploy import report
+from rbee_deploy import connection, interrupt, report
 from rbee_deploy.authority import FleetAuthority
 from rbee_deploy.errors import DeployError
 from rbee_deploy.inventory import Placement
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--show", action="store_true", help="print the key itself")
         else:
             command.add_argument("--limit", action="append", default=[], metavar="HOST", help="only this host or group")
+            command.add_argument("-v", "--verbose", action="store_true", help="pyinfra's own account as well")
             command.add_argument("--json", action="store_true", help="pure JSON on standard output")
     return parser
 
@@ -70,8 +71,12 @@ def _pyinfra(options: argparse.Namespace, mode: str) -> int:
     pyinfra.is_cli = True
     set_formatter(click.style)
     set_echo(click.echo)
+    interrupt.arm()
+    connection.calm()
     limits = [word for name in options.limit for word in ("--limit", name)]
     arguments = [options.inventory, str(DEPLOY), mode, *limits, *(["--json"] if options.json else [])]
+    if not options.verbose:
+        report.alone()
     status = _status(arguments, json=options.json)
     state = ctx_state.get()
     report.show(state)
@@ -88,9 +93,6 @@ def _status(arguments: list[str], *, json: bool) -> int:
         if json and _initialised(ctx_state.get()):
             # pyinfra gives up without a word of JSON when no host is left.
             print_run_json(ctx_state.get(), dry=False)
-        return 1
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted: what runs goes on running; the same command finishes the job", file=sys.stderr)
         return 1
     except SystemExit as end:
         if isinstance(end.code, str):

@@ -1,5 +1,6 @@
 """Why hosts could not be reached over SSH: a second look, because pyinfra only prints what it met."""
 
+import logging
 import socket
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +13,11 @@ from rbee_deploy.preflight import unreachable
 
 SECONDS = 5.0
 """For a host that pyinfra has waited for already."""
+
+
+def calm() -> None:
+    """Keep the SSH library's tracebacks off the screen: what it met is said in the report, in one sentence."""
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 def sentences(hosts: Iterable[Any]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rbee_deploy.accounts import Directory
 from rbee_deploy.modes import role_units
-from rbee_deploy.observed import Observed, PathState
+from rbee_deploy.observed import Observed, PathState, UnitState
 from rbee_deploy.render import OwnedFile
 from rbee_deploy.site import Host
 from rbee_runtime import ports
@@ -70,7 +70,7 @@ def found(
     directories: Iterable[Directory],
     enabled: Iterable[str],
 ) -> list[str]:
-    """Return every difference, one phrase each; empty means converged."""
+    """Return every difference that a deploy puts right, one phrase each."""
     return [
         *(reason for item in wanted for reason in role_drift(item, facts)),
         *(f"{file.path} differs" for file in files if file_differs(file, facts.paths.get(file.path))),
@@ -78,3 +78,27 @@ def found(
         *(f"{unit} is not enabled" for unit in enabled if facts.unit(unit).file_state != "enabled"),
         *(f"systemd holds an old {name}" for name, unit in facts.units.items() if unit.need_reload),
     ]
+
+
+def foreign(facts: Observed, elsewhere: Iterable[str]) -> list[str]:
+    """Return what a person did to the host and has to undo, one sentence each; a deploy leaves it alone.
+
+    `elsewhere` are units of roles that the inventory gives to other hosts.
+    """
+    left = [unit for unit in elsewhere if _is_in_use(facts.unit(unit))]
+    stop = "run systemctl disable --now"
+    return [
+        *(
+            f"{path} changes how a unit of rbee runs; delete it, run systemctl daemon-reload and restart that unit"
+            for path in sorted(facts.names("drop_ins"))
+        ),
+        *(
+            [f"{' and '.join(left)} should not run on this host any more; {stop} {' '.join(left)} there"]
+            if left
+            else []
+        ),
+    ]
+
+
+def _is_in_use(unit: UnitState) -> bool:
+    return unit.active not in {"", "inactive"} or unit.file_state == "enabled"

@@ -16,7 +16,7 @@ from rbee_deploy.errors import DeployError
 from rbee_deploy.facts.memo import ASKED, PASSWORD, count_commands, observe
 from rbee_deploy.facts.state import Asked
 from rbee_deploy.inventory import Placement
-from rbee_deploy.modes import role_units
+from rbee_deploy.modes import role_units, units_elsewhere
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.models import Seed
 from rbee_deploy.operations.root import WARNINGS
@@ -70,7 +70,7 @@ class Here:
         optional = {name for user in users for name in (*user.groups, *user.groups_if_present)}
         return Asked(
             paths=(*self.workshop.paths(self.declared), *directories),
-            units=(*self.units(), f"{ports.WORKER_TEMPLATE.removesuffix('.service')}*.service"),
+            units=(*self.units(), *self.elsewhere(), f"{ports.WORKER_TEMPLATE.removesuffix('.service')}*.service"),
             users=tuple(user.name for user in users),
             groups=tuple(sorted({*optional, *(group.name for group in accounts.groups(self.declared))})),
             models_dir=self.declared.models_dir,
@@ -166,6 +166,10 @@ class Here:
         """Return the units that are enabled."""
         return list(dict.fromkeys(unit for role in roles(self.declared) for unit in role_units(role).enabled))
 
+    def elsewhere(self) -> tuple[str, ...]:
+        """Return the units of roles that the host does not have, perhaps not any more."""
+        return units_elsewhere(roles(self.declared))
+
     def fitting_units(self) -> list[str]:
         """Return the units to enable."""
         return self.units() if self.fits() else []
@@ -182,9 +186,14 @@ class Here:
 
     def wrong(self) -> list[str]:
         """Return what is still not as it should be; a dropped host has said why already."""
+        if not self.fits():
+            return []
         wanted = [role for role in (self.role(name) for name in roles(self.declared)) if role is not None]
-        found = drift.found(self.facts, wanted, self.files(), self.directories(), self.fitting_units())
-        return [f"{reason}; run the same command again" for reason in found]
+        return drift.found(self.facts, wanted, self.files(), self.directories(), self.fitting_units())
+
+    def left(self) -> list[str]:
+        """Return what a person has to put right."""
+        return drift.foreign(self.facts, self.elsewhere()) if self.fits() else []
 
     def queen_failed(self) -> str:
         """Return why hives must wait, "" if they need not: a release that fails on the queen is not spread."""

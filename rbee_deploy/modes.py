@@ -50,6 +50,12 @@ def role_units(role: str) -> RoleUnits:
     return _ROLES[role]
 
 
+def units_elsewhere(roles: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the units that start at boot on hosts with other roles than these, and not with these."""
+    here = {unit for role in roles for unit in _ROLES[role].enabled}
+    return tuple(unit for role in _ROLES.values() for unit in role.enabled if unit not in here)
+
+
 def unit_path(unit: str) -> str:
     """Return where a unit file lies."""
     return f"{UNITS_DIR}/{unit}"

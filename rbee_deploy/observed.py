@@ -30,7 +30,6 @@ class UnitState:
     need_reload: bool = False
     main_pid: int = 0
     restarts: int = 0
-    drop_ins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,7 @@ class Observed:
         return cls(
             raw=raw,
             paths={path: PathState(**known) for path, known in raw.get("paths", {}).items()},
-            units={
-                name: UnitState(**{**known, "drop_ins": tuple(known.get("drop_ins", ()))})
-                for name, known in raw.get("units", {}).items()
-            },
+            units={name: UnitState(**known) for name, known in raw.get("units", {}).items()},
         )
 
     def unit(self, name: str) -> UnitState:
@@ -68,7 +64,7 @@ class Observed:
         return frozenset(int(port) for port in self.raw.get("listeners", {}))
 
     def names(self, section: str) -> frozenset[str]:
-        """Return the names in a section that lists things: users, groups, releases, engines, tools, blobs."""
+        """Return the names in a section that lists things: users, groups, releases, engines, tools, blobs, drop-ins."""
         return frozenset(self.raw.get(section, ()))
 
     def incoming(self, name: str) -> int:

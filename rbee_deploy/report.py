@@ -1,24 +1,27 @@
 """The deploy's own report: one line per host and stage, what failed and what to do, on standard error.
 
-Standard output stays pyinfra's, which is pure JSON with `--json`.
+Standard output stays pyinfra's, which is pure JSON with `--json`. Beside pyinfra's own account the report comes at the
+end; where that is silent, each stage's lines come when the stage is over.
 """
 
 import atexit
+import logging
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TextIO
 
-from pyinfra.api.state import BaseStateCallback
+from pyinfra import logger
 from pyinfra.context import ctx_state
 
-from rbee_deploy import connection
+from rbee_deploy import connection, interrupt
 from rbee_deploy.facts.memo import COMMANDS
-from rbee_deploy.operations.root import REFUSALS, WARNINGS
+from rbee_deploy.operations.root import DIFFERENCES, REFUSALS, WARNINGS
+from rbee_deploy.recorder import Recorder
 
 LOG_LINES = 10
+MOST_DIFFERENCES = 8
 ELSEWHERE = "rbee_stages_elsewhere"
 """Key of the stages that do not concern a host and so get no line."""
 
@@ -29,15 +32,17 @@ class Verdict(StrEnum):
     UNCHANGED = "unchanged"
     CHANGED = "changed"
     FAILED = "failed"
+    CUT_OFF = "cut off"
+    PLANNED = "would change"
 
 
 @dataclass
 class Line:
-    """One stage on one host; `notes` are sentences and log lines for a person."""
+    """One stage on one host; `notes` are sentences and log lines for a person, `seconds` None where nothing was run."""
 
     host: str
     stage: str
-    seconds: float = 0.0
+    seconds: float | None = None
     verdict: Verdict = Verdict.UNCHANGED
     notes: list[str] = field(default_factory=list)
 
@@ -47,47 +52,39 @@ def separator() -> str:
     return ": "
 
 
-class Recorder(BaseStateCallback):
-    """Notes how long each operation took on each host."""
+def alone() -> None:
+    """Silence pyinfra's own account, for the report says it shorter."""
+    logger.addFilter(_is_no_narration)
 
-    def __init__(self) -> None:
-        self.seconds: dict[tuple[str, str], float] = {}
-        self._begun: dict[tuple[str, str], float] = {}
 
-    def operation_host_start(self, state: Any, host: Any, op_hash: str) -> None:
-        """Note the start."""
-        self._begun[host.name, op_hash] = time.monotonic()
+def _is_alone() -> bool:
+    return _is_no_narration in logger.filters
 
-    def operation_host_success(self, state: Any, host: Any, op_hash: str, retry_count: int = 0) -> None:
-        """Note the end."""
-        self._end(host, op_hash)
 
-    def operation_host_error(
-        self, state: Any, host: Any, op_hash: str, retry_count: int = 0, max_retries: int = 0
-    ) -> None:
-        """Note the end."""
-        self._end(host, op_hash)
-
-    def _end(self, host: Any, op_hash: str) -> None:
-        key = host.name, op_hash
-        self.seconds[key] = time.monotonic() - self._begun.get(key, time.monotonic())
+def _is_no_narration(record: logging.LogRecord) -> bool:
+    """Keep warnings and errors that the report does not repeat."""
+    return record.levelno >= logging.WARNING and record.module not in {"operations", "host", "root"}
 
 
 def arm(state: Any) -> None:
     """Have the report printed when the run is over, however it ends."""
     if getattr(state, "rbee_recorder", None) is None:
-        state.rbee_recorder = Recorder()
+        state.rbee_recorder = Recorder(_stage_began if _is_alone() else _nothing)
+        state.rbee_shown = set()
         state.add_callback_handler(state.rbee_recorder)
+        interrupt.arm()
         atexit.register(show, state)
 
 
 def expect() -> None:
     """Have a report even of a run that never gets as far as the deploy, because no host could be reached."""
+    interrupt.arm()
+    connection.calm()
     atexit.register(lambda: show(ctx_state.get()))
 
 
 def show(state: Any, stream: TextIO | None = None) -> None:
-    """Print the report once."""
+    """Print the report once, or what of it was not printed yet."""
     if state is None or not state.initialised or getattr(state, "rbee_reported", False):
         return
     state.rbee_reported = True
@@ -97,24 +94,48 @@ def show(state: Any, stream: TextIO | None = None) -> None:
 
 def text(state: Any) -> list[str]:
     """Return the report's lines."""
-    lines = list(_lines(state))
-    if not lines:
-        return []
-    width = max(len(line.host) for line in lines)
-    stages = max(len(line.stage) for line in lines)
-    rows = [row for line in lines for row in _row(line, width, stages)]
-    return ["", *rows, *_counts(state, width)]
+    rows = _rows(state, list(_lines(state)))
+    before = [""] if rows and not _is_alone() else []
+    return [*before, *rows, *_counts(state)]
+
+
+def _nothing(_state: Any, _op_hash: str) -> None:
+    """Print nothing before the end."""
+
+
+def _stage_began(state: Any, op_hash: str) -> None:
+    """Print the lines of the stages that are over."""
+    now = _stage_of(state, op_hash)
+    for row in _rows(state, [line for line in _lines(state) if line.stage != now]):
+        print(row, file=sys.stderr, flush=True)
+
+
+def _rows(state: Any, lines: list[Line]) -> list[str]:
+    """Return what is printed of the lines that were not printed before, aligned alike all through the run."""
+    shown: set[tuple[str, str]] = getattr(state, "rbee_shown", set())
+    fresh = [line for line in lines if (line.host, line.stage) not in shown]
+    shown |= {(line.host, line.stage) for line in fresh}
+    width = max((len(host.name) for host in _hosts(state)), default=0)
+    titles = [_stage_of(state, op_hash) for op_hash in state.op_meta]
+    stages = max(map(len, [*titles, *(line.stage for line in fresh)]), default=0)
+    return [row for line in fresh for row in _row(line, width, stages)]
+
+
+def _stage_of(state: Any, op_hash: str) -> str:
+    return str(next(iter(state.op_meta[op_hash].names)).partition(separator())[0])
 
 
 def _row(line: Line, width: int, stages: int) -> Iterator[str]:
     first, *rest = line.notes or [""]
-    indent = " " * (width + stages + 25)
-    head = f"{line.host:<{width}}  {line.stage:<{stages}}  {line.seconds:6.1f} s  {line.verdict:<9}"
+    took = "" if line.seconds is None else f"{line.seconds:6.1f} s  "
+    indent = " " * (width + stages + len(took) + 15)
+    head = f"{line.host:<{width}}  {line.stage:<{stages}}  {took}{line.verdict:<9}"
     yield f"{head}  {first}".rstrip()
     yield from (f"{indent}{note}".rstrip() for note in rest)
 
 
-def _counts(state: Any, width: int) -> Iterator[str]:
+def _counts(state: Any) -> Iterator[str]:
+    width = max((len(host.name) for host in _hosts(state)), default=0)
     for host in (host for host in _hosts(state) if host in state.activated_hosts):
         count = host.connector_data.get(COMMANDS, 0)
         yield f"{host.name:<{width}}  {count} remote command{'' if count == 1 else 's'}"
@@ -134,29 +155,55 @@ def _lines(state: Any) -> Iterator[Line]:
 
 
 def _stages(state: Any, host: Any) -> Iterator[Line]:
-    current: Line | None = None
+    """Yield a host's lines: of what was done, or of what would be."""
     if not state.is_executing and host.connector_data.get(REFUSALS):
         yield Line(host.name, "preflight", verdict=Verdict.FAILED, notes=host.connector_data[REFUSALS])
+    elif not state.is_executing:
+        yield from _planned(state, host)
+    else:
+        yield from _done(state, host)
+
+
+def _planned(state: Any, host: Any) -> Iterator[Line]:
+    differences: list[str] | None = host.connector_data.get(DIFFERENCES)
+    if differences is None:
         return
+    steps: dict[str, list[str]] = {}
     for op_hash in state.get_op_order():
-        recorded = state.rbee_recorder.seconds.get((host.name, op_hash))
         data = state.ops[host].get(op_hash)
-        if data is None or recorded is None:
+        if data is not None and data.operation_meta.will_change:
+            stage, _, step = next(iter(state.op_meta[op_hash].names)).partition(separator())
+            steps.setdefault(stage, []).append(step)
+    yield from (Line(host.name, stage, None, Verdict.PLANNED, [", ".join(names)]) for stage, names in steps.items())
+    if differences:
+        more = len(differences) - MOST_DIFFERENCES
+        rest = [f"and {more} more"] if more > 0 else []
+        yield Line(host.name, "because", None, Verdict.PLANNED, [*differences[:MOST_DIFFERENCES], *rest])
+    elif not steps:
+        yield Line(host.name, "all", None)
+
+
+def _done(state: Any, host: Any) -> Iterator[Line]:
+    lines: dict[str, Line] = {}
+    for op_hash in state.get_op_order():
+        data, recorder = state.ops[host].get(op_hash), state.rbee_recorder
+        cut_off = recorder.was_cut_off(host.name, op_hash)
+        if data is None or not (cut_off or (host.name, op_hash) in recorder.seconds):
             continue
         stage, _, step = next(iter(state.op_meta[op_hash].names)).partition(separator())
         if stage in host.connector_data.get(ELSEWHERE, ()):
             continue
-        if current is None or current.stage != stage:
-            if current is not None:
-                yield current
-            current = Line(host.name, stage, notes=list(host.connector_data.pop(WARNINGS, ())))
-        _add(current, step, recorded, data.operation_meta, host)
-    if current is not None:
-        yield current
+        notes = [] if lines else list(host.connector_data.get(WARNINGS, ()))
+        line = lines.setdefault(stage, Line(host.name, stage, 0.0, notes=notes))
+        line.seconds = (line.seconds or 0.0) + recorder.since(host.name, op_hash)
+        if cut_off:
+            line.verdict, line.notes = Verdict.CUT_OFF, [step]
+        else:
+            _judge(line, step, data.operation_meta, host)
+    yield from lines.values()
 
 
-def _add(line: Line, step: str, seconds: float, meta: Any, host: Any) -> None:
-    line.seconds += seconds
+def _judge(line: Line, step: str, meta: Any, host: Any) -> None:
     if not meta.is_complete() or meta.did_error():
         line.verdict = Verdict.FAILED
         line.notes = host.connector_data.get(REFUSALS) or _said(meta, step, host.name)

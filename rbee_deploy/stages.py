@@ -83,7 +83,7 @@ STAGES = (
             ("start the target", lambda here, name: units.up(name=name, units=here.target)),
         ),
     ),
-    Stage("verify", (("compare", lambda here, name: activate.converged(name=name, wrong=here.wrong)),)),
+    Stage("verify", (("compare", lambda here, name: activate.converged(name=name, wrong=here.wrong, left=here.left)),)),
 )
 
 

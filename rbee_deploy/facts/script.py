@@ -1,4 +1,8 @@
-"""The shell script behind RbeeState: sections `@name` followed by lines, so that the shell never has to write JSON."""
+"""The shell script behind RbeeState: sections `@name` followed by lines, so that the shell never has to write JSON.
+
+Users without root choose some of what is printed: file names in the model store, names of processes. Only plain
+characters of those are let through, or a name with a line break in it would begin a section of its own.
+"""
 
 import shlex
 from typing import Protocol
@@ -9,9 +13,15 @@ POLKITS = ("/usr/lib/polkit-1/polkitd", "/usr/libexec/polkitd", "/usr/lib/policy
 PYTHONS = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
 """The distribution's default first; a newer one beside an old default is good enough for a release."""
 
-_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,UnitFileState,MainPID,DropInPaths"
+_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,UnitFileState,MainPID"
+UNIT_ROOTS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
+
 _VERSION = 'import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))'
 _STAT = r"stat\t%F\t%a\t%U\t%G\t%s\t%n\n"
+
+_PLAIN = "[!A-Za-z0-9._+-]"
+_MOST_JSON = 65536
+"""Bytes; a manifest or running.json has some hundred."""
 
 # The owner of a listening socket is named by its unit when that is one of ours, else by its command.
 _LISTEN = r"""
@@ -20,8 +30,8 @@ if command -v ss >/dev/null 2>&1; then
   ss -Hltnp | while read -r _ _ _ local _ users; do
     pid=${users#*pid=}; pid=${pid%%,*}; name=${users#*\"}; name=${name%%\"*}
     [ -r "/proc/$pid/cgroup" ] && unit=$(grep -o "rbee-[^/]*" "/proc/$pid/cgroup" | head -n 1) && name=${unit:-$name}
-    echo "$local $name"
-  done
+    printf "%s %s\n" "$local" "$(printf %s "$name" | tr -dc "A-Za-z0-9 ._@:/()+-")"
+  done | grep "^[^ @]*:[0-9]* "
 else
   awk '$4 == "0A" {n = split($2, a, ":"); print ":" a[n]}' /proc/net/tcp /proc/net/tcp6 | while read -r hex; do
     echo ":$((0x${hex#:})) unknown"
@@ -67,6 +77,7 @@ def build(asked: Questions) -> str:
         _accounts(asked),
         _paths(asked.paths),
         f"echo @units; systemctl show -p {_PROPERTIES} -- {_words(asked.units)}" if asked.units else "",
+        _drop_ins(),
         _running(),
         _installed("releases", str(ports.RELEASES), "release.json"),
         _installed("engines", str(ports.ENGINES), "engine.json"),
@@ -147,11 +158,18 @@ def _paths(paths: tuple[str, ...]) -> str:
     )
 
 
+def _drop_ins() -> str:
+    """Return the part that lists what changes our units from beside their files: `systemctl edit`, `set-property`."""
+    folders = " ".join(f"{root}/system{kind}/rbee*.d" for root in UNIT_ROOTS for kind in ("", ".control"))
+    return f'echo @drop_ins; for path in {folders}; do printf "%s\\n" "$path"/*.conf; done | grep -v "[*]"'
+
+
 def _running() -> str:
     lines = ["echo @running"]
     for role, folder in (("queen", ports.QUEEN_RUN), ("hive", ports.HIVE_RUN)):
         path = shlex.quote(str(folder / ports.RUNNING_FILE))
-        lines.append(rf'[ -f {path} ] && [ ! -L {path} ] && printf "{role}\t%s\n" "$(tr -d "\n\t" <{path})"')
+        text = rf'"$(head -c {_MOST_JSON} <{path} | tr -d "\n\t")"'
+        lines.append(rf'[ -f {path} ] && [ ! -L {path} ] && printf "{role}\t%s\n" {text}')
     return "\n".join(lines)
 
 
@@ -173,10 +191,15 @@ def _listing(section: str, *folders: str) -> str:
         (
             f"echo @{section}",
             f"for path in {' '.join(f'{shlex.quote(folder)}/*' for folder in folders)}; do",
-            r'  [ -e "$path" ] && printf "%s\t%s\n" "${path##*/}" "$(stat -c %s -- "$path")"',
+            _plain_name(),
+            r'  [ -e "$path" ] && printf "%s\t%s\n" "$name" "$(stat -c %s -- "$path")"',
             "done",
         )
     )
+
+
+def _plain_name() -> str:
+    return f"  name=${{path##*/}}; case $name in *{_PLAIN}*) continue;; esac"
 
 
 def _models(models_dir: str) -> str:
@@ -185,11 +208,13 @@ def _models(models_dir: str) -> str:
         (
             "echo @models",
             f"for path in {folder}/manifests/*.json; do",
-            '  [ -f "$path" ] && [ ! -L "$path" ] || continue; name=${path##*/}',
-            r'  printf "manifest\t%s\t%s\n" "${name%.json}" "$(tr -d "\n\t" <"$path")"',
+            _plain_name(),
+            '  [ -f "$path" ] && [ ! -L "$path" ] || continue',
+            rf'  printf "manifest\t%s\t%s\n" "${{name%.json}}" "$(head -c {_MOST_JSON} <"$path" | tr -d "\n\t")"',
             "done",
             f"for path in {folder}/blobs/*; do",
-            r'  [ -f "$path" ] && printf "blob\t%s\t%s\n" "${path##*/}" "$(stat -c %s -- "$path")"',
+            _plain_name(),
+            r'  [ -f "$path" ] && printf "blob\t%s\t%s\n" "$name" "$(stat -c %s -- "$path")"',
             "done",
         )
     )

@@ -55,6 +55,8 @@ def _sections(output: list[str]) -> dict[str, Lines]:
     for line in output:
         if line.startswith("@"):
             name, _, rest = line[1:].partition(" ")
+            if name in sections:
+                break  # the script prints each once: from here on somebody else speaks
             sections[name] = [rest] if rest else []
         elif sections:
             sections[next(reversed(sections))].append(line)
@@ -173,8 +175,11 @@ def _unit(unit: dict[str, str]) -> dict[str, Any]:
         "need_reload": unit.get("NeedDaemonReload") == "yes",
         "main_pid": int(unit.get("MainPID") or 0),
         "restarts": int(unit.get("NRestarts") or 0),
-        "drop_ins": unit.get("DropInPaths", "").split(),
     }
+
+
+def _drop_ins(lines: Lines) -> dict[str, Any]:
+    return {"drop_ins": [line for line in lines if line]}
 
 
 def _running(lines: Lines) -> dict[str, Any]:
@@ -222,6 +227,7 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "groups": _groups,
     "paths": _paths,
     "units": _units,
+    "drop_ins": _drop_ins,
     "running": _running,
     "releases": _installed("releases"),
     "engines": _installed("engines"),

@@ -10,7 +10,7 @@ from rbee_deploy.drift import Role, role_drift
 from rbee_deploy.facts.memo import observe
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.later import now
-from rbee_deploy.operations.root import as_root_command, refused
+from rbee_deploy.operations.root import DIFFERENCES, as_root_command, refused
 from rbee_runtime import ports
 
 READY_SECONDS = 90
@@ -92,10 +92,16 @@ def restart(role: Role) -> str:
 
 
 @operation()
-def converged(wrong: list[str] | Callable[[], list[str]]) -> Iterator[FunctionCommand]:
-    """Fail the host if anything is still not as it should be; before a deploy that is no news."""
-    found = now(wrong) if host.state.is_executing else []
-    if found:
-        yield from refused(found)
+def converged(wrong: Callable[[], list[str]], left: Callable[[], list[str]]) -> Iterator[FunctionCommand]:
+    """Fail the host if anything is still not as it should be, or a person `left` there what we do not touch.
+
+    Before a deploy that is no failure, but what a plan tells.
+    """
+    found = wrong()
+    if not host.state.is_executing:
+        host.connector_data[DIFFERENCES] = [*found, *left()]
+    sentences = [*(f"{reason}; run the same command again" for reason in found), *left()]
+    if sentences and host.state.is_executing:
+        yield from refused(sentences)
     else:
         host.noop("the host is as it should be")

@@ -12,6 +12,8 @@ from rbee_deploy.secrets import Secret
 
 REFUSALS = "rbee_refusals"
 WARNINGS = "rbee_warnings"
+DIFFERENCES = "rbee_differences"
+"""What a dry run found to differ, for the report."""
 
 
 def as_root_command(script: str, lines: Iterable[Line] | None = None) -> StringCommand:

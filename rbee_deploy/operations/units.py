@@ -22,7 +22,7 @@ def registered(enabled: list[str] | Callable[[], list[str]]) -> Iterator[StringC
     """Reload systemd if it holds an outdated unit of ours, and enable the units that start at boot."""
     facts = observe(host)
     wanted = now(enabled)
-    missing = any(facts.unit(name).load in {"", "not-found"} for name in wanted)
+    missing = any(facts.unit(name).load != "loaded" for name in wanted)
     if missing or unknown_to_systemd(facts):
         yield as_root_command("systemctl daemon-reload")
     off = [name for name in wanted if facts.unit(name).file_state != "enabled"]

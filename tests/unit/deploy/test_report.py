@@ -7,7 +7,7 @@ import pytest
 
 from rbee_deploy import report
 from rbee_deploy.facts.memo import COMMANDS
-from rbee_deploy.operations.root import DIFFERENCES, REFUSALS, WARNINGS
+from rbee_deploy.operations.root import REFUSALS, WARNINGS
 from rbee_deploy.recorder import Recorder
 
 
