@@ -66,6 +66,8 @@ class ClientApp:
             answer.outcome = await self._relay.serve(scope, receive, answer, key=key.id, request_id=answer.request_id)
         elif path == policy.MODELS:
             await answer.json(200, views.openai_models(self._controller, key))
+        elif path.startswith(policy.MODEL):
+            await answer.json(200, views.openai_model(self._controller, key, path.removeprefix(policy.MODEL)))
         elif self._status.draining and scope["method"] not in _READS:
             # The database is the next queen's already.
             raise RequestError(503, "this queen is leaving; ask again", kind="server_error", retry_after=1)

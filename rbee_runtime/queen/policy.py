@@ -21,12 +21,14 @@ class Row:
         return path == self.path or (self.path.endswith("/") and path.startswith(self.path))
 
 
-HEALTH, READY, MODELS, CHAT, ADMIN = "/health", "/ready", "/v1/models", "/v1/chat/completions", "/api/v1/"
+HEALTH, READY, ADMIN = "/health", "/ready", "/api/v1/"
+MODELS, MODEL, CHAT = "/v1/models", "/v1/models/", "/v1/chat/completions"
 
 POLICY = (
     Row(HEALTH, None, frozenset({"GET", "HEAD"})),
     Row(READY, None, frozenset({"GET", "HEAD"})),
     Row(MODELS, Scope.INFER, frozenset({"GET", "HEAD"})),
+    Row(MODEL, Scope.INFER, frozenset({"GET", "HEAD"})),
     Row(CHAT, Scope.INFER, frozenset({"POST"})),
     Row(ADMIN, Scope.ADMIN),
 )

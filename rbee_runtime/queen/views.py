@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rbee_runtime.protocol import to_builtins
+from rbee_runtime.queen.admission import unknown_model
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.keys import may_use
 from rbee_runtime.queen.membership import Member, Presence
@@ -101,11 +102,18 @@ def models(controller: Controller) -> list[ModelAnswer]:
 def openai_models(controller: Controller, key: KeyRecord) -> dict[str, Any]:
     """Return the list of `GET /v1/models` for one key."""
     names = [model.name for model in controller.fleet.current.models if may_use(key, model.name)]
-    rows = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "rbee", "state": _state(controller, name)}
-        for name in names
-    ]
-    return {"object": "list", "data": rows}
+    return {"object": "list", "data": [_openai_row(controller, name) for name in names]}
+
+
+def openai_model(controller: Controller, key: KeyRecord, name: str) -> dict[str, Any]:
+    """Return the answer of `GET /v1/models/{name}`, or raise RequestError if the key has no such model."""
+    if name not in {model.name for model in controller.fleet.current.models} or not may_use(key, name):
+        raise unknown_model(name)
+    return _openai_row(controller, name)
+
+
+def _openai_row(controller: Controller, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "rbee", "state": _state(controller, name)}
 
 
 def _state(controller: Controller, model: str) -> ModelState:

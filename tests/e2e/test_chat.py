@@ -12,7 +12,9 @@ QUESTION = [{"role": "user", "content": "Name three colours, please."}]
 
 def test_models_are_listed(deployed: Fleet) -> None:
     """The official client lists the declared models."""
-    assert {model.id for model in deployed.client().models.list()} >= {"smol", "slow"}
+    client = deployed.client()
+    assert {model.id for model in client.models.list()} >= {"smol", "slow"}
+    assert client.models.retrieve("smol").id == "smol"
 
 
 def test_an_answer_comes_from_the_other_host(deployed: Fleet) -> None:

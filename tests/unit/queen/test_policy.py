@@ -27,7 +27,13 @@ ADMIN_ROUTES = {
     ("POST", "/api/v1/keys"),
     ("DELETE", "/api/v1/keys/{key_id}"),
 }
-HOT_ROUTES = {("GET", policy.HEALTH), ("GET", policy.READY), ("GET", policy.MODELS), ("POST", policy.CHAT)}
+HOT_ROUTES = {
+    ("GET", policy.HEALTH),
+    ("GET", policy.READY),
+    ("GET", policy.MODELS),
+    ("GET", f"{policy.MODEL}m"),
+    ("POST", policy.CHAT),
+}
 
 
 def registered(q: Fixture) -> set[tuple[str, str]]:
@@ -80,6 +86,19 @@ async def test_what_no_row_covers_is_not_there(queen: Maker, path: str) -> None:
         answer = await c.get("http://queen" + path, headers=bearer(q, *Scope))
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "unknown_route"
+
+
+async def test_one_model_is_shown_to_keys_that_may_use_it(queen: Maker) -> None:
+    """A declared model is shown by name; one that is not declared, or not for this key, is not found."""
+    q = queen(fleet(model()))
+    async with client(q) as c:
+        mine = bearer(q, Scope.INFER)
+        assert (await c.get("/v1/models/m", headers=mine)).json()["id"] == "m"
+        assert (await c.get("/v1/models/other", headers=mine)).json()["error"]["code"] == "model_not_found"
+        admin_key = bearer(q, Scope.ADMIN)
+        made = (await c.post("/api/v1/keys", headers=admin_key, json={"name": "n", "models": ["x*"]})).json()
+        theirs = {"authorization": f"Bearer {made['key']}"}
+        assert (await c.get("/v1/models/m", headers=theirs)).status_code == 404
 
 
 async def test_keys_are_made_listed_and_revoked(queen: Maker) -> None:
