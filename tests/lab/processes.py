@@ -84,9 +84,10 @@ def wait_for(condition: Callable[[], bool], *, timeout: float) -> bool:
 def _members(directory: Path) -> list[int]:
     found: set[int] = set()
     for group in cgroups(directory):
-        for file in group.rglob("cgroup.procs"):
+        # os.walk goes past groups that vanish meanwhile.
+        for folder, _, _ in os.walk(group):
             with suppress(OSError):
-                found.update(int(pid) for pid in file.read_text().split())
+                found.update(int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())
     return [pid for pid in found if pid > 0 and start_time(pid) is not None]
 
 
