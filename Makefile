@@ -9,7 +9,7 @@ demo-down: venv  ## remove all that `make demo` made, except the caches
 check: venv  ## lint, format, types
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --quiet --check . && $(PYTHON) -m mypy --no-error-summary
 test-fast: venv  ## tests that need neither lab hosts nor a built engine (< 60 s)
-	@$(PYTHON) -m pytest -q -n 3 --dist loadgroup -m "not lab and not engine"
+	@$(PYTHON) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not lab and not engine"
 test: venv  ## check, then every test on real hosts; builds what is missing first
 	@scripts/test
 build: venv  ## release, uv, engine and lab model into the cache

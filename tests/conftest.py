@@ -20,21 +20,12 @@ def smol_model() -> Path:
     return lab_model()
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep tests that share something expensive on one process: a deployed fleet, or what their file sets up."""
-    item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the groups that take longest; this runs after the shuffle, so order within a group stays random."""
+    """Begin with the files that take longest; this runs after the shuffle, so order within a file stays random."""
     items.sort(
         key=lambda item: (not _shares_fleet(item), item.get_closest_marker("lab") is None, not _starts_much(item))
     )
-
-
-def _group(item: pytest.Item) -> str:
-    return "deployed" if _shares_fleet(item) else item.nodeid.partition("::")[0].replace("/", ".")
 
 
 def _shares_fleet(item: pytest.Item) -> bool:
