@@ -119,7 +119,7 @@ async def test_context_is_never_more_than_the_model_was_trained_for(make: partia
 
 
 async def test_answers_wait_in_order(make: partial[LlamaEngine]) -> None:
-    """One slot: the second answer begins after the last token of the first."""
+    """One slot: whichever answer is second begins after the last token of the first."""
     order = list[str]()
     async with loaded(make()) as engine:
 
@@ -128,7 +128,8 @@ async def test_answers_wait_in_order(make: partial[LlamaEngine]) -> None:
                 order.append(name)
 
         await asyncio.gather(ask("a"), ask("b"))
-    assert order == sorted(order)
+    assert order in (sorted(order), sorted(order, reverse=True))
+    assert set(order) == {"a", "b"}
 
 
 @pytest.mark.parametrize("stream", [True, False])
