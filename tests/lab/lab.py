@@ -14,7 +14,7 @@ from tests.lab.errors import LabError
 from tests.lab.host import LabHost
 from tests.lab.images import ensure_image, remove_tree
 from tests.lab.interrupts import end_by_exception, uninterrupted
-from tests.lab.places import labs_root, locked, registry_lock
+from tests.lab.places import labs_root, locked, registry_lock, sweep_lock
 from tests.lab.preconditions import require_lab
 from tests.lab.records import Bind, HostRecord, LabRecord, Owner, load
 
@@ -61,11 +61,12 @@ class Lab:
 
     @classmethod
     def clean_stale(cls) -> tuple[str, ...]:
-        """Remove the labs whose run is over and return their names."""
-        with registry_lock():
-            stale = [folder for folder in labs_root().iterdir() if folder.is_dir() and is_stale(folder)]
-        for folder in stale:
-            cls(folder).destroy()
+        """Remove the labs whose run is over and return their names; of runs that start together one does it."""
+        with sweep_lock():
+            with registry_lock():
+                stale = [folder for folder in labs_root().iterdir() if folder.is_dir() and is_stale(folder)]
+            for folder in stale:
+                cls(folder).destroy()
         return tuple(folder.name for folder in stale)
 
     def __enter__(self) -> Self:

@@ -36,3 +36,10 @@ def registry_lock() -> Iterator[None]:
     """Hold the lock under which names, subnets and forwarding are chosen and given back."""
     with locked(labs_root() / ".lock"):
         yield
+
+
+@contextmanager
+def sweep_lock() -> Iterator[None]:
+    """Hold the lock under which what interrupted runs left is removed; take it before the registry's."""
+    with locked(labs_root() / ".sweep"):
+        yield
