@@ -3,9 +3,11 @@
 import pyinfra_cli  # noqa: F401, I001 - first, because it patches the standard library for gevent
 
 import argparse
+import io
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +76,13 @@ def _pyinfra(options: argparse.Namespace, mode: str) -> int:
     interrupt.arm()
     connection.calm()
     limits = [word for name in options.limit for word in ("--limit", name)]
-    arguments = [options.inventory, str(DEPLOY), mode, *limits, *(["--json"] if options.json else [])]
+    # What pyinfra says as JSON it does not say in words; without -v neither is wanted.
+    quiet = not options.verbose and not options.json
+    as_json = ["--json"] if options.json or quiet else []
     if not options.verbose:
         report.alone()
-    status = _status(arguments, json=options.json)
+    with redirect_stdout(io.StringIO()) if quiet else nullcontext():
+        status = _status([options.inventory, str(DEPLOY), mode, *limits, *as_json], json=options.json)
     state = ctx_state.get()
     report.show(state)
     if _initialised(state) and state.limit_hosts == []:

@@ -86,17 +86,13 @@ def foreign(facts: Observed, elsewhere: Iterable[str]) -> list[str]:
     `elsewhere` are units of roles that the inventory gives to other hosts.
     """
     left = [unit for unit in elsewhere if _is_in_use(facts.unit(unit))]
-    stop = "run systemctl disable --now"
+    named = f"{' and '.join(left)} should not run on this host any more"
     return [
         *(
             f"{path} changes how a unit of rbee runs; delete it, run systemctl daemon-reload and restart that unit"
             for path in sorted(facts.names("drop_ins"))
         ),
-        *(
-            [f"{' and '.join(left)} should not run on this host any more; {stop} {' '.join(left)} there"]
-            if left
-            else []
-        ),
+        *([f"{named}; run systemctl disable --now {' '.join(left)} there"] if left else []),
     ]
 
 

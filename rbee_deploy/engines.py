@@ -145,5 +145,7 @@ def install_script(archive: str, destination: str, *, python: str = "python3") -
         ("install", "-d", "-m", "0755", destination),
         ("tar", "-C", destination, "--no-same-owner", "--exclude=engine.json", "-xf", archive),
         (python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", f"{destination}/{SITE}"),
+        # All of it is on the disk before its mark is: power may go at any moment.
+        ("sync", "-f", destination),
         ("tar", "-C", destination, "--no-same-owner", "-xf", archive, "engine.json"),
     )

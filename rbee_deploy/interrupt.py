@@ -2,6 +2,9 @@
 
 import signal
 import sys
+from typing import Any
+
+from pyinfra.context import ctx_state
 
 SENTENCE = "interrupted: what runs goes on running; the same command finishes the job"
 
@@ -12,7 +15,11 @@ def arm() -> None:
 
 
 def _stop(_number: int, _frame: object) -> None:
-    # A second one would cut the report short.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A second one ends it at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     print(SENTENCE, file=sys.stderr, flush=True)
+    state: Any = ctx_state.get()
+    if state is not None and state.initialised:
+        # pyinfra disconnects by the same workers, and would wait for minutes of installation to end.
+        state.pool.kill(block=False)
     sys.exit(1)

@@ -94,6 +94,8 @@ def install_script(
 ) -> tuple[tuple[str, ...], ...]:
     """Return the commands that turn an unpacked release into a venv at `destination`, offline and hash-checked.
 
+    All of it is on the disk before the mark that makes it count: power may go at any moment.
+
     `destination` is the final path (scripts carry it). The last command puts release.json there, which marks it
     complete; anything half-made before is cleared by the first.
     """
@@ -105,5 +107,6 @@ def install_script(
             "--find-links", f"{artefact_dir}/wheels", "--require-hashes", "--link-mode", "copy", "--compile-bytecode",
             "--requirements", f"{artefact_dir}/requirements.txt",
         ),
+        ("sync", "-f", destination),
         ("install", "-m", "0644", f"{artefact_dir}/release.json", f"{destination}/release.json"),
     )  # fmt: skip

@@ -34,6 +34,7 @@ class Verdict(StrEnum):
     FAILED = "failed"
     CUT_OFF = "cut off"
     PLANNED = "would change"
+    DIFFERS = "differs"
 
 
 @dataclass
@@ -63,7 +64,7 @@ def _is_alone() -> bool:
 
 def _is_no_narration(record: logging.LogRecord) -> bool:
     """Keep warnings and errors that the report does not repeat."""
-    return record.levelno >= logging.WARNING and record.module not in {"operations", "host", "root"}
+    return record.levelno >= logging.WARNING and record.module not in {"operations", "host", "root", "util"}
 
 
 def arm(state: Any) -> None:
@@ -128,8 +129,8 @@ def _stage_of(state: Any, op_hash: str) -> str:
 def _row(line: Line, width: int, stages: int) -> Iterator[str]:
     first, *rest = line.notes or [""]
     took = "" if line.seconds is None else f"{line.seconds:6.1f} s  "
-    indent = " " * (width + stages + len(took) + 15)
-    head = f"{line.host:<{width}}  {line.stage:<{stages}}  {took}{line.verdict:<9}"
+    head = f"{line.host:<{width}}  {line.stage:<{stages}}  {took}{line.verdict:<{9 if took else 12}}"
+    indent = " " * (len(head) + 2)
     yield f"{head}  {first}".rstrip()
     yield from (f"{indent}{note}".rstrip() for note in rest)
 
@@ -178,7 +179,7 @@ def _planned(state: Any, host: Any) -> Iterator[Line]:
     if differences:
         more = len(differences) - MOST_DIFFERENCES
         rest = [f"and {more} more"] if more > 0 else []
-        yield Line(host.name, "because", None, Verdict.PLANNED, [*differences[:MOST_DIFFERENCES], *rest])
+        yield Line(host.name, "now", None, Verdict.DIFFERS, [*differences[:MOST_DIFFERENCES], *rest])
     elif not steps:
         yield Line(host.name, "all", None)
 

@@ -70,7 +70,11 @@ def in_store(store: str, script: str) -> str:
 
 def adopt(seed: Seed, sending: Upload) -> str:
     """Return the script that moves an uploaded file into the store under its hash."""
-    moved = (("chmod", "0640", sending.part), ("mv", "-fT", sending.part, f"blobs/{seed.blob}"))
+    moved = (
+        ("chmod", "0640", sending.part),
+        ("sync", "--", sending.part),
+        ("mv", "-fT", sending.part, f"blobs/{seed.blob}"),
+    )
     return "\n".join(("set -e", upload.arrived(sending), *map(shlex.join, moved)))
 
 
@@ -78,7 +82,8 @@ def describe(seed: Seed) -> str:
     """Return the script that takes the manifest from its input; the group follows from the folder."""
     name = f"{slug(seed.model)}.json"
     draft, final = f"manifests/.{name}.new", f"manifests/{name}"
-    return f"umask 027; IFS= read -r text && printf '%s\\n' \"$text\" >{draft} && mv -fT {draft} {final}"
+    taken = f"umask 027; IFS= read -r text && printf '%s\\n' \"$text\" >{draft}"
+    return f"{taken} && sync -- {draft} && mv -fT {draft} {final}"
 
 
 def manifest(seed: Seed) -> str:

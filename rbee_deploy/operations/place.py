@@ -14,6 +14,10 @@ from rbee_deploy.operations.later import now
 from rbee_deploy.operations.root import as_root_command
 from rbee_deploy.render import OwnedFile
 
+LOCK = "/run/rbee-deploy.lock"
+LOCK_SECONDS = 60
+"""Two operators at once write one after the other; a file takes milliseconds."""
+
 END = "end of content"
 """Follows the content, so that a connection that breaks in between leaves the old file."""
 
@@ -24,6 +28,8 @@ def script(file: OwnedFile) -> str:
     target, draft = shlex.quote(str(path)), shlex.quote(str(path.with_name(f".{path.name}.rbee-new")))
     return " && ".join(
         (
+            f"exec 9>>{LOCK}",
+            f"flock -w {LOCK_SECONDS} 9",
             "umask 077",
             "IFS= read -r content",
             "IFS= read -r end",
@@ -31,6 +37,8 @@ def script(file: OwnedFile) -> str:
             f'printf %s "$content" | base64 -d >{draft}',
             f"chown {shlex.quote(f'{file.owner}:{file.group}')} {draft}",
             f"chmod {shlex.quote(file.mode)} {draft}",
+            # A host that loses power now has the old file or the new one, not an empty one.
+            f"sync -- {draft}",
             f"mv -fT {draft} {target}",
         )
     )

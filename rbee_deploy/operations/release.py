@@ -89,6 +89,7 @@ def unpack(artefact: Artefact, sending: Upload, parent: str) -> str:
         _unless_there(final, sending),
         upload.arrived(sending),
         *_untar(sending.part, draft),
+        shlex.join(("sync", "-f", draft)),
         shlex.join(("mv", "-T", draft, final)),
         shlex.join(("rm", "-f", sending.part)),
     )

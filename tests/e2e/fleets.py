@@ -25,12 +25,15 @@ INVENTORY = """
 import json
 from pathlib import Path
 
-from rbee_deploy.inventory import each_host, fleet, host, model
+from rbee_deploy.inventory import each_host, fleet, host, model, secret_env
 
 declared = json.loads((Path(__file__).parent / "declared.json").read_text())
 for item in declared["models"]:
     if item.get("replicas") == "each_host":
         item["replicas"] = each_host
+for item in declared["hosts"]:
+    if "sudo_password" in item:
+        item["sudo_password"] = secret_env(item["sudo_password"])
 queen, hives = fleet(
     "e2e",
     hosts=[host(**item) for item in declared["hosts"]],
@@ -77,6 +80,7 @@ class Fleet:
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=lambda: {"client_endpoint": "plain-http"})
+    environment: dict[str, str] = field(default_factory=dict)
     clients: list[httpx.Client] = field(default_factory=list)
 
     @property
@@ -91,7 +95,7 @@ class Fleet:
         return folder / "fleet.py"
 
     def declare(self, machine: LabHost, **fields: Any) -> None:
-        """Add a lab host to the inventory."""
+        """Add a lab host to the inventory; `sudo_password` names a variable of the environment."""
         self.hosts[machine.name] = {
             "name": machine.name,
             "address": machine.address,
@@ -108,21 +112,29 @@ class Fleet:
 
     def deploy(self, *arguments: str, check: bool = True) -> Deployment:
         """Run the deploy command."""
+        result = self._run(self.command(*arguments))
+        if check:
+            assert result.code == 0, f"{result.output}\n{result.errors}"
+        return result
+
+    def rbee_deploy(self, command: str, *arguments: str) -> Deployment:
+        """Run a command of rbee-deploy."""
+        program = str(Path(sys.executable).parent / "rbee-deploy")
+        return self._run([program, command, "-i", str(self.inventory), *arguments])
+
+    def _run(self, command: list[str]) -> Deployment:
         started = time.monotonic()
         done = subprocess.run(
-            self.command(*arguments),
+            command,
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
             timeout=DEPLOY_SECONDS,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **self.environment},
         )
-        result = Deployment(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
-        if check:
-            assert result.code == 0, f"{result.output}\n{result.errors}"
-        return result
+        return Deployment(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
     @property
     def queen(self) -> LabHost:

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = Path(__file__).with_name("made_up.py")
-HOSTS = 20
+HOSTS = 8
 MAIN = "from rbee_deploy.cli import main; main()"
 
 
@@ -22,10 +24,10 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fleet") / "secrets"
 
 
-def run(
-    secrets: Path, *words: str, faults: dict[str, str] | None = None, hosts: int = HOSTS, delay: float = 0.02
-) -> subprocess.CompletedProcess[str]:
-    """Run pyinfra, or rbee-deploy if `words` begin with one of its commands, on the made-up hosts."""
+def line(
+    secrets: Path, *words: str, faults: dict[str, str] | None = None, hosts: int = HOSTS, delay: float = 0.0
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command line on made-up hosts and its environment: pyinfra, or rbee-deploy if `words` begin so."""
     wanted = {"secrets": str(secrets), "hosts": hosts, "faults": faults or {}, "delay": delay}
     own = words[:1] in {("apply",), ("plan",)}
     command = (
@@ -33,7 +35,13 @@ def run(
         if own
         else [str(Path(sys.executable).with_name("pyinfra")), str(INVENTORY), "rbee_deploy/deploy.py", *words]
     )
-    environment = {**os.environ, "RBEE_MADE_UP": json.dumps(wanted), "PYTHONPATH": str(ROOT), "PYINFRA_PROGRESS": "off"}
+    made_up = {"RBEE_MADE_UP": json.dumps(wanted), "PYTHONPATH": str(ROOT), "PYINFRA_PROGRESS": "off"}
+    return command, {**os.environ, **made_up}
+
+
+def run(secrets: Path, *words: str, **fleet: Any) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    command, environment = line(secrets, *words, **fleet)
     return subprocess.run(
         command,
         capture_output=True,
@@ -61,23 +69,19 @@ def test_a_converged_fleet_changes_nothing(secrets: Path) -> None:
     assert done.stderr.count("  1 remote command\n") == HOSTS
 
 
-def test_a_plan_of_a_converged_fleet_is_empty(secrets: Path) -> None:
-    """A dry run names no change and no conditional change on any host."""
-    plan = json.loads(run(secrets, "--dry", "--json", hosts=5).stdout)["plan"]
-    assert [entry for entry in plan if entry["hosts_with_change"] or entry["hosts_with_conditional_change"]] == []
-
-
-@pytest.mark.parametrize(
-    ("fault", "said"), [("refused", "sudo refused the SSH user"), ("silent", "it answered nothing as root")]
-)
-def test_a_host_that_is_refused_leaves_the_others_alone(secrets: Path, fault: str, said: str) -> None:
-    """One sentence for the host that preflight refuses, exit status 1, and every other host is done."""
-    done = run(secrets, "-y", "--json", faults={"box3": fault}, hosts=5)
+def test_hosts_that_fail_leave_the_others_alone(secrets: Path) -> None:
+    """Refused, silent and broken hosts have one line each that says why; exit status 1; every other host is done."""
+    faults = {"box2": "broken", "box3": "refused", "box4": "silent"}
+    done = run(secrets, "-y", "--json", faults=faults, hosts=6)
     results = json.loads(done.stdout)["results"]
-    assert (done.returncode, results["failed_hosts"]) == (1, ["@fake/box3"])
-    line = next(line for line in done.stderr.splitlines() if re.match(r"@fake/box3 +preflight +.*failed", line))
-    assert said in line
-    assert done.stderr.count("verify") >= 4
+    assert (done.returncode, results["failed_hosts"]) == (1, [f"@fake/{name}" for name in faults])
+    said = dict(re.findall(r"^@fake/(box\d) .* failed +(.*)", done.stderr, re.MULTILINE))
+    assert set(said) == set(faults)
+    assert "did not become ready" in said["box2"]
+    assert "sudo refused the SSH user" in said["box3"]
+    assert "it answered nothing as root" in said["box4"]
+    assert "  last journal line\n" in done.stderr
+    assert re.findall(r"^@fake/box(\d) +verify .*unchanged", done.stderr, re.MULTILINE) == ["1", "5", "6"]
     assert "Traceback" not in done.stderr
 
 
@@ -100,14 +104,6 @@ def test_a_queen_that_fails_stops_the_hives(secrets: Path) -> None:
     assert any(re.match(r"@fake/box3 +verify .*unchanged", line) for line in report)
 
 
-def test_a_hive_that_fails_is_alone(secrets: Path) -> None:
-    """The last journal lines of the host that fails are in the report; the others are verified."""
-    done = run(secrets, "-y", faults={"box2": "broken"}, hosts=3)
-    assert done.returncode == 1
-    assert "last journal line" in done.stderr
-    assert len(re.findall(r"^@fake/box[13] +verify .*unchanged", done.stderr, re.MULTILINE)) == 2
-
-
 def test_without_any_host_left_the_answer_is_still_json(secrets: Path) -> None:
     """When every host is refused, rbee-deploy prints JSON on standard output and the report beside it."""
     done = run(secrets, "apply", "--json", faults={"box1": "refused", "box2": "refused"}, hosts=2)
@@ -116,19 +112,35 @@ def test_without_any_host_left_the_answer_is_still_json(secrets: Path) -> None:
     assert done.stderr.count("sudo refused") >= 2
 
 
-def test_a_plan_says_what_would_be_refused(secrets: Path) -> None:
-    """`rbee-deploy plan` fails on a host that apply would refuse, and counts no change for it."""
+def test_a_plan_of_what_is_converged_is_empty(secrets: Path) -> None:
+    """A dry run counts no change on a converged host, nor on one that apply would refuse, which fails it."""
     done = run(secrets, "plan", "--json", faults={"box2": "refused"}, hosts=2)
     assert done.returncode == 1
-    assert not any(entry["hosts_with_change"] for entry in json.loads(done.stdout)["plan"])
+    plan = json.loads(done.stdout)["plan"]
+    assert [entry for entry in plan if entry["hosts_with_change"] or entry["hosts_with_conditional_change"]] == []
     assert re.search(r"^@fake/box2 +preflight .*sudo refused", done.stderr, re.MULTILINE)
 
 
-def test_limit_leaves_other_hosts_out(secrets: Path) -> None:
-    """With --limit only the named host gets commands and lines."""
+def test_a_plan_names_what_would_change(secrets: Path) -> None:
+    """For each host: the steps that apply would take and what differs now; nothing else is printed."""
+    done = run(secrets, "plan", faults={"box2": "outdated"}, hosts=2)
+    lines = [" ".join(line.split()) for line in done.stderr.splitlines()]
+    assert (done.returncode, done.stdout) == (0, "")
+    assert lines[:2] == ["@fake/box1 all unchanged", "@fake/box2 activate hives would change start them"]
+    assert lines[2].startswith("@fake/box2 now differs rbee-hive.service runs digest old instead of")
+    assert lines[3:] == ["@fake/box1 1 remote command", "@fake/box2 1 remote command"]
+
+
+def test_a_limit_is_kept_and_little_is_said(secrets: Path) -> None:
+    """With --limit only the named host gets commands and lines: one line for each stage, and pyinfra is silent."""
     done = run(secrets, "apply", "--limit", "@fake/box2", hosts=3)
-    assert done.returncode == 0, done.stderr
-    assert re.findall(r"^(@fake/\S+) +\d+ remote", done.stderr, re.MULTILINE) == ["@fake/box2"]
+    assert (done.returncode, done.stdout) == (0, "")
+    *stages, count = done.stderr.splitlines()
+    assert [re.split(r"  +", line)[:2] for line in stages] == [
+        ["@fake/box2", stage]
+        for stage in ("preflight", "setup", "stage", "place files", "units", "activate hives", "verify")
+    ]
+    assert count == "@fake/box2  1 remote command"
 
 
 def test_a_limit_that_names_nobody_fails(secrets: Path) -> None:
@@ -136,3 +148,18 @@ def test_a_limit_that_names_nobody_fails(secrets: Path) -> None:
     done = run(secrets, "apply", "--limit", "bxo2", hosts=2)
     assert done.returncode == 1
     assert "is called bxo2" in done.stderr
+
+
+def test_an_interrupt_is_no_success(secrets: Path) -> None:
+    """Ctrl-C ends plain pyinfra at once, with exit status 1, a sentence, and the stage that was cut off."""
+    command, environment = line(secrets, "-y", hosts=1, delay=20.0)
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "Starting operation" not in process.stderr.readline():
+            pass
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert "the same command finishes the job" in said
+    assert re.search(r"^@fake/box1 +preflight .*cut off +check the host$", said, re.MULTILINE)

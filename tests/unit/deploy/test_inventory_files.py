@@ -36,9 +36,19 @@ def run_pyinfra(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_pyinfra_prints_the_sentence_and_nothing_more(case: str, tmp_path: Path) -> None:
-    """A wrong inventory ends `pyinfra INVENTORY rbee_deploy/deploy.py` with one sentence, status 1 and no traceback."""
+def test_a_wrong_inventory_ends_in_a_sentence(case: str, tmp_path: Path) -> None:
+    """A wrong inventory file ends whatever runs it, by an exit that Python prints as one sentence."""
     line, sentence = WRONG[case]
+    inventory = tmp_path / "inventory.py"
+    inventory.write_text(HEAD + line + "\n")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(inventory))
+    assert str(ended.value.code).startswith(sentence)
+
+
+def test_pyinfra_prints_the_sentence_and_nothing_more(tmp_path: Path) -> None:
+    """A wrong inventory ends `pyinfra INVENTORY rbee_deploy/deploy.py` with one sentence, status 1 and no traceback."""
+    line, sentence = WRONG["unknown field"]
     inventory = tmp_path / "inventory.py"
     inventory.write_text(HEAD + line + "\n")
     done = run_pyinfra(str(inventory), "rbee_deploy/deploy.py", "--yes")

@@ -89,12 +89,13 @@ def test_an_installed_rbee_gives_the_same_release(release: Artefact, installed: 
 
 
 def test_install_commands_clear_install_and_mark(tmp_path: Path) -> None:
-    """The three commands are offline and hash-checked, and the mark of completeness is the last."""
-    venv, install, mark = install_script("/a", "/opt/rbee/releases/x", uv="/a/uv", python="/usr/bin/python3.13")
+    """The commands are offline and hash-checked; the mark of completeness is the last, when the rest is on the disk."""
+    venv, install, sync, mark = install_script("/a", "/opt/rbee/releases/x", uv="/a/uv", python="/usr/bin/python3.13")
     assert venv[:2] == ("/a/uv", "venv")
     assert venv[-1] == "/opt/rbee/releases/x"
     assert "--clear" in venv
     assert {"--offline", "--no-index", "--require-hashes", "--no-deps", "--no-cache"} <= set(install)
+    assert sync == ("sync", "-f", "/opt/rbee/releases/x")
     assert mark == ("install", "-m", "0644", "/a/release.json", "/opt/rbee/releases/x/release.json")
 
 
