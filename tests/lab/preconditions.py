@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.lab.commands import SLOW_S, output, succeeds
@@ -20,6 +21,10 @@ PACKAGE_OF = {
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 KEYRING_PACKAGE = "debian-archive-keyring"
+INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+LEAST_INSTANCES = 4096
+"""Each host's systemd, logind and polkit take some ten of root's; the kernel's 128 end at about twelve hosts."""
+
 APT = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300")
 
 
@@ -34,6 +39,15 @@ def require_lab() -> None:
         raise LabUnavailableError(f"the lab misses {', '.join(missing)}: apt-get install {' '.join(missing)}")
     if not _overlay_known():
         raise LabUnavailableError("this kernel has no overlay file system: load it with modprobe overlay")
+    raise_limit(INOTIFY_INSTANCES, LEAST_INSTANCES)
+
+
+def raise_limit(setting: Path, least: int) -> None:
+    """Raise a kernel limit until the next reboot if it is lower and may be raised from here."""
+    # Inside a container it is the outer machine's affair, whose own lab raised it.
+    with suppress(OSError):
+        if int(setting.read_text()) < least:
+            setting.write_text(str(least))
 
 
 def missing_packages() -> list[str]:

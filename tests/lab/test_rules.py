@@ -151,3 +151,13 @@ def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(preconditions, "missing_packages", lambda: ["debootstrap", "systemd-container"])
     with pytest.raises(LabUnavailableError, match=r"apt-get install debootstrap systemd-container$"):
         preconditions.require_lab()
+
+
+@pytest.mark.parametrize(("before", "after"), [("128\n", "4096"), ("8192\n", "8192\n")])
+def test_a_kernel_limit_is_raised_and_never_lowered(tmp_path: Path, before: str, after: str) -> None:
+    """Many hosts at once need more of it than the kernel gives at first; what is higher stays."""
+    setting = tmp_path / "limit"
+    setting.write_text(before)
+    preconditions.raise_limit(setting, 4096)
+    preconditions.raise_limit(tmp_path / "absent" / "limit", 4096)
+    assert setting.read_text() == after
