@@ -6,6 +6,7 @@ import argparse
 import io
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not Path(options.inventory).is_file():
         sys.exit(f"there is no inventory file {options.inventory}; give one by -i")
     try:
+        # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
+        options.site = _site(options.inventory)
         status: int = options.run(options)
     except DeployError as error:
         sys.exit(str(error))
@@ -116,7 +119,7 @@ def _refused(state: Any) -> bool:
 
 
 def _api_key(options: argparse.Namespace) -> int:
-    site = _site(options.inventory)
+    site = options.site
     key, _ = FleetAuthority.open(site.secrets, site.name).first_api_key()
     print(key.reveal() if options.show else site.secrets / "api-key")
     return 0
@@ -124,7 +127,7 @@ def _api_key(options: argparse.Namespace) -> int:
 
 def _site(inventory: str) -> Site:
     """Return the fleet that an inventory file declares."""
-    names = runpy.run_path(inventory)
+    names = _names(inventory)
     groups = (value for value in names.values() if isinstance(value, list))
     for group in groups:
         for entry in group:
@@ -132,3 +135,17 @@ def _site(inventory: str) -> Site:
             if isinstance(placed, Placement):
                 return placed.site
     raise DeployError(f"{inventory} declares no fleet; begin with queen, hives = fleet(…)")
+
+
+def _names(inventory: str) -> dict[str, Any]:
+    """Run an inventory file; what goes wrong in it is named by its line there."""
+    try:
+        return runpy.run_path(inventory)
+    except SyntaxError as error:
+        raise DeployError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    except DeployError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == inventory]
+        where = f"{inventory}, line {lines[-1]}" if lines else inventory
+        raise DeployError(f"{where}: {type(error).__name__}: {error}") from error

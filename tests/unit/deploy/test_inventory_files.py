@@ -59,6 +59,16 @@ def test_pyinfra_prints_the_sentence_and_nothing_more(tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_a_mistake_in_python_is_named_by_its_line(tmp_path: Path) -> None:
+    """A misspelled name in an inventory ends rbee-deploy with one sentence that says where, and status 1."""
+    inventory = tmp_path / "inventory.py"
+    inventory.write_text("\nqueen = hosst('a')\n")
+    program = str(Path(sys.executable).with_name("rbee-deploy"))
+    done = subprocess.run([program, "plan", "-i", str(inventory)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{inventory}, line 2: NameError: name 'hosst' is not defined\n"
+
+
 def test_pyinfra_loads_the_example() -> None:
     """The example is a legal pyinfra inventory as it stands."""
     done = run_pyinfra(str(EXAMPLE), "debug-inventory")
