@@ -64,11 +64,60 @@ class QueenConfig(Section):
     queue_wait_seconds: float = 60.0
 
 
+class StoreSettings(Section):
+    """How models come to this host and how much disk they may take.
+
+    `quota` is bytes for all models (None: no limit); beyond it, and to make room for a new one, the least recently
+    used that nothing holds go. `spare` bytes of the disk stay free. `offline` uses what is on this host and on
+    other hives only. `plain_http_hosts` may be fetched from without TLS and at private addresses; nothing else may.
+    `allow_pickle` admits weights that are programs. `hf_caches` are existing Hugging Face caches
+    whose files are linked, not copied.
+    """
+
+    quota: int | None = None
+    spare: int = 5 * 1024**3
+    offline: bool = False
+    hf_endpoint: str = ""
+    plain_http_hosts: tuple[str, ...] = ()
+    allow_pickle: bool = False
+    hf_caches: tuple[Path, ...] = ()
+
+
+class SimulatedDevice(Section):
+    """A device that does not exist, for trying out placement; `total` is bytes."""
+
+    id: str
+    name: str = "simulated"
+    kind: str = "simulated"
+    total: int = 24 * 1024**3
+    used: int = 0
+
+
+class DeviceSettings(Section):
+    """Where devices come from: this host (both empty), made-up ones, or a recorded file of another host's.
+
+    The processor is this host's unless the others have one. A recorded file that changes is read again.
+    """
+
+    simulate: tuple[SimulatedDevice, ...] = ()
+    recorded: Path | None = None
+
+
+class ContainerSettings(Section):
+    """How workers run when the launcher is an engine of containers; `socket` "" means the engine's usual one."""
+
+    image: str = ""
+    socket: str = ""
+    network: str = "rbee-workers"
+    memory_limit: int | None = None
+    pids_limit: int = 4096
+
+
 class HiveConfig(Section):
     """`/etc/rbee/hive.yaml`.
 
     `advertise` is the address under which the queen reaches this host. `link_dir` holds ca.pem, hive.pem and hive.key;
-    None is laptop mode. `launcher` is `systemd` or `process`.
+    None is laptop mode. `launcher` is `systemd`, `process`, `podman` or `docker`.
     """
 
     fleet: str = "laptop"
@@ -82,7 +131,10 @@ class HiveConfig(Section):
     models_dir: Path = ports.MODELS
     engines_dir: Path = ports.ENGINES
     link_dir: Path | None = None
-    launcher: str = Field(default="systemd", pattern="^(systemd|process)$")
+    launcher: str = Field(default="systemd", pattern="^(systemd|process|podman|docker)$")
+    containers: ContainerSettings = ContainerSettings()
+    devices: DeviceSettings = DeviceSettings()
+    store: StoreSettings = StoreSettings()
     worker_ports: tuple[int, int] = ports.WORKER_PORTS
     heartbeat_seconds: float = 5.0
 

@@ -17,6 +17,14 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         raise StateError(f"cannot write {path}: {error.strerror}; check its owner and the free space there") from error
 
 
+def remove(path: Path) -> None:
+    """Remove `path` if it is there, or raise StateError; also where a full disk refuses new files."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StateError(f"cannot remove {path}: {error.strerror}; check its owner and how it is mounted") from error
+
+
 def _replace(path: Path, data: bytes, mode: int) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -6,7 +6,11 @@ RbeeError
 ├── StateError             a file under the state directory cannot be used
 ├── ReferenceFormError     a model name or source is not of a known form
 ├── ModelStoreError        a model is absent, damaged or does not fit on disk
+│   ├── DiskFullError      the model disk has no room; carries how much is needed
+│   └── QuarantinedError   what came is not what was announced; it is kept aside
+│   └── ModelFormatError   a file is not a whole, harmless model of a known format
 ├── LauncherError          systemd, an engine or the process table refused an action
+│   └── PortsTakenError    no port of the workers' range is free
 ├── QueenCallError         the keeper cannot reach the queen, or the queen refuses
 ├── StaleDesiredError      a desired document of an older epoch or another fleet
 ├── EngineError
@@ -42,8 +46,28 @@ class ModelStoreError(RbeeError):
     """A model is absent, damaged or does not fit on the disk."""
 
 
+class ModelFormatError(ModelStoreError):
+    """A file is not a whole and harmless model of a format that is served."""
+
+
+class DiskFullError(ModelStoreError):
+    """The model disk has no room for `needed` more bytes and what stays free; what came so far is kept."""
+
+    def __init__(self, message: str, *, needed: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+
+class QuarantinedError(ModelStoreError):
+    """Content with the wrong hash, length or format came twice; it was moved aside and is never served."""
+
+
 class LauncherError(RbeeError):
     """The owner of worker processes refused an action."""
+
+
+class PortsTakenError(LauncherError):
+    """No port of the workers' range is free."""
 
 
 class QueenCallError(RbeeError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from rbee_runtime.states import ExitReason, Observed
+from rbee_runtime.states import ExitReason, FetchState, Observed
 
 PROTOCOL_VERSION = 1
 
@@ -28,12 +28,15 @@ class ModelFile(Message, frozen=True, kw_only=True):
 class ModelSpec(Message, frozen=True, kw_only=True):
     """A model that a host should hold.
 
-    `source` is what the inventory says (`file:/…`, `fake:…`); `files` is empty for sources that have none.
+    `source` is what the inventory says (`hf:…`, `file:/…`, `fake:…`); `files` is empty where the source itself says
+    which they are, or has none. `pin` keeps it from garbage collection; `holders` are URLs of hives that have it.
     """
 
     name: str
     source: str
     files: tuple[ModelFile, ...] = ()
+    pin: bool = False
+    holders: tuple[str, ...] = ()
 
 
 class WorkerSpec(Message, frozen=True, kw_only=True):
@@ -81,7 +84,11 @@ class DesiredAck(Message, frozen=True, kw_only=True):
 
 
 class DeviceReport(Message, frozen=True, kw_only=True):
-    """One device; memory in bytes. `foreign` is what processes other than our workers use."""
+    """One device; memory in bytes. `foreign` is what processes other than our workers use.
+
+    `reserved` is what workers placed here may take, `measured` what they take. An unhealthy device serves what it
+    serves and gets nothing new; `detail` says why.
+    """
 
     id: str
     kind: str
@@ -89,22 +96,48 @@ class DeviceReport(Message, frozen=True, kw_only=True):
     total: int
     used: int
     foreign: int = 0
+    reserved: int = 0
+    measured: int = 0
+    index: int = 0
+    healthy: bool = True
+    detail: str = ""
     attributes: dict[str, str] = {}
 
 
 class ModelReport(Message, frozen=True, kw_only=True):
-    """One model on a hive's disk."""
+    """One model on a hive's disk; `revision` is what its source calls this content, `last_used` unix seconds."""
 
     name: str
     size: int
     files: tuple[ModelFile, ...] = ()
+    source: str = ""
+    revision: str = ""
+    pinned: bool = False
+    last_used: float = 0.0
+
+
+class FetchReport(Message, frozen=True, kw_only=True):
+    """A model on its way to a hive's disk.
+
+    `done` and `total` are bytes (`total` 0 while unknown), `rate` bytes/s, `eta` seconds (None while unknown).
+    """
+
+    name: str
+    state: FetchState
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    eta: float | None = None
+    detail: str = ""
 
 
 class WorkerReport(Message, frozen=True, kw_only=True):
     """One worker as the hive sees it.
 
     `since` is seconds in this state; `address` and `port` are where the queen reaches it;
-    `detail` is one sentence for a person when the state is not `ready`.
+    `detail` is one sentence for a person when the state is not `ready`. `next_try` is seconds until it is started
+    again (0 when that is not planned), `memory` bytes that it takes by device id, `unit` the name under which
+    systemctl or the container engine shows it.
     """
 
     id: str
@@ -121,13 +154,29 @@ class WorkerReport(Message, frozen=True, kw_only=True):
     since: float = 0.0
     detail: str = ""
     last_exit: ExitReason | None = None
+    exit_status: int | None = None
+    exit_signal: int | None = None
+    next_try: float = 0.0
+    memory: dict[str, int] = {}
+    unit: str = ""
+
+
+class Event(Message, frozen=True, kw_only=True):
+    """Something that happened on a hive; `id` counts up within one incarnation, `time` is unix seconds."""
+
+    id: int
+    time: float
+    kind: str
+    subject: str = ""
+    data: dict[str, Any] = {}
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
     """`POST /api/v1/hives/{name}/heartbeat`, every 5 s and at once on change.
 
     `incarnation` is new with each start of the hive process; `epoch` and `revision` are those of the desired
-    document that it follows (0, 0 before the first). `url` is where the queen reaches this hive.
+    document that it follows (0, 0 before the first). `url` is where the queen reaches this hive; one that is
+    `draining` empties itself and gets nothing new. `detail` is what keeps it from its work, in a sentence.
     """
 
     hive: str
@@ -139,7 +188,10 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     engines: tuple[str, ...] = ()
     devices: tuple[DeviceReport, ...] = ()
     models: tuple[ModelReport, ...] = ()
+    fetches: tuple[FetchReport, ...] = ()
     workers: tuple[WorkerReport, ...] = ()
+    draining: bool = False
+    detail: str = ""
     protocol: int = PROTOCOL_VERSION
 
 

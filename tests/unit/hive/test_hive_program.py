@@ -155,7 +155,7 @@ async def test_running_json_tells_what_runs(settings: HiveConfig, file: Path, qu
     [
         ("fleet: [", "is not YAML"),
         ("flet: x", "did you mean 'fleet'"),
-        ("launcher: docker", "launcher"),
+        ("launcher: lxc", "launcher"),
         ("address: 192.0.2.7\nlauncher: process", "needs link_dir"),
         ("link_dir: /nowhere", "cannot load the hive certificate"),
     ],
