@@ -1,75 +1,45 @@
-"""Device probes: the processor, and how probes fail alone."""
+"""The inventory: deadlines, failing alone, foreign memory, and what is not asked twice."""
 
-import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from rbee_runtime.devices import Inventory
-from rbee_runtime.devices.cpu import CpuProbe, _processor, baseline, own_memory
+from rbee_runtime import devices
+from rbee_runtime.config import DeviceSettings, SimulatedDevice
+from rbee_runtime.devices import Inventory, Reading, Scan, with_foreign
+from rbee_runtime.devices.reading import Workers
 from rbee_runtime.protocol import DeviceReport
 
-V2 = "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"
-V3 = f"{V2} avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"
-V4 = f"{V3} avx512f avx512bw avx512cd avx512dq avx512vl"
 
-
-@pytest.mark.parametrize(
-    ("flags", "machine", "level"),
-    [
-        ("", "x86_64", "x86-64"),
-        (V2, "x86_64", "x86-64-v2"),
-        (V3, "x86_64", "x86-64-v3"),
-        (V4, "x86_64", "x86-64-v4"),
-        (V4.replace("ssse3", ""), "x86_64", "x86-64"),
-        (V3.replace("fma", ""), "x86_64", "x86-64-v2"),
-        ("neon", "aarch64", "aarch64"),
-    ],
-)
-def test_the_baseline_is_the_highest_level_without_a_gap(flags: str, machine: str, level: str) -> None:
-    """A level counts only with all of its flags and all levels below."""
-    assert baseline(frozenset(flags.split()), machine) == level
-
-
-def test_this_machine_is_one_cpu_device() -> None:
-    """Total, used and foreign memory are in order, and our own memory is not foreign."""
-    (alone,) = CpuProbe().read([])
-    (ours,) = CpuProbe().read([os.getpid()])
-    assert (alone.id, alone.kind) == ("cpu", "cpu")
-    assert 0 < alone.foreign <= alone.used <= alone.total
-    assert own_memory(os.getpid()) > 0
-    assert ours.foreign <= ours.used - own_memory(os.getpid()) // 2
-    assert int(alone.attributes["cores"]) >= 1
-
-
-def test_a_process_that_is_gone_uses_nothing() -> None:
-    """A worker that ended between two looks is no error."""
-    assert own_memory(2**22 - 1) == 0
-
-
-def test_a_processor_without_x86_names_is_named_by_what_there_is(tmp_path: Path) -> None:
-    """Other architectures call the fields differently."""
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nFeatures\t: fp asimd\n\nModel\t\t: Board 5\n")
-    assert _processor(tmp_path / "cpuinfo") == ("Board 5", frozenset())
+def device(name: str, *, used: int = 0, foreign: int = 0) -> DeviceReport:
+    return DeviceReport(id=name, kind=name, name=name, total=100, used=used, foreign=foreign)
 
 
 class Probe:
     def __init__(self, kind: str, *, fail: bool = False, release: threading.Event | None = None) -> None:
         self.kind = kind
         self.calls = 0
+        self.reading = Reading((device(kind),))
         self._fail = fail
         self._release = release
 
-    def read(self, workers: Sequence[int]) -> list[DeviceReport]:
+    def read(self, workers: Workers) -> Reading:
         self.calls += 1
         if self._release is not None:
             self._release.wait(10)
         if self._fail:
             raise OSError("driver gone")
-        return [DeviceReport(id=self.kind, kind=self.kind, name=self.kind, total=1, used=0)]
+        return self.reading
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 async def test_a_failing_probe_fails_alone() -> None:
@@ -91,4 +61,82 @@ async def test_a_hanging_probe_is_not_waited_for_nor_asked_twice() -> None:
     after = await inventory.scan()
     assert elapsed < 2
     assert [len(scan.devices) for scan in (*scans, after)] == [1, 1, 2]
+    assert scans[0].problems == (("a", "the a devices did not answer within 0.2 s"),)
     assert hanging.calls == 1
+
+
+async def test_a_kind_that_is_absent_is_asked_for_once_a_minute() -> None:
+    """A host without such devices pays for looking once, and a card that is plugged in is found."""
+    clock, probe = Clock(), Probe("a")
+    inventory = Inventory([probe], clock=clock)
+    probe.reading = Reading(absent=True)
+    for clock.now in (0, 5, 59):
+        await inventory.scan()
+    assert probe.calls == 1
+    probe.reading = Reading((device("a"),))
+    clock.now = 60
+    assert len((await inventory.scan()).devices) == 1
+
+
+async def test_a_device_that_was_here_is_looked_for_at_each_scan() -> None:
+    """A driver that went away is unhealthy at once and back after two looks, not after a minute."""
+    clock, probe = Clock(), Probe("a")
+    inventory = Inventory([probe], clock=clock)
+    states = []
+    for clock.now, reading in ((0, probe.reading), (5, Reading(absent=True)), (10, probe.reading), (15, probe.reading)):
+        probe.reading = reading
+        states.append([device.healthy for device in (await inventory.scan()).devices])
+    assert states == [[True], [False], [False], [True]]
+
+
+async def test_a_problem_of_the_kind_is_why_its_device_is_gone() -> None:
+    """The driver's complaint stands with the device, not only in the log."""
+    clock, probe = Clock(), Probe("a")
+    inventory = Inventory([probe], clock=clock)
+    await inventory.scan()
+    probe.reading = Reading(problems=("reboot the host",))
+    scan = await inventory.scan()
+    assert scan.devices[0].detail == "a has vanished: reboot the host"
+    assert scan.problems == (("a", "reboot the host"),)
+
+
+@pytest.mark.parametrize(
+    ("processes", "foreign"),
+    [
+        (None, 7),
+        ({}, 60),
+        ({1: 40, 9: 15}, 20),
+        ({1: 25, 2: 25, 9: 10}, 10),
+        ({1: 70}, 0),
+        ({1: None, 9: 15}, 15),
+        ({1: None, 9: None}, 0),
+        ({9: None}, 60),
+    ],
+)
+def test_foreign_is_what_is_used_less_what_ours_take(processes: Mapping[int, int | None] | None, foreign: int) -> None:
+    """Children count as ours; where ours are unknown the known memory of others is foreign."""
+    reading = Reading(processes={} if processes is None else {"a": processes})
+    found = with_foreign(device("a", used=60, foreign=7), reading, frozenset((1, 2)))
+    assert found.foreign == foreign
+
+
+def test_a_worker_takes_what_its_processes_take() -> None:
+    """By device, with children, and nothing where it is not."""
+    scan = Scan(processes={"a": {1: 5, 2: 6, 9: 7}, "b": {9: 7}, "c": {1: 0}}, workers={1: frozenset((1, 2))})
+    assert (scan.taken(1), scan.taken(9), scan.taken(3)) == ({"a": 11}, {"a": 7, "b": 7}, {})
+
+
+async def test_simulated_devices_stand_beside_the_processor() -> None:
+    """They are reported as declared, and workers that need none still have the processor."""
+    settings = DeviceSettings(simulate=(SimulatedDevice(id="GPU-sim", kind="nvidia", total=10, used=4),))
+    scan = await devices.build(settings).scan()
+    simulated, processor = scan.devices
+    assert (simulated.id, simulated.kind, simulated.total, simulated.foreign) == ("GPU-sim", "nvidia", 10, 4)
+    assert simulated.attributes == {"simulated": "yes"}
+    assert processor.id == "cpu"
+
+
+async def test_this_host_is_scanned(tmp_path: Path) -> None:
+    """Without settings the real probes run, and the processor is always there."""
+    scan = await devices.build(DeviceSettings()).scan()
+    assert scan.devices[-1].id == "cpu"

@@ -1,0 +1,160 @@
+"""Reading NVML: what is not supported is left out, and one bad GPU stays one."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rbee_runtime.devices.nvml import REOPEN_SECONDS, Nvml
+from tests.unit.devices.fake_nvml import FakeNvml, gpu, process
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def read(*gpus: dict[str, Any], init: int = 0) -> Any:
+    library = FakeNvml(*gpus, init=init)
+    return Nvml(lambda: library, kernel=lambda: "550.54.15").read()
+
+
+FULL = gpu(
+    PciInfo=SimpleNamespace(busId="00000000:01:00.0"),
+    CudaComputeCapability=(9, 0),
+    Temperature=40,
+    PowerUsage=100_000,
+    EnforcedPowerLimit=700_000,
+    UtilizationRates=SimpleNamespace(gpu=12, memory=3),
+    TotalEccErrors=0,
+    RemappedRows=(0, 0, 0, 0),
+    PersistenceMode=1,
+    GraphicsRunningProcesses=[],
+    MigMode=[0, 0],
+)
+
+
+def test_all_fields_are_read() -> None:
+    """A GPU that supports everything has every field, in NVML's units."""
+    (found,) = read(FULL)["gpus"]
+    assert found == {
+        "index": 0,
+        "uuid": "GPU-1",
+        "name": "NVIDIA Test",
+        "pci": "00000000:01:00.0",
+        "memory": {"total": 1000, "used": 300},
+        "compute_capability": [9, 0],
+        "mig_mode": [0, 0],
+        "temperature": 40,
+        "power": 100_000,
+        "power_limit": 700_000,
+        "utilisation": 12,
+        "ecc_uncorrected": 0,
+        "remapped_rows": [0, 0, 0, 0],
+        "persistence": 1,
+        "processes": [],
+    }
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, 7, 13, 21, 25, 999])
+@pytest.mark.parametrize("call", ["Temperature", "MigMode", "ComputeRunningProcesses", "TotalEccErrors", "PciInfo"])
+def test_a_field_that_fails_is_left_out(call: str, code: int) -> None:
+    """Whatever a call says is unsupported, forbidden or unknown leaves the other fields."""
+    (found,) = read(FULL | {"errors": {call: code}})["gpus"]
+    assert "error" not in found
+    assert len(found) == 14
+    assert found["memory"]["total"] == 1000
+
+
+@pytest.mark.parametrize("code", [4, 15, 16, 28, 999])
+def test_a_lost_gpu_does_not_hide_the_others(code: int) -> None:
+    """The GPU that fails altogether has the code and its place, the others are whole."""
+    first, lost, last = read(gpu("GPU-1"), gpu("GPU-2", all_fail=code), gpu("GPU-3"))["gpus"]
+    assert lost == {"index": 1, "error": code, "said": f"code {code}"}
+    assert [first["uuid"], last["uuid"]] == ["GPU-1", "GPU-3"]
+
+
+@pytest.mark.parametrize(
+    ("call", "code"), [("MemoryInfo", 15), ("MemoryInfo", 999), ("GraphicsRunningProcesses", 15), ("PowerUsage", 16)]
+)
+def test_a_gpu_that_is_lost_half_way_keeps_what_was_read(call: str, code: int) -> None:
+    """Its id is known when it goes between two calls, so that the right device is fenced."""
+    (found,) = read(gpu(errors={call: code}))["gpus"]
+    assert (found["uuid"], found["error"]) == ("GPU-1", code)
+
+
+def test_a_process_in_both_lists_is_one_process() -> None:
+    """Computing and drawing at once takes the memory once; what is not known of one list is taken from the other."""
+    compute = [process(1, 500), process(2, None), process(3, None)]
+    graphics = [process(1, 500), process(2, 70)]
+    (found,) = read(gpu(ComputeRunningProcesses=compute, GraphicsRunningProcesses=graphics))["gpus"]
+    assert found["processes"] == [[1, 500], [2, 70], [3, None]]
+
+
+def test_mig_instances_are_read_and_empty_slots_are_not() -> None:
+    """Slots without an instance answer "not found", which is no failure."""
+    slots = [gpu("MIG-1", ComputeRunningProcesses=[process(9, 50)]), None, gpu("MIG-2")]
+    (found,) = read(gpu(MigMode=[1, 1], slots=slots))["gpus"]
+    assert [(part["index"], part["uuid"], part["processes"]) for part in found["mig"]] == [
+        (0, "MIG-1", [[9, 50]]),
+        (2, "MIG-2", []),
+    ]
+
+
+def test_memory_that_is_the_hosts_is_said_so() -> None:
+    """A GPU without memory of its own has the host's."""
+    (found,) = read(gpu(MemoryInfo=None))["gpus"]
+    assert 0 < found["shared_memory"]["used"] < found["shared_memory"]["total"]
+
+
+@pytest.mark.parametrize(
+    ("code", "raw"),
+    [
+        (9, {"absent": True}),
+        (12, {"absent": True}),
+        (18, {"error": 18, "said": "code 18", "kernel": "550.54.15"}),
+        (4, {"error": 4, "said": "code 4", "kernel": "550.54.15"}),
+    ],
+)
+def test_nvml_that_refuses_is_absent_or_an_error(code: int, raw: object) -> None:
+    """No driver and no library are a host without GPUs; anything else is told."""
+    assert read(init=code) == raw
+
+
+def test_a_host_without_signs_of_nvidia_does_not_load_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading takes 0.3 s, which hosts without such GPUs do not pay."""
+    monkeypatch.setattr("rbee_runtime.devices.nvml._SIGNS", ())
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"loaded {name}"))
+    assert Nvml().read() == {"absent": True}
+
+
+def test_nvml_is_opened_once_and_anew_after_an_error() -> None:
+    """A good session is kept, one with a lost GPU is renewed after a while and not at each reading."""
+    clock, library = Clock(), FakeNvml(gpu())
+    nvml = Nvml(lambda: library, clock=clock, kernel=str)
+    for _ in range(3):
+        nvml.read()
+    assert (library.opened, library.closed) == (1, 0)
+    library.gpus[0]["all_fail"] = 15
+    for clock.now in (10, 20, 10 + REOPEN_SECONDS - 1):
+        nvml.read()
+    assert (library.opened, library.closed) == (1, 0)
+    clock.now = 10 + REOPEN_SECONDS
+    nvml.read()
+    assert (library.opened, library.closed) == (2, 1)
+
+
+def test_a_session_that_breaks_altogether_is_opened_at_the_next_reading() -> None:
+    """After a reload of the driver NVML is uninitialised, once."""
+    library = FakeNvml(gpu())
+    nvml = Nvml(lambda: library, kernel=str)
+    nvml.read()
+    library.init = 18
+    library.nvmlDeviceGetCount = lambda: (_ for _ in ()).throw(library.NVMLError(1))  # type: ignore[method-assign]
+    assert nvml.read()["error"] == 1
+    assert nvml.read()["error"] == 18
+    del library.nvmlDeviceGetCount
+    library.init = 0
+    assert nvml.read()["gpus"][0]["uuid"] == "GPU-1"
