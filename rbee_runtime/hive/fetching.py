@@ -1,55 +1,172 @@
-"""Brings the models of the desired document onto this host's disk, one at a time, and says how far each is."""
+"""Brings the models of the desired document onto this host's disk, in its order, and says how far each is."""
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from rbee_runtime import logs
-from rbee_runtime.errors import RbeeError, ReferenceFormError
+from rbee_runtime.errors import (
+    DiskFullError,
+    ModelFormatError,
+    ModelStoreError,
+    QuarantinedError,
+    RbeeError,
+    ReferenceFormError,
+)
 from rbee_runtime.hive.decisions import ModelState
+from rbee_runtime.models.progress import Progress
+from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.references import Scheme, parse_source
+from rbee_runtime.models.sources import TransientError
 from rbee_runtime.models.store import ModelStore
-from rbee_runtime.protocol import ModelReport, ModelSpec
+from rbee_runtime.models.sweep import sweep
+from rbee_runtime.protocol import FetchReport, ModelReport, ModelSpec
+from rbee_runtime.states import FETCH_TRANSITIONS, FetchState
 
-RETRY_SECONDS = 30.0
-"""A missing file or a full disk is looked at again after this; a person has to act in between."""
+AT_ONCE = 2
+"""A second one, so that a small model or one of this host need not wait for a download of hours."""
+
+TOUCH_SECONDS = 60.0
+SWEEP_SECONDS = 3600.0
+
+_AGAIN: dict[FetchState, tuple[float, float]] = {
+    FetchState.PARTIAL: (30.0, 600.0),
+    FetchState.FAILED: (30.0, 600.0),
+    FetchState.DISK_FULL: (600.0, 600.0),
+    FetchState.QUARANTINED: (3600.0, 86400.0),
+}
+"""Seconds until the first next try and at most, doubled in between. A full disk is tried as soon as there is room."""
+
+_LOCAL_MOST = 120.0
+"""A `file:` source costs nothing to look at, and a person who has just put the file there waits for it."""
+
+
+@dataclass
+class _Fetch:
+    """One model that is not there: its present task, or when it is tried again (monotonic seconds)."""
+
+    spec: ModelSpec
+    progress: Progress
+    task: asyncio.Task[None] | None = None
+    failures: int = 0
+    next_try: float = 0.0
+    needed: int = 0
+
+    def move(self, state: FetchState) -> None:
+        before = self.progress.state
+        if state is not before and state not in FETCH_TRANSITIONS[before]:
+            raise ValueError(f"model {self.spec.name} cannot go from {before} to {state}")
+        self.progress.state = state
 
 
 class Fetching:
     """State of each model that the document names; `changed` is called when one of them moves on."""
 
-    def __init__(self, store: ModelStore, *, clock: Callable[[], float], changed: Callable[[], None]) -> None:
-        self._store = store
+    def __init__(
+        self,
+        store: ModelStore,
+        *,
+        clock: Callable[[], float],
+        changed: Callable[[], None],
+        puller: Puller | None = None,
+    ) -> None:
+        self.store = store
         self._clock = clock
         self._changed = changed
-        # One thread: hashing is bound by the disk, and must leave the pool that serves everything else alone.
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="model-store")
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._failed: dict[str, tuple[ModelSpec, str, float]] = {}
+        self._puller = puller or Puller(store, clock=clock)
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._fetches: dict[str, _Fetch] = {}
+        self._kept: frozenset[str] = frozenset()
+        self._unpinned: set[str] = set()
+        self._touched = self._swept = float("-inf")
         self.models: dict[str, ModelState] = {}
         self.reports: tuple[ModelReport, ...] = ()
 
-    async def look(self, wanted: Sequence[ModelSpec]) -> None:
-        """Compare the disk with what is wanted and start what is missing; does not wait for it."""
+    @property
+    def fetches(self) -> tuple[FetchReport, ...]:
+        """Return how far each model is that is wanted and not there."""
+        return tuple(fetch.progress.report() for fetch in self._fetches.values())
+
+    async def look(self, wanted: Sequence[ModelSpec], in_use: Collection[str] = ()) -> None:
+        """Compare the disk with what is wanted and start what is missing; does not wait for it.
+
+        `in_use` are names of models that workers run with: like the wanted ones they are never collected.
+        """
+        self._kept = frozenset({*in_use, *(spec.name for spec in wanted)})
         found, self.reports = await asyncio.to_thread(self._read_disk, wanted)
+        await self._forget({spec.name: spec for spec in wanted if spec.name not in found})
         self.models = {spec.name: self._state(spec, found.get(spec.name)) for spec in wanted}
 
+    def retry(self, name: str) -> bool:
+        """Try a model that could not be fetched again at once, whatever the schedule says; False if none waits."""
+        fetch = self._fetches.get(name)
+        if fetch is None:
+            return False
+        fetch.next_try, fetch.failures = float("-inf"), 0
+        self._changed()
+        return True
+
     async def close(self) -> None:
-        """Leave running copies to their thread; what they leave behind is swept by their own clean-up."""
-        for task in self._running.values():
-            task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Stop every fetch; what came so far is kept for the next start."""
+        await self._forget({})
 
     def _read_disk(self, wanted: Sequence[ModelSpec]) -> tuple[dict[str, ModelState], tuple[ModelReport, ...]]:
-        found = {spec.name: self._store.find(spec) for spec in wanted}
+        now = self._clock()
+        if now - self._touched >= TOUCH_SECONDS:
+            self._touched = now
+            self._look_after()
+        found = {spec.name: self.store.find(spec) for spec in wanted}
+        for spec in wanted:
+            report = found[spec.name]
+            if report is not None and spec.pin and not report.pinned:
+                self._pin(spec.name)
         ready = {name: self._ready(report) for name, report in found.items() if report is not None}
-        return ready, self._store.reports()
+        return ready, self.store.reports()
+
+    def _pin(self, name: str) -> None:
+        try:
+            self.store.pin(name, pinned=True)
+        except RbeeError as error:
+            # A store that cannot be written loses nothing either; its models serve.
+            if name not in self._unpinned:
+                logs.warning("model_not_pinned", model=name, detail=error)
+            self._unpinned.add(name)
+
+    def _look_after(self) -> None:
+        """Note what is in use, and let go what is over the quota or was abandoned."""
+        try:
+            self.store.touch(self._kept)
+            for name in self.store.collect(self._kept):
+                logs.info("model_collected", model=name)
+            if self._touched - self._swept >= SWEEP_SECONDS:
+                self._swept = self._touched
+                sweep(self.store.layout, self.store.manifests(), now=self.store.now())
+        except RbeeError as error:
+            logs.warning("model_store_not_tidied", detail=error)
 
     def _ready(self, report: ModelReport) -> ModelState:
-        path = str(self._store.path_of(report.files[0]))
-        return ModelState(ready=True, path=path, basis=_content(report), stamp=self._store.stamp(report))
+        path = str(self.store.engine_path(report))
+        return ModelState(
+            ready=True,
+            path=path,
+            basis=_content(report),
+            stamp=self.store.stamp(report),
+            size=report.size,
+            facts=self.store.facts(report.name),
+        )
+
+    async def _forget(self, missing: dict[str, ModelSpec]) -> None:
+        """Stop what is not wanted any more, or wanted otherwise."""
+        gone = [name for name, fetch in self._fetches.items() if not _is_same(missing.get(name), fetch.spec)]
+        for name, fetch in self._fetches.items():
+            fetch.spec = missing.get(name, fetch.spec)
+        tasks = [task for name in gone if (task := self._fetches.pop(name).task) is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _state(self, spec: ModelSpec, found: ModelState | None) -> ModelState:
         if found is not None:
@@ -60,33 +177,85 @@ class Fetching:
             return ModelState(ready=False, said=str(error))
         if scheme is Scheme.FAKE:
             return ModelState(ready=True, basis=_short(spec.source))
-        return ModelState(ready=False, said=self._fetch(spec))
+        fetch = self._fetches.setdefault(spec.name, _Fetch(spec, Progress(spec.name, self._clock)))
+        if fetch.task is None and self._is_due(fetch):
+            fetch.move(FetchState.WAITING)
+            fetch.task = asyncio.create_task(self._fetch(fetch))
+        return ModelState(ready=False, said=_said(fetch.progress))
 
-    def _fetch(self, spec: ModelSpec) -> str:
-        """Start to fetch unless that runs or failed just now; return one sentence about it."""
-        failed = self._failed.get(spec.name)
-        if failed is not None and failed[0] == spec and self._clock() < failed[2]:
-            return failed[1]
-        if spec.name not in self._running:
-            task = asyncio.create_task(self._adopt(spec))
-            self._running[spec.name] = task
-            task.add_done_callback(lambda _: self._running.pop(spec.name, None))
-        return f"model {spec.name} is being copied and verified"
+    def _is_due(self, fetch: _Fetch) -> bool:
+        if fetch.progress.state is FetchState.DISK_FULL and fetch.needed and self._has_room(fetch.needed):
+            return True
+        return self._clock() >= fetch.next_try
 
-    async def _adopt(self, spec: ModelSpec) -> None:
+    def _has_room(self, needed: int) -> bool:
+        """Say whether the disk has room; where it had when it was refused, a quota is full, and room says nothing."""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._store.adopt, spec)
+            return self.store.layout.free() >= needed + self.store.settings.spare
+        except ModelStoreError:
+            return False
+
+    async def _fetch(self, fetch: _Fetch) -> None:
+        progress = fetch.progress = Progress(fetch.spec.name, self._clock)
+        try:
+            async with self._turns:
+                await self._puller.pull(fetch.spec, keep=self._kept, progress=progress)
         except RbeeError as error:
-            self._fail(spec, error)
+            self._failed(fetch, error)
+        except Exception as error:  # noqa: BLE001 - a surprise of some client library is this model's trouble alone
+            self._failed(fetch, ModelStoreError(f"model {fetch.spec.name}: {type(error).__name__}: {error}"))
         else:
-            self._failed.pop(spec.name, None)
+            fetch.move(FetchState.READY)
+            logs.info("model_ready", model=fetch.spec.name, bytes=progress.done)
+        finally:
+            fetch.task = None
         self._changed()
 
-    def _fail(self, spec: ModelSpec, error: RbeeError) -> None:
-        before = self._failed.get(spec.name)
-        if before is None or before[1] != str(error):
-            logs.warning("model_not_taken_in", model=spec.name, detail=error)
-        self._failed[spec.name] = (spec, str(error), self._clock() + RETRY_SECONDS)
+    def _failed(self, fetch: _Fetch, error: RbeeError) -> None:
+        progress = fetch.progress
+        state = _outcome(error, progress)
+        if state not in FETCH_TRANSITIONS[progress.state]:
+            # Such as a source that is gone just when wrong content is to be fetched again.
+            state = FetchState.FAILED
+        fetch.move(state)
+        if progress.detail != str(error):
+            logs.warning("model_not_taken_in", model=fetch.spec.name, state=state, detail=error)
+        progress.detail = str(error)
+        first, most = _AGAIN[state]
+        if parse_source(fetch.spec.source).scheme is Scheme.FILE:
+            first, most = min(first, _LOCAL_MOST), min(most, _LOCAL_MOST)
+        fetch.needed = error.needed if isinstance(error, DiskFullError) and not self._has_room(error.needed) else 0
+        fetch.next_try = self._clock() + min(most, first * 2**fetch.failures)
+        fetch.failures = min(fetch.failures + 1, 16)
+
+
+def _is_same(wanted: ModelSpec | None, fetched: ModelSpec) -> bool:
+    """Say whether it is the same content; who else has it changes while it comes, and counts for the next try."""
+    return wanted is not None and replace(wanted, pin=fetched.pin, holders=fetched.holders) == fetched
+
+
+def _outcome(error: RbeeError, progress: Progress) -> FetchState:
+    if isinstance(error, DiskFullError):
+        return FetchState.DISK_FULL
+    # Fetching it again would bring the same, so it waits as long as wrong content does.
+    if isinstance(error, QuarantinedError) or (isinstance(error, ModelFormatError) and _is_judged(progress)):
+        return FetchState.QUARANTINED
+    return FetchState.PARTIAL if isinstance(error, TransientError) and progress.done else FetchState.FAILED
+
+
+def _is_judged(progress: Progress) -> bool:
+    return progress.state is FetchState.VERIFYING
+
+
+def _said(progress: Progress) -> str:
+    name, report = progress.name, progress.report()
+    if progress.state in {FetchState.WAITING, FetchState.VERIFYING}:
+        return f"model {name} is {progress.state.value}"
+    if progress.state is not FetchState.FETCHING:
+        return progress.detail
+    share = f": {100 * report.done // report.total} % of {report.total / 1e6:.0f} MB" if report.total else ""
+    left = f", {report.eta:.0f} s left" if report.eta is not None else ""
+    return f"model {name} is being fetched and verified{share}{left}"
 
 
 def _content(report: ModelReport) -> str:

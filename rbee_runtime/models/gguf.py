@@ -1,22 +1,32 @@
-"""The first look at a model file: is it a GGUF at all, before any engine parses it.
+"""The header of a GGUF file, read and checked before any engine parses it.
 
-Layout (the GGUF specification): magic `GGUF`, version as uint32, tensor count and metadata count as uint64, then the
-metadata. Little-endian; a big-endian file shows as a version of which only the high byte is set.
+Layout (the GGUF specification): magic `GGUF`, version as uint32, tensor count and metadata count as uint64, the
+metadata, the descriptions of the tensors, and from the next multiple of the alignment their data. Little-endian; a
+big-endian file shows as a version of which only the high bytes are set.
 """
 
+import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from rbee_runtime.errors import ModelStoreError
+from rbee_runtime.errors import ModelFormatError
+from rbee_runtime.models.cursor import Cursor
+from rbee_runtime.models.gguf_tensors import Tensor, check_layout, read_tensor
+from rbee_runtime.models.gguf_values import Value, ValueReader
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 """Version 1 had 32-bit counts and is refused by the engines as well."""
 
-MAX_TENSORS = 1 << 20
-MAX_METADATA = 1 << 20
+MAX_TENSORS = 1 << 16
+MAX_METADATA = 1 << 16
 """Far above any real model; a damaged or hostile header asks for billions."""
+
+DEFAULT_ALIGNMENT = 32
+MAX_ALIGNMENT = 64 << 10
 
 _HEADER = struct.Struct("<4sIQQ")
 _SMALLEST_TENSOR = 24
@@ -25,43 +35,85 @@ _SMALLEST_METADATA = 13
 
 
 @dataclass(frozen=True)
-class GgufHeader:
-    """The fixed part of a GGUF file."""
+class GgufFile:
+    """A checked header; `size` is the file's bytes, `data` where its tensors begin."""
 
+    name: str
     version: int
-    tensors: int
-    metadata: int
+    metadata: Mapping[str, Value]
+    tensors: tuple[Tensor, ...]
+    alignment: int
+    data: int
+    size: int
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Return the bytes of all tensors, without padding."""
+        return sum(tensor.size for tensor in self.tensors)
 
 
-def read_header(path: Path) -> GgufHeader:
-    """Return the fixed header of the file at `path` or raise ModelStoreError saying why it is not a GGUF model."""
+def read(path: Path, name: str = "") -> GgufFile:
+    """Return the header of the GGUF file at `path`, called `name` in errors, or raise ModelFormatError."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(_HEADER.size)
+        with path.open("rb", buffering=0) as file:
+            return _read(file, os.fstat(file.fileno()).st_size, name or str(path))
     except OSError as error:
-        raise ModelStoreError(f"cannot read the model file {path}: {error.strerror}") from error
-    if head[:4] != MAGIC:
-        raise ModelStoreError(f"{path} is not a GGUF model: it starts with {head[:4]!r} instead of {MAGIC!r}")
-    if len(head) < _HEADER.size:
-        raise ModelStoreError(f"{path} is cut off after {len(head)} bytes; fetch the model again")
-    _, version, tensors, metadata = _HEADER.unpack(head)
-    header = GgufHeader(version, tensors, metadata)
-    _check(header, size, path)
-    return header
+        raise ModelFormatError(f"cannot read the model file {name or path}: {error.strerror}") from error
 
 
-def _check(header: GgufHeader, size: int, path: Path) -> None:
-    if header.version & 0xFFFF == 0:
-        raise ModelStoreError(f"{path} is a big-endian GGUF model; only little-endian files are served")
-    if header.version not in VERSIONS:
-        raise ModelStoreError(f"{path} is GGUF version {header.version}; versions 2 and 3 are served")
-    if not 0 < header.tensors <= MAX_TENSORS or not 0 < header.metadata <= MAX_METADATA:
-        raise ModelStoreError(
-            f"{path} is damaged: its header names {header.tensors} tensors and {header.metadata} metadata entries"
-        )
-    least = _HEADER.size + header.tensors * _SMALLEST_TENSOR + header.metadata * _SMALLEST_METADATA
+def _read(file: BinaryIO, size: int, name: str) -> GgufFile:
+    cursor = Cursor(file, size, name)
+    version, tensor_count, metadata_count = _fixed_part(cursor, file, size)
+    metadata = _metadata(cursor, metadata_count)
+    alignment = _alignment(cursor, metadata)
+    tensors = _tensors(cursor, tensor_count)
+    data = -(-cursor.position // alignment) * alignment
+    check_layout(cursor, tensors, data=data, size=size, alignment=alignment)
+    return GgufFile(name, version, metadata, tensors, alignment, data, size)
+
+
+def _fixed_part(cursor: Cursor, file: BinaryIO, size: int) -> tuple[int, int, int]:
+    magic = file.read(len(MAGIC))
+    if magic != MAGIC:
+        raise cursor.bad(f"is not a GGUF model: it starts with {magic!r} instead of {MAGIC!r}")
+    if size < _HEADER.size:
+        raise cursor.bad(f"is cut off after {size} bytes; fetch it again")
+    version, tensors, metadata = (int(value) for value in cursor.take(_HEADER)[1:])
+    if version & 0xFFFF == 0 and version:
+        raise cursor.bad("is a big-endian GGUF model; only little-endian files are served")
+    if version not in VERSIONS:
+        raise cursor.bad(f"is GGUF version {version}; versions 2 and 3 are served")
+    if tensors > MAX_TENSORS or not 0 < metadata <= MAX_METADATA:
+        raise cursor.bad(f"is damaged: its header names {tensors} tensors and {metadata} metadata entries")
+    least = _HEADER.size + tensors * _SMALLEST_TENSOR + metadata * _SMALLEST_METADATA
     if size < least:
-        raise ModelStoreError(
-            f"{path} is cut off: {size} bytes, but its header alone needs {least}; fetch the model again"
-        )
+        raise cursor.bad(f"is cut off: {size} bytes, but its header alone needs {least}; fetch it again")
+    return version, tensors, metadata
+
+
+def _metadata(cursor: Cursor, count: int) -> dict[str, Value]:
+    values = ValueReader(cursor)
+    metadata: dict[str, Value] = {}
+    for _ in range(count):
+        key, value = values.entry()
+        if key in metadata:
+            raise cursor.bad(f"is damaged: {key[:80]} is there twice")
+        metadata[key] = value
+    return metadata
+
+
+def _tensors(cursor: Cursor, count: int) -> tuple[Tensor, ...]:
+    tensors = {}
+    for _ in range(count):
+        tensor = read_tensor(cursor)
+        if tensor.name in tensors:
+            raise cursor.bad(f"is damaged: tensor {tensor.name} is there twice")
+        tensors[tensor.name] = tensor
+    return tuple(tensors.values())
+
+
+def _alignment(cursor: Cursor, metadata: Mapping[str, Value]) -> int:
+    value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(value, int) or not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
+        raise cursor.bad(f"is damaged: its alignment is {str(value)[:40]}, not a power of two up to {MAX_ALIGNMENT}")
+    return value

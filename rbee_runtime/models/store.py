@@ -1,58 +1,74 @@
-"""Models on this host's disk: blobs named by their own sha256, and one manifest per model, written last.
+"""Models on this host's disk: what is there, what it is used for, and what goes.
 
-`<root>/blobs/sha256-<hex>` and `<root>/manifests/<slug>.json` (a `ModelReport`). A model is there if its manifest
-names blobs that exist with the right size; content is verified when it enters the store.
+A model is there if its manifest names blobs that exist with the right size; content is verified when it enters the
+store and on demand. Everything here may take long on a network disk: call it from a thread.
 """
 
-import errno
+import contextlib
 import hashlib
 import os
-import platform
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from rbee_runtime import durable
-from rbee_runtime.errors import ModelStoreError, StateError
-from rbee_runtime.models.references import Scheme, parse_source, slug
+from rbee_runtime.config import StoreSettings
+from rbee_runtime.errors import DiskFullError, ModelStoreError, ReferenceFormError, StateError
+from rbee_runtime.models import collect, views
+from rbee_runtime.models.layout import BLOB_MODE, Layout, sentences
+from rbee_runtime.models.references import check_file_name, check_name, slug
 from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec, encode
 
-BLOB_MODE = 0o640
-"""The folder's group (rbee-models, setgid) may read."""
-
-SPARE_BYTES = 256 * 1024 * 1024
-"""Left free on the model disk, which may be the one that the state is on."""
-
-_BLOCK = 4 * 1024 * 1024
+_SHA256_DIGITS = frozenset("0123456789abcdef")
 
 
 class ModelStore:
-    """One host's store. `adopt` takes minutes for a large model: call it from a thread."""
+    """One host's store, or one that several hosts share. `clock` is unix seconds."""
 
-    def __init__(self, root: Path) -> None:
-        self._blobs = root / "blobs"
-        self._manifests = root / "manifests"
+    def __init__(
+        self, root: Path, settings: StoreSettings | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.layout = Layout(root)
+        self.settings = settings or StoreSettings()
+        self._clock = clock
 
     def path_of(self, file: ModelFile) -> Path:
         """Return where a file's content is, whether or not it is there."""
-        return self._blobs / f"sha256-{file.sha256}"
+        return self.layout.blob(file.sha256)
+
+    def engine_path(self, report: ModelReport) -> Path:
+        """Return what an engine is given: a file, or a folder in which the files have their names."""
+        return views.engine_path(self.layout, report, main=str(self.facts(report.name).get("main", "")))
 
     def find(self, spec: ModelSpec) -> ModelReport | None:
-        """Return the model if it is complete and, where the spec names files, exactly those."""
-        report = self._read(self._manifest(spec.name))
+        """Return the model if it is complete, of this source and, where the spec names files, exactly those."""
+        report = self._read(self.layout.manifest(spec.name))
         if report is None or report.name != spec.name or not self._complete(report):
             return None
-        wanted = {(file.sha256, file.size) for file in spec.files}
-        return report if not wanted or wanted == {(file.sha256, file.size) for file in report.files} else None
+        if spec.files:
+            wanted = {(file.sha256, file.size) for file in spec.files}
+            return report if wanted == {(file.sha256, file.size) for file in report.files} else None
+        return report if report.source in {"", spec.source} else None
+
+    def named(self, name: str) -> ModelReport | None:
+        """Return the complete model of this name, or None."""
+        report = self._read(self.layout.manifest(name))
+        return report if report is not None and report.name == name and self._complete(report) else None
 
     def reports(self) -> tuple[ModelReport, ...]:
         """Return every complete model."""
-        found = (self._read(path) for path in sorted(self._manifests.glob("*.json")))
-        return tuple(report for report in found if report is not None and self._complete(report))
+        return tuple(report for report in self._all() if self._complete(report))
+
+    def manifests(self) -> tuple[ModelReport, ...]:
+        """Return every model that has a manifest, also where content is missing."""
+        return tuple(self._all())
+
+    def now(self) -> float:
+        """Return the time in unix seconds."""
+        return self._clock()
 
     def stamp(self, report: ModelReport) -> str:
         """Return a text that changes when a file of the model is written again; "" if one went away meanwhile."""
@@ -62,92 +78,159 @@ class ModelStore:
             return ""
         return ",".join(f"{stat.st_ino}-{stat.st_mtime_ns}" for stat in stats)
 
-    def adopt(self, spec: ModelSpec) -> ModelReport:
-        """Take a `file:` model of this host into the store, or raise ModelStoreError and leave nothing behind."""
-        source = parse_source(spec.source)
-        if source.scheme is not Scheme.FILE:
-            raise ModelStoreError(f"model {spec.name}: source {spec.source!r} has no file to take in")
-        if len(spec.files) > 1:
-            raise ModelStoreError(f"model {spec.name} has {len(spec.files)} files; pre-seed it by the deploy")
-        self._check_manifest_is_ours(spec.name)
-        path = Path(source.rest)
-        wanted = spec.files[0] if spec.files else None
-        if wanted is None or not self._has(wanted):
-            wanted = self._take_in(spec.name, path, wanted)
-        report = ModelReport(name=spec.name, size=wanted.size, files=(wanted,))
-        self._write_manifest(report)
-        return report
+    def facts(self, name: str) -> dict[str, Any]:
+        """Return what the model's header says, as `formats` read it when it came; empty if unknown."""
+        try:
+            found = msgspec.json.decode((self.layout.facts / f"{slug(check_name(name))}.json").read_bytes())
+        except (OSError, msgspec.MsgspecError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
-    def _check_manifest_is_ours(self, name: str) -> None:
-        held = self._read(self._manifest(name))
+    def check_is_ours(self, name: str) -> None:
+        """Raise ModelStoreError if the manifest that this name would have belongs to another model."""
+        held = self._read(self.layout.manifest(name))
         if held is not None and held.name != name:
             raise ModelStoreError(
-                f"models {name} and {held.name} would share {self._manifest(name)}; rename one of them"
+                f"models {name} and {held.name} would share {self.layout.manifest(name)}; rename one of them"
             )
 
-    def _take_in(self, name: str, path: Path, wanted: ModelFile | None) -> ModelFile:
-        size = _size(name, path)
-        if wanted is not None and size != wanted.size:
-            raise ModelStoreError(
-                f"model {name}: {path} has {size} bytes, the inventory says {wanted.size}; "
-                "replace the file or correct the inventory"
+    def commit(self, report: ModelReport, facts: object = None) -> None:
+        """Make a model visible whose content is all there."""
+        check_files(report.files)
+        if len(report.files) > 1:
+            views.build(self.layout, report)
+        self._write(self.layout.facts / f"{slug(report.name)}.json", msgspec.json.encode(facts or {}))
+        self.touch([report.name])
+        self._write(self.layout.manifest(report.name), encode(report))
+
+    def touch(self, names: Iterable[str]) -> None:
+        """Note that these models are in use now; a store that cannot be written has nothing collected either."""
+        # Also in a store that came ready-made: else a neighbour that shares it would take them for unused.
+        with contextlib.suppress(OSError):
+            self.layout.uses.mkdir(mode=0o700, exist_ok=True)
+        for name in names:
+            path = self.layout.uses / slug(check_name(name))
+            with contextlib.suppress(OSError):
+                path.touch(mode=0o600)
+                os.utime(path, (self._clock(), self._clock()))
+
+    def pin(self, name: str, *, pinned: bool) -> None:
+        """Keep a model from collection, or stop that."""
+        pins = self._known_pins()
+        if (name in pins) != pinned:
+            changed = pins | {check_name(name)} if pinned else pins - {name}
+            self._write(self.layout.pins, msgspec.json.encode(sorted(changed)))
+
+    def make_room(self, size: int, keep: Collection[str]) -> None:
+        """Remove models until `size` bytes fit, or raise DiskFullError and remove none."""
+        self._known_pins()
+        reports, quota = tuple(self._all()), self.settings.quota
+        short = size + self.settings.spare - self.layout.free()
+        if quota is not None:
+            short = max(short, collect.bytes_of(reports) + size - quota)
+        if short <= 0:
+            return
+        chosen = collect.victims(reports, keep=keep, needed=short, now=self._clock())
+        if not chosen:
+            limit = f"the quota of {quota} bytes" if quota is not None else f"{self.settings.spare} bytes to spare"
+            raise DiskFullError(
+                f"{size} bytes do not fit in {self.layout.root} with {limit}: {short} are missing; "
+                "free space there, unpin or remove a model, or set models_dir to a larger disk",
+                needed=size,
             )
-        with _as_store_error(name, path):
-            self._blobs.mkdir(parents=True, exist_ok=True)
-            with self._draft() as draft:
-                digest = _digest(draft) if _linked(path, draft) else self._copy(name, path, draft, size)
-                if wanted is not None and digest != wanted.sha256:
-                    raise ModelStoreError(
-                        f"model {name}: {path} has sha256 {digest}, the inventory says {wanted.sha256}; "
-                        "replace the file or correct the inventory"
-                    )
-                file = wanted or ModelFile(name=path.name, sha256=digest, size=size)
-                draft.replace(self.path_of(file))
-            durable.sync_folder(self._blobs)
-        return file
+        for report in chosen:
+            self.remove(report.name)
 
-    @contextmanager
-    def _draft(self) -> Iterator[Path]:
-        # By host, because the store may be a network disk; a host takes in one model at a time.
-        prefix = f".draft-{platform.node()}-"
-        for abandoned in self._blobs.glob(f"{prefix}*"):
-            shutil.rmtree(abandoned, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=self._blobs, prefix=prefix) as folder:
-            yield Path(folder) / "blob"
+    def collect(self, keep: Collection[str]) -> tuple[str, ...]:
+        """Remove what is over the quota, as far as it may go; return the names."""
+        self._known_pins()
+        reports, quota = tuple(self._all()), self.settings.quota
+        over = collect.bytes_of(reports) - quota if quota is not None else 0
+        chosen = collect.victims(reports, keep=keep, needed=over, now=self._clock(), partly=True) if over > 0 else ()
+        for report in chosen:
+            self.remove(report.name)
+        return tuple(report.name for report in chosen)
 
-    def _copy(self, name: str, path: Path, draft: Path, size: int) -> str:
-        """Copy `path` to `draft` and return the digest of what was written."""
-        free = shutil.disk_usage(self._blobs).free
-        if free < size + SPARE_BYTES:
-            raise ModelStoreError(
-                f"model {name} needs {size} bytes and {SPARE_BYTES} to spare, but {self._blobs} has {free} free; "
-                "free space there or set models_dir to a larger disk"
-            )
-        digest = hashlib.sha256()
-        with path.open("rb") as source, draft.open("wb") as target:
-            while block := source.read(_BLOCK):
-                digest.update(block)
-                target.write(block)
-            target.flush()
-            os.fchmod(target.fileno(), BLOB_MODE)
-            os.fsync(target.fileno())
-        return digest.hexdigest()
+    def remove(self, name: str, in_use: Collection[str] = ()) -> int:
+        """Remove a model and the content that no other one shares; return the bytes freed, or raise ModelStoreError."""
+        if name in in_use:
+            raise ModelStoreError(f"model {name} is in use by a worker; take it out of the inventory first")
+        report = self._read(self.layout.manifest(name))
+        if report is None or report.name != name:
+            raise ModelStoreError(f"model {name} is not in the store {self.layout.root}")
+        with sentences(f"cannot remove model {name}"):
+            # The manifest first: what has none is not there, whatever happens next.
+            self.layout.manifest(name).unlink()
+            for folder in (self.layout.facts / f"{slug(name)}.json", self.layout.uses / slug(name)):
+                folder.unlink(missing_ok=True)
+            views.drop(self.layout, name)
+            shared = {file.sha256 for other in self._all() for file in other.files}
+            return sum(self._dropped(file) for file in report.files if file.sha256 not in shared)
 
-    def _write_manifest(self, report: ModelReport) -> None:
+    def verify(self, name: str) -> tuple[str, ...]:
+        """Hash every file of a model again; what is wrong goes to quarantine, and the model is then not there."""
+        report = self._read(self.layout.manifest(name))
+        if report is None:
+            raise ModelStoreError(f"model {name} is not in the store {self.layout.root}")
+        bad: list[str] = []
+        for file in report.files:
+            with sentences(f"cannot read {file.name} of model {name}"):
+                blob = self.path_of(file)
+                if blob.exists() and _digest(blob) == file.sha256:
+                    continue
+                bad.append(file.name)
+                if blob.exists():
+                    self.layout.prepare()
+                    blob.replace(self.layout.quarantine / blob.name)
+        return tuple(bad)
+
+    def _dropped(self, file: ModelFile) -> int:
+        (self.layout.chunks / f"sha256-{file.sha256}.json").unlink(missing_ok=True)
         try:
-            durable.write(self._manifest(report.name), encode(report), mode=BLOB_MODE)
+            self.path_of(file).unlink()
+        except FileNotFoundError:
+            return 0
+        return file.size
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            durable.write(path, data, mode=BLOB_MODE)
         except StateError as error:
-            raise ModelStoreError(f"model {report.name}: {error}") from error
+            raise ModelStoreError(str(error)) from error
 
-    def _manifest(self, name: str) -> Path:
-        return self._manifests / f"{slug(name)}.json"
+    def _all(self) -> Iterable[ModelReport]:
+        found = (self._read(path) for path in sorted(self.layout.manifests.glob("*.json")))
+        return (report for report in found if report is not None)
 
-    @staticmethod
-    def _read(path: Path) -> ModelReport | None:
+    def _pins(self) -> frozenset[str]:
         try:
-            return msgspec.json.decode(path.read_bytes(), type=ModelReport)
-        except (OSError, msgspec.MsgspecError):
+            return self._known_pins()
+        except ModelStoreError:
+            return frozenset()
+
+    def _known_pins(self) -> frozenset[str]:
+        """Return the pinned names, or raise ModelStoreError: who cannot read them must remove and overwrite nothing."""
+        try:
+            return frozenset(msgspec.json.decode(self.layout.pins.read_bytes(), type=list[str]))
+        except FileNotFoundError:
+            return frozenset()
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ModelStoreError(f"cannot read {self.layout.pins}: {error}; mend or remove it") from error
+
+    def _read(self, path: Path) -> ModelReport | None:
+        try:
+            report = msgspec.json.decode(path.read_bytes(), type=ModelReport)
+            check_name(report.name)
+            check_files(report.files)
+        except (OSError, msgspec.MsgspecError, ReferenceFormError):
             return None
+        return msgspec.structs.replace(report, pinned=report.name in self._pins(), last_used=self._last_used(report))
+
+    def _last_used(self, report: ModelReport) -> float:
+        for path in (self.layout.uses / slug(report.name), self.layout.manifest(report.name)):
+            with contextlib.suppress(OSError):
+                return path.stat().st_mtime
+        return 0.0
 
     def _complete(self, report: ModelReport) -> bool:
         return bool(report.files) and all(self._has(file) for file in report.files)
@@ -158,37 +241,20 @@ class ModelStore:
         except OSError:
             return False
 
+    def has(self, file: ModelFile) -> bool:
+        """Say whether a file's content is there."""
+        return self._has(file)
 
-def _linked(path: Path, draft: Path) -> bool:
-    """Link a file of our own user on the same disk, which saves a copy of many GB; False where a copy is needed."""
-    try:
-        if path.stat().st_uid != os.geteuid():
-            return False
-        os.link(path.resolve(), draft)
-    except OSError:
-        return False
-    return True
+
+def check_files(files: Sequence[ModelFile]) -> None:
+    """Raise ReferenceFormError unless hashes are hashes and the names of several files can become paths."""
+    for file in files:
+        if len(file.sha256) != 64 or not _SHA256_DIGITS.issuperset(file.sha256):
+            raise ReferenceFormError(f"{file.sha256[:100]!r} is not allowed as a sha256: it has 64 hex digits")
+        if len(files) > 1:
+            check_file_name(file.name)
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _size(name: str, path: Path) -> int:
-    with _as_store_error(name, path):
-        if not path.is_file():
-            raise ModelStoreError(
-                f"model {name} is not on this host and {path} is not a file here; run the deploy to pre-seed it"
-            )
-        return path.stat().st_size
-
-
-@contextmanager
-def _as_store_error(name: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        what = "the model disk is full" if full else f"{error.strerror}"
-        raise ModelStoreError(f"model {name}: cannot take in {path}: {what}") from error

@@ -35,11 +35,31 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) ->
     if options.spec is not None:
         return read_spec(options.spec, environment)
     if options.model is None:
-        raise ConfigError("give --spec FILE, or --model PATH to serve a model by hand; see rbee-worker --help")
+        _from_registry(options, environment)
+    if options.model is None:
+        raise ConfigError(
+            "give --spec FILE, or --model PATH (or MODEL_REGISTRY and MODEL_NAME in the environment) to serve a model "
+            "by hand; see rbee-worker --help"
+        )
     try:
         return _by_hand(options)
     except (msgspec.ValidationError, RbeeError) as error:
         raise ConfigError(str(error)) from error
+
+
+def _from_registry(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Take the model that MODEL_REGISTRY and MODEL_NAME name, fetched now; ConfigError says why that fails."""
+    # Here, because a worker that a hive started has its model and need not load any client of a store.
+    from rbee_runtime.models import registry  # noqa: PLC0415
+
+    spec = registry.wanted(environment)
+    if spec is None:
+        return
+    try:
+        options.model = str(registry.fetch(spec, environment))
+    except RbeeError as error:
+        raise ConfigError(str(error)) from error
+    options.name = options.name or spec.name
 
 
 def read_spec(path: Path, environment: Mapping[str, str]) -> WorkerLaunch:

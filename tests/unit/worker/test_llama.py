@@ -13,6 +13,7 @@ from rbee_runtime.errors import EngineLoadError, RequestError
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Message
 from rbee_runtime.worker.engines.llamacpp.engine import LlamaEngine
+from tests.unit.models.gguf_builder import STRING, entry, gguf
 from tests.unit.worker.serving import ended, served, start_process
 
 pytestmark = pytest.mark.engine
@@ -150,11 +151,20 @@ async def test_a_client_that_leaves_ends_the_prefill(make: partial[LlamaEngine],
 async def test_a_model_that_is_cut_off_is_a_bad_model(
     make: partial[LlamaEngine], smol_model: Path, tmp_path: Path
 ) -> None:
-    """A good header with tensors missing is refused by llama.cpp, with its reason."""
+    """A good header with tensors missing is refused before llama.cpp reads it."""
     path = tmp_path / "short.gguf"
     with smol_model.open("rb") as whole:
         path.write_bytes(whole.read(8 << 20))
-    with pytest.raises(EngineLoadError, match=r"llama\.cpp cannot load .*short\.gguf: .+") as failure:
+    with pytest.raises(EngineLoadError, match=r"short\.gguf is cut off: tensor .+ fetch it again") as failure:
+        await make(path=path).load(list[float]().append)
+    assert failure.value.reason == "bad_model"
+
+
+async def test_a_model_that_llama_cpp_does_not_know_is_a_bad_model(make: partial[LlamaEngine], tmp_path: Path) -> None:
+    """A whole file of an unknown architecture is refused by llama.cpp, with its reason."""
+    path = tmp_path / "new.gguf"
+    path.write_bytes(gguf((entry("general.architecture", STRING, "new"),)))
+    with pytest.raises(EngineLoadError, match=r"llama\.cpp cannot load .*new\.gguf: .+new") as failure:
         await make(path=path).load(list[float]().append)
     assert failure.value.reason == "bad_model"
 

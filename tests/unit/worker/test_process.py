@@ -14,6 +14,7 @@ import pytest
 
 from rbee_runtime.server import bind
 from rbee_runtime.states import WORKER_EXIT_CODES
+from tests.unit.models.gguf_builder import gguf
 from tests.unit.worker.serving import MODEL, TOKEN, Notices, ended, fake_launch, free_port, start_process, write_spec
 
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -125,7 +126,7 @@ async def test_a_taken_port_has_a_status_of_its_own() -> None:
 async def test_an_engine_that_is_not_there_has_a_status_of_its_own(tmp_path: Path) -> None:
     """A model file is fine, the engine folder is empty: status 69."""
     model = tmp_path / "model.gguf"
-    model.write_bytes(b"GGUF\x03\0\0\0" + (1).to_bytes(8, "little") * 2 + b"\0" * 100)
+    model.write_bytes(gguf())
     code, errors = await ended(await start_process("--model", str(model), "--engine-dir", str(tmp_path), "--port", "0"))
     assert code == 69
     assert f"no engine in {tmp_path}" in errors

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from rbee_runtime.errors import ConfigError, EngineLoadError, ModelStoreError, RequestError
-from rbee_runtime.models.gguf import read_header
+from rbee_runtime.models import gguf
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.worker.engines import ChatRequest, Delta, Progress, artefact
 from rbee_runtime.worker.engines.llamacpp import native
@@ -89,7 +89,7 @@ class LlamaEngine:
 
     def _load(self, progress: Progress) -> None:
         try:
-            read_header(self._path)
+            gguf.read(self._path)
         except ModelStoreError as error:
             raise EngineLoadError(str(error)) from error
         if self._directory is not None:

@@ -1,0 +1,67 @@
+"""Clears away what interrupted work left in a store and nobody came back for."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from rbee_runtime.models import locks
+from rbee_runtime.models.layout import Layout
+from rbee_runtime.protocol import ModelReport
+
+PARTIAL_SECONDS = 7 * 86400.0
+"""A download that was not gone on with for a week is not wanted any more."""
+
+QUARANTINE_SECONDS = 7 * 86400.0
+ORPHAN_SECONDS = 7 * 86400.0
+"""A blob may be without a manifest for as long as the other files of its model take to come."""
+
+
+def sweep(layout: Layout, reports: tuple[ModelReport, ...], *, now: float) -> tuple[str, ...]:
+    """Remove abandoned partial files, old quarantine, blobs of no model and their drafts; return their names.
+
+    `reports` are the models whose manifests exist, complete or not; `now` is unix seconds.
+    """
+    held = {f"sha256-{file.sha256}" for report in reports for file in report.files}
+    gone = [*_old(layout.quarantine, "*", now - QUARANTINE_SECONDS), *_old(layout.partial, "draft-*", now - 86400)]
+    # A manifest that cannot be read now, on a network disk that is away for a moment, still holds its blobs.
+    if _manifests(layout) == len(reports):
+        gone += [path for path in _old(layout.blobs, "*", now - ORPHAN_SECONDS) if path.name not in held]
+    for path in gone:
+        _remove(path)
+    parts = [path for path in _old(layout.partial, "*.part", now - PARTIAL_SECONDS) if _abandoned(layout, path)]
+    return tuple(path.name for path in [*gone, *parts])
+
+
+def _manifests(layout: Layout) -> int:
+    """Return how many manifests there are, readable or not; -1 if nobody can tell."""
+    try:
+        return sum(path.suffix == ".json" and path.name[0] != "." for path in layout.manifests.iterdir())
+    except OSError:
+        return -1
+
+
+def _old(folder: Path, pattern: str, before: float) -> list[Path]:
+    """Return entries whose content and place did not change since `before`; a hard link has a fresh ctime."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in folder.glob(pattern):
+            stat = path.lstat()
+            if max(stat.st_mtime, stat.st_ctime) < before:
+                found.append(path)
+    return found
+
+
+def _abandoned(layout: Layout, part: Path) -> bool:
+    with locks.tried(layout.locks / f"{part.stem}.lock") as mine:
+        if mine:
+            part.unlink(missing_ok=True)
+            part.with_suffix(".json").unlink(missing_ok=True)
+        return mine
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

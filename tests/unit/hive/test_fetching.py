@@ -1,0 +1,287 @@
+"""Models on their way: states by the table, reports, retries by the schedule, what is not wanted any more."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from rbee_runtime.config import StoreSettings
+from rbee_runtime.errors import DiskFullError, ModelFormatError, ModelStoreError, QuarantinedError, RbeeError
+from rbee_runtime.hive.fetching import Fetching
+from rbee_runtime.models.layout import Layout
+from rbee_runtime.models.progress import Progress
+from rbee_runtime.models.pull import Puller
+from rbee_runtime.models.sources import Listing, RemoteFile, TransientError
+from rbee_runtime.models.store import ModelStore
+from rbee_runtime.protocol import ModelSpec
+from rbee_runtime.states import FetchState
+from tests.unit.models.pulling import uninspected
+
+CONTENT = b"x" * 1000
+SPEC = ModelSpec(name="m", source="https://models.example/m.gguf")
+FAKE = ModelSpec(name="f", source="fake:")
+
+
+class Source:
+    """Has one file; waits in the middle until told to go on, or fails as told."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.error: Exception | None = None
+        self.opened = 0
+        self.sha256: str | None = None
+
+    async def list(self) -> Listing:
+        self.opened += 1
+        if self.error is not None:
+            raise self.error
+        return Listing((RemoteFile("m.gguf", len(CONTENT), self.sha256, etag="1", locator="l"),))
+
+    async def read(self, file: RemoteFile, *, offset: int) -> AsyncIterator[bytes]:
+        yield CONTENT[offset:400] if offset < 400 else b""
+        await self.go_on.wait()
+        yield CONTENT[max(offset, 400) :]
+
+    async def close(self) -> None: ...
+
+
+def content(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+class Case:
+    def __init__(self, root: Path) -> None:
+        self.now = 1000.0
+        self.source = Source()
+        self.changed = asyncio.Event()
+        self.store = ModelStore(root, StoreSettings(spare=0))
+        puller = Puller(
+            self.store,
+            clock=lambda: self.now,
+            opener=lambda *_: self.source,
+            inspect=uninspected,
+        )
+        self.fetching = Fetching(self.store, clock=lambda: self.now, changed=self.changed.set, puller=puller)
+
+    async def look(self, *wanted: ModelSpec) -> None:
+        await self.fetching.look(wanted or (SPEC,))
+
+    async def settle(self) -> None:
+        await asyncio.wait_for(self.changed.wait(), 10)
+        self.changed.clear()
+        await self.look()
+
+    @property
+    def state(self) -> FetchState | None:
+        return next((report.state for report in self.fetching.fetches), None)
+
+
+@pytest.fixture
+async def case(tmp_path: Path) -> AsyncIterator[Case]:
+    made = Case(tmp_path / "models")
+    yield made
+    await made.fetching.close()
+
+
+async def test_a_model_is_fetched_and_then_ready(case: Case) -> None:
+    """It is fetching with bytes counted, then ready with the path of its content, and no fetch is reported any more."""
+    await case.look()
+    assert case.fetching.models["m"].ready is False
+    case.source.go_on.set()
+    await case.settle()
+    state = case.fetching.models["m"]
+    assert (state.ready, content(state.path), case.fetching.fetches) == (True, CONTENT, ())
+    assert case.fetching.reports[0].source == SPEC.source
+
+
+async def test_a_fake_model_is_there_at_once(case: Case) -> None:
+    """A model without files needs no fetch."""
+    await case.look(FAKE)
+    assert (case.fetching.models["f"].ready, case.fetching.fetches) == (True, ())
+
+
+async def test_progress_is_reported_on_the_way(case: Case) -> None:
+    """While it comes, bytes, size and a sentence with the share are there."""
+    await case.look()
+    while case.state is not FetchState.FETCHING or not case.fetching.fetches[0].total:  # noqa: ASYNC110 - no event to wait for
+        await asyncio.sleep(0.01)
+    await case.look()
+    assert case.fetching.fetches[0].total == len(CONTENT)
+    assert "is being fetched and verified: " in case.fetching.models["m"].said
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "first", "second"),
+    [
+        (ModelStoreError("no"), FetchState.FAILED, 30, 60),
+        (TransientError("busy"), FetchState.FAILED, 30, 60),
+        (DiskFullError("full", needed=2**62), FetchState.DISK_FULL, 600, 600),
+        (ValueError("surprise"), FetchState.FAILED, 30, 60),
+    ],
+    ids=["refused", "busy", "full", "surprise"],
+)
+async def test_failures_are_tried_again_by_the_schedule(
+    case: Case, error: Exception, state: FetchState, first: int, second: int
+) -> None:
+    """Nothing happens before its time; each failure doubles the pause up to its limit."""
+    case.source.error = error
+    await case.look()
+    for number, pause in enumerate((first, second), start=1):
+        await case.settle()
+        assert (case.state, case.source.opened) == (state, number)
+        case.now += pause - 1
+        await case.look()
+        await asyncio.sleep(0)
+        assert case.source.opened == number
+        case.now += 1
+        await case.look()
+
+
+async def test_d5_a_full_disk_goes_on_once_there_is_room(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not tried again before, and at the next look after space was freed."""
+    case.source.error = DiskFullError("full", needed=500)
+    monkeypatch.setattr(Layout, "free", lambda _: 499)
+    await case.look()
+    await case.settle()
+    await case.look()
+    assert (case.state, case.source.opened) == (FetchState.DISK_FULL, 1)
+    monkeypatch.setattr(Layout, "free", lambda _: 10**9)
+    case.source.error = None
+    case.source.go_on.set()
+    await case.look()
+    await case.settle()
+    assert case.fetching.models["m"].ready
+
+
+async def test_quarantine_waits_long_and_a_person_can_ask(case: Case) -> None:
+    """Content that was wrong twice is not fetched each minute, but at once when somebody asks for it."""
+    case.source.sha256 = "0" * 64
+    case.source.go_on.set()
+    await case.look()
+    await case.settle()
+    assert case.state is FetchState.QUARANTINED
+    assert "it is kept aside as" in case.fetching.models["m"].said
+    case.now += 3599
+    await case.look()
+    assert case.state is FetchState.QUARANTINED
+    case.fetching.retry("m")
+    await case.look()
+    assert case.state is FetchState.WAITING
+
+
+async def test_what_is_not_wanted_any_more_is_stopped(case: Case) -> None:
+    """Its fetch ends, its report goes, and what came stays for another time."""
+    await case.look()
+    while not list((case.store.layout.root / "partial").glob("*.part")):  # noqa: ASYNC110 - no event to wait for
+        await asyncio.sleep(0.01)
+    await case.look(FAKE)
+    assert case.fetching.fetches == ()
+    assert len(case.fetching.models) == 1
+    assert list((case.store.layout.root / "partial").glob("*.part")) != []
+
+
+async def test_a_pinned_model_is_kept(case: Case) -> None:
+    """A spec that pins makes the model one that collection leaves alone."""
+    case.source.go_on.set()
+    pinned = ModelSpec(name="m", source=SPEC.source, pin=True)
+    await case.look(pinned)
+    await asyncio.wait_for(case.changed.wait(), 10)
+    await case.look(pinned)
+    await case.look(pinned)
+    assert case.fetching.reports[0].pinned
+
+
+async def test_a_full_quota_is_not_asked_about_at_each_look(case: Case) -> None:
+    """Room on the disk says nothing about a quota: the source is left alone until the schedule's time."""
+    case.store.settings = StoreSettings(spare=0, quota=10)
+    await case.look()
+    for _ in range(5):
+        await asyncio.sleep(0.05)
+        await case.look()
+    assert (case.state, case.source.opened) == (FetchState.DISK_FULL, 1)
+
+
+async def test_who_else_has_a_model_does_not_interrupt_its_fetch(case: Case) -> None:
+    """Another list of holders, or a pin, leaves the download running; another source does not."""
+    await case.look()
+    task = case.fetching._fetches["m"].task
+    changed = ModelSpec(name="m", source=SPEC.source, holders=("https://h2.example:8600",), pin=True)
+    await case.look(changed)
+    assert case.fetching._fetches["m"].task is task
+    await case.look(ModelSpec(name="m", source="https://models.example/other.gguf"))
+    assert case.fetching._fetches["m"].task is not task
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(ModelFormatError("no model"), FetchState.QUARANTINED), (DiskFullError("full"), FetchState.DISK_FULL)],
+    ids=["no model", "full"],
+)
+async def test_what_fails_after_the_download_has_its_state(
+    case: Case, monkeypatch: pytest.MonkeyPatch, error: Exception, state: FetchState
+) -> None:
+    """Content that is no model is not fetched each minute; a disk that fills at the very end stops nothing else."""
+
+    def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ModelStore, "commit", refused)
+    case.source.go_on.set()
+    await case.look()
+    await case.settle()
+    case.now += 599
+    await case.look()
+    assert (case.state, case.source.opened) == (state, 1)
+
+
+async def test_a_pin_that_cannot_be_written_stops_no_look(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store mounted read-only serves its models, pinned or not."""
+    case.source.go_on.set()
+    await case.look()
+    await case.settle()
+
+    def refused(*_: object, **__: object) -> None:
+        raise ModelStoreError("the disk is mounted read-only")
+
+    monkeypatch.setattr(ModelStore, "pin", refused)
+    await case.look(ModelSpec(name="m", source=SPEC.source, pin=True))
+    assert case.fetching.models["m"].ready
+
+
+async def test_a_passing_trouble_of_a_listing_stays_one(case: Case) -> None:
+    """The model's name is added to the sentence, and it is still worth another try."""
+    case.source.error = TransientError("busy")
+    with pytest.raises(TransientError, match="model m: busy"):
+        await case.fetching._puller.pull(SPEC)
+
+
+class Failing:
+    """Fails while it is in a state."""
+
+    def __init__(self, state: FetchState, error: RbeeError) -> None:
+        self._state = state
+        self._error = error
+
+    async def pull(self, _: ModelSpec, *, keep: object, progress: Progress) -> None:
+        progress.state = self._state
+        progress.add(5)
+        raise self._error
+
+
+@pytest.mark.parametrize("state", [FetchState.WAITING, FetchState.FETCHING, FetchState.VERIFYING])
+@pytest.mark.parametrize("kind", [TransientError, DiskFullError, QuarantinedError, ModelFormatError])
+async def test_any_failure_in_any_state_is_tried_again(
+    tmp_path: Path, state: FetchState, kind: type[RbeeError]
+) -> None:
+    """Whatever fails whenever leaves a state from which the model is fetched again, and never breaks a look."""
+    now, changed = [1000.0], asyncio.Event()
+    puller = cast("Puller", Failing(state, kind("no")))
+    fetching = Fetching(ModelStore(tmp_path), clock=lambda: now[0], changed=changed.set, puller=puller)
+    for _ in range(2):
+        await fetching.look((SPEC,))
+        await asyncio.wait_for(changed.wait(), 10)
+        assert [report.detail for report in fetching.fetches] == ["no"]
+        changed.clear()
+        now[0] += 100_000

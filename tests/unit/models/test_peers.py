@@ -1,0 +1,174 @@
+"""Blobs of other hives: checked chunk by chunk, from hives of the own fleet only, and the source when they fail."""
+
+import asyncio
+import hashlib
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from rbee_runtime.config import StoreSettings
+from rbee_runtime.errors import ModelStoreError, ReferenceFormError
+from rbee_runtime.link import Link, Role
+from rbee_runtime.models import chunks
+from rbee_runtime.models.chunks import CHUNK_BYTES, BlobServer
+from rbee_runtime.models.layout import Layout
+from rbee_runtime.models.pull import Puller
+from rbee_runtime.models.store import ModelStore
+from rbee_runtime.protocol import ModelFile, ModelSpec
+from tests.unit.certificates import issue_fleet
+
+from .faulty_server import faulty_server
+from .pulling import CONTENT, DIGEST, uninspected
+
+BLOB = f"sha256-{DIGEST}"
+SIZE = len(CONTENT)
+
+
+class Hive(NamedTuple):
+    """A peer: what its routes say; `content` may differ from what its table says."""
+
+    blobs: BlobServer
+    content: bytes
+    asked: list[str]
+
+
+async def _serve(hive: Hive, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        hive.asked.append(head)
+        if "/chunks" in head:
+            body, status = msgspec.json.encode(await hive.blobs.table(BLOB)), "200 OK"
+        else:
+            start = int(head.lower().partition("range: bytes=")[2].partition("-")[0])
+            body, status = hive.content[start:], "206 Partial Content"
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+    except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+        pass
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def running(
+    root: Path, certificates: Path, *, role: Role = Role.HIVE, content: bytes = CONTENT
+) -> AsyncIterator[tuple[str, Hive]]:
+    layout = Layout(root)
+    layout.prepare()
+    layout.blob(DIGEST).write_bytes(CONTENT)
+    hive = Hive(BlobServer(layout), content, [])
+    context = Link(role, "t", certificates).server_context()
+    server = await asyncio.start_server(lambda r, w: _serve(hive, r, w), "127.0.0.1", 0, ssl=context)
+    try:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", hive
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    return issue_fleet(tmp_path / "link", "t")
+
+
+def damaged(place: int) -> bytes:
+    return CONTENT[:place] + bytes([CONTENT[place] ^ 1]) + CONTENT[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("contents", "role", "from_source"),
+    [
+        ([CONTENT], Role.HIVE, 0),
+        ([damaged(CHUNK_BYTES + 7), CONTENT], Role.HIVE, 0),
+        ([damaged(CHUNK_BYTES + 7)], Role.HIVE, SIZE - CHUNK_BYTES),
+        ([CONTENT[: CHUNK_BYTES + 9]], Role.HIVE, SIZE - CHUNK_BYTES),
+        ([CONTENT], Role.WORKER, SIZE),
+    ],
+    ids=["good", "second hive", "damaged", "broken off", "not a hive"],
+)
+async def test_good_chunks_count_and_the_rest_comes_from_elsewhere(
+    tmp_path: Path, certificates: Path, contents: list[bytes], role: Role, from_source: int
+) -> None:
+    """A hive that sends a bad chunk is dropped, its good ones stay, and the source sends only what is missing."""
+    async with AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(faulty_server(CONTENT))
+        hives = [
+            await stack.enter_async_context(running(tmp_path / f"h{n}", certificates, role=role, content=content))
+            for n, content in enumerate(contents)
+        ]
+        spec = ModelSpec(
+            name="m",
+            source=f"{origin.url()}#sha256={DIGEST}",
+            files=(ModelFile(name="m.gguf", sha256=DIGEST, size=SIZE),),
+            holders=tuple(url for url, _ in hives),
+        )
+        store = ModelStore(tmp_path / "mine", StoreSettings(spare=0, plain_http_hosts=("127.0.0.1",)))
+        report = await Puller(store, link=Link(Role.HIVE, "t", certificates), inspect=uninspected).pull(spec)
+        assert origin.sent == from_source
+    assert store.path_of(report.files[0]).read_bytes() == CONTENT
+
+
+async def test_other_hives_do_where_the_source_is_away(tmp_path: Path, certificates: Path) -> None:
+    """With the source unreachable, a declared file comes from the hive that holds it."""
+    async with running(tmp_path / "h", certificates) as (url, _):
+        file = ModelFile(name="m.gguf", sha256=DIGEST, size=SIZE)
+        spec = ModelSpec(name="m", source="https://localhost:9/m.gguf", files=(file,), holders=(url,))
+        store = ModelStore(tmp_path / "mine", StoreSettings(spare=0))
+        report = await Puller(store, link=Link(Role.HIVE, "t", certificates), inspect=uninspected).pull(spec)
+    assert report.files == (file,)
+
+
+async def test_a_table_is_made_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many who ask at once wait for one reading of the blob, and later ones find the table on the disk."""
+    layout = Layout(tmp_path / "m")
+    layout.prepare()
+    layout.blob(DIGEST).write_bytes(CONTENT)
+    made: list[Path] = []
+    real = chunks.make
+    monkeypatch.setattr(chunks, "make", lambda path, sha256: (made.append(path), real(path, sha256))[1])
+    server = BlobServer(layout)
+    tables = await asyncio.gather(*(server.table(BLOB) for _ in range(5)))
+    assert await BlobServer(layout).table(BLOB) == tables[0]
+    assert len(made) == 1
+    assert tables[0].sha256s[0] == hashlib.sha256(CONTENT[:CHUNK_BYTES]).hexdigest()
+    assert b"".join([block async for block in server.read(BLOB, start=5, end=5_000_000)]) == CONTENT[5:5_000_000]
+
+
+async def test_a_damaged_blob_is_not_passed_on(tmp_path: Path) -> None:
+    """A hive whose own copy has rotted says so instead of making a table of it."""
+    layout = Layout(tmp_path / "m")
+    layout.prepare()
+    layout.blob(DIGEST).write_bytes(damaged(100))
+    with pytest.raises(ModelStoreError, match="is damaged; have its model verified"):
+        await BlobServer(layout).table(BLOB)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "sha256-", "sha256-../../x", DIGEST, f"sha256-{DIGEST.upper()}", f"{BLOB}/..", f"{BLOB}\n"]
+)
+def test_only_blobs_are_served(tmp_path: Path, name: str) -> None:
+    """Anything that is not the name of a blob is refused before the disk is touched."""
+    with pytest.raises(ReferenceFormError, match="is not a blob"):
+        BlobServer(Layout(tmp_path)).path(name)
+
+
+async def test_a_hive_with_a_false_table_is_not_asked_twice(
+    tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks that fit the table that came with them, and not the file: the second try is the source's."""
+    false, path = damaged(100), tmp_path / "false"
+    path.write_bytes(false)
+    table = chunks.make(path, hashlib.sha256(false).hexdigest())
+    monkeypatch.setattr(chunks, "make", lambda *_: table)
+    async with running(tmp_path / "h", certificates, content=false) as (url, hive), faulty_server(CONTENT) as origin:
+        file = ModelFile(name="m.gguf", sha256=DIGEST, size=SIZE)
+        source = f"{origin.url()}#sha256={DIGEST}"
+        spec = ModelSpec(name="m", source=source, files=(file,), holders=(url,))
+        store = ModelStore(tmp_path / "mine", StoreSettings(spare=0, plain_http_hosts=("127.0.0.1",)))
+        report = await Puller(store, link=Link(Role.HIVE, "t", certificates), inspect=uninspected).pull(spec)
+    assert store.path_of(report.files[0]).read_bytes() == CONTENT
+    assert len([head for head in hive.asked if "/chunks" not in head]) == 1
