@@ -27,6 +27,21 @@ BARE = (
     "ca-certificates",
 )
 
+# Both engines and what each needs for root and for users; which one a test uses is its own choice.
+CONTAINERS = (
+    *BARE,
+    "podman",
+    "crun",
+    "netavark",
+    "aardvark-dns",
+    "catatonit",
+    "uidmap",
+    "passt",
+    "fuse-overlayfs",
+    "docker.io",
+    "python3-venv",
+)
+
 # modules-load fails in every container and would make each host "degraded"; the timers would reach for the network.
 MASKED = (
     "systemd-modules-load.service",
@@ -53,6 +68,15 @@ systemctl enable systemd-networkd.service ssh.service
 rm -f /etc/systemd/system/sockets.target.wants/ssh.socket
 apt-get clean
 rm -rf /var/lib/apt/lists/* /var/log/bootstrap.log
+"""
+
+# The hosts' unified tree has no controllers, and Podman sets a limit of pids unless told not to. The engines start by
+# their sockets, so that a host whose test needs one of them does not wait for the other.
+FINISH_CONTAINERS = """
+mkdir -p /etc/containers/containers.conf.d
+printf '[containers]\\npids_limit = 0\\n' > /etc/containers/containers.conf.d/lab.conf
+systemctl disable docker.service containerd.service podman-restart.service podman-auto-update.timer
+systemctl enable docker.socket podman.socket
 """
 
 
@@ -84,5 +108,7 @@ RECIPES = {
         Recipe(name="trixie", suite="trixie"),
         # systemd 252, Python 3.11: the oldest host that rbee supports
         Recipe(name="bookworm", suite="bookworm"),
+        # Podman 5.4, Docker 26
+        Recipe(name="containers", suite="trixie", packages=CONTAINERS, finish=FINISH_CONTAINERS + FINISH),
     )
 }

@@ -21,7 +21,7 @@ SYSTEMCTL = {
     "restart a worker": ("systemctl", "restart", "rbee-worker@w1.service"),
     "read its journal": ("journalctl", "-q", "--no-pager", "-n1", "-u", "rbee-worker@w1.service"),
     "stop ssh": ("systemctl", "stop", "ssh.service"),
-    "kill a worker": ("systemctl", "kill", "rbee-worker@w1.service"),
+    "kill a worker": ("systemctl", "kill", "--signal=SIGCONT", "rbee-worker@w1.service"),
     "enable a worker": ("systemctl", "enable", "rbee-worker@w1.service"),
     "change a worker": ("systemctl", "set-property", "rbee-worker@w1.service", "MemoryMax=1G"),
     "run as root": ("systemd-run", "--unit=rbee-worker@w2.service", "--uid=0", "true"),

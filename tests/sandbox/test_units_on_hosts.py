@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from rbee_deploy import accounts
-from rbee_deploy.render import owned_files
 from tests.lab import Lab, LabHost
-from tests.unit.deploy.sites import one_box, state_of
+from tests.sandbox.furnishing import furnish
 
 pytestmark = pytest.mark.lab
 
@@ -20,18 +18,9 @@ REFUSED = "PermissionError"
 UNITS = ("rbee.target", "rbee-queen.socket", "rbee-queen.service", "rbee-hive.service")
 
 
-def furnish(host: LabHost) -> None:
-    """Put there what a deploy would, with the probe as every program."""
-    box = one_box().queen
-    lines = [f"groupadd --system {group.name}" for group in accounts.groups(box)]
-    for user in accounts.users(box):
-        joined = f"--groups {','.join(user.groups)}" if user.groups else ""
-        lines.append(f"useradd --system --user-group --no-create-home {joined} {user.name}")
-    lines += [f"install -d -o {d.owner} -g {d.group} -m {d.mode} {d.path}" for d in accounts.directories(box)]
-    host.run(" && ".join(lines))
-    for file in owned_files(one_box(), box, state_of(one_box())):
-        host.put(file.text(), file.path)
-        host.run(f"chown {file.owner}:{file.group} {file.path} && chmod {file.mode} {file.path}")
+def furnish_with_probe(host: LabHost) -> None:
+    """Start every unit with the probe in place of the programs."""
+    furnish(host)
     for program in ("queen", "hive", "worker"):
         host.put(f"#!/usr/bin/python3\n{PROBE.read_text()}", f"/opt/rbee/current/bin/rbee-{program}", mode=0o755)
     host.put("{}", "/var/lib/rbee/hive/workers/w1.json", mode=0o600)
@@ -43,7 +32,7 @@ def box(request: pytest.FixtureRequest) -> Iterator[LabHost]:
     """Return a host on which every unit runs."""
     with Lab.create("sandbox") as lab:
         host = lab.add_host("box1", image=request.param)
-        furnish(host)
+        furnish_with_probe(host)
         yield host
 
 
@@ -88,7 +77,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "restart a worker": True,
         "read its journal": True,
         "stop ssh": False,
-        "kill a worker": False,
+        "kill a worker": True,
         "enable a worker": False,
         "change a worker": False,
         "run as root": False,

@@ -1,10 +1,21 @@
 """Who owns worker processes: one interface by worker id, so that the supervisor never sees a pid or a unit name."""
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
+
+from rbee_runtime.config import HiveConfig
+
+_MAKERS = {
+    "systemd": "rbee_runtime.hive.launchers.systemd",
+    "process": "rbee_runtime.hive.launchers.process",
+    "podman": "rbee_runtime.hive.launchers.around",
+    "docker": "rbee_runtime.hive.launchers.around",
+}
+"""Who has the `launcher` function of each; the clients of container engines take seconds to import."""
 
 
 class Phase(StrEnum):
@@ -56,8 +67,20 @@ class Launcher(Protocol):
     async def stop(self, worker: str) -> None:
         """Ask a worker to drain and end, and end it by force once its drain time is over; does not wait."""
 
+    async def kill(self, worker: str) -> None:
+        """End a worker that does not react at once, whatever it is doing; does not wait."""
+
     async def forget(self, worker: str) -> None:
         """Drop what is on record of a worker that has ended."""
 
     async def logs(self, worker: str, lines: int) -> str:
         """Return the last `lines` lines that the worker wrote."""
+
+    def follow(self, worker: str, lines: int) -> AsyncGenerator[str, None]:
+        """Yield the last `lines` lines and each new one, until the caller closes it or no more can come."""
+
+
+def build(config: HiveConfig) -> Launcher:
+    """Return the launcher that the settings name; ConfigError."""
+    module = importlib.import_module(_MAKERS[config.launcher])
+    return cast("Launcher", module.launcher(config))

@@ -10,13 +10,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers import Phase, UnitStatus, identity
+from rbee_runtime.hive.launchers.tail import Tail
 from rbee_runtime.protocol import Message, encode
 
 STOP_SECONDS = 200.0
@@ -71,6 +73,7 @@ class ProcessLauncher:
     """Starts workers as processes of their own session."""
 
     poll_seconds = 1.0
+    follow_seconds = 0.25
 
     def __init__(
         self,
@@ -106,6 +109,12 @@ class ProcessLauncher:
         if asked or identity.send(handle.pid, handle.started, handle.boot, signal.SIGTERM):
             self._file(worker, "stop").touch()
 
+    async def kill(self, worker: str) -> None:
+        """Kill exactly the recorded process; its shim notes the end."""
+        handle = self._handle(worker)
+        if handle is not None:
+            identity.send(handle.pid, handle.started, handle.boot, signal.SIGKILL)
+
     async def forget(self, worker: str) -> None:
         """Remove the files of a worker that has ended; its log stays for whoever asks why."""
         status = self._status(worker)
@@ -122,8 +131,21 @@ class ProcessLauncher:
                 file.seek(max(0, size - self._log_bytes))
                 text = file.read().decode(errors="replace")
         except FileNotFoundError:
-            raise LauncherError(f"worker {worker} has no log on this host; it was never started here") from None
+            raise LauncherError(_no_log(worker)) from None
         return "\n".join(text.splitlines()[-lines:])
+
+    async def follow(self, worker: str, lines: int) -> AsyncGenerator[str, None]:
+        """Yield the end of the log file and what is added to it, over cuts and restarts, until the caller closes it."""
+        tail = Tail(self._log(worker))
+        try:
+            new = await asyncio.to_thread(tail.last, lines)
+        except FileNotFoundError:
+            raise LauncherError(_no_log(worker)) from None
+        while True:
+            for line in new:
+                yield line
+            await asyncio.sleep(self.follow_seconds)
+            new = await asyncio.to_thread(tail.take)
 
     def _status(self, worker: str) -> UnitStatus | None:
         handle = self._handle(worker)
@@ -224,3 +246,12 @@ class ProcessLauncher:
 
     def _log(self, worker: str) -> Path:
         return self._logs / f"{worker}.log"
+
+
+def _no_log(worker: str) -> str:
+    return f"worker {worker} has no log on this host; it was never started here"
+
+
+def launcher(config: HiveConfig) -> ProcessLauncher:
+    """Return the launcher of a hive."""
+    return ProcessLauncher(config.state_dir)

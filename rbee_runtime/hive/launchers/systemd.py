@@ -1,15 +1,23 @@
 """Workers as instances of `rbee-worker@.service`: systemd is parent and logger, the hive owns restarts."""
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 
 from rbee_runtime import ports
+from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers import Phase, UnitStatus
+from rbee_runtime.hive.launchers.unchanged import LastAnswer
 
 CALL_SECONDS = 10.0
 """systemctl answers in milliseconds; a manager that is silent for longer is reported, not waited for."""
+
+LINE_BYTES = 1024 * 1024
+"""A longer line in a journal is no log line."""
 
 _PROPERTIES = (
     "Id",
@@ -45,9 +53,19 @@ def action_command(verb: str, worker: str) -> list[str]:
     return ["systemctl", *options, verb, ports.worker_unit(worker)]
 
 
+def kill_command(worker: str) -> list[str]:
+    """Return the call that ends a unit that does not react."""
+    return ["systemctl", "--no-ask-password", "kill", "--signal=SIGKILL", ports.worker_unit(worker)]
+
+
 def logs_command(worker: str, lines: int) -> list[str]:
     """Return the call that reads a worker's journal."""
     return ["journalctl", "--quiet", "--no-pager", "-o", "cat", "-n", str(lines), "-u", ports.worker_unit(worker)]
+
+
+def follow_command(worker: str, lines: int) -> list[str]:
+    """Return the call that reads a worker's journal and stays."""
+    return [*logs_command(worker, lines), "--follow"]
 
 
 def parse_show(text: str) -> dict[str, UnitStatus]:
@@ -90,25 +108,41 @@ class SystemdLauncher:
 
     poll_seconds = 2.0
 
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._last = LastAnswer(clock)
+
     async def list(self) -> Mapping[str, UnitStatus]:
-        """Return all workers that systemd has loaded, in one call."""
-        return parse_show(await _run(list_command(), "list its workers"))
+        """Return all workers that systemd has loaded, in one call, or in none while their processes just go on."""
+        known = self._last.get()
+        if known is not None:
+            return known
+        return self._last.keep(parse_show(await _run(list_command(), "list its workers")))
 
     async def start(self, worker: str, launch_file: Path, spec: str) -> None:  # noqa: ARG002 - the unit names its file
         """Queue the start."""
-        await _run(action_command("start", worker), f"start worker {worker}")
+        await self._act("start", worker, f"start worker {worker}")
 
     async def stop(self, worker: str) -> None:
         """Queue the stop; the unit's TimeoutStopSec covers the drain."""
-        await _run(action_command("stop", worker), f"stop worker {worker}")
+        await self._act("stop", worker, f"stop worker {worker}")
+
+    async def kill(self, worker: str) -> None:
+        """Kill every process of the unit."""
+        await _run(kill_command(worker), f"kill worker {worker}")
 
     async def forget(self, worker: str) -> None:
         """Let systemd unload a failed unit."""
         try:
-            await _run(action_command("reset-failed", worker), f"reset worker {worker}")
+            await self._act("reset-failed", worker, f"reset worker {worker}")
         except LauncherError as error:
             if "not loaded" not in str(error):
                 raise
+
+    async def _act(self, verb: str, worker: str, purpose: str) -> None:
+        try:
+            await _run(action_command(verb, worker), purpose)
+        finally:
+            self._last.drop()
 
     async def logs(self, worker: str, lines: int) -> str:
         """Return the end of the unit's journal."""
@@ -120,14 +154,39 @@ class SystemdLauncher:
             )
         return text.rstrip("\n")
 
+    async def follow(self, worker: str, lines: int) -> AsyncGenerator[str, None]:
+        """Yield from the unit's journal, which outlives the worker, until the caller closes it."""
+        process = await _begin(follow_command(worker, lines), f"read the journal of worker {worker}")
+        output = process.stdout
+        try:
+            while output is not None and (line := await output.readline()):
+                yield line.decode(errors="replace").rstrip("\n")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
-async def _run(command: list[str], purpose: str) -> str:
+
+def launcher(config: HiveConfig) -> SystemdLauncher:  # noqa: ARG001 - units are named alike on every host
+    """Return the launcher of a hive."""
+    return SystemdLauncher()
+
+
+async def _begin(command: list[str], purpose: str, *, stderr: int = asyncio.subprocess.DEVNULL) -> Process:
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            limit=LINE_BYTES,
         )
     except OSError as error:
         raise LauncherError(f"cannot {purpose}: {command[0]} is not usable: {error.strerror}") from error
+
+
+async def _run(command: list[str], purpose: str) -> str:
+    process = await _begin(command, purpose, stderr=asyncio.subprocess.PIPE)
     try:
         out, err = await asyncio.wait_for(process.communicate(), CALL_SECONDS)
     except TimeoutError:

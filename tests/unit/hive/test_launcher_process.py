@@ -1,6 +1,7 @@
 """The process launcher: the contract, and what only it has to take care of."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -112,6 +113,36 @@ async def test_a_handle_of_a_newer_version_is_understood(script: Script, tmp_pat
     status = await reach(launcher, ID, Phase.RUNNING)
     await end(launcher, ID)
     assert status.spec == DIGEST
+
+
+async def test_a_handle_of_the_previous_version_is_understood(script: Script, tmp_path: Path) -> None:
+    """A handle with no more than the fields that the first version wrote is adopted, and its worker can be stopped."""
+    launcher = script("time.sleep(60)")
+    await launcher.start(ID, Path("x"), DIGEST)
+    path = tmp_path / "process" / f"{ID}.handle.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({key: whole[key] for key in ("worker", "boot", "pid", "started")}))
+    status = await reach(launcher, ID, Phase.RUNNING)
+    await end(launcher, ID)
+    assert (status.pid, status.spec) == (whole["pid"], None)
+
+
+async def test_a_log_is_followed_over_a_cut(script: Script, tmp_path: Path) -> None:
+    """A follower misses no line and sees none twice although the log's front half is cut off meanwhile."""
+    launcher = script("for n in range(1500): print(f'line {n:06}', flush=True); time.sleep(0.001)\ntime.sleep(60)")
+    launcher.follow_seconds = 0.02
+    await launcher.start(ID, Path("x"), DIGEST)
+    handle = json.loads((tmp_path / "process" / f"{ID}.handle.json").read_text())
+    seen: list[str] = []
+    async with contextlib.aclosing(launcher.follow(ID, 1500)) as lines, asyncio.timeout(30):
+        async for line in lines:
+            seen.append(line)
+            if len(seen) in {900, 1300}:
+                os.kill(handle["shim_pid"], signal.SIGCHLD)
+            if line == "line 001499":
+                break
+    await end(launcher, ID)
+    assert seen == [f"line {n:06}" for n in range(1500)]
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]"])
