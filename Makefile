@@ -1,5 +1,5 @@
 PYTHON := .venv/bin/python
-.PHONY: demo demo-down test test-fast check build pins clean venv
+.PHONY: demo demo-down test test-fast check bench-hive faults-hive fuzz-formats bench-pull build pins clean venv
 .DEFAULT_GOAL := test-fast
 
 demo: venv  ## two throw-away hosts (with root), a deploy, a chat answer
@@ -12,8 +12,16 @@ test-fast: venv  ## tests that need neither lab hosts nor a built engine (< 60 s
 	@$(PYTHON) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not lab and not engine"
 test: venv  ## check, then every test on real hosts; builds what is missing first
 	@scripts/test
+faults-hive: venv  ## every fault that a hive bears, at full length (some 25 minutes; on lab hosts)
+	@$(PYTHON) -m tests.faults
+fuzz-formats: venv  ## 50,000 damaged and random model files (minutes)
+	@RBEE_FUZZ_EXAMPLES=50000 $(PYTHON) -m pytest -q --durations=6 tests/unit/models/test_formats_fuzz.py
 build: venv  ## release, uv, engine and lab model into the cache
 	@$(PYTHON) -m demo build
+bench-hive: venv  ## processor time and memory of a hive with 30 idle workers (about 2 minutes)
+	@$(PYTHON) -m benchmarks.hive_idle
+bench-pull: venv  ## a 2 GiB model over loopback HTTP against curl and sha256sum (about 2 minutes, 8 GiB of disk)
+	@$(PYTHON) -m benchmarks.model_pull
 pins: venv  ## refresh requirements/*.txt within the bounds of pyproject.toml
 	@scripts/refresh-pins
 clean:  ## what was made inside the clone; caches and hosts stay

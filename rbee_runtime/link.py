@@ -147,13 +147,18 @@ def _notice_dead_peers() -> list[tuple[int, int, int]]:
     ]
 
 
+def refuse_stranger(fleet: str, role: Role, certificate: dict[str, Any] | None, *, host: str) -> None:
+    """Raise LinkError unless the certificate of the other end (`getpeercert()`) is of this fleet and role."""
+    identity = peer_identity(certificate)
+    if identity is None or identity.fleet != fleet or identity.role is not role:
+        shown = identity.uri if identity is not None else "no identity of this fleet"
+        raise LinkError(f"{host} answered as {shown}, expected role {role} of fleet {fleet}")
+
+
 def _peer_check(fleet: str, role: Role) -> Any:
     async def check(response: httpx.Response) -> None:
         stream = response.extensions.get("network_stream")
         tls = stream.get_extra_info("ssl_object") if stream is not None else None
-        identity = peer_identity(tls.getpeercert() if tls is not None else None)
-        if identity is None or identity.fleet != fleet or identity.role is not role:
-            shown = identity.uri if identity is not None else "no identity of this fleet"
-            raise LinkError(f"{response.request.url.host} answered as {shown}, expected role {role} of fleet {fleet}")
+        refuse_stranger(fleet, role, tls.getpeercert() if tls is not None else None, host=response.request.url.host)
 
     return check

@@ -6,6 +6,8 @@ a row fails closed.
 
 import asyncio
 import contextlib
+import functools
+import re
 import ssl
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,9 @@ from rbee_runtime.link import Link, Role, peer_identity
 PEER = "rbee.peer"
 """Scope key of the caller's `Identity` (or None)."""
 
+ABORT = "rbee.abort"
+"""Scope key of a function that drops the connection at once, for an answer that cannot be completed."""
+
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools that call us (60 s), so that the caller is the one that closes an idle connection."""
 
@@ -35,14 +40,30 @@ HEAD_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class RoutePolicy:
-    """Roles that may call routes whose path equals `path`, or starts with it if it ends in '/'; None: anybody."""
+    """Roles that may call a route; None: anybody.
+
+    `path` is exact, the start of longer ones if it ends in '/', or a template: `{id}` stands for one segment,
+    `{name:path}` for any number. `methods` empty means all; HEAD counts as GET.
+    """
 
     path: str
     roles: frozenset[Role] | None
+    methods: frozenset[str] = frozenset()
 
-    def covers(self, path: str) -> bool:
-        """Say whether this row is about `path`."""
+    def covers(self, path: str, method: str = "GET") -> bool:
+        """Say whether this row is about a call of `path`."""
+        if self.methods and ("GET" if method == "HEAD" else method) not in self.methods:
+            return False
+        if "{" in self.path:
+            return bool(_pattern(self.path).fullmatch(path))
         return path == self.path or (self.path.endswith("/") and path.startswith(self.path))
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = re.split(r"(\{[a-z]+(?::path)?\})", template)
+    kinds = {True: ".+", False: "[^/]+"}
+    return re.compile("".join(kinds[":path" in p] if p.startswith("{") else re.escape(p) for p in parts), re.DOTALL)
 
 
 class RoleGate:
@@ -64,7 +85,7 @@ class RoleGate:
         await self._app(scope, receive, send)
 
     def _allowed(self, scope: Scope) -> bool:
-        policy = next((row for row in self._policies if row.covers(scope["path"])), None)
+        policy = next((row for row in self._policies if row.covers(scope["path"], scope["method"])), None)
         if policy is None:
             return False
         if policy.roles is None:
@@ -110,6 +131,7 @@ class _PeerProtocol(HttpToolsProtocol):
         super().on_message_begin()
         tls = self.transport.get_extra_info("ssl_object")
         scope = cast("MutableMapping[str, Any]", self.scope)
+        scope[ABORT] = self.transport.abort
         scope[PEER] = peer_identity(tls.getpeercert() if tls is not None else None)
 
 

@@ -8,10 +8,10 @@ import msgspec
 
 from rbee_runtime import durable, logs
 from rbee_runtime.config import HiveConfig
-from rbee_runtime.errors import LauncherError, RbeeError
+from rbee_runtime.errors import LauncherError, PortsTakenError, StateError
 from rbee_runtime.hive import exits, worker_ports
 from rbee_runtime.hive.decisions import ModelState
-from rbee_runtime.hive.launchers import Launcher, Phase, UnitStatus
+from rbee_runtime.hive.launchers import Launcher
 from rbee_runtime.hive.records import Records, WorkerRecord
 from rbee_runtime.link import Link
 from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, encode
@@ -76,6 +76,8 @@ class Actions:
             launched=self._clock(),
             ready_since=None,
             stop_asked=None,
+            stop_as=None,
+            devices=spec.devices,
             restarts=record.restarts + (record.spec != "" and record.last_exit is not None),
         )
         # On disk before the process exists: a hive that dies in between finds a launch to account for, not a stranger.
@@ -87,31 +89,41 @@ class Actions:
         logs.info("worker_start", worker=record.id, port=record.port, restarts=record.restarts)
         try:
             await self._launcher.start(record.id, self._path(record.id), record.spec)
-        except LauncherError as error:
+        except (LauncherError, OSError) as error:
             self.failed(record, error)
 
-    def failed(self, record: WorkerRecord, error: RbeeError) -> None:
+    def failed(self, record: WorkerRecord, error: Exception) -> None:
         """Put a start that did not happen on record; it is tried again like any other failure."""
         logs.warning("worker_not_started", worker=record.id, detail=error)
-        status = UnitStatus(record.id, Phase.ENDED, said=str(error))
-        self._records.put(exits.noted(record, status, now=self._clock()))
+        self._records.put(exits.not_started(record, str(error), reason=_reason(error), now=self._clock()))
 
     async def stop(self, worker: str, said: str) -> None:
         """Ask for a stop; a refusal is repeated by the next decisions."""
         logs.info("worker_stop", worker=worker, why=said)
         try:
             await self._launcher.stop(worker)
-        except LauncherError as error:
+        except (LauncherError, OSError) as error:
             logs.warning("worker_not_stopped", worker=worker, detail=error)
+
+    async def kill(self, worker: str, said: str) -> None:
+        """End a worker that does not react, at once; a refusal is repeated by the next decisions."""
+        logs.warning("worker_kill", worker=worker, why=said)
+        try:
+            await self._launcher.kill(worker)
+        except (LauncherError, OSError) as error:
+            logs.warning("worker_not_killed", worker=worker, detail=error)
 
     async def forget(self, worker: str) -> None:
         """Remove every trace of a worker that has ended."""
         try:
             await self._launcher.forget(worker)
-        except LauncherError as error:
+        except (LauncherError, OSError) as error:
             logs.warning("worker_not_forgotten", worker=worker, detail=error)
             return
-        self._path(worker).unlink(missing_ok=True)
+        try:
+            durable.remove(self._path(worker))
+        except StateError as error:
+            self._records.refused(error)
         self._records.drop(worker)
 
     def _launch(self, spec: WorkerSpec, port: int, model: ModelState, engine: Path | None) -> WorkerLaunch:
@@ -130,3 +142,7 @@ class Actions:
 
     def _path(self, worker: str) -> Path:
         return self._folder / f"{worker}.json"
+
+
+def _reason(error: Exception) -> ExitReason:
+    return ExitReason.PORT_TAKEN if isinstance(error, PortsTakenError) else ExitReason.CRASHED

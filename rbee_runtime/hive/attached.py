@@ -11,20 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from socket import socket
 
+from rbee_runtime import devices
 from rbee_runtime.config import HiveConfig
-from rbee_runtime.devices import Inventory
-from rbee_runtime.devices.cpu import CpuProbe
 from rbee_runtime.errors import ConfigError, StateError
-from rbee_runtime.hive import app, reports
+from rbee_runtime.hive import app, launchers, reports
+from rbee_runtime.hive.events import EventLog
+from rbee_runtime.hive.facts import Facts
+from rbee_runtime.hive.feed import Feed, Snapshot
 from rbee_runtime.hive.heartbeat import Heartbeats
 from rbee_runtime.hive.launchers import Launcher, identity
-from rbee_runtime.hive.launchers.process import STOP_SECONDS, ProcessLauncher
-from rbee_runtime.hive.launchers.systemd import SystemdLauncher
+from rbee_runtime.hive.launchers.process import STOP_SECONDS
+from rbee_runtime.hive.metrics import Meters
+from rbee_runtime.hive.scanning import Scanning
 from rbee_runtime.hive.supervisor import Supervisor
 from rbee_runtime.link import Link
+from rbee_runtime.models.chunks import BlobServer
 from rbee_runtime.protocol import DeviceReport, Heartbeat
 from rbee_runtime.server import HttpServer, bind
 
+LAG_SECONDS = 5.0
 FIRST_LOOK_SECONDS = 20.0
 """A launcher that cannot list workers for so long is reported as it is; the API is up and says so."""
 
@@ -43,14 +48,21 @@ class AttachedHive:
         self.config = config
         self._link = link
         self._lock = lock
-        self._incarnation = secrets.token_hex(8)
-        self._devices: tuple[DeviceReport, ...] = ()
-        self._inventory = Inventory([CpuProbe()])
-        self.supervisor = Supervisor(config, link, launcher, boot=identity.boot_id(), clock=boot_clock)
+        self.events = EventLog(secrets.token_hex(8))
+        self.meters = Meters(name=config.name, events=self.events.counts)
+        self.scanning = Scanning(
+            devices.build(config.devices), workers=self._pids, changed=self._seen_devices, clock=boot_clock
+        )
+        self.supervisor = Supervisor(
+            config, link, launcher, boot=identity.boot_id(), clock=boot_clock, devices=lambda: self.scanning.latest
+        )
         self.heartbeats = Heartbeats(link, config.queen_url, self._compose, period=config.heartbeat_seconds)
+        self.feed = Feed(self.events, self.meters, look=self._snapshot)
+        self.supervisor.watch(self.feed.changed)
         self.supervisor.watch(self.heartbeats.changed)
-        facts = app.Facts(self.supervisor, launcher, self._compose, self._scan, digest)
-        self._server = HttpServer(app.build(facts, link), tls=link.server_context(), drain_seconds=API_DRAIN_SECONDS)
+        self._facts = self._make_facts(launcher, digest)
+        api = app.build(self._facts, link)
+        self._server = HttpServer(api, tls=link.server_context(), drain_seconds=API_DRAIN_SECONDS)
         self._tasks: list[asyncio.Task[None]] = []
         self.stopped = False
 
@@ -69,13 +81,14 @@ class AttachedHive:
     async def stop(self, *, stop_workers: bool) -> None:
         """End the hive; with `stop_workers` its workers drain and end first."""
         self.stopped = True
-        supervising, *others = self._tasks
+        self._facts.stopping.set()
+        supervising, serving, *others = self._tasks
         await _cancel(supervising)
         if stop_workers:
             await self.supervisor.stop_all(within=STOP_SECONDS)
         self._server.should_exit = True
-        beating, serving = others
-        await _cancel(beating)
+        for task in others:
+            await _cancel(task)
         await asyncio.gather(serving, return_exceptions=True)
         os.close(self._lock)
 
@@ -83,12 +96,32 @@ class AttachedHive:
         """Start every part and return once the API listens and the workers were looked at."""
         self._tasks = [
             asyncio.create_task(self.supervisor.run(), name="supervisor"),
-            asyncio.create_task(self._beat(), name="heartbeats"),
             asyncio.create_task(self._server.serve(sockets=[listener]), name="api"),
+            asyncio.create_task(self._beat(), name="heartbeats"),
+            asyncio.create_task(self.scanning.run(), name="devices"),
+            asyncio.create_task(self.feed.run(), name="events"),
+            asyncio.create_task(self._measure_lag(), name="lag"),
         ]
         await self._server.wait_started()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.supervisor.reconciled.wait(), FIRST_LOOK_SECONDS)
+
+    def _make_facts(self, launcher: Launcher, digest: str) -> Facts:
+        store = self.supervisor.fetching.store
+        self.meters.free = store.layout.free
+        return Facts(
+            config=self.config,
+            supervisor=self.supervisor,
+            launcher=launcher,
+            heartbeat=self._compose,
+            devices=self._devices_now,
+            events=self.events,
+            meters=self.meters,
+            store=store,
+            blobs=BlobServer(store.layout),
+            clock=boot_clock,
+            digest=digest,
+        )
 
     async def _beat(self) -> None:
         # The first heartbeat tells what really runs; before the first look that would be "nothing".
@@ -96,21 +129,60 @@ class AttachedHive:
             await asyncio.wait_for(self.supervisor.reconciled.wait(), FIRST_LOOK_SECONDS)
         await self.heartbeats.run()
 
+    async def _measure_lag(self) -> None:
+        """Note how late the event loop is, and what else is cheap to read."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_SECONDS
+            await asyncio.sleep(LAG_SECONDS)
+            self.meters.loop_lag = max(0.0, loop.time() - due)
+            self.meters.heartbeat_failures = self.heartbeats.failures
+            self.meters.tick_seconds = self.supervisor.took
+
     async def _compose(self) -> Heartbeat:
-        await self._scan()
+        await self.scanning.known()
+        return self._report()
+
+    def _report(self) -> Heartbeat:
         return reports.heartbeat(
             self.config,
             self._link,
             self.supervisor,
-            incarnation=self._incarnation,
-            devices=self._devices,
+            incarnation=self.events.incarnation,
+            devices=self._scanned(),
             now=boot_clock(),
         )
 
-    async def _scan(self) -> Sequence[DeviceReport]:
-        pids = [view.status.pid for view in self.supervisor.views.values() if view.status and view.status.pid]
-        self._devices = (await self._inventory.scan(pids)).devices
-        return self._devices
+    async def _devices_now(self) -> Sequence[DeviceReport]:
+        await self.scanning.now()
+        return reports.with_workers(self._scanned(), self.supervisor)
+
+    def _scanned(self) -> tuple[DeviceReport, ...]:
+        return self.scanning.latest.devices if self.scanning.latest is not None else ()
+
+    def _pids(self) -> list[int]:
+        views = self.supervisor.views.values()
+        return [view.status.pid for view in views if view.status is not None and view.status.pid]
+
+    def _seen_devices(self) -> None:
+        before = self._health()
+        self.feed.changed()
+        if self._health() != before:
+            self.heartbeats.changed()
+
+    def _health(self) -> dict[str, bool]:
+        return {name: device.healthy for name, device in self.meters.devices.items()}
+
+    def _snapshot(self) -> Snapshot:
+        report = self._report()
+        return Snapshot(
+            workers={worker.id: worker for worker in report.workers},
+            models={model.name: model for model in report.models},
+            fetches={fetch.name: fetch for fetch in self.supervisor.fetching.fetches},
+            devices={device.id: device for device in report.devices},
+            ack=self.supervisor.ack,
+            draining=self.supervisor.draining,
+        )
 
 
 async def start(config: HiveConfig, link: Link, *, digest: str = "") -> AttachedHive:
@@ -126,7 +198,7 @@ async def start(config: HiveConfig, link: Link, *, digest: str = "") -> Attached
         listener = bind(local.address, local.port)
         undo.callback(listener.close)
         local = local.model_copy(update={"port": listener.getsockname()[1]})
-        hive = AttachedHive(local, link, _launcher(local), lock, digest=digest)
+        hive = AttachedHive(local, link, launchers.build(local), lock, digest=digest)
         undo.pop_all()
     await hive.run(listener)
     return hive
@@ -149,10 +221,6 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def _launcher(config: HiveConfig) -> Launcher:
-    return SystemdLauncher() if config.launcher == "systemd" else ProcessLauncher(config.state_dir)
-
-
 def _lock(state_dir: Path) -> int:
     """Return the descriptor that keeps a second hive off this state directory."""
     try:
@@ -169,5 +237,7 @@ def _lock(state_dir: Path) -> int:
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    while not task.done():
+        # A task that gets what it waits for in the very moment of a cancel may go on (asyncio.wait_for before 3.12).
+        task.cancel()
+        await asyncio.wait({task}, timeout=5.0)

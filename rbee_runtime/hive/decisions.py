@@ -7,20 +7,23 @@ yes        no        -         orphan: stop, or keep while there is no desired d
 yes        yes       same      adopt: starting or ready by its probes; stop when it hangs
 yes        yes       other     drifted: stop, then start anew; keep while the new model is not on disk
 stopping   any       any       draining while requests are in flight, else stopping
+
+A drained hive stops what runs and starts nothing. A worker whose device is lost does not count as ready.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 
 import msgspec
 
-from rbee_runtime.hive import exits
-from rbee_runtime.hive.health import Health
+from rbee_runtime.hive import exits, turns
 from rbee_runtime.hive.launchers import Phase, UnitStatus
+from rbee_runtime.hive.obstacles import lost, obstacle
 from rbee_runtime.hive.records import WorkerRecord
-from rbee_runtime.protocol import Desired, WorkerSpec
+from rbee_runtime.hive.scene import Act, Decision, ModelState, Scene
+from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.states import ExitReason, Observed
+
+__all__ = ["Act", "Decision", "ModelState", "Scene", "decide"]
 
 HUNG_SECONDS = 120.0
 """A worker that was ready and has been silent for so long is replaced; shorter pauses are waited out."""
@@ -32,66 +35,11 @@ STOP_REPEAT_SECONDS = 10.0
 """A stop that did not begin by then got lost between our record and the launcher."""
 
 
-class Act(StrEnum):
-    """What the supervisor does for a decision."""
-
-    NONE = "none"
-    START = "start"
-    STOP = "stop"
-    FORGET = "forget"
-
-
-@dataclass(frozen=True)
-class ModelState:
-    """A model that the document names: `path` of its first file ("" for none); `basis` changes with its content.
-
-    `stamp` changes when somebody writes its files again, even with the same content: a repaired file is worth a try.
-    """
-
-    ready: bool
-    path: str = ""
-    basis: str = ""
-    stamp: str = ""
-    said: str = ""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """State and action for one worker, and its record as it is from now on."""
-
-    worker: str
-    state: Observed
-    record: WorkerRecord
-    act: Act = Act.NONE
-    said: str = ""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Everything that decisions are made from, at one moment; maps are by worker id, `models` by model name."""
-
-    now: float
-    boot: str
-    desired: Desired | None = None
-    records: Mapping[str, WorkerRecord] = field(default_factory=dict)
-    statuses: Mapping[str, UnitStatus] = field(default_factory=dict)
-    health: Mapping[str, Health] = field(default_factory=dict)
-    models: Mapping[str, ModelState] = field(default_factory=dict)
-    engines: frozenset[str] = frozenset()
-    credentials: str = ""
-
-
-def basis(scene: Scene, model: str) -> str:
-    """Return what besides the spec a worker was launched with: its model's content and our credentials."""
-    state = scene.models.get(model)
-    return f"{state.basis if state is not None else ''}/{scene.credentials}"
-
-
 def decide(scene: Scene) -> list[Decision]:
     """Return one decision for every worker that is wanted, on record or running."""
     wanted = {spec.id: spec for spec in scene.desired.workers} if scene.desired is not None else {}
     ids = sorted({*wanted, *scene.records, *scene.statuses})
-    return [_Case(scene, worker, wanted.get(worker)).decide() for worker in ids]
+    return turns.take((_Case(scene, worker, wanted.get(worker)).decide() for worker in ids), scene)
 
 
 class _Case:
@@ -119,6 +67,8 @@ class _Case:
     def _running(self, status: UnitStatus) -> Decision:
         if status.phase is Phase.STOPPING or self.record.stop_asked is not None:
             return self._stopping(status)
+        if self.scene.drained:
+            return self._is(Observed.DRAINING, "this hive is drained; it stops after its requests", Act.STOP)
         if self.wanted is None:
             return self._orphan()
         drift = self._drift(self.wanted, status)
@@ -134,8 +84,9 @@ class _Case:
         decision = self._is(Observed.DRAINING if busy else Observed.STOPPING, "a stop was asked")
         asked = self.record.stop_asked
         if status.phase is not Phase.STOPPING and asked is not None:
-            lost = self.scene.now - asked >= STOP_REPEAT_SECONDS
-            return replace(decision, act=Act.STOP) if lost else decision
+            ignored = self.scene.now - asked >= STOP_REPEAT_SECONDS
+            again = Act.STOP if self.record.stop_as is None else Act.KILL
+            return replace(decision, act=again) if ignored else decision
         return decision
 
     def _orphan(self) -> Decision:
@@ -148,22 +99,38 @@ class _Case:
         running = said or status.spec or self.record.spec
         if running != wanted.digest():
             return f"it runs spec {running or 'unknown'}, wanted is {wanted.digest()}"
-        now = basis(self.scene, wanted.model)
+        now = self.scene.basis(wanted.model)
+        if not self.record.basis and self.record.spec:
+            # Recovered before its model was seen: that it runs the wanted spec is all that can be known.
+            model = self.scene.models.get(wanted.model)
+            if model is not None and model.ready:
+                self.record = msgspec.structs.replace(self.record, basis=now)
+            return ""
         return "" if self.record.basis == now else "its model's content or its credentials changed"
 
     def _adopted(self, status: UnitStatus) -> Decision:
         health, now = self.health, self.scene.now
-        if self._serves(status):
+        gone = lost(self.scene, self.record.devices)
+        if self._serves(status) and not gone:
             since = self.record.ready_since
             self.record = msgspec.structs.replace(self.record, ready_since=now if since is None else since)
             return self._is(Observed.READY)
         silent = health.silent_since if health is not None else None
         if self.record.ready_since is not None and silent is not None and now - silent >= HUNG_SECONDS:
-            return self._is(Observed.STOPPING, f"it gave no answer for {HUNG_SECONDS:g} s", Act.STOP)
+            return self._given_up(f"it gave no answer for {HUNG_SECONDS:g} s")
         launched = self.record.launched
         if self.record.ready_since is None and launched and now - launched >= LOAD_SECONDS:
-            return self._is(Observed.STOPPING, f"it was not ready {LOAD_SECONDS:g} s after its start", Act.STOP)
+            return self._given_up(f"it was not ready {LOAD_SECONDS:g} s after its start")
+        if gone:
+            return replace(self._is(Observed.STARTING, f"no requests go to it; {gone}"), reason=ExitReason.DEVICE_LOST)
         return self._is(Observed.STARTING, (health.said if health is not None else "") or status.said)
+
+    def _given_up(self, said: str) -> Decision:
+        """Kill what would not react to a request to end; that counts as a failure, not as a wish."""
+        self.record = msgspec.structs.replace(
+            self.record, stop_asked=self.scene.now, stop_as=ExitReason.CRASHED, stop_said=said
+        )
+        return self._is(Observed.STOPPING, said, Act.KILL)
 
     def _serves(self, status: UnitStatus) -> bool:
         if self.health is None:
@@ -178,33 +145,13 @@ class _Case:
             if self.scene.desired is None:
                 return self._is(Observed.EXITED, self.record.said or "it does not run, and nothing says that it should")
             return self._is(Observed.EXITED, act=Act.FORGET)
-        if self.record.spec and self.record.identity != self._identity(self.wanted):
+        if self.record.spec and self.record.identity != self.scene.identity(self.wanted):
             # What failed before was something else.
-            self.record = msgspec.structs.replace(
-                self.record, streak=0, failures=(), crash_loop=False, next_try=0.0, blocked=""
-            )
-        return self._obstacle(self.wanted) or self._is(Observed.STARTING, act=Act.START)
-
-    def _identity(self, wanted: WorkerSpec) -> str:
-        return f"{wanted.digest()}/{basis(self.scene, wanted.model)}"
-
-    def _obstacle(self, wanted: WorkerSpec) -> Decision | None:
-        scene, record = self.scene, self.record
-        model = scene.models.get(wanted.model)
-        if model is None:
-            return self._is(Observed.EXITED, f"the desired document does not describe model {wanted.model}")
-        if record.blocked and record.blocked == f"{self._identity(wanted)}/{model.stamp}":
-            return self._is(Observed.EXITED, f"{_reason(record)}; not tried again until its spec or model changes")
-        if not model.ready:
-            return self._is(Observed.FETCHING, model.said)
-        if wanted.engine not in scene.engines:
-            self.record = msgspec.structs.replace(record, last_exit=ExitReason.ENGINE_MISSING)
-            said = f"engine {wanted.engine} is not installed on this host; add it in the inventory and run the deploy"
-            return self._is(Observed.EXITED, said)
-        if scene.now < record.next_try:
-            state = Observed.CRASH_LOOP if record.crash_loop else Observed.BACKOFF
-            return self._is(state, f"{_reason(record)}; next try in {record.next_try - scene.now:.0f} s")
-        return None
+            self.record = exits.forgiven(self.record)
+        found = obstacle(self.scene, self.record, self.wanted)
+        if found is None:
+            return self._is(Observed.STARTING, act=Act.START)
+        return replace(self._is(found.state, found.said), reason=found.reason)
 
 
 def _of_this_boot(record: WorkerRecord, boot: str) -> WorkerRecord:
@@ -212,19 +159,12 @@ def _of_this_boot(record: WorkerRecord, boot: str) -> WorkerRecord:
     if record.boot == boot:
         return record
     return msgspec.structs.replace(
-        record,
+        exits.forgiven(record),
         boot=boot,
         launched=None,
         ready_since=None,
         stop_asked=None,
-        streak=0,
-        failures=(),
-        crash_loop=False,
-        next_try=0.0,
+        stop_as=None,
+        blocked=record.blocked,
         last_exit=record.last_exit if record.blocked else None,
     )
-
-
-def _reason(record: WorkerRecord) -> str:
-    reason = record.last_exit or ExitReason.CRASHED
-    return f"{reason.value}: {record.said}" if record.said else reason.value

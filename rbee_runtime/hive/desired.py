@@ -8,12 +8,21 @@ from typing import TypeVar
 import msgspec
 
 from rbee_runtime import durable, logs
-from rbee_runtime.errors import ReferenceFormError, RequestError, StaleDesiredError
+from rbee_runtime.errors import ReferenceFormError, RequestError, StaleDesiredError, StateError
 from rbee_runtime.models.references import check_name
 from rbee_runtime.protocol import Desired, DesiredAck, Message, encode
 
 _WORKER_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-M = TypeVar("M", bound=Message)
+
+
+SCHEMA = 1
+"""Of both files; a newer one may mean something else, so it is not followed."""
+
+
+class Held(Desired, frozen=True, kw_only=True):
+    """The document as it is on disk."""
+
+    schema: int = SCHEMA
 
 
 class Highest(Message, frozen=True, kw_only=True):
@@ -22,6 +31,10 @@ class Highest(Message, frozen=True, kw_only=True):
     fleet: str
     epoch: int
     revision: int
+    schema: int = SCHEMA
+
+
+M = TypeVar("M", Held, Highest)
 
 
 def parse(body: bytes) -> Desired:
@@ -64,11 +77,18 @@ class DesiredFile:
         if held is not None and (held.epoch, held.revision) == (document.epoch, document.revision):
             return False
         # This order: the mark alone would make the same document look old when the queen repeats it after a crash.
-        durable.write(self._path, encode(document))
+        durable.write(self._path, encode(_held(document)))
         self.document = document
         self._highest = Highest(fleet=document.fleet, epoch=document.epoch, revision=document.revision)
-        durable.write(self._highest_path, encode(self._highest))
+        self._write_highest(self._highest)
         return True
+
+    def _write_highest(self, mark: Highest) -> None:
+        try:
+            durable.write(self._highest_path, encode(mark))
+        except StateError as error:
+            # The document is in force and carries the same mark; the next one writes it again.
+            logs.warning("mark_not_written", detail=error)
 
     def ack(self) -> DesiredAck:
         """Return what is held; epoch and revision 0 when nothing is."""
@@ -98,7 +118,8 @@ class DesiredFile:
             )
 
     def _load(self) -> Desired | None:
-        document = _decode(self._path, Desired)
+        held = _decode(self._path, Held)
+        document = msgspec.convert(held, Desired, from_attributes=True) if held is not None else None
         if document is not None and document.fleet != self._fleet:
             logs.warning("desired_of_other_fleet", file=self._path, fleet=document.fleet, wanted=self._fleet)
             return None
@@ -115,10 +136,19 @@ class DesiredFile:
 
 def _decode(path: Path, kind: type[M]) -> M | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        found = msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
         said = f"cannot be used ({error}): workers go on as they are until the queen sends it again"
         logs.error("state_file_damaged", file=path, detail=said)
         return None
+    if found.schema <= SCHEMA:
+        return found
+    said = f"is of schema {found.schema}, this version reads {SCHEMA}: workers go on until the queen sends it again"
+    logs.error("state_file_newer", file=path, detail=said)
+    return None
+
+
+def _held(document: Desired) -> Held:
+    return msgspec.convert(document, Held, from_attributes=True)

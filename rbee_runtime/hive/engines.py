@@ -1,40 +1,110 @@
-"""Engine artefacts on this host: `<engines_dir>/<name>-…/engine.json`; the newest version of a name wins."""
+"""Engine artefacts on this host: `<engines_dir>/<name>-…/engine.json`; the newest version of a name that fits wins."""
 
+import os
+import platform
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from rbee_runtime.devices import Scan
 from rbee_runtime.protocol import Message
 
 BUILT_IN = "fake"
 """Comes with the release and needs no artefact."""
 
+_LEVEL = re.compile(r"x86[-_]64[-_]v([1-4])")
+_CUDA = re.compile(r"cuda-?([0-9]+)")
+
 
 class EngineManifest(Message, frozen=True, kw_only=True):
-    """What the hive reads of `engine.json`; the rest is the worker's."""
+    """What the hive reads of `engine.json`; the rest is the worker's.
+
+    `variant` says what it was built for, such as `cpu-x86_64_v3`; `glibc` the least that it needs.
+    """
 
     name: str
     version: str
+    variant: str = ""
+    arch: str = ""
+    glibc: str = ""
 
 
-def installed(engines_dir: Path) -> Mapping[str, Path | None]:
-    """Return the folder of each engine that can be started here, by name; None for a built-in one."""
+@dataclass(frozen=True)
+class HostFacts:
+    """What engines are built for; what is None is not known and not judged.
+
+    `level` is the x86-64 micro-architecture level, `cuda` the newest CUDA that the driver serves (0: no NVIDIA GPU).
+    """
+
+    arch: str
+    glibc: str
+    level: int | None = None
+    cuda: int | None = None
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The folder of each engine that can be started here (None for a built-in one), and why others cannot."""
+
+    usable: Mapping[str, Path | None]
+    unfit: Mapping[str, str]
+
+
+def this_host(scan: Scan | None) -> HostFacts:
+    """Return the facts of this host as far as its devices have been looked at."""
+    glibc = (os.confstr("CS_GNU_LIBC_VERSION") or "").rpartition(" ")[2]
+    devices = scan.devices if scan is not None else ()
+    levels = (_LEVEL.search(device.attributes.get("baseline", "")) for device in devices if device.kind == "cpu")
+    level = next((int(found[1]) for found in levels if found is not None), None)
+    drivers = [device.attributes.get("cuda", "") for device in devices if device.kind == "nvidia"]
+    cuda = max((_version(text)[:1] for text in drivers if text), default=(0,))[0] if devices else None
+    return HostFacts(platform.machine(), glibc, level, None if drivers and not any(drivers) else cuda)
+
+
+def installed(engines_dir: Path, host: HostFacts) -> Engines:
+    """Return the engines in a folder, judged by a host's facts."""
     found: dict[str, tuple[tuple[int, ...], str, Path]] = {}
+    unfit: dict[str, str] = {}
     for path in sorted(engines_dir.glob("*/engine.json")):
         manifest = _read(path)
-        if manifest is not None:
-            rank = (_version(manifest.version), path.parent.name, path.parent)
-            found[manifest.name] = max(rank, found.get(manifest.name, rank))
-    return {BUILT_IN: None, **{name: rank[2] for name, rank in sorted(found.items())}}
+        if isinstance(manifest, str):
+            unfit[path.parent.name.partition("-")[0]] = manifest
+            continue
+        said = misfit(manifest, host)
+        if said:
+            unfit[manifest.name] = said
+            continue
+        rank = (_version(manifest.version), path.parent.name, path.parent)
+        found[manifest.name] = max(rank, found.get(manifest.name, rank))
+    usable = {BUILT_IN: None, **{name: rank[2] for name, rank in sorted(found.items())}}
+    return Engines(usable, {name: said for name, said in unfit.items() if name not in usable})
 
 
-def _read(path: Path) -> EngineManifest | None:
+def misfit(engine: EngineManifest, host: HostFacts) -> str:
+    """Return why an engine cannot run on a host, or ""."""
+    what = f"engine {engine.name} {engine.version} {engine.variant}".rstrip()
+    if engine.arch and engine.arch != host.arch:
+        return f"{what} is built for {engine.arch}, this host is {host.arch}; run the deploy again"
+    level, cuda = _LEVEL.search(engine.variant), _CUDA.search(engine.variant)
+    if level is not None and host.level is not None and int(level[1]) > host.level:
+        return f"{what} needs a processor of level x86-64-v{level[1]}, this is x86-64-v{host.level}; use another host"
+    if engine.glibc and _version(engine.glibc) > _version(host.glibc):
+        return (
+            f"{what} needs glibc {engine.glibc}, this host has {host.glibc}; upgrade its system or run the deploy again"
+        )
+    if cuda is not None and host.cuda is not None and int(cuda[1]) > host.cuda:
+        return f"{what} needs CUDA {cuda[1]}, the driver here serves {host.cuda or 'none'}; upgrade the NVIDIA driver"
+    return ""
+
+
+def _read(path: Path) -> EngineManifest | str:
     try:
         return msgspec.json.decode(path.read_bytes(), type=EngineManifest)
-    except (OSError, msgspec.MsgspecError):
-        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        return f"{path} cannot be used ({error}); run the deploy again"
 
 
 def _version(text: str) -> tuple[int, ...]:

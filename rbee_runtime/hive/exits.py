@@ -5,6 +5,7 @@ loop: said out loud, still tried on the same schedule.
 """
 
 import hashlib
+import signal
 
 import msgspec
 
@@ -24,14 +25,19 @@ PERMANENT = frozenset({ExitReason.BAD_MODEL, ExitReason.BAD_CONFIG})
 """Trying the same again gives the same: only a changed spec helps."""
 
 
+SIGNAL_BASE = 128
+"""Shells and container engines report an end by signal n as exit status 128 + n."""
+
+
 def classify(status: UnitStatus | None) -> tuple[ExitReason, str]:
     """Return the reason of an end and one sentence; `None` is a worker that its launcher no longer knows."""
     if status is None:
         return ExitReason.ASKED, "it ended without an error, and not because this hive asked"
     if status.out_of_memory:
         return ExitReason.OUT_OF_MEMORY, "the kernel or systemd ended it for want of memory"
-    if status.exit_signal is not None:
-        return ExitReason.KILLED, f"signal {status.exit_signal} ended it"
+    number = ended_by(status)
+    if number is not None:
+        return ExitReason.KILLED, f"signal {number} ended it"
     if status.exit_status is None:
         return ExitReason.CRASHED, status.said or "it ended and nobody saw its exit status"
     if status.exit_status == 0:
@@ -40,30 +46,68 @@ def classify(status: UnitStatus | None) -> tuple[ExitReason, str]:
     return reason, "; ".join(part for part in (f"exit status {status.exit_status}", status.said) if part)
 
 
+def ended_by(status: UnitStatus) -> int | None:
+    """Return the signal that ended a worker, or None."""
+    if status.exit_signal is not None:
+        return status.exit_signal
+    number = (status.exit_status or 0) - SIGNAL_BASE
+    return number if 1 <= number <= signal.SIGRTMAX else None
+
+
 def noted(record: WorkerRecord, status: UnitStatus | None, *, now: float) -> WorkerRecord:
     """Return the record after the end of the launch that it holds."""
-    ended = msgspec.structs.replace(record, launched=None, ready_since=None, stop_asked=None)
-    if record.stop_asked is not None:
-        return msgspec.structs.replace(ended, last_exit=ExitReason.ASKED, said="", next_try=now)
-    reason, said = classify(status)
-    if record.ready_since is not None and now - record.ready_since >= HEALTHY_SECONDS:
-        ended = msgspec.structs.replace(ended, streak=0, failures=(), crash_loop=False)
-    recent = (*(at for at in ended.failures if now - at < LOOP_WINDOW), now)[-LOOP_FAILURES:]
     ended = msgspec.structs.replace(
+        record,
+        launched=None,
+        ready_since=None,
+        stop_asked=None,
+        stop_as=None,
+        exit_status=status.exit_status if status is not None else None,
+        exit_signal=ended_by(status) if status is not None else None,
+    )
+    if record.stop_asked is not None and record.stop_as is None:
+        return msgspec.structs.replace(ended, last_exit=ExitReason.ASKED, said="", next_try=now)
+    reason, said = (record.stop_as, record.stop_said) if record.stop_as is not None else classify(status)
+    if record.ready_since is not None and now - record.ready_since >= HEALTHY_SECONDS:
+        ended = msgspec.structs.replace(ended, streak=0, failures=(), crash_loop=False, starved=0)
+    return _failed(ended, reason, said, now)
+
+
+def not_started(record: WorkerRecord, said: str, *, reason: ExitReason, now: float) -> WorkerRecord:
+    """Return the record after a start that did not happen; it counts like a worker that ended at once."""
+    ended = msgspec.structs.replace(
+        record, launched=None, ready_since=None, stop_asked=None, stop_as=None, exit_status=None, exit_signal=None
+    )
+    return _failed(ended, reason, said, now)
+
+
+def forgiven(record: WorkerRecord) -> WorkerRecord:
+    """Return the record without what earlier failures mean for the next try."""
+    return msgspec.structs.replace(
+        record, streak=0, failures=(), crash_loop=False, next_try=0.0, blocked="", starved=0, had={}
+    )
+
+
+def _failed(ended: WorkerRecord, reason: ExitReason, said: str, now: float) -> WorkerRecord:
+    recent = (*(at for at in ended.failures if now - at < LOOP_WINDOW), now)[-LOOP_FAILURES:]
+    failed = msgspec.structs.replace(
         ended,
         last_exit=reason,
         said=said,
         streak=ended.streak + 1,
         failures=recent,
         crash_loop=ended.crash_loop or len(recent) >= LOOP_FAILURES,
-        blocked=record.attempt if reason in PERMANENT else "",
+        blocked=ended.attempt if reason in PERMANENT else "",
+        starved=ended.starved + 1 if reason is ExitReason.OUT_OF_MEMORY else 0,
     )
-    return msgspec.structs.replace(ended, next_try=now + delay(ended))
+    return msgspec.structs.replace(failed, next_try=now + delay(failed))
 
 
 def delay(record: WorkerRecord) -> float:
     """Return seconds until the next try."""
-    if record.last_exit is ExitReason.PORT_TAKEN and record.streak <= QUICK_PORT_CHANGES:
+    # A worker that found its port taken gets another one at once; a range without a free port needs a person.
+    found = record.last_exit is ExitReason.PORT_TAKEN and record.exit_status is not None
+    if found and record.streak <= QUICK_PORT_CHANGES:
         return 0.0
     plain = min(LONGEST_DELAY, 2.0 ** min(record.streak - 1, 16))
     return float(plain * (1 + JITTER * _spread(record)))

@@ -40,6 +40,7 @@ class Heartbeats:
         self._jitter = jitter
         self._changed = asyncio.Event()
         self._said: str | None = None
+        self.failures = 0
 
     @property
     def queen(self) -> str:
@@ -62,7 +63,8 @@ class Heartbeats:
     async def _wait(self) -> None:
         pause = self._period * (1 + JITTER * (2 * self._jitter() - 1))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), pause)
+            async with asyncio.timeout(pause):
+                await self._changed.wait()
             await asyncio.sleep(DEBOUNCE_SECONDS)
 
     async def _send(self) -> None:
@@ -78,6 +80,7 @@ class Heartbeats:
             said = _refusal(answer)
         except (httpx.HTTPError, LinkError, TimeoutError) as error:
             said = f"the queen at {self._queen_url} does not answer: {type(error).__name__} {error}".rstrip()
+        self.failures += bool(said)
         if said != self._said:
             report = logs.warning if said else logs.info
             report("queen_silent" if said else "queen_answers", queen=self._queen_url, detail=said)

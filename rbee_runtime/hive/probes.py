@@ -1,15 +1,15 @@
 """Asks running workers over HTTP how they are, each on its own schedule, none able to hold up another."""
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
 from rbee_runtime.errors import LinkError
 from rbee_runtime.hive.health import Answer, Health, observe
-from rbee_runtime.link import Link, Role
+from rbee_runtime.hive.worker_calls import Reply, WorkerCallError, WorkerCalls
+from rbee_runtime.link import Link
 
 PROBE_SECONDS = 2.0
 EAGER_SECONDS = 0.25
@@ -33,8 +33,7 @@ class Prober:
     """Owns the health of every running worker; `changed` is called when one becomes ready or stops being so."""
 
     def __init__(self, link: Link, *, clock: Callable[[], float], changed: Callable[[], None]) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60)
-        self._client = link.client(timeout=httpx.Timeout(DEADLINE_SECONDS), peer=Role.WORKER, limits=limits)
+        self._calls = WorkerCalls(link)
         self._clock = clock
         self._changed = changed
         self._targets: dict[str, _Target] = {}
@@ -51,8 +50,10 @@ class Prober:
         """Forget what was heard of a worker, because its process is or will be another one."""
         target = self._targets.pop(worker, None)
         self.health.pop(worker, None)
-        if target is not None and target.pending is not None:
-            target.pending.cancel()
+        if target is not None:
+            self._calls.drop(target.url)
+            if target.pending is not None:
+                target.pending.cancel()
 
     async def run(self) -> None:
         """Probe until cancelled."""
@@ -63,7 +64,7 @@ class Prober:
         finally:
             for worker in list(self._targets):
                 self.drop(worker)
-            await self._client.aclose()
+            self._calls.close()
 
     def _start_due(self) -> None:
         now = self._clock()
@@ -76,7 +77,7 @@ class Prober:
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 answer = await self._ask(target)
-        except (httpx.HTTPError, LinkError, TimeoutError, ValueError) as error:
+        except (OSError, WorkerCallError, LinkError, ValueError) as error:
             said = f"{target.url} does not answer: {type(error).__name__} {error}".rstrip()
             answer = Answer(reached=False, said=said)
         before = self.health.get(worker)
@@ -88,18 +89,18 @@ class Prober:
             self._changed()
 
     async def _ask(self, target: _Target) -> Answer:
-        ready = await self._client.get(f"{target.url}/ready")
+        ready = await self._calls.get(target.url, "/ready")
         facts: dict[str, Any] = {}
-        if ready.status_code != 200 or target.info_due <= self._clock():
-            info = await self._client.get(f"{target.url}/info")
-            facts = info.json() if info.status_code == 200 else {}
+        if ready.status != 200 or target.info_due <= self._clock():
+            info = await self._calls.get(target.url, "/info")
+            facts = _mapping(info) if info.status == 200 else {}
             target.info_due = self._clock() + INFO_SECONDS
         return Answer(
             reached=True,
-            ready=ready.status_code == 200,
+            ready=ready.status == 200,
             spec=str(facts.get("spec", "")),
             in_flight=_count(facts.get("in_flight")),
-            said="" if ready.status_code == 200 else _sentence(ready),
+            said="" if ready.status == 200 else _sentence(ready),
         )
 
 
@@ -107,9 +108,14 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _sentence(response: httpx.Response) -> str:
+def _mapping(reply: Reply) -> dict[str, Any]:
+    found = json.loads(reply.body)
+    return found if isinstance(found, dict) else {}
+
+
+def _sentence(reply: Reply) -> str:
     try:
-        body = response.json()
-        return str(body.get("detail") or body.get("error", {}).get("message") or f"/ready says {response.status_code}")
+        body = _mapping(reply)
+        return str(body.get("detail") or body.get("error", {}).get("message") or f"/ready says {reply.status}")
     except (ValueError, AttributeError):
-        return f"/ready says {response.status_code}"
+        return f"/ready says {reply.status}"

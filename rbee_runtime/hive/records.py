@@ -2,6 +2,8 @@
 
 Times are seconds since boot (CLOCK_BOOTTIME): they mean the same to every hive process of one boot, and `boot` says
 which boot that was.
+
+A record that cannot be written is kept in memory and written later: workers go on, nothing is started meanwhile.
 """
 
 from collections.abc import Iterator
@@ -10,8 +12,12 @@ from pathlib import Path
 import msgspec
 
 from rbee_runtime import durable, logs
+from rbee_runtime.errors import StateError
 from rbee_runtime.protocol import Message, WorkerLaunch, encode
 from rbee_runtime.states import ExitReason
+
+SCHEMA = 1
+"""Files of a newer schema may mean something else by a known name, so they are not read."""
 
 
 class WorkerRecord(Message, frozen=True, kw_only=True):
@@ -20,10 +26,13 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     `spec` is the digest, `basis` the model and credentials and `stamp` the files that it was last launched with;
     `launched` is None while none of our launches is unaccounted for. `streak` counts failures since the last healthy
     spell, `failures` are the times of the recent ones, `blocked` is the attempt that must not be repeated as it was.
-    `restarts` counts starts after an end, a reboot being none.
+    `restarts` counts starts after an end, a reboot being none. `stop_as` is what a stop counts as when the worker was
+    given up (None: it was asked for). `starved` counts ends for want of memory in a row; `need` is what it may take on
+    each of its devices and `had` what was free there at its last start, bytes.
     """
 
     id: str
+    schema: int = SCHEMA
     boot: str = ""
     model: str = ""
     engine: str = ""
@@ -36,14 +45,22 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     launched: float | None = None
     ready_since: float | None = None
     stop_asked: float | None = None
+    stop_as: ExitReason | None = None
+    stop_said: str = ""
     restarts: int = 0
     streak: int = 0
     failures: tuple[float, ...] = ()
     crash_loop: bool = False
     next_try: float = 0.0
     last_exit: ExitReason | None = None
+    exit_status: int | None = None
+    exit_signal: int | None = None
     said: str = ""
     blocked: str = ""
+    devices: tuple[str, ...] = ()
+    need: int = 0
+    starved: int = 0
+    had: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -57,11 +74,13 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
 
 
 class Records:
-    """All records, written through to disk on change."""
+    """All records, written through to disk on change; `trouble` is why some are not on disk yet, or ""."""
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "records"
         self._held = {record.id: record for path in sorted(self._folder.glob("*.json")) if (record := _read(path))}
+        self._unwritten: set[str] = set()
+        self.trouble = ""
 
     def __getitem__(self, worker: str) -> WorkerRecord:
         """Return a record, empty if there is none."""
@@ -72,22 +91,53 @@ class Records:
         return iter(tuple(self._held))
 
     def put(self, record: WorkerRecord) -> None:
-        """Keep a record; writes only if it differs."""
+        """Keep a record; writes only if it differs, and later if the disk refuses now."""
         if self._held.get(record.id) != record:
-            durable.write(self._path(record.id), encode(record))
             self._held[record.id] = record
+            self._write(record.id)
 
     def drop(self, worker: str) -> None:
         """Forget a worker."""
         self._held.pop(worker, None)
-        self._path(worker).unlink(missing_ok=True)
+        self._write(worker)
+
+    def retry(self) -> None:
+        """Write what the disk refused so far."""
+        for worker in sorted(self._unwritten):
+            self._write(worker)
+            if worker in self._unwritten:
+                return
+
+    def refused(self, error: StateError) -> None:
+        """Note that the state directory takes nothing now, so that starts wait."""
+        if str(error) != self.trouble:
+            logs.error("state_not_written", detail=error)
+        self.trouble = str(error)
+
+    def _write(self, worker: str) -> None:
+        record = self._held.get(worker)
+        self._unwritten.add(worker)
+        try:
+            if record is None:
+                durable.remove(self._path(worker))
+            else:
+                durable.write(self._path(worker), encode(record))
+        except StateError as error:
+            self.refused(error)
+            return
+        self._unwritten.discard(worker)
+        if not self._unwritten:
+            self.trouble = ""
 
     def _path(self, worker: str) -> Path:
         return self._folder / f"{worker}.json"
 
 
 def recovered(launch: WorkerLaunch, *, boot: str, basis: str) -> WorkerRecord:
-    """Return the record of a running worker whose own was lost, from the launch file that it was started with."""
+    """Return the record of a running worker whose own was lost, from the launch file that it was started with.
+
+    `basis` is "" while its model has not been seen; the first look at it settles that.
+    """
     spec = launch.worker
     return WorkerRecord(
         id=spec.id,
@@ -100,6 +150,7 @@ def recovered(launch: WorkerLaunch, *, boot: str, basis: str) -> WorkerRecord:
         basis=basis,
         port=launch.port,
         launched=0.0,
+        devices=spec.devices,
     )
 
 
@@ -109,5 +160,9 @@ def _read(path: Path) -> WorkerRecord | None:
     except (OSError, msgspec.MsgspecError) as error:
         said = f"cannot be used ({error}): restart counts of that worker begin anew"
         logs.warning("state_file_damaged", file=path, detail=said)
+        return None
+    if record.schema > SCHEMA:
+        said = f"is of schema {record.schema}, this version reads {SCHEMA}: restart counts of that worker begin anew"
+        logs.warning("state_file_newer", file=path, detail=said)
         return None
     return record if record.id == path.stem else None

@@ -1,22 +1,63 @@
 """What the hive tells about itself: worker reports and the heartbeat, from the supervisor's views."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from rbee_runtime import __version__
+import msgspec
+
+from rbee_runtime import __version__, ports
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.hive.health import Health
+from rbee_runtime.hive.launchers.containers import container_name
+from rbee_runtime.hive.ledger import Account, Ledger
 from rbee_runtime.hive.supervisor import Supervisor, View
 from rbee_runtime.link import Link
 from rbee_runtime.protocol import DeviceReport, Heartbeat, WorkerReport
+from rbee_runtime.states import Observed
+
+_WAITING = frozenset({Observed.BACKOFF, Observed.CRASH_LOOP})
 
 
-def workers(views: Mapping[str, View], health: Mapping[str, Health], *, address: str, now: float) -> list[WorkerReport]:
+def workers(
+    views: Mapping[str, View], health: Mapping[str, Health], *, ledger: Ledger, config: HiveConfig, now: float
+) -> list[WorkerReport]:
     """Return one report per worker."""
-    return [_worker(view, health.get(worker), address, now) for worker, view in views.items()]
+    address = config.advertise
+    built = (_worker(view, health.get(worker), ledger.memory(worker), address, now) for worker, view in views.items())
+    return [msgspec.structs.replace(each, unit=_unit(config.launcher, views[each.id])) for each in built]
 
 
-def _worker(view: View, health: Health | None, address: str, now: float) -> WorkerReport:
+def _unit(launcher: str, view: View) -> str:
+    """Return the name under which the tools of the host show a worker."""
+    worker = view.decision.worker
+    if launcher == "systemd":
+        return ports.worker_unit(worker)
+    if launcher == "process":
+        return f"pid {view.status.pid}" if view.status is not None and view.status.pid else ""
+    return container_name(worker)
+
+
+def with_workers(found: Sequence[DeviceReport], supervisor: Supervisor) -> tuple[DeviceReport, ...]:
+    """Return the devices of a scan with what the workers of this hive mean for them."""
+    faults = supervisor.faults
+    return tuple(_device(each, supervisor.ledger.accounts.get(each.id), faults.get(each.id, ())) for each in found)
+
+
+def _device(device: DeviceReport, account: Account | None, finders: tuple[str, ...]) -> DeviceReport:
+    if account is not None:
+        device = msgspec.structs.replace(
+            device,
+            reserved=account.reserved,
+            measured=sum(account.measured.values()),
+            foreign=account.foreign,
+        )
+    if finders and device.healthy:
+        said = f"{finders[0]} found it broken; it counts as well again once {finders[0]} is ready on it"
+        device = msgspec.structs.replace(device, healthy=False, detail=said)
+    return device
+
+
+def _worker(view: View, health: Health | None, memory: dict[str, int], address: str, now: float) -> WorkerReport:
     decision = view.decision
     record = decision.record
     running = view.status is not None and view.status.alive
@@ -36,7 +77,11 @@ def _worker(view: View, health: Health | None, address: str, now: float) -> Work
         restarts=record.restarts,
         since=round(now - view.since, 3),
         detail=decision.said,
-        last_exit=record.last_exit,
+        last_exit=decision.reason or record.last_exit,
+        exit_status=record.exit_status,
+        exit_signal=record.exit_signal,
+        next_try=round(max(0.0, record.next_try - now), 3) if decision.state in _WAITING else 0.0,
+        memory=memory,
     )
 
 
@@ -60,9 +105,20 @@ def heartbeat(
         revision=ack.revision,
         version=__version__,
         engines=supervisor.engine_names,
-        devices=devices,
+        devices=with_workers(devices, supervisor),
+        draining=supervisor.draining,
+        detail="; ".join(supervisor.troubles),
         models=supervisor.fetching.reports,
-        workers=tuple(workers(supervisor.views, supervisor.prober.health, address=config.advertise, now=now)),
+        fetches=supervisor.fetching.fetches,
+        workers=tuple(
+            workers(
+                supervisor.views,
+                supervisor.prober.health,
+                ledger=supervisor.ledger,
+                config=config,
+                now=now,
+            )
+        ),
     )
 
 
@@ -71,4 +127,7 @@ def summary(supervisor: Supervisor, *, queen: str) -> str:
     counts = Counter(view.decision.state.value for view in supervisor.views.values())
     ready = counts.pop("ready", 0)
     others = [f"{count} {state}" for state, count in sorted(counts.items())]
-    return ", ".join([f"{ready} worker{'' if ready == 1 else 's'} ready", *others, f"queen {queen}"])
+    alone = ["drained"] if supervisor.draining else []
+    return ", ".join(
+        [*alone, f"{ready} worker{'' if ready == 1 else 's'} ready", *others, f"queen {queen}", *supervisor.troubles]
+    )

@@ -4,33 +4,34 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import chain
 
 import msgspec
 
 from rbee_runtime import logs
 from rbee_runtime.config import HiveConfig
-from rbee_runtime.errors import RbeeError
-from rbee_runtime.hive import engines, records
+from rbee_runtime.devices import Scan
+from rbee_runtime.errors import RbeeError, StateError
+from rbee_runtime.hive import engines, fences, records
 from rbee_runtime.hive.actions import Actions
-from rbee_runtime.hive.decisions import Act, Decision, Scene, basis, decide
+from rbee_runtime.hive.decisions import Act, Decision, Scene, decide
 from rbee_runtime.hive.desired import DesiredFile
+from rbee_runtime.hive.disk import Disk
+from rbee_runtime.hive.draining import DrainFlag
 from rbee_runtime.hive.fetching import Fetching
 from rbee_runtime.hive.launchers import Launcher, UnitStatus
+from rbee_runtime.hive.ledger import Ledger
+from rbee_runtime.hive.memory import Memory
 from rbee_runtime.hive.probes import Prober
 from rbee_runtime.link import Link
+from rbee_runtime.models.pull import Puller
+from rbee_runtime.models.sources.credentials import Credentials
 from rbee_runtime.models.store import ModelStore
 from rbee_runtime.protocol import Desired, DesiredAck, WorkerSpec
 
 EAGER_SECONDS = 0.5
 EAGER_SPELL = 10.0
 """After an action the launcher is asked more often for a while, because something is about to change."""
-
-DISK_SECONDS = 10.0
-"""Between looks at models and engines on disk, which only the deploy or a person changes."""
-
-DISK_PATIENCE_SECONDS = 5.0
-"""A network disk that hangs for longer must not keep the hive from watching its workers."""
 
 
 @dataclass(frozen=True)
@@ -43,32 +44,64 @@ class View:
     since: float
 
 
+@dataclass(frozen=True)
+class _Request:
+    """A wish from outside, done by the one task that owns the state."""
+
+    order: Callable[[], object]
+    answer: asyncio.Future[None]
+
+    def confirm(self) -> None:
+        if not self.answer.cancelled():
+            self.answer.set_result(None)
+
+    def refuse(self, error: RbeeError) -> None:
+        if not self.answer.cancelled():
+            self.answer.set_exception(error)
+
+
 class Supervisor:
-    """Owns desired document, records and actions. `watch` callbacks run after a tick that changed something."""
+    """Owns desired document, records and actions. `watch` callbacks run after a tick that changed something.
+
+    `devices` returns the latest scan, None before the first. `ticked` is when the last look at all workers ended,
+    `took` how many seconds it took.
+    """
 
     def __init__(
-        self, config: HiveConfig, link: Link, launcher: Launcher, *, boot: str, clock: Callable[[], float]
+        self,
+        config: HiveConfig,
+        link: Link,
+        launcher: Launcher,
+        *,
+        boot: str,
+        clock: Callable[[], float],
+        devices: Callable[[], Scan | None] = lambda: None,
     ) -> None:
-        self._config = config
         self._launcher = launcher
         self._boot = boot
         self._clock = clock
         self._event = asyncio.Event()
-        self._requests: asyncio.Queue[tuple[Desired, asyncio.Future[DesiredAck]]] = asyncio.Queue()
+        self._requests: asyncio.Queue[_Request] = asyncio.Queue()
         self._desired = DesiredFile(config.state_dir, fleet=config.fleet, hive=config.name)
+        self._drain = DrainFlag(config.state_dir)
         self._records = records.Records(config.state_dir)
         self._actions = Actions(config, link, launcher, self._records, clock=clock)
-        self._fetching = Fetching(ModelStore(config.models_dir), clock=clock, changed=self._look_at_disk)
+        store = ModelStore(config.models_dir, config.store)
+        credentials = Credentials.read(config.link_dir or config.state_dir / "credentials")
+        puller = Puller(store, credentials=credentials, link=link, clock=clock)
+        self._fetching = Fetching(store, clock=clock, changed=self._look_at_disk, puller=puller)
+        self._memory = Memory(config.state_dir, devices=devices, clock=clock)
+        self._disk = Disk(
+            config.engines_dir, self._fetching, clock=clock, host=lambda: engines.this_host(self._memory.scan)
+        )
         self._prober = Prober(link, clock=clock, changed=self._event.set)
-        self._engines: Mapping[str, Path | None] = {}
-        self._disk_due = 0.0
-        self._disk_look: asyncio.Task[None] | None = None
         self._eager_until = 0.0
         self._trouble = ""
         self._seen: object = None
         self._watchers: list[Callable[[], None]] = []
         self.views: dict[str, View] = {}
         self.ticked: float | None = None
+        self.took = 0.0
         self.reconciled = asyncio.Event()
 
     @property
@@ -89,7 +122,32 @@ class Supervisor:
     @property
     def engine_names(self) -> tuple[str, ...]:
         """Return the engines that can be started here."""
-        return tuple(self._engines)
+        return tuple(self._disk.engines)
+
+    @property
+    def document(self) -> Desired | None:
+        """Return the document that is followed."""
+        return self._desired.document
+
+    @property
+    def draining(self) -> bool:
+        """Say whether this host empties itself, or is empty because it was told to."""
+        return self._drain.is_set
+
+    @property
+    def ledger(self) -> Ledger:
+        """Return what each device's memory is taken for."""
+        return self._memory.ledger
+
+    @property
+    def faults(self) -> dict[str, tuple[str, ...]]:
+        """Return the workers that found a device broken, by device."""
+        return fences.faults({worker: self._records[worker] for worker in self._records})
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Return one sentence for everything that keeps the hive from its work now."""
+        return tuple(said for said in (self._trouble, self._records.trouble, self._disk.trouble) if said)
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call back after each tick that changed a worker's state or the models."""
@@ -97,10 +155,18 @@ class Supervisor:
 
     async def follow(self, document: Desired) -> DesiredAck:
         """Follow a newer document from now on, or raise StaleDesiredError or StateError and change nothing."""
-        answer: asyncio.Future[DesiredAck] = asyncio.get_running_loop().create_future()
-        self._requests.put_nowait((document, answer))
+        await self._ask(lambda: self._accept(document))
+        return self._desired.ack()
+
+    async def drain(self, drained: bool) -> None:
+        """Empty this host of workers, or let it start them again; kept over restarts. StateError changes nothing."""
+        await self._ask(lambda: self._drain.set(drained))
+
+    async def _ask(self, order: Callable[[], object]) -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._requests.put_nowait(_Request(order, answer))
         self._event.set()
-        return await answer
+        await answer
 
     async def run(self) -> None:
         """Supervise until cancelled; workers stay as they are then."""
@@ -111,12 +177,12 @@ class Supervisor:
                 self._answer_requests()
                 await self._tick()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._event.wait(), self._pause())
+                    async with asyncio.timeout(self._pause()):
+                        await self._event.wait()
         finally:
-            side = [probing, *([self._disk_look] if self._disk_look is not None else [])]
-            for task in side:
-                task.cancel()
-            await asyncio.gather(*side, return_exceptions=True)
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
+            await self._disk.close()
             await self._fetching.close()
 
     async def stop_all(self, *, within: float) -> None:
@@ -137,24 +203,21 @@ class Supervisor:
 
     def _answer_requests(self) -> None:
         while not self._requests.empty():
-            document, answer = self._requests.get_nowait()
+            request = self._requests.get_nowait()
             try:
-                if self._desired.accept(document):
-                    self._disk_due = 0.0
-                    logs.info("desired_followed", epoch=document.epoch, revision=document.revision)
+                request.order()
             except RbeeError as error:
-                refusal: RbeeError | None = error
+                request.refuse(error)
             else:
-                refusal = None
-            if answer.cancelled():
-                continue
-            if refusal is not None:
-                answer.set_exception(refusal)
-            else:
-                answer.set_result(self._desired.ack())
+                request.confirm()
+
+    def _accept(self, document: Desired) -> None:
+        if self._desired.accept(document):
+            self._disk.due()
+            logs.info("desired_followed", epoch=document.epoch, revision=document.revision)
 
     def _look_at_disk(self) -> None:
-        self._disk_due = 0.0
+        self._disk.due()
         self._event.set()
 
     def _pause(self) -> float:
@@ -166,65 +229,73 @@ class Supervisor:
         return max(0.05, min([pause, *tries]))
 
     async def _tick(self) -> None:
+        begun = self._clock()
         try:
             statuses = await self._launcher.list()
-            await self._read_disk()
+            document = self._desired.document
+            in_use = {self._records[worker].model for worker, status in statuses.items() if status.alive}
+            await self._disk.read(document.models if document is not None else (), in_use)
             await self._reconcile(statuses)
         except (RbeeError, OSError) as error:
             # Nothing is known now, so nothing is done; workers go on.
-            if str(error) != self._trouble:
-                logs.warning("launcher_trouble", detail=error)
-            self._trouble = str(error)
-            return
-        self._trouble = ""
+            self._say(str(error))
+        else:
+            self._say("")
+            self.reconciled.set()
+        # Trouble elsewhere is no reason for the watchdog to restart this process.
         self.ticked = self._clock()
-        self.reconciled.set()
+        self.took = self.ticked - begun
         self._tell_watchers()
 
-    async def _read_disk(self) -> None:
-        """Take what is on disk into account, or go on with what was known if the disk hangs."""
-        now = self._clock()
-        if self._disk_look is None and now >= self._disk_due:
-            self._disk_due = now + DISK_SECONDS
-            self._disk_look = asyncio.create_task(self._look())
-        if self._disk_look is not None:
-            done, _ = await asyncio.wait({self._disk_look}, timeout=DISK_PATIENCE_SECONDS)
-            for look in done:
-                self._disk_look = None
-                look.result()
-
-    async def _look(self) -> None:
-        document = self._desired.document
-        await self._fetching.look(document.models if document is not None else ())
-        self._engines = await asyncio.to_thread(engines.installed, self._config.engines_dir)
+    def _say(self, said: str) -> None:
+        if said and said != self._trouble:
+            logs.warning("launcher_trouble", detail=said)
+        self._trouble = said
 
     async def _reconcile(self, statuses: Mapping[str, UnitStatus]) -> None:
         document = self._desired.document
         wanted = {spec.id: spec for spec in document.workers} if document is not None else {}
+        self._records.retry()
         self._recover(statuses)
+        self._memory.tick(statuses, self._on_record())
         decisions = decide(self._scene(document, statuses))
         await self._act(decisions, wanted)
         self._show(decisions, statuses, wanted)
 
     def _scene(self, document: Desired | None, statuses: Mapping[str, UnitStatus]) -> Scene:
+        held, models = self._on_record(), self._fetching.models
+        specs = document.workers if document is not None else ()
+        named = [*(spec.devices for spec in specs), *(record.devices for record in held.values())]
         return Scene(
             now=self._clock(),
             boot=self._boot,
             desired=document,
-            records={worker: self._records[worker] for worker in self._records},
+            records=held,
             statuses=statuses,
             health=dict(self._prober.health),
-            models=self._fetching.models,
-            engines=frozenset(self._engines),
+            models=models,
+            engines=frozenset(self._disk.engines),
+            unfit=self._disk.unfit,
+            lost=fences.lost(self._memory.scan, chain.from_iterable(named)),
+            faults=fences.faults(held),
+            ledger=self._memory.ledger,
+            needs={spec.id: self._memory.need(spec, models.get(spec.model)) for spec in specs},
             credentials=self._actions.credentials,
+            drained=self._drain.is_set,
+            trouble=self._records.trouble,
+            unseen=self._disk.trouble,
         )
+
+    def _on_record(self) -> dict[str, records.WorkerRecord]:
+        return {worker: self._records[worker] for worker in self._records}
 
     def _recover(self, statuses: Mapping[str, UnitStatus]) -> None:
         """Give running workers whose record is gone a new one, so that they can be reached and adopted."""
         for worker, status in statuses.items():
             launch = self._actions.launch_of(worker) if status.alive and not self._records[worker].spec else None
             if launch is not None:
-                now = basis(self._scene(None, {}), launch.worker.model)
+                model = self._fetching.models.get(launch.worker.model)
+                now = self._scene(None, {}).basis(launch.worker.model) if model is not None and model.ready else ""
                 self._records.put(records.recovered(launch, boot=self._boot, basis=now))
 
     async def _act(self, decisions: Sequence[Decision], wanted: Mapping[str, WorkerSpec]) -> None:
@@ -239,6 +310,8 @@ class Supervisor:
         self._records.put(decision.record)
         if decision.act is Act.STOP:
             return self._actions.stop(decision.worker, decision.said)
+        if decision.act is Act.KILL:
+            return self._actions.kill(decision.worker, decision.said)
         if decision.act is Act.START and wanted is not None:
             return self._start(decision, wanted)
         return None
@@ -248,7 +321,11 @@ class Supervisor:
         model = self._fetching.models[wanted.model]
         try:
             # Before any start is awaited, so that no two workers of one tick get the same port.
-            started = self._actions.prepare(decision.record, wanted, model, self._engines)
+            started = self._actions.prepare(decision.record, wanted, model, self._disk.engines)
+        except StateError as error:
+            # No fault of the worker: it waits until the disk takes its record.
+            self._records.refused(error)
+            return None
         except RbeeError as error:
             self._actions.failed(decision.record, error)
             return None
@@ -284,7 +361,7 @@ class Supervisor:
             (worker, view.decision.state, view.decision.record.port, view.decision.record.spec)
             for worker, view in self.views.items()
         ]
-        seen = (workers, self._fetching.reports, self.engine_names)
+        seen = (workers, self._fetching.reports, self.engine_names, self.troubles, self.draining)
         if seen != self._seen:
             self._seen = seen
             for callback in self._watchers:

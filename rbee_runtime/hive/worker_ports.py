@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Callable, Container
 
-from rbee_runtime.errors import LauncherError
+from rbee_runtime.errors import PortsTakenError
 
 FreeTest = Callable[[str, int], bool]
 
@@ -32,7 +32,7 @@ def choose(
 ) -> int:
     """Return a port within `bounds` that no other worker has; `refused` is one that just failed.
 
-    Raises LauncherError when none is left.
+    Raises PortsTakenError when none is left.
     """
     first, last = bounds
     order = [previous] if first <= previous <= last else []
@@ -40,4 +40,4 @@ def choose(
     for port in order:
         if port not in taken and port != refused and free(host, port):
             return port
-    raise LauncherError(f"no free port for a worker in {first}-{last} on {host}; widen worker_ports in the inventory")
+    raise PortsTakenError(f"no free port for a worker in {first}-{last} on {host}; widen worker_ports in the inventory")

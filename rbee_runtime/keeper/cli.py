@@ -103,6 +103,65 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def devices(
+    context: typer.Context,
+    hive: Annotated[str, typer.Argument(metavar="HIVE", help="Ask this hive now; without it all, as last heard.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List what the hosts compute with, and what of its memory is taken."""
+    from rbee_runtime.keeper.hosts import devices_of  # noqa: PLC0415 - brings rich
+
+    with QueenClient(_settings(context)) as client:
+        rows = devices_of(client, hive)
+    _show("devices", rows, as_json)
+
+
+@app.command()
+def worker(
+    context: typer.Context, worker: Annotated[str, typer.Argument(metavar="WORKER")], as_json: AsJson = False
+) -> None:
+    """Explain one worker: why it is in its state and what happens next."""
+    from rbee_runtime.keeper.hosts import explained  # noqa: PLC0415 - brings rich
+
+    with QueenClient(_settings(context)) as client:
+        found = client.worker(worker)
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo(explained(found))
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    worker: Annotated[str, typer.Argument(metavar="WORKER")],
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=2000, help="How many of the last lines.")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what it writes.")] = False,
+) -> None:
+    """Show what a worker wrote."""
+    from rbee_runtime.keeper.views import printable  # noqa: PLC0415 - brings rich
+
+    with QueenClient(_settings(context)) as client:
+        for line in client.logs(worker, lines, follow=follow):
+            typer.echo(printable(line))
+
+
+@app.command()
+def events(
+    context: typer.Context,
+    hive: Annotated[str, typer.Argument(metavar="HIVE", help="Of this hive only.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+) -> None:
+    """Show what happened on the hosts: workers, models, devices."""
+    from rbee_runtime.keeper.hosts import event_line, happenings  # noqa: PLC0415 - brings rich
+
+    with QueenClient(_settings(context)) as client:
+        for event in happenings(client, hive, follow=follow):
+            typer.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
+
+
+@app.command()
 def chat(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model; by default the first that is ready.")] = "",
@@ -197,6 +256,10 @@ def _settings(context: typer.Context) -> Settings:
 def _list(context: typer.Context, kind: str, as_json: bool) -> None:
     with QueenClient(_settings(context)) as client:
         rows = client.rows(kind)
+    _show(kind, rows, as_json)
+
+
+def _show(kind: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         _print_json(rows)
     else:

@@ -19,6 +19,9 @@ _TIMEOUT = httpx.Timeout(10.0)
 _CHAT_TIMEOUT = httpx.Timeout(10.0, read=330.0)
 """A cold model may load for 300 s before the first byte; the queen's pings come every 15 s after that."""
 
+_FOLLOW_TIMEOUT = httpx.Timeout(15.0, read=None)
+"""A worker may write nothing for hours; a person ends it with Ctrl-C."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -61,6 +64,46 @@ class QueenClient:
         if not isinstance(found, list):
             raise self._no_queen()
         return found
+
+    def of_hive(self, hive: str, kind: str) -> list[Row]:
+        """Return `devices`, `models` or `events` of one hive, as it says itself."""
+        found = self._call("GET", f"/api/v1/hives/{quote(hive, safe='')}/{kind}", accept="application/json")
+        if not isinstance(found, list):
+            raise self._no_queen()
+        return found
+
+    def worker(self, worker: str) -> Row:
+        """Return all that its hive knows of one worker."""
+        found = self._call("GET", f"/api/v1/workers/{quote(worker, safe='')}")
+        if not isinstance(found, dict):
+            raise self._no_queen()
+        return found
+
+    def logs(self, worker: str, lines: int, *, follow: bool) -> Iterator[str]:
+        """Yield the last lines that a worker wrote, and with `follow` those that it writes from now on."""
+        query: Row = {"lines": lines, **({"follow": 1} if follow else {})}
+        yield from self._lines(f"/api/v1/workers/{quote(worker, safe='')}/logs", query, {})
+
+    def events(self, hive: str, last: str = "") -> Iterator[Row]:
+        """Yield what happens on a hive from now on, or after event `last`, each with its `name` to go on after."""
+        headers = {"accept": "text/event-stream", **({"last-event-id": last} if last else {})}
+        name = ""
+        for line in self._lines(f"/api/v1/hives/{quote(hive, safe='')}/events", {}, headers):
+            field, _, value = line.partition(": ")
+            if field == "id":
+                name = value
+            elif field == "data":
+                yield {**self._json(value), "name": name}
+
+    def _lines(self, path: str, query: Row, headers: dict[str, str]) -> Iterator[str]:
+        with (
+            self._explained(),
+            self._http.stream("GET", path, params=query, headers=headers, timeout=_FOLLOW_TIMEOUT) as answer,
+        ):
+            if answer.status_code != 200:
+                answer.read()
+                raise self._refusal(answer)
+            yield from answer.iter_lines()
 
     def served_models(self) -> list[Row]:
         """Return the models that this key may use."""
@@ -110,9 +153,9 @@ class QueenClient:
             yield Piece(text, usage.get("completion_tokens"))
         raise QueenCallError("the answer broke off: the connection ended before the answer did")
 
-    def _call(self, method: str, path: str, body: Row | None = None) -> Any:
+    def _call(self, method: str, path: str, body: Row | None = None, *, accept: str = "*/*") -> Any:
         with self._explained():
-            answer = self._http.request(method, path, json=body)
+            answer = self._http.request(method, path, json=body, headers={"accept": accept})
         if answer.status_code >= 300:
             raise self._refusal(answer)
         return self._json(answer.text) if answer.content else None

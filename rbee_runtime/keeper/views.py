@@ -10,7 +10,7 @@ Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 
 _GOOD = frozenset({"ready", "live"})
-_BAD = frozenset({"lost", "crash_loop", "unavailable", "exited"})
+_BAD = frozenset({"lost", "unhealthy", "crash_loop", "unavailable", "exited"})
 
 _HIVES: tuple[Column, ...] = (
     ("HIVE", lambda row: _text(row, "name")),
@@ -28,6 +28,7 @@ _WORKERS: tuple[Column, ...] = (
     ("STATE", lambda row: _text(row, "state") or _text(row, "intent")),
     ("BUSY", lambda row: f"{row.get('in_flight', 0)}/{row.get('slots', 0)}"),
     ("CONTEXT", lambda row: _text(row, "context")),
+    ("UNIT", lambda row: _text(row, "unit")),
     ("RESTARTS", lambda row: _text(row, "restarts")),
     ("DETAIL", lambda row: _text(row, "detail") or _text(row, "last_exit")),
 )
@@ -38,6 +39,8 @@ _MODELS: tuple[Column, ...] = (
     ("WAITING", lambda row: _text(row, "waiting")),
     ("ENGINE", lambda row: _text(row, "engine")),
     ("SOURCE", lambda row: _text(row, "source")),
+    ("ON DISK", lambda row: ", ".join(row.get("held", ()))),
+    ("FETCHING", lambda row: "; ".join(fetch_line(fetch) for fetch in row.get("fetches", ()))),
     ("DETAIL", lambda row: "; ".join(row.get("missing", ()))),
 )
 _KEYS: tuple[Column, ...] = (
@@ -46,7 +49,20 @@ _KEYS: tuple[Column, ...] = (
     ("SCOPES", lambda row: ", ".join(row.get("scopes", ()))),
     ("MODELS", lambda row: ", ".join(row.get("models", ()))),
 )
-_COLUMNS = {"hives": _HIVES, "workers": _WORKERS, "models": _MODELS, "keys": _KEYS}
+_DEVICES: tuple[Column, ...] = (
+    ("HIVE", lambda row: _text(row, "hive")),
+    ("DEVICE", lambda row: _text(row, "id")),
+    ("NAME", lambda row: _text(row, "name")),
+    ("KIND", lambda row: _text(row, "kind")),
+    ("STATE", lambda row: "ready" if row.get("healthy", True) else "unhealthy"),
+    ("TOTAL", lambda row: gib(row, "total")),
+    ("USED", lambda row: gib(row, "used")),
+    ("FOREIGN", lambda row: gib(row, "foreign")),
+    ("RESERVED", lambda row: gib(row, "reserved")),
+    ("MEASURED", lambda row: gib(row, "measured")),
+    ("DETAIL", lambda row: _text(row, "detail")),
+)
+_COLUMNS = {"hives": _HIVES, "workers": _WORKERS, "models": _MODELS, "keys": _KEYS, "devices": _DEVICES}
 
 
 def table(kind: str, rows: Sequence[Row]) -> Table:
@@ -64,6 +80,22 @@ def queen_line(url: str, health: Row) -> str:
     """Return one line about the queen itself."""
     version = f", version {health['version']}" if health.get("version") else ""
     return f"queen at {url}: {health.get('status', 'answers')}{version}"
+
+
+def fetch_line(fetch: Row) -> str:
+    """Return how far a model is on its way to one hive: `gpu1: fetching 43 %, 12.0 MiB/s, 30 s left`."""
+    total, rate, eta = fetch.get("total") or 0, fetch.get("rate") or 0, fetch.get("eta")
+    share = f" {100 * (fetch.get('done') or 0) / total:.0f} %" if total else ""
+    speed = f", {rate / 2**20:.1f} MiB/s" if rate else ""
+    left = f", {eta:.0f} s left" if eta is not None else ""
+    why = f" ({fetch['detail']})" if fetch.get("detail") else ""
+    return f"{fetch.get('hive', '?')}: {fetch.get('state', '?')}{share}{speed}{left}{why}"
+
+
+def gib(row: Row, name: str) -> str:
+    """Return bytes as GiB; "" for none, so that a column of nothing is left out."""
+    value = row.get(name) or 0
+    return f"{value / 2**30:.1f} GiB" if value else ""
 
 
 def printable(text: str) -> str:

@@ -1,18 +1,25 @@
 """The admin API: what the fleet is like, keys, draining. Every route needs a key with scope admin (see policy.py)."""
 
-from fastapi import FastAPI, Request
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import RbeeError, RequestError
 from rbee_runtime.models.references import check_name
 from rbee_runtime.queen import views
 from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.hive_calls import QUIET, HiveCalls
 from rbee_runtime.queen.records import KeyRecord, Scope
 from rbee_runtime.queen.views import HiveAnswer, KeyAnswer, ModelAnswer, WorkerAnswer
+
+MAX_LOG_LINES = 2000
+"""As many as a hive gives."""
 
 
 class NewKey(BaseModel):
@@ -38,11 +45,12 @@ class DrainAnswer(BaseModel):
     drained: bool
 
 
-def build(controller: Controller) -> FastAPI:
+def build(controller: Controller, calls: HiveCalls) -> FastAPI:
     """Return the admin application."""
     app = FastAPI(title="rbee queen", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     _report_errors(app)
     _fleet_routes(app, controller)
+    _host_routes(app, calls)
     _key_routes(app, controller)
     return app
 
@@ -69,6 +77,45 @@ def _fleet_routes(app: FastAPI, controller: Controller) -> None:
     async def undrain(name: str) -> DrainAnswer:
         controller.set_drained(name, drained=False)
         return DrainAnswer(name=name, drained=False)
+
+
+def _host_routes(app: FastAPI, calls: HiveCalls) -> None:
+    """Register what one host itself answers; its own API says the form (`/api/v1/openapi.json` there)."""
+
+    @app.get("/api/v1/hives/{name}/devices")
+    async def devices(name: str) -> Response:
+        return await calls.get(name, "devices")
+
+    @app.get("/api/v1/hives/{name}/models")
+    async def models(name: str) -> Response:
+        return await calls.get(name, "models")
+
+    @app.get("/api/v1/hives/{name}/events")
+    async def events(
+        name: str, accept: Annotated[str, Header()] = "", last_event_id: Annotated[str, Header(max_length=100)] = ""
+    ) -> Response:
+        if "application/json" in accept:
+            return await calls.get(name, "events")
+        headers = {"accept": "text/event-stream", **({"last-event-id": last_event_id} if last_event_id else {})}
+        return await calls.stream(name, "events", headers=headers)
+
+    @app.get("/api/v1/workers/{worker}")
+    async def worker(worker: str) -> Response:
+        return await calls.get(calls.hive_of(worker), f"workers/{quote(worker, safe='')}")
+
+    @app.get("/api/v1/workers/{worker}/logs")
+    async def logs(
+        worker: str,
+        lines: Annotated[int, Query(ge=1, le=MAX_LOG_LINES)] = 100,
+        follow: Annotated[int, Query(ge=0, le=1)] = 0,
+        accept: Annotated[str, Header()] = "",
+    ) -> Response:
+        hive, path = calls.hive_of(worker), f"workers/{quote(worker, safe='')}/logs"
+        if not follow:
+            return await calls.get(hive, path, {"lines": lines})
+        form = "text/event-stream" if "text/event-stream" in accept else "text/plain"
+        query: dict[str, str | int] = {"lines": lines, "follow": 1}
+        return await calls.stream(hive, path, query, headers={"accept": form}, patience=QUIET)
 
 
 def _key_routes(app: FastAPI, controller: Controller) -> None:

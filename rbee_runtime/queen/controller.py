@@ -13,7 +13,7 @@ from rbee_runtime.protocol import Heartbeat, HeartbeatAck, WorkerReport
 from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys
-from rbee_runtime.queen.membership import Membership, Presence
+from rbee_runtime.queen.membership import Member, Membership, Presence
 from rbee_runtime.queen.placement import HiveView, Situation, plan
 from rbee_runtime.queen.records import Assignment, KeyRecord
 from rbee_runtime.queen.routing import Roster, Seat
@@ -162,7 +162,7 @@ class Controller:
         by_hive: dict[str, list[Assignment]] = defaultdict(list)
         for entry in self.assignments.values():
             by_hive[entry.hive].append(entry)
-        self.documents.update(self.fleet.current, by_hive)
+        self.documents.update(self.fleet.current, by_hive, self._holders())
         self.roster.show([self._seat(entry) for entry in self.assignments.values()])
         self.on_change()
 
@@ -192,7 +192,17 @@ class Controller:
         if report is None:
             return view
         sizes = {model.name: model.size for model in report.models}
-        return replace(view, engines=frozenset(report.engines), devices=report.devices, sizes=sizes)
+        drained = view.drained or _empties_itself(member)
+        return replace(view, drained=drained, engines=frozenset(report.engines), devices=report.devices, sizes=sizes)
+
+    def _holders(self) -> dict[str, dict[str, str]]:
+        """Return which live hives have which models on disk, and where they answer."""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        for name, member in sorted(self.membership.members.items()):
+            if member.report is not None and self.membership.presence(name) is Presence.LIVE:
+                for model in member.report.models:
+                    found[model.name][name] = member.record.url
+        return found
 
     def _settled(self, views: dict[str, HiveView]) -> bool:
         heard = all(view.presence is not Presence.UNKNOWN for view in views.values())
@@ -236,7 +246,7 @@ class Controller:
 
     def _seat(self, entry: Assignment) -> Seat:
         member = self.membership.members.get(entry.hive)
-        drained = member is not None and member.record.drained
+        drained = member is not None and (member.record.drained or _empties_itself(member))
         usable = entry.observed in _SERVING and entry.port > 0 and not drained and entry.id not in self.unreachable
         return Seat(entry.id, entry.spec.model, self.url(entry), entry.capacity, usable)
 
@@ -264,6 +274,10 @@ class Controller:
     def frozen(self) -> bool:
         """Say whether rescheduling is frozen."""
         return self._frozen
+
+
+def _empties_itself(member: Member) -> bool:
+    return member.report is not None and member.report.draining
 
 
 def _needs_help(report: WorkerReport) -> bool:

@@ -17,13 +17,48 @@ PUSH_TIMEOUT = httpx.Timeout(5.0, connect=2.0)
 _RETRY_SECONDS = (0.2, 1.0, 5.0)
 """A hive that starts is back within a second; one that stays away hears from us again with its next heartbeat."""
 
+MAX_HOLDERS = 4
+"""As many as a hive would try before it asks the source."""
 
-def build(fleet: FleetFile, assignments: Iterable[Assignment], base: Desired) -> Desired:
+
+Holders = Mapping[str, Mapping[str, str]]
+"""Which hives have a model on disk: model → hive → its URL."""
+
+
+def build(
+    fleet: FleetFile, assignments: Iterable[Assignment], base: Desired, holders: Mapping[str, tuple[str, ...]]
+) -> Desired:
     """Return `base` (fleet, epoch, revision) with one hive's workers and the models that they need."""
     workers = tuple(sorted((entry.spec for entry in assignments), key=lambda spec: spec.id))
     needed = {spec.model for spec in workers}
-    models = tuple(ModelSpec(name=m.name, source=m.source, files=m.files) for m in fleet.models if m.name in needed)
+    models = tuple(
+        ModelSpec(name=m.name, source=m.source, files=m.files, holders=holders.get(m.name, ()))
+        for m in fleet.models
+        if m.name in needed
+    )
     return msgspec.structs.replace(base, workers=workers, models=models)
+
+
+def changed(held: Desired, built: Desired) -> bool:
+    """Say whether a hive should hear of `built`.
+
+    Who else has a model is advice: it counts only when a hive has heard of nobody yet, or every copy that is made,
+    moved or lost somewhere would give every hive a new document.
+    """
+    if built.revision == 0 or _without_holders(built) != _without_holders(held):
+        return True
+    known = {model.name: model.holders for model in held.models}
+    return any(model.holders and not known[model.name] for model in built.models)
+
+
+def others(holders: Holders, hive: str) -> dict[str, tuple[str, ...]]:
+    """Return where a hive can copy models from; nothing for models that it has itself."""
+    return {model: tuple(urls.values())[:MAX_HOLDERS] for model, urls in holders.items() if hive not in urls}
+
+
+def _without_holders(document: Desired) -> Desired:
+    bare = tuple(msgspec.structs.replace(model, holders=()) for model in document.models)
+    return msgspec.structs.replace(document, models=bare)
 
 
 @dataclass
@@ -45,12 +80,14 @@ class Documents:
         self._desks: dict[str, _Desk] = {}
         self._wake = asyncio.Event()
 
-    def update(self, fleet: FleetFile, assignments: Mapping[str, list[Assignment]]) -> None:
+    def update(
+        self, fleet: FleetFile, assignments: Mapping[str, list[Assignment]], holders: Holders | None = None
+    ) -> None:
         """Build the documents again and number those that changed."""
         for hive in {*assignments, *self._desks}:
             desk = self._desk(hive)
-            built = build(fleet, assignments.get(hive, ()), desk.document)
-            if built != desk.document or built.revision == 0:
+            built = build(fleet, assignments.get(hive, ()), desk.document, others(holders or {}, hive))
+            if changed(desk.document, built):
                 desk.document = msgspec.structs.replace(built, revision=built.revision + 1)
                 desk.tries = 0
                 self._wake.set()

@@ -21,10 +21,13 @@ _HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")
 _MAX_BYTES = 4 * 1024 * 1024
 """A hive with a hundred workers and models reports some tens of KiB."""
 
-POLICIES = (
-    RoutePolicy(_PREFIX, frozenset({Role.HIVE})),
-    RoutePolicy("/health", None),
+ROUTES = (
+    RoutePolicy("/health", None, frozenset({"GET"})),
+    RoutePolicy(f"{_PREFIX}{{name}}{_SUFFIX}", frozenset({Role.HIVE}), frozenset({"POST"})),
 )
+"""All that this listener answers; what is not here is 404 for hives and 403 for everybody else."""
+
+POLICIES = (*ROUTES, RoutePolicy(_PREFIX, frozenset({Role.HIVE})))
 
 
 def build(controller: Controller, link: Link, status: Status) -> RoleGate:
@@ -53,12 +56,12 @@ class LinkApp:
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        path = request.url.path
+        path = request.scope["path"]
+        if not any(route.covers(path, request.method) for route in ROUTES):
+            raise RequestError(404, f"there is no route {request.method} {path[:100]} on the link listener")
         if path == "/health":
             return _json(200, self._status.health())
         name = path.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-        if path != f"{_PREFIX}{name}{_SUFFIX}" or request.method != "POST":
-            raise RequestError(404, f"there is no route {request.method} {path[:100]} on the link listener")
         if self._status.draining:
             raise RequestError(503, "this queen is leaving; the next one answers", kind="server_error", retry_after=1)
         heartbeat = await _read(request)

@@ -205,6 +205,8 @@ def _place(model: FleetModel, hive: HiveView, there: list[Assignment], here: int
     need = estimate(model, hive)
     models = {m.name: m for m in situation.fleet.models}
     devices = [d for d in hive.devices if d.kind != "cpu"] or list(hive.devices)
+    sick = [f"{d.id} is not healthy ({d.detail or 'no reason given'})" for d in devices if not d.healthy]
+    devices = [d for d in devices if d.healthy]
     free = {
         device.id: device.total
         - device.foreign
@@ -213,7 +215,7 @@ def _place(model: FleetModel, hive: HiveView, there: list[Assignment], here: int
     }
     best = max(devices, key=lambda device: (free[device.id], device.id), default=None)
     if best is None:
-        return "reports no device"
+        return "; ".join(sick) or "reports no device"
     if free[best.id] < need:
         return f"needs {need / MIB:.0f} MiB, {max(free[best.id], 0) / MIB:.0f} MiB free on {best.id}"
     return _Place(hive.name, best.id, (here, -free[best.id] / max(best.total, 1), hive.name))

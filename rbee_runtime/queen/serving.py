@@ -22,6 +22,7 @@ from rbee_runtime.queen.control import LineReader, Order, Word
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.desired import PUSH_TIMEOUT, Documents
 from rbee_runtime.queen.fleet import FleetSource
+from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.lines import Lines
 from rbee_runtime.queen.probes import Probes
@@ -71,6 +72,7 @@ class Serving:
         self.controller.on_change = self._lines.changed
         self.controller.waiting = self._lines.waiting
         self._lines.doubt = self.controller.doubt
+        self._calls = HiveCalls(self.controller, self._to_hives)
         self._relay = Relay(self._lines, self._to_workers, limits=limits)
         self._owners: list[asyncio.Task[None]] = []
         self._hive: AttachedHive | None = None
@@ -86,7 +88,7 @@ class Serving:
         on_ready: Callable[[], None],
     ) -> None:
         """Serve until the supervisor orders otherwise or is gone."""
-        app = ClientApp(self.controller, self._relay, admin.build(self.controller), self._status)
+        app = ClientApp(self.controller, self._relay, admin.build(self.controller, self._calls), self._status)
         patience = self._settings.drain_seconds + _CUT_SECONDS
         clients = HttpServer(app, tls=tls, drain_seconds=patience)
         links = HttpServer(
@@ -140,6 +142,7 @@ class Serving:
         for server in clients.servers:
             server.close()
         links.should_exit = True
+        self._calls.stopping.set()
         lines = self._owners[2]
         for task in self._owners:
             if task is not lines:

@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rbee_runtime.protocol import to_builtins
+from rbee_runtime.protocol import Heartbeat, to_builtins
 from rbee_runtime.queen.admission import unknown_model
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.keys import may_use
 from rbee_runtime.queen.membership import Member, Presence
 from rbee_runtime.queen.records import Assignment, KeyRecord, Scope
-from rbee_runtime.states import Intent, Observed
+from rbee_runtime.states import FetchState, Intent, Observed
 
 
 class ModelState(StrEnum):
@@ -23,17 +23,22 @@ class ModelState(StrEnum):
 
 
 class HiveAnswer(BaseModel):
-    """One hive. `heard` is seconds since its last heartbeat, None before the first; memory in bytes."""
+    """One hive. `heard` is seconds since its last heartbeat, None before the first; memory in bytes.
+
+    `drained` is what the operator asked the queen for, `draining` what the hive itself was told on its host.
+    """
 
     name: str
     state: Presence
     drained: bool
+    draining: bool = False
     url: str = ""
     version: str = ""
     heard: float | None = None
     engines: list[str] = []
     devices: list[dict[str, Any]] = []
     models: list[str] = []
+    fetches: list[dict[str, Any]] = []
     workers: int = 0
     follows: bool = False
     detail: str = ""
@@ -42,7 +47,8 @@ class HiveAnswer(BaseModel):
 class WorkerAnswer(BaseModel):
     """One worker: what is wanted and what is seen; no state while the queen cannot reach it, whatever its hive said.
 
-    `in_flight` counts this queen's requests.
+    `in_flight` counts this queen's requests. `unit` is its name in `systemctl` or `podman ps` on its host; `next_try`
+    is seconds until it is started again (0: not planned); `memory` is bytes by device.
     """
 
     id: str
@@ -57,10 +63,29 @@ class WorkerAnswer(BaseModel):
     restarts: int = 0
     last_exit: str = ""
     detail: str = ""
+    unit: str = ""
+    devices: list[str] = []
+    next_try: float = 0.0
+    memory: dict[str, int] = {}
+
+
+class FetchAnswer(BaseModel):
+    """A model on its way to one hive's disk: bytes, bytes/s, seconds (None while unknown)."""
+
+    hive: str
+    state: FetchState
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    eta: float | None = None
+    detail: str = ""
 
 
 class ModelAnswer(BaseModel):
-    """One declared model. `missing` says per hive why it has fewer workers than wanted."""
+    """One declared model. `missing` says per hive why it has fewer workers than wanted.
+
+    `held` are the hives that have it on disk, `fetches` those on which it is on its way.
+    """
 
     name: str
     source: str
@@ -70,6 +95,8 @@ class ModelAnswer(BaseModel):
     workers: int
     waiting: int = 0
     missing: list[str] = []
+    held: list[str] = []
+    fetches: list[FetchAnswer] = []
 
 
 class KeyAnswer(BaseModel):
@@ -145,6 +172,8 @@ def _hive(controller: Controller, name: str, member: Member | None) -> HiveAnswe
             "engines": list(report.engines),
             "devices": [to_builtins(device) for device in report.devices],
             "models": [model.name for model in report.models],
+            "fetches": [to_builtins(fetch) for fetch in report.fetches],
+            "draining": report.draining,
             "follows": (report.epoch, report.revision) == (wanted.epoch, wanted.revision),
         }
     )
@@ -169,12 +198,20 @@ def _worker(controller: Controller, entry: Assignment) -> WorkerAnswer:
         context=entry.spec.context,
         slots=entry.capacity,
         in_flight=controller.roster.in_flight(entry.id),
+        devices=list(entry.spec.devices),
     )
     if entry.id in controller.unreachable:
         return answer.model_copy(update={"state": None, "detail": "does not answer the queen; it is asked again"})
     if report is None:
         return answer
-    extra = {"restarts": report.restarts, "last_exit": str(report.last_exit or ""), "detail": report.detail}
+    extra = {
+        "restarts": report.restarts,
+        "last_exit": str(report.last_exit or ""),
+        "detail": report.detail,
+        "unit": report.unit,
+        "next_try": report.next_try,
+        "memory": report.memory,
+    }
     return answer.model_copy(update=extra)
 
 
@@ -190,4 +227,16 @@ def _model(controller: Controller, name: str) -> ModelAnswer:
         workers=len(seats),
         waiting=controller.waiting(name),
         missing=list(controller.reasons.get(name, ())),
+        held=[hive for hive, report in _reports(controller) if any(model.name == name for model in report.models)],
+        fetches=[
+            FetchAnswer(hive=hive, **{key: value for key, value in to_builtins(fetch).items() if key != "name"})
+            for hive, report in _reports(controller)
+            for fetch in report.fetches
+            if fetch.name == name and fetch.state is not FetchState.READY
+        ],
     )
+
+
+def _reports(controller: Controller) -> list[tuple[str, Heartbeat]]:
+    members = sorted(controller.membership.members.items())
+    return [(name, member.report) for name, member in members if member.report is not None]

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.lab.errors import LabError
 from tests.lab.host import LabHost
@@ -63,10 +64,11 @@ def clean(options: argparse.Namespace) -> None:
 
 
 def images(options: argparse.Namespace) -> None:
-    """Build the base images that are not in the cache."""
+    """Build the base images that are not in the cache, all at once."""
     ensure_packages()
-    for name in options.images or RECIPES:
-        print(ensure_image(name))
+    with ThreadPoolExecutor() as pool:
+        for tree in pool.map(ensure_image, options.images or RECIPES):
+            print(tree)
 
 
 def show(lab: Lab) -> None:

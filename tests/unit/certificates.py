@@ -1,6 +1,7 @@
 """A throw-away fleet authority for tests: the files that the deployer puts on hosts, valid for a day."""
 
 import datetime as dt
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -11,10 +12,21 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 ROLES = ("queen", "hive", "worker")
 
 
-def issue_fleet(directory: Path, fleet: str, *, names: dict[str, str] | None = None) -> Path:
+@dataclass(frozen=True)
+class Odd:
+    """A certificate of this authority that no deployer makes; times are hours from now."""
+
+    uri: str
+    since: float = -1
+    until: float = 24
+
+
+def issue_fleet(
+    directory: Path, fleet: str, *, names: dict[str, str] | None = None, odd: dict[str, Odd] | None = None
+) -> Path:
     """Write ca.pem and <role>.pem, <role>.key for each role into `directory` and return it.
 
-    The name in each identity is the role's own unless `names` says otherwise.
+    The name in each identity is the role's own unless `names` says otherwise; `odd` are further ones by file name.
     """
     directory.mkdir(parents=True, exist_ok=True)
     ca_key = ec.generate_private_key(ec.SECP256R1())
@@ -27,6 +39,11 @@ def issue_fleet(directory: Path, fleet: str, *, names: dict[str, str] | None = N
         leaf = _leaf(_builder(_name(name), ca_name, key), f"rbee://{fleet}/{role}/{name}")
         _write(directory / f"{role}.pem", leaf.sign(ca_key, hashes.SHA256()))
         _write_key(directory / f"{role}.key", key)
+    for name, wanted in (odd or {}).items():
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = _leaf(_builder(_name(name), ca_name, key, since=wanted.since, until=wanted.until), wanted.uri)
+        _write(directory / f"{name}.pem", leaf.sign(ca_key, hashes.SHA256()))
+        _write_key(directory / f"{name}.key", key)
     return directory
 
 
@@ -34,7 +51,14 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    since: float = -1,
+    until: float = 24,
+) -> x509.CertificateBuilder:
     now = dt.datetime.now(tz=dt.UTC)
     return (
         x509.CertificateBuilder()
@@ -42,8 +66,8 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_before(now + dt.timedelta(hours=since))
+        .not_valid_after(now + dt.timedelta(hours=until))
     )
 
 

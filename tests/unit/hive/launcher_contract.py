@@ -4,6 +4,7 @@ A subclass gives the fixtures `launcher` and `place`: `place(id, **options)` wri
 expects it (the fake engine's options) and returns its path. Ids are unique per test.
 """
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -104,3 +105,23 @@ class LauncherContract:
         await launcher.forget(worker)
         assert "rbee-worker:" in text
         assert len(text.splitlines()) <= 5
+
+    async def test_a_log_is_followed_until_it_is_closed(self, launcher: Launcher, place: Place) -> None:
+        """Somebody who follows a worker that loads gets the line that it writes once it is ready."""
+        worker = fresh_id()
+        await launcher.start(worker, place(worker, load_s="1"), DIGEST)
+        await reach(launcher, worker, Phase.RUNNING)
+        async with contextlib.aclosing(launcher.follow(worker, 10)) as lines:
+            async with asyncio.timeout(15):
+                line = await anext(line async for line in lines if "event=ready" in line)
+        await end(launcher, worker)
+        assert "model=m" in line
+
+    async def test_nothing_is_known_of_a_worker_that_never_was(self, launcher: Launcher) -> None:
+        """An unknown worker is not listed, its stop and its forgetting do nothing, its log is one sentence."""
+        worker = fresh_id()
+        await launcher.stop(worker)
+        await launcher.forget(worker)
+        with pytest.raises(LauncherError, match=worker):
+            await launcher.logs(worker, 5)
+        assert worker not in await launcher.list()

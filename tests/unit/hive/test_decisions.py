@@ -11,6 +11,7 @@ import pytest
 from rbee_runtime.hive.decisions import Act, Decision, ModelState, Scene, decide
 from rbee_runtime.hive.health import Health
 from rbee_runtime.hive.launchers import Phase, UnitStatus
+from rbee_runtime.hive.ledger import Account, Ledger
 from rbee_runtime.hive.records import WorkerRecord
 from rbee_runtime.protocol import Desired, ModelSpec, WorkerSpec
 from rbee_runtime.states import OBSERVED_TRANSITIONS, ExitReason, Observed
@@ -43,6 +44,13 @@ def one(**changes: Any) -> Decision:
     return decision
 
 
+def one_device(*, free: int) -> Ledger:
+    return Ledger({"cpu": Account("cpu", total=5000, used=5000 - free, foreign=5000 - free)})
+
+
+GPU_SPEC = msgspec.structs.replace(SPEC, devices=("GPU-1",))
+ON_GPU = msgspec.structs.replace(WANTED, workers=(GPU_SPEC,))
+STARVED = {"launched": None, "last_exit": ExitReason.OUT_OF_MEMORY, "had": {"cpu": 1000}}
 ENDED = record(launched=None)
 ABSENT = ModelState(ready=False, said="being copied")
 BLOCKED = record(launched=None, blocked=RECORD.attempt, last_exit=ExitReason.BAD_MODEL)
@@ -141,13 +149,68 @@ TABLE = {
             "health": {"w": Health(since=60.0, silent_since=880.0)},
         },
         Observed.STOPPING,
-        Act.STOP,
+        Act.KILL,
     ),
     "loads for ever": (
         {"now": 1850.0, "records": record(), "statuses": {"w": RUNS}},
         Observed.STOPPING,
+        Act.KILL,
+    ),
+    "given up and still there": (
+        {"records": record(stop_asked=80.0, stop_as=ExitReason.CRASHED), "statuses": {"w": RUNS}},
+        Observed.STOPPING,
+        Act.KILL,
+    ),
+    "drained, runs": (
+        {"drained": True, "records": record(), "statuses": {"w": RUNS}, "health": {"w": GOOD}},
+        Observed.DRAINING,
         Act.STOP,
     ),
+    "drained, ended": ({"drained": True, "records": ENDED}, Observed.EXITED, Act.NONE),
+    "drained, not wanted": ({"drained": True, "desired": NOTHING, "records": ENDED}, Observed.EXITED, Act.FORGET),
+    "device lost, runs": (
+        {
+            "desired": ON_GPU,
+            "records": record(spec=GPU_SPEC.digest(), devices=("GPU-1",)),
+            "statuses": {"w": RUNS},
+            "health": {"w": replace(GOOD, spec=GPU_SPEC.digest())},
+            "lost": {"GPU-1": "it has vanished"},
+        },
+        Observed.STARTING,
+        Act.NONE,
+    ),
+    "device lost, ended": ({"desired": ON_GPU, "lost": {"GPU-1": "it has vanished"}}, Observed.EXITED, Act.NONE),
+    "another device lost": ({"desired": ON_GPU, "lost": {"GPU-2": "it has vanished"}}, Observed.STARTING, Act.START),
+    "another worker found the device broken": (
+        {"desired": ON_GPU, "faults": {"GPU-1": ("v",)}},
+        Observed.EXITED,
+        Act.NONE,
+    ),
+    "it found the device broken itself": (
+        {"desired": ON_GPU, "faults": {"GPU-1": ("w",)}},
+        Observed.STARTING,
+        Act.START,
+    ),
+    "engine does not fit": (
+        {"engines": frozenset(), "unfit": {"fake": "engine fake is built for arm64"}},
+        Observed.EXITED,
+        Act.NONE,
+    ),
+    "state disk full": ({"trouble": "cannot write records"}, Observed.BACKOFF, Act.NONE),
+    "models not readable": ({"models": {}, "unseen": "the disk did not answer"}, Observed.FETCHING, Act.NONE),
+    "out of memory once": ({"records": record(**STARVED, starved=1)}, Observed.STARTING, Act.START),
+    "out of memory twice": (
+        {"records": record(**STARVED, starved=2), "ledger": one_device(free=1000)},
+        Observed.EXITED,
+        Act.NONE,
+    ),
+    "out of memory twice, then more is free": (
+        {"records": record(**STARVED, starved=2), "ledger": one_device(free=1200)},
+        Observed.STARTING,
+        Act.START,
+    ),
+    "does not fit": ({"needs": {"w": 2000}, "ledger": one_device(free=1000)}, Observed.BACKOFF, Act.NONE),
+    "fits": ({"needs": {"w": 1000}, "ledger": one_device(free=1000)}, Observed.STARTING, Act.START),
     "after a reboot": ({"boot": "b2", "records": record(next_try=1e9, streak=9)}, Observed.STARTING, Act.START),
 }
 
@@ -207,3 +270,36 @@ def test_a_life_follows_the_table_of_states() -> None:
     states = [decision.state for decision in lives]
     steps = [(a, b) for a, b in pairwise(states) if a is not b]
     assert all(b in OBSERVED_TRANSITIONS[a] for a, b in steps)
+
+
+def test_a_worker_that_was_given_up_counts_as_failed() -> None:
+    """The hive's own kill of a hung worker is a crash with its reason, not a wish, and is tried again in a second."""
+    hung = {"now": 1000.0, "records": record(ready_since=60.0), "statuses": {"w": RUNS}}
+    killed = one(**hung, health={"w": Health(since=60.0, silent_since=880.0)})
+    ended = one(now=1001.0, records={"w": killed.record}, statuses={"w": replace(CRASHED, exit_status=None)})
+    assert (ended.record.last_exit, ended.record.streak, ended.record.stop_as) == (ExitReason.CRASHED, 1, None)
+    assert "gave no answer for 120 s" in ended.said
+
+
+@pytest.mark.parametrize("row", ["device lost, runs", "device lost, ended", "another worker found the device broken"])
+def test_a_lost_device_is_the_reason(row: str) -> None:
+    """A worker that its device keeps from serving reports that, running or not."""
+    assert one(**TABLE[row][0]).reason is ExitReason.DEVICE_LOST
+
+
+def test_memory_is_the_reason_with_its_numbers() -> None:
+    """A worker that does not fit says what it needs and what is there, and reports the reason to the queen."""
+    decision = one(needs={"w": 2 * 1024**3}, ledger=one_device(free=1000))
+    assert decision.reason is ExitReason.OUT_OF_MEMORY
+    assert "w needs 2.0 GiB on cpu and 0.0 GiB are free" in decision.said
+
+
+def test_a_record_from_before_its_model_was_seen_takes_on_its_content() -> None:
+    """A worker recovered while the document or the disk was away is adopted once the model is seen, not stopped."""
+    running = {"statuses": {"w": RUNS}, "health": {"w": GOOD}}
+    unseen = one(**running, records=record(basis=""), models={})
+    assert (unseen.act, unseen.record.basis) == (Act.NONE, "")
+    seen = one(**running, records={"w": unseen.record})
+    assert (seen.state, seen.act, seen.record.basis) == (Observed.READY, Act.NONE, "c0/k")
+    later = one(**running, records={"w": seen.record}, models={"m": ModelState(ready=True, basis="c1")})
+    assert (later.state, later.act) == (Observed.DRIFTED, Act.STOP)

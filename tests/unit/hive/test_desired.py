@@ -103,5 +103,22 @@ def test_what_is_kept_is_what_was_sent(tmp_path: Path) -> None:
     """The file on disk decodes to the document, readable by its owner only."""
     DesiredFile(tmp_path, fleet="f", hive="h").accept(document(1, 1))
     path = tmp_path / "desired.json"
-    assert path.read_bytes() == encode(document(1, 1))
+    assert msgspec.json.decode(path.read_bytes(), type=Desired) == document(1, 1)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_of_the_version_before_is_read(tmp_path: Path) -> None:
+    """A document that was kept without a schema is followed as it is."""
+    (tmp_path / "desired.json").write_bytes(encode(document(3, 4)))
+    assert DesiredFile(tmp_path, fleet="f", hive="h").document == document(3, 4)
+
+
+def test_a_file_of_an_unknown_newer_schema_is_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told and left alone, and the mark against older queens still holds."""
+    DesiredFile(tmp_path, fleet="f", hive="h").accept(document(3, 4))
+    path = tmp_path / "desired.json"
+    path.write_text(path.read_text().replace('"schema":1', '"schema":2'))
+    held = DesiredFile(tmp_path, fleet="f", hive="h")
+    assert (held.document, "schema 2" in capsys.readouterr().err) == (None, True)
+    with pytest.raises(StaleDesiredError):
+        held.accept(document(3, 3))

@@ -24,6 +24,9 @@ def test_every_exit_status_of_the_worker_has_its_reason(status: int, reason: Exi
         (ended(exit_signal=9), ExitReason.KILLED),
         (ended(exit_signal=9, out_of_memory=True), ExitReason.OUT_OF_MEMORY),
         (ended(exit_status=70), ExitReason.CRASHED),
+        (ended(exit_status=137), ExitReason.KILLED),
+        (ended(exit_status=137, out_of_memory=True), ExitReason.OUT_OF_MEMORY),
+        (ended(exit_status=255), ExitReason.CRASHED),
         (ended(exit_status=0), ExitReason.ASKED),
         (ended(), ExitReason.CRASHED),
         (None, ExitReason.ASKED),
@@ -106,3 +109,28 @@ def test_what_cannot_get_better_by_itself_is_marked(status: int, blocked: str) -
     """A bad model or setting blocks exactly the attempt that failed."""
     record = fail(WorkerRecord(id="w", spec="s", basis="b", stamp="f"), at=1.0, status=status)
     assert record.blocked == blocked
+
+
+def test_the_signal_of_an_end_is_on_record() -> None:
+    """Status and signal are kept for the queen, whichever way the launcher tells them."""
+    direct, by_status = (
+        exits.noted(WorkerRecord(id="w", launched=1.0), ended(**how), now=2.0)
+        for how in ({"exit_signal": 11}, {"exit_status": 139})
+    )
+    assert (direct.exit_status, direct.exit_signal) == (None, 11)
+    assert (by_status.exit_status, by_status.exit_signal) == (139, 11)
+
+
+def test_ends_for_want_of_memory_are_counted_in_a_row() -> None:
+    """Two in a row are two; another end in between begins anew."""
+    counts, record = [], WorkerRecord(id="w")
+    for status in (71, 71, 70, 71):
+        record = fail(record, at=1.0, status=status)
+        counts.append(record.starved)
+    assert counts == [1, 2, 0, 1]
+
+
+def test_a_range_without_free_ports_follows_the_usual_schedule() -> None:
+    """Nothing is gained by trying that again at once."""
+    record = exits.not_started(WorkerRecord(id="w"), "no free port", reason=ExitReason.PORT_TAKEN, now=50.0)
+    assert (record.last_exit, record.next_try > 50.5) == (ExitReason.PORT_TAKEN, True)

@@ -1,6 +1,7 @@
 """A hive with real workers: follow, report, restart, adopt, release."""
 
 import asyncio
+import hashlib
 import os
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from rbee_runtime.errors import ConfigError, StateError
 from rbee_runtime.hive.launchers import identity
 from tests.unit.hive.conftest import Start, desired, fake
 from tests.unit.hive.waiting import until
+from tests.unit.models.gguf_builder import gguf
 
 
 def pid_of(state: Path, worker: str) -> int:
@@ -140,13 +142,14 @@ async def _said(queen: object, text: str) -> dict[str, str]:
 async def test_a_file_model_is_taken_in_and_served(start: Start, tmp_path: Path) -> None:
     """The file of this host enters the store, is reported, and the worker then starts with its path."""
     source = tmp_path / "m.gguf"
-    source.write_bytes(b"GGUF")
+    content = gguf()
+    source.write_bytes(content)
     hive, queen = await start()
     await queen.put(desired(1, fake("w-1"), sources={"m": f"file:{source}"}))
     await until(lambda: queen.in_state("w-1", "ready"))
     (model,) = (await queen.get("/api/v1/models")).json()
     launch = msgspec.json.decode((hive.config.state_dir / "workers" / "w-1.json").read_bytes())
-    assert launch["model_path"].endswith(f"/blobs/sha256-{model['files'][0]['sha256']}")
+    assert (model["name"], launch["model_path"].endswith(hashlib.sha256(content).hexdigest())) == ("m", True)
 
 
 async def test_a_hung_worker_leaves_rotation_and_returns(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,3 +193,30 @@ async def test_without_certificates_a_hive_stays_on_loopback(start: Start, chang
     """Settings that would put a token-only hive on the network are refused in a sentence."""
     with pytest.raises(ConfigError, match=said):
         await start(**changes)
+
+
+async def test_a_drained_host_empties_itself_and_stays_empty(start: Start) -> None:
+    """The workers end, a restarted hive starts none, and the end of the drain brings them back."""
+    first, queen = await start()
+    await queen.put(desired(1, fake("w-1")))
+    await until(lambda: queen.in_state("w-1", "ready"))
+    await first.supervisor.drain(True)
+    await until(lambda: queen.in_state("w-1", "exited"))
+    await first.stop(stop_workers=False)
+    second, queen = await start()
+    report = await until(lambda: queen.in_state("w-1", "exited"))
+    assert ("drained" in report["detail"], second.summary.startswith("drained, 0 workers ready")) == (True, True)
+    await second.supervisor.drain(False)
+    report = await until(lambda: queen.in_state("w-1", "ready"))
+    assert report["last_exit"] == "asked"
+
+
+async def test_out_of_memory_is_tried_once_more(start: Start) -> None:
+    """The second end in a row for want of memory is the last until something changes, and the queen hears so."""
+    _, queen = await start()
+    await queen.put(desired(1, fake("w-1", fail="oom")))
+    report = await until(lambda: queen.in_state("w-1", "exited"))
+    assert (report["last_exit"], report["exit_status"], report["restarts"]) == ("out_of_memory", 71, 1)
+    assert "tried twice" in report["detail"]
+    await queen.put(desired(2, fake("w-1")))
+    assert await until(lambda: queen.in_state("w-1", "ready"))

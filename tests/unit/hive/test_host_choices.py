@@ -46,6 +46,9 @@ def test_a_port_in_use_is_not_free() -> None:
     assert worker_ports.is_free("127.0.0.1", port)
 
 
+HOST = engines.HostFacts("x86_64", "2.36", level=3, cuda=12)
+
+
 @pytest.fixture
 def artefact(tmp_path: Path) -> Callable[..., Path]:
     def make(folder: str, **manifest: str) -> Path:
@@ -61,9 +64,39 @@ def test_the_newest_engine_of_a_name_wins(tmp_path: Path, artefact: Callable[...
     artefact("llama-cpp-0.3.9-cpu-aaaaaaaa", name="llama-cpp", version="0.3.9")
     newest = artefact("llama-cpp-0.3.36-cpu-bbbbbbbb", name="llama-cpp", version="0.3.36")
     artefact("broken", version="1")
-    assert engines.installed(tmp_path) == {"fake": None, "llama-cpp": newest}
+    found = engines.installed(tmp_path, HOST)
+    assert found.usable == {"fake": None, "llama-cpp": newest}
+    assert "broken" in found.unfit
 
 
 def test_a_host_without_engines_has_the_built_in_one(tmp_path: Path) -> None:
     """A missing engines folder is no error."""
-    assert engines.installed(tmp_path / "none") == {"fake": None}
+    assert engines.installed(tmp_path / "none", HOST) == engines.Engines({"fake": None}, {})
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"arch": "aarch64"}, "is built for aarch64, this host is x86_64"),
+        ({"variant": "cpu-x86_64_v4"}, "needs a processor of level x86-64-v4, this is x86-64-v3"),
+        ({"glibc": "2.41"}, "needs glibc 2.41, this host has 2.36"),
+        ({"variant": "cuda13"}, "needs CUDA 13, the driver here serves 12"),
+        ({"arch": "x86_64", "variant": "cuda12-x86_64_v3", "glibc": "2.36"}, ""),
+    ],
+)
+def test_an_engine_for_another_host_says_what_does_not_fit(
+    tmp_path: Path, artefact: Callable[..., Path], facts: dict[str, str], said: str
+) -> None:
+    """Architecture, processor level, glibc and CUDA are compared; what does not fit is not started and says why."""
+    artefact("llama-cpp-1", name="llama-cpp", version="1", **facts)
+    found = engines.installed(tmp_path, HOST)
+    assert ("llama-cpp" in found.usable) is (not said)
+    assert said in found.unfit.get("llama-cpp", "")
+
+
+def test_what_is_not_known_of_the_host_is_not_judged(tmp_path: Path, artefact: Callable[..., Path]) -> None:
+    """Before the first look at the devices an engine is not refused for its processor or driver."""
+    artefact("llama-cpp-1", name="llama-cpp", version="1", variant="cuda13-x86_64_v4")
+    host = engines.this_host(None)
+    assert (host.level, host.cuda) == (None, None)
+    assert "llama-cpp" in engines.installed(tmp_path, host).usable

@@ -16,12 +16,47 @@ from rbee_runtime.server import bind
 
 KEY = "rbee_abcdefgh_canary0canary0canary0"
 NEW_KEY = "rbee_newnewne_shown0once"
+DEVICE = {"id": "GPU-1", "kind": "cuda", "name": "Some GPU", "total": 24 << 30, "foreign": 3 << 30, "healthy": False}
+FETCH = {"hive": "gpu1", "state": "fetching", "done": 43, "total": 100, "rate": 12.5 * 2**20, "eta": 30.0}
+EVENTS = [
+    {"id": 1, "time": 10.5, "kind": "worker_state", "subject": "toy-1", "data": {"state": "ready", "detail": ""}},
+    {"id": 2, "time": 11.5, "kind": "model_state", "subject": "to\x1by", "data": {"state": "gone"}},
+]
+WORKER = {
+    "host": "gpu1",
+    "report": {
+        "id": "toy-1", "state": "backoff", "since": 4.0, "detail": "crashed: boom", "unit": "rbee-worker@toy-1.service",
+        "last_exit": "crashed", "exit_status": 1, "memory": {"GPU-1": 2 << 30}, "slots": 4,
+        "address": "h", "port": 9001,
+    },
+    "wanted": {"devices": ["GPU-1"]},
+    "next_step": "it is started again in 7 s",
+    "streak": 3,
+}  # fmt: skip
 TABLES = {
-    "hives": [{"name": "gpu1", "state": "live", "drained": False, "heard": 2.1, "workers": 1, "engines": ["fake"]}],
-    "workers": [{"id": "toy-1", "model": "toy", "hive": "gpu1", "state": "ready", "in_flight": 1, "slots": 4}],
-    "models": [{"name": "toy", "state": "ready", "ready": 1, "workers": 2, "missing": ["gpu2: too small"]}],
+    "hives": [
+        {
+            "name": "gpu1", "state": "live", "drained": False, "heard": 2.1, "workers": 1, "engines": ["fake"],
+            "url": "https://gpu1:8600", "devices": [DEVICE],
+        },
+    ],
+    "workers": [
+        {
+            "id": "toy-1", "model": "toy", "hive": "gpu1", "state": "ready", "in_flight": 1, "slots": 4,
+            "unit": "rbee-worker@toy-1.service",
+        },
+    ],
+    "models": [
+        {
+            "name": "toy", "state": "ready", "ready": 1, "workers": 2, "missing": ["gpu2: too small"],
+            "held": ["gpu1"], "fetches": [FETCH],
+        },
+    ],
+    "devices": [DEVICE],
+    "events": EVENTS,
+    "toy-1": WORKER,
     "keys": [{"id": "abcdefgh", "name": "me", "scopes": ["infer"], "models": ["*"], "created": 1}],
-}
+}  # fmt: skip
 
 
 @dataclass
@@ -58,9 +93,23 @@ class StandIn:
             return JSONResponse({"id": "newnewne", "key": NEW_KEY}, 201)
         if request.method == "DELETE":
             return Response(status_code=204)
+        return self._of_host(kind, request)
+
+    def _of_host(self, kind: str, request: Request) -> Response:
         if "gone" in request.url.path:
             return JSONResponse({"error": {"message": "there is no hive 'gone'"}}, 404)
+        if kind == "logs":
+            return PlainTextResponse(f"{request.url.query}\nline \x1b[31mtwo\n")
+        if kind == "events" and "text/event-stream" in request.headers["accept"]:
+            return PlainTextResponse(self._followed(request.headers["last-event-id"]), media_type="text/event-stream")
         return JSONResponse(TABLES.get(kind, {}))
+
+    @staticmethod
+    def _followed(last: str) -> str:
+        told = [{"id": 0, "time": 9.0, "kind": "reset", "subject": last}, *EVENTS]
+        return ": still here\n\n" + "".join(
+            f"id: abc-{event['id']}\nevent: {event['kind']}\ndata: {json.dumps(event)}\n\n" for event in told
+        )
 
 
 def chat_stream(*words: str, tokens: int | None = None, end: str = "data: [DONE]\n\n") -> str:

@@ -10,6 +10,7 @@ from rbee_runtime.config import FleetFile
 from rbee_runtime.gateway.relay import Relay
 from rbee_runtime.queen import admin, policy
 from rbee_runtime.queen.app import ClientApp
+from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.lines import Lines
 from rbee_runtime.queen.records import Scope
 from rbee_runtime.queen.status import Phase, Status
@@ -19,7 +20,12 @@ Maker = Callable[[FleetFile], Fixture]
 
 ADMIN_ROUTES = {
     ("GET", "/api/v1/hives"),
+    ("GET", "/api/v1/hives/{name}/devices"),
+    ("GET", "/api/v1/hives/{name}/models"),
+    ("GET", "/api/v1/hives/{name}/events"),
     ("GET", "/api/v1/workers"),
+    ("GET", "/api/v1/workers/{worker}"),
+    ("GET", "/api/v1/workers/{worker}/logs"),
     ("GET", "/api/v1/models"),
     ("POST", "/api/v1/hives/{name}/drain"),
     ("POST", "/api/v1/hives/{name}/undrain"),
@@ -37,14 +43,16 @@ HOT_ROUTES = {
 
 
 def registered(q: Fixture) -> set[tuple[str, str]]:
-    found = admin.build(q.controller).routes
+    found = admin.build(q.controller, HiveCalls(q.controller, q.client)).routes
     return {(method, route.path) for route in found if isinstance(route, APIRoute) for method in route.methods}
 
 
 def client(q: Fixture, phase: Phase = Phase.READY) -> httpx.AsyncClient:
     lines = Lines(q.controller, q.controller.roster, queue_wait=0.0, clock=q.clock)
     status = Status(1, "d1", phase)
-    app = ClientApp(q.controller, Relay(lines, q.client), admin.build(q.controller), status)
+    app = ClientApp(
+        q.controller, Relay(lines, q.client), admin.build(q.controller, HiveCalls(q.controller, q.client)), status
+    )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://queen")
 
 

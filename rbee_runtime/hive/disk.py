@@ -1,0 +1,82 @@
+"""What is on this host's disks, models and engines; a disk that hangs or fails holds nobody up."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from rbee_runtime import logs
+from rbee_runtime.errors import RbeeError
+from rbee_runtime.hive import engines
+from rbee_runtime.hive.fetching import Fetching
+from rbee_runtime.protocol import ModelSpec
+
+DISK_SECONDS = 10.0
+"""Between looks at models and engines on disk, which only the deploy or a person changes."""
+
+DISK_PATIENCE_SECONDS = 5.0
+"""A network disk that hangs for longer must not keep the hive from watching its workers."""
+
+
+class Disk:
+    """The last look; `trouble` is why it is not a recent one, or ""."""
+
+    def __init__(
+        self,
+        engines_dir: Path,
+        fetching: Fetching,
+        *,
+        clock: Callable[[], float],
+        host: Callable[[], engines.HostFacts],
+    ) -> None:
+        self._engines_dir = engines_dir
+        self._fetching = fetching
+        self._clock = clock
+        self._host = host
+        self._due = 0.0
+        self._running: asyncio.Task[None] | None = None
+        self.engines: Mapping[str, Path | None] = {}
+        self.unfit: Mapping[str, str] = {}
+        self.trouble = ""
+
+    def due(self) -> None:
+        """Look again at the next chance."""
+        self._due = 0.0
+
+    async def read(self, models: Sequence[ModelSpec], in_use: Collection[str]) -> None:
+        """Look if it is time, and go on with what was known if the disk hangs or fails.
+
+        `in_use` are the models that running workers were started with.
+        """
+        now = self._clock()
+        if self._running is None and now >= self._due:
+            self._due = now + DISK_SECONDS
+            self._running = asyncio.create_task(self._look(models, in_use))
+        if self._running is None:
+            return
+        done, _ = await asyncio.wait({self._running}, timeout=DISK_PATIENCE_SECONDS)
+        if not done:
+            self._say(f"the disk did not answer within {DISK_PATIENCE_SECONDS:g} s")
+            return
+        look, self._running = self._running, None
+        try:
+            look.result()
+        except (RbeeError, OSError) as error:
+            self._say(f"models and engines cannot be read: {error}")
+        else:
+            self._say("")
+
+    async def close(self) -> None:
+        """End a look that runs."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def _look(self, models: Sequence[ModelSpec], in_use: Collection[str]) -> None:
+        found = await asyncio.to_thread(engines.installed, self._engines_dir, self._host())
+        self.engines, self.unfit = found.usable, found.unfit
+        await self._fetching.look(models, in_use)
+
+    def _say(self, said: str) -> None:
+        if said and said != self.trouble:
+            logs.warning("disk_trouble", detail=said)
+        self.trouble = said

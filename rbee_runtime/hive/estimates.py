@@ -1,0 +1,79 @@
+"""What workers were seen to take at most, kept over restarts: `<state_dir>/estimates.json`."""
+
+from pathlib import Path
+
+import msgspec
+
+from rbee_runtime import durable, logs
+from rbee_runtime.errors import StateError
+from rbee_runtime.protocol import Message, encode
+
+SCHEMA = 1
+GROWTH = 1.01
+"""A peak that rose by less is not worth a write."""
+
+SAVE_SECONDS = 30.0
+MOST = 2000
+"""Far more combinations than a host ever runs; beyond it the oldest go."""
+
+
+class Peaks(Message, frozen=True, kw_only=True):
+    """The file: bytes per device by `key`."""
+
+    schema: int = SCHEMA
+    peaks: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+def key(*, content: str, engine: str, context: int, slots: int, device: str) -> str:
+    """Return what memory depends on: model content, engine, tokens per sequence, sequences, name of the device."""
+    return "/".join([content, engine, str(context), str(slots), device])
+
+
+class Estimates:
+    """Peaks by key. A file that cannot be used costs what was learnt, a disk that cannot be written nothing."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / "estimates.json"
+        self._peaks = _read(self._path)
+        self._changed = False
+        self._due = 0.0
+
+    def peak(self, name: str) -> int | None:
+        """Return the most bytes that were seen, or None."""
+        return self._peaks.get(name)
+
+    def observe(self, name: str, size: int) -> None:
+        """Take a measured size into account."""
+        if size > self._peaks.get(name, 0) * GROWTH:
+            self._peaks.pop(name, None)
+            self._peaks[name] = size
+            self._changed = True
+            if len(self._peaks) > MOST:
+                del self._peaks[next(iter(self._peaks))]
+
+    def save(self, *, now: float) -> None:
+        """Write what is new, at most every half minute."""
+        if not self._changed or now < self._due:
+            return
+        self._due = now + SAVE_SECONDS
+        try:
+            durable.write(self._path, encode(Peaks(peaks=self._peaks)))
+        except StateError as error:
+            logs.warning("estimates_not_written", detail=error)
+        else:
+            self._changed = False
+
+
+def _read(path: Path) -> dict[str, int]:
+    try:
+        kept = msgspec.json.decode(path.read_bytes(), type=Peaks)
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as error:
+        logs.warning("state_file_damaged", file=path, detail=f"cannot be used ({error}): estimates begin anew")
+        return {}
+    if kept.schema > SCHEMA:
+        said = f"is of schema {kept.schema}, this version reads {SCHEMA}: estimates begin anew"
+        logs.warning("state_file_newer", file=path, detail=said)
+        return {}
+    return dict(kept.peaks)

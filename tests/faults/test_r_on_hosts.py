@@ -1,0 +1,161 @@
+"""R1, R2, R3, R7, R8 and C4 on real hosts: whatever happens to the hive, its workers are systemd's."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.fleets import Fleet, small_fleet, wait_for
+from tests.e2e.streams import Stream
+from tests.e2e.test_restarts import worker_pids
+from tests.faults.rows import FULL, row
+from tests.lab import LabHost
+
+pytestmark = pytest.mark.lab
+
+STREAMS = row("R1").figure("streams")
+STATE = "/var/lib/rbee/hive"
+DROP_IN = "/run/systemd/system/rbee-hive.service.d/patience.conf"
+KILL = "systemctl kill --kill-whom=main -s KILL rbee-hive"
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """Give a queen and one GPU host with a scripted model on one worker."""
+    with small_fleet("faults") as made:
+        source = f"fake:tokens_per_s=20,slots={STREAMS},tokens=120"
+        made.models["slow"] = {"name": "slow", "source": source, "slots": STREAMS}
+        made.deploy()
+        made.wait_ready("slow")
+        yield made
+
+
+def gpu(fleet: Fleet) -> LabHost:
+    return fleet.lab.hosts["gpu1"]
+
+
+def worker(fleet: Fleet) -> dict[str, Any]:
+    """Return what the hive tells of its one worker."""
+    (known,) = fleet.admin("workers")
+    found: dict[str, Any] = fleet.admin(f"workers/{known['id']}")
+    return found
+
+
+def hive_is_active(fleet: Fleet) -> bool:
+    return gpu(fleet).run("systemctl is-active rbee-hive", check=False).stdout.strip() == "active"
+
+
+def test_r1_a_restart_cuts_no_stream(fleet: Fleet) -> None:
+    """Streams end byte for byte as an undisturbed one, the worker keeps its process, the hive is ready in time."""
+    undisturbed = Stream(fleet).begin().end().text
+    before = worker_pids(gpu(fleet))
+    streams = [Stream(fleet).begin() for _ in range(STREAMS)]
+    begun = time.monotonic()
+    gpu(fleet).run("systemctl restart rbee-hive")
+    seconds = time.monotonic() - begun
+    texts = {stream.end().text for stream in streams}
+    assert [stream.error for stream in streams] == [""] * STREAMS
+    assert texts == {undisturbed}
+    assert worker_pids(gpu(fleet)) == before
+    assert seconds <= row("R1").figure("ready_seconds")
+
+
+def test_r2_kills_make_no_second_copy(fleet: Fleet) -> None:
+    """After each of many kills at random moments the same processes run, and every file of the state can be read."""
+    before = worker_pids(gpu(fleet))
+    moments = random.Random(2)
+    for _ in range(row("R2").figure("kills")):
+        gpu(fleet).run(KILL)
+        wait_for("an active hive", lambda: hive_is_active(fleet))
+        time.sleep(moments.random())
+        assert worker_pids(gpu(fleet)) == before
+        files = gpu(fleet).run(f"cat {STATE}/desired.json {STATE}/records/*.json {STATE}/workers/*.json").stdout
+        assert json.loads(f"[{files.replace('}{', '},{')}]")
+    fleet.wait_ready("slow")
+    assert worker(fleet)["report"]["restarts"] == 0
+
+
+def test_r3_an_end_in_absence_is_told(fleet: Fleet) -> None:
+    """The signal that ended the worker and its last lines are there once the hive is back, and so is the worker."""
+    unit = next(iter(worker_pids(gpu(fleet))))
+    restarts = worker(fleet)["report"]["restarts"]
+    gpu(fleet).run("systemctl stop rbee-hive")
+    gpu(fleet).run(f"systemctl kill -s KILL {unit}")
+    time.sleep(row("R3").figure("away_seconds"))
+    gpu(fleet).run("systemctl start rbee-hive")
+    told = wait_for("the end", lambda: report if (report := ended(fleet)) else None)
+    assert (told["last_exit"], told["exit_signal"]) == ("killed", 9)
+    fleet.wait_ready("slow")
+    assert worker(fleet)["report"]["restarts"] == restarts + 1
+    lines = log(fleet, told["id"]).splitlines()
+    assert 0 < len(lines) <= row("R3").figure("log_lines")
+    assert gpu(fleet).run(f"journalctl -o cat -q --no-pager -n 100 -u {unit}").stdout.splitlines()[:1] == lines[:1]
+
+
+def ended(fleet: Fleet) -> dict[str, Any]:
+    """Return the worker's report once it tells of an end."""
+    try:
+        report: dict[str, Any] = worker(fleet)["report"]
+    except (AssertionError, KeyError, httpx.HTTPError):
+        return {}
+    return report if report["last_exit"] else {}
+
+
+def log(fleet: Fleet, name: str) -> str:
+    """Return the last lines of a worker as the queen gives them out."""
+    answer = httpx.get(
+        f"{fleet.url}/api/v1/workers/{name}/logs",
+        params={"lines": row("R3").figure("log_lines")},
+        headers={"authorization": f"Bearer {fleet.api_key}"},
+        verify=fleet.trust,
+        timeout=30,
+        trust_env=False,
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def test_r7_a_reboot_brings_the_workers_back(fleet: Fleet) -> None:
+    """The wanted worker is up again in time without anybody's help, and its record is of the new boot."""
+    gpu(fleet).reboot()
+    fleet.wait_ready("slow", seconds=row("R7").figure("back_seconds"))
+    boot = gpu(fleet).run("cat /proc/sys/kernel/random/boot_id").stdout.strip()
+    record = json.loads(gpu(fleet).run(f"cat {STATE}/records/*.json").stdout)
+    assert (record["boot"], worker(fleet)["report"]["state"]) == (boot, "ready")
+
+
+def test_r8_workers_are_outside_the_hives_control_group(fleet: Fleet) -> None:
+    """The kernel's own word: no process of a worker is below rbee-hive.service."""
+    pids = list(worker_pids(gpu(fleet)).values())
+    groups = [gpu(fleet).run(f"cat /proc/{pid}/cgroup").stdout for pid in pids]
+    assert groups
+    assert all("rbee-hive.service" not in group and "rbee-worker@" in group for group in groups)
+
+
+@pytest.fixture
+def patience(fleet: Fleet) -> Iterator[None]:
+    """Let systemd wait for the hive's pings as long as its unit says, in the short run less."""
+    if not FULL:
+        gpu(fleet).put(f"[Service]\nWatchdogSec={row('C4').figure('watchdog')}\n", DROP_IN)
+        gpu(fleet).run("systemctl daemon-reload && systemctl restart rbee-hive")
+    yield
+    gpu(fleet).run(f"rm -f {DROP_IN} && systemctl daemon-reload && systemctl restart rbee-hive")
+
+
+def test_c4_a_stalled_hive_is_restarted(fleet: Fleet, patience: None) -> None:
+    """A hive that stands still is replaced by systemd within the promise, and its worker keeps its process."""
+    before = worker_pids(gpu(fleet))
+    old = gpu(fleet).run("systemctl show rbee-hive -p MainPID --value").stdout.strip()
+    begun = time.monotonic()
+    gpu(fleet).run("systemctl kill --kill-whom=main -s STOP rbee-hive")
+    wait_for("another hive", lambda: hive_is_active(fleet) and main_pid(fleet) != old, seconds=90)
+    assert time.monotonic() - begun <= row("C4").figure("restarted_seconds")
+    assert worker_pids(gpu(fleet)) == before
+
+
+def main_pid(fleet: Fleet) -> str:
+    return gpu(fleet).run("systemctl show rbee-hive -p MainPID --value").stdout.strip()

@@ -1,0 +1,39 @@
+"""The table of faults itself: every row has tests, and every test is one that exists."""
+
+import ast
+
+import pytest
+
+from tests.faults.rows import ROOT, read
+
+ROWS = [
+    *(f"R{number}" for number in range(1, 9)),
+    *(f"C{number}" for number in range(1, 6)),
+    *(f"D{number}" for number in range(1, 7)),
+    "M8",
+]
+
+
+def test_the_table_has_every_row() -> None:
+    """No fault that was promised is left out, and none has crept in without a promise."""
+    assert sorted(read()) == sorted(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_has_tests_that_exist(name: str) -> None:
+    """Both runs of a row name at least one test, and each of them is a function of that file."""
+    row = read()[name]
+    assert row.promise.endswith(".")
+    for nodes in (row.full, row.short):
+        assert nodes
+        for node in nodes:
+            path, _, function = node.partition("::")
+            assert function in functions(path), node
+
+
+def functions(path: str) -> set[str]:
+    """Return the test functions of a file; empty if there is no such file."""
+    if not (ROOT / path).is_file():
+        return set()
+    tree = ast.parse((ROOT / path).read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
