@@ -67,6 +67,7 @@ def test_r1_a_restart_cuts_no_stream(fleet: Fleet) -> None:
 def test_r2_kills_make_no_second_copy(fleet: Fleet) -> None:
     """After each of many kills at random moments the same processes run, and every file of the state can be read."""
     before = worker_pids(gpu(fleet))
+    restarts = worker(fleet)["report"]["restarts"]
     moments = random.Random(2)
     for _ in range(row("R2").figure("kills")):
         gpu(fleet).run(KILL)
@@ -76,7 +77,7 @@ def test_r2_kills_make_no_second_copy(fleet: Fleet) -> None:
         files = gpu(fleet).run(f"cat {STATE}/desired.json {STATE}/records/*.json {STATE}/workers/*.json").stdout
         assert json.loads(f"[{files.replace('}{', '},{')}]")
     fleet.wait_ready("slow")
-    assert worker(fleet)["report"]["restarts"] == 0
+    assert worker(fleet)["report"]["restarts"] == restarts
 
 
 def test_r3_an_end_in_absence_is_told(fleet: Fleet) -> None:
