@@ -62,12 +62,6 @@ def queen_link_url(site: Site, host: Host) -> str:
     return f"https://{name}:{site.queen.link_port}"
 
 
-def client_url(site: Site) -> str:
-    """Return the base URL that OpenAI clients use."""
-    scheme = "http" if site.client_endpoint == "plain-http" else "https"
-    return f"{scheme}://{bracketed(site.queen.reach)}:{site.queen.queen_port}/v1"
-
-
 def bracketed(address: str) -> str:
     """Return an address as it stands in a URL."""
     try:

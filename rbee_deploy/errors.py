@@ -4,9 +4,7 @@ DeployError
 ├── SecretError      a secret's source gives nothing, or its file is open to others
 ├── AuthorityError   the fleet's certificate authority cannot be used as it lies on disk
 ├── RenderError      a template or its data is wrong
-├── ArtefactError    a release, engine or model file cannot be built, read or trusted
-├── HostError        a host refused or failed a step
-└── StageError       a stage stopped the run
+└── ArtefactError    a release, engine or model file cannot be built, read or trusted
 
 InventoryError       (a SystemExit) the inventory file is wrong
 """
@@ -30,14 +28,6 @@ class RenderError(DeployError):
 
 class ArtefactError(DeployError):
     """A release, engine or model file cannot be built, read or trusted."""
-
-
-class HostError(DeployError):
-    """A host refused or failed a step."""
-
-
-class StageError(DeployError):
-    """A stage stopped the run."""
 
 
 class InventoryError(SystemExit):

@@ -2,7 +2,8 @@
 
 As a program it starts one worker that everybody may reach, and prints its id, port and pid.
 
-The launcher is named by RBEE_LAUNCHER; containers are driven as the hive's own user, units as root.
+The launcher is named by RBEE_LAUNCHER; containers are driven as the hive's own user, units as root. TestContainers is
+selected for the launchers that make some.
 """
 
 import asyncio
@@ -32,8 +33,6 @@ NAME = os.environ["RBEE_LAUNCHER"]
 STATE = Path("/var/lib/rbee/hive") if NAME == "systemd" else Path(os.environ["RBEE_STATE"])
 IMAGE = "rbee-worker:lab"
 MODELS = Path("/var/lib/rbee/models")
-
-in_container = pytest.mark.skipif(NAME not in {"podman", "docker"}, reason="the launcher makes no containers")
 
 
 def settings(*, hive: str = "box1", **containers: Any) -> HiveConfig:
@@ -102,7 +101,6 @@ class TestContract(LauncherContract):
         return write
 
 
-@in_container
 class TestContainers:
     @pytest.fixture
     def launcher(self) -> Launcher:

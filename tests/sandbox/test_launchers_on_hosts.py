@@ -111,10 +111,11 @@ def as_hive(host: LabHost, launcher: str, arguments: str) -> tuple[int, str]:
 def test_a_launcher_keeps_the_contract(launcher: str, boxes: dict[str, LabHost]) -> None:
     """The same tests pass against systemd, processes, Podman and Docker, as the user that the hive runs as."""
     options = "-q -p no:cacheprovider -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function"
-    status, said = as_hive(
-        boxes[launcher], launcher, f"-m pytest {options} /srv/carried/tests/sandbox/contract_on_host.py"
-    )
+    chosen = "" if launcher in ENGINES else "-k 'not TestContainers'"
+    contract = "/srv/carried/tests/sandbox/contract_on_host.py"
+    status, said = as_hive(boxes[launcher], launcher, f"-m pytest {options} {chosen} {contract}")
     assert status == 0, said
+    assert "skipped" not in said
 
 
 @dataclass
