@@ -100,7 +100,7 @@ class LabHost:
         processes.kill(self._leader(), POWER_OFF)
         if not wait_for(lambda: not self._is_kept(), timeout=SHUTDOWN_S):
             raise LabError(f"{self.name} did not power off within {SHUTDOWN_S:.0f} s: {self.console()}")
-        self._wait_link_gone()
+        self._wait_gone()
 
     def hard_stop(self) -> None:
         """Pull the plug: SIGKILL for PID 1, and wait until every process and the network link are gone."""
@@ -198,7 +198,7 @@ class LabHost:
 
     def _start_keeper(self) -> None:
         (self.directory / "nspawn.pid").unlink(missing_ok=True)
-        booted = Path("/run/systemd/system").is_dir()
+        booted = _booted_by_systemd()
         spec = {
             "machine": self.record.machine,
             "directory": str(self.directory),
@@ -241,11 +241,18 @@ class LabHost:
     def _clear(self) -> None:
         processes.kill_all(self.directory)
         tree.forget_machines(self.record.machine)
-        self._wait_link_gone()
+        self._wait_gone()
 
-    def _wait_link_gone(self) -> None:
+    def _wait_gone(self) -> None:
+        if _booted_by_systemd():
+            # The processes are gone, but systemd may not have noticed yet: its stop job ends when it has.
+            succeeds(("systemctl", "stop", self.record.machine))
         if not wait_for(lambda: not link_exists(self.record.link), timeout=LINK_S):
             succeeds(("ip", "link", "delete", self.record.link))
+
+
+def _booted_by_systemd() -> bool:
+    return Path("/run/systemd/system").is_dir()
 
 
 def _start_detached(keeper: list[str], log: Path) -> None:
