@@ -49,9 +49,10 @@ def home_of_nobody() -> Iterator[Path]:
     # Outside the folder for tests, which only root may enter.
     home = Path(tempfile.mkdtemp(prefix="rbee-nobody-", dir="/var/tmp"))
     copy_checkout(home / "rbee")
-    for made in (*cache_root().glob("artefacts/engine-*"), *cache_root().glob("models/*")):
-        (home / "cache" / "rbee" / made.parent.name).mkdir(parents=True, exist_ok=True)
-        shutil.copy2(made, home / "cache" / "rbee" / made.parent.name)
+    # The compiled engine too: the artefact for this machine's Python may not have been asked for yet.
+    for folder in ("artefacts", "engine-builds", "models"):
+        unwanted = shutil.ignore_patterns("release-*", "uv-*")
+        shutil.copytree(cache_root() / folder, home / "cache" / "rbee" / folder, ignore=unwanted)
     subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", home], check=True)
     yield home
     shutil.rmtree(home, ignore_errors=True)
