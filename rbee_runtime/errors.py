@@ -7,7 +7,8 @@ RbeeError
 ├── ReferenceFormError     a model name or source is not of a known form
 ├── ModelStoreError        a model is absent, damaged or does not fit on disk
 │   ├── DiskFullError      the model disk has no room; carries how much is needed
-│   └── QuarantinedError   what came is not what was announced; it is kept aside
+│   ├── ModelInUseError    somebody uses a model that is to be removed
+│   ├── QuarantinedError   what came is not what was announced; it is kept aside
 │   └── ModelFormatError   a file is not a whole, harmless model of a known format
 ├── LauncherError          systemd, an engine or the process table refused an action
 │   └── PortsTakenError    no port of the workers' range is free
@@ -56,6 +57,10 @@ class DiskFullError(ModelStoreError):
     def __init__(self, message: str, *, needed: int = 0) -> None:
         super().__init__(message)
         self.needed = needed
+
+
+class ModelInUseError(ModelStoreError):
+    """A model that is to be removed is used, here or by another hive on the same store."""
 
 
 class QuarantinedError(ModelStoreError):

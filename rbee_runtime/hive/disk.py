@@ -7,14 +7,12 @@ from pathlib import Path
 from rbee_runtime import logs
 from rbee_runtime.errors import RbeeError
 from rbee_runtime.hive import engines
-from rbee_runtime.hive.fetching import Fetching
+from rbee_runtime.hive.fetching import PATIENCE, Fetching, silent
+from rbee_runtime.models.threads import Threads
 from rbee_runtime.protocol import ModelSpec
 
 DISK_SECONDS = 10.0
 """Between looks at models and engines on disk, which only the deploy or a person changes."""
-
-DISK_PATIENCE_SECONDS = 5.0
-"""A network disk that hangs for longer must not keep the hive from watching its workers."""
 
 
 class Disk:
@@ -32,7 +30,9 @@ class Disk:
         self._fetching = fetching
         self._clock = clock
         self._host = host
-        self._due = 0.0
+        self._threads = Threads(1, "engine-look")
+        self._due = self._begun = 0.0
+        self._looking_at = ""
         self._running: asyncio.Task[None] | None = None
         self.engines: Mapping[str, Path | None] = {}
         self.unfit: Mapping[str, str] = {}
@@ -49,13 +49,14 @@ class Disk:
         """
         now = self._clock()
         if self._running is None and now >= self._due:
-            self._due = now + DISK_SECONDS
+            self._due, self._begun = now + DISK_SECONDS, now
             self._running = asyncio.create_task(self._look(models, in_use))
         if self._running is None:
             return
-        done, _ = await asyncio.wait({self._running}, timeout=DISK_PATIENCE_SECONDS)
+        # Counted from the start of the look: one that hangs costs the hive this time once, not at each turn.
+        done, _ = await asyncio.wait({self._running}, timeout=max(0.0, self._begun + PATIENCE - now))
         if not done:
-            self._say(f"the disk did not answer within {DISK_PATIENCE_SECONDS:g} s")
+            self._say_silent(self._clock() - self._begun)
             return
         look, self._running = self._running, None
         try:
@@ -72,9 +73,17 @@ class Disk:
             await asyncio.gather(self._running, return_exceptions=True)
 
     async def _look(self, models: Sequence[ModelSpec], in_use: Collection[str]) -> None:
-        found = await asyncio.to_thread(engines.installed, self._engines_dir, self._host())
+        self._looking_at = f"the engines folder {self._engines_dir}"
+        found = await self._threads.run(engines.installed, self._engines_dir, self._host())
+        self._looking_at = f"the model store {self._fetching.store.layout.root}"
         self.engines, self.unfit = found.usable, found.unfit
         await self._fetching.look(models, in_use)
+
+    def _say_silent(self, seconds: float) -> None:
+        said = silent(self._looking_at, seconds)
+        if not self.trouble.startswith(f"{self._looking_at} has not answered"):
+            logs.warning("disk_silent", detail=said)
+        self.trouble = said
 
     def _say(self, said: str) -> None:
         if said and said != self.trouble:

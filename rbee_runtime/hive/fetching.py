@@ -22,7 +22,6 @@ from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.references import Scheme, parse_source
 from rbee_runtime.models.sources import TransientError
 from rbee_runtime.models.store import ModelStore
-from rbee_runtime.models.sweep import sweep
 from rbee_runtime.protocol import FetchReport, ModelReport, ModelSpec
 from rbee_runtime.states import FETCH_TRANSITIONS, FetchState
 
@@ -39,6 +38,9 @@ _AGAIN: dict[FetchState, tuple[float, float]] = {
     FetchState.QUARANTINED: (3600.0, 86400.0),
 }
 """Seconds until the first next try and at most, doubled in between. A full disk is tried as soon as there is room."""
+
+PATIENCE = 5.0
+"""Seconds; a disk that takes longer for a look hangs, and nobody waits for it any more."""
 
 _LOCAL_MOST = 120.0
 """A `file:` source costs nothing to look at, and a person who has just put the file there waits for it."""
@@ -81,14 +83,31 @@ class Fetching:
         self._fetches: dict[str, _Fetch] = {}
         self._kept: frozenset[str] = frozenset()
         self._unpinned: set[str] = set()
+        self._unleased = False
+        self._leased: frozenset[str] = frozenset()
         self._touched = self._swept = float("-inf")
+        self._begun: float | None = None
+        self._free: int | None = None
         self.models: dict[str, ModelState] = {}
         self.reports: tuple[ModelReport, ...] = ()
 
     @property
     def fetches(self) -> tuple[FetchReport, ...]:
         """Return how far each model is that is wanted and not there."""
-        return tuple(fetch.progress.report() for fetch in self._fetches.values())
+        found, silence = (fetch.progress.report() for fetch in self._fetches.values()), self.silence
+        return tuple(replace(report, detail=silence) if silence else report for report in found)
+
+    @property
+    def silence(self) -> str:
+        """Return for how long the disk has not answered the look that runs, "" while that is not yet long."""
+        seconds = self._clock() - self._begun if self._begun is not None else 0.0
+        return silent(f"the model store {self.store.layout.root}", seconds) if seconds >= PATIENCE else ""
+
+    def free(self) -> int:
+        """Return the free bytes that the last look found, or raise ModelStoreError if it found no disk."""
+        if self._free is None:
+            raise ModelStoreError(f"the free space of {self.store.layout.root} is not known")
+        return self._free
 
     async def look(self, wanted: Sequence[ModelSpec], in_use: Collection[str] = ()) -> None:
         """Compare the disk with what is wanted and start what is missing; does not wait for it.
@@ -96,7 +115,11 @@ class Fetching:
         `in_use` are names of models that workers run with: like the wanted ones they are never collected.
         """
         self._kept = frozenset({*in_use, *(spec.name for spec in wanted)})
-        found, self.reports = await asyncio.to_thread(self._read_disk, wanted)
+        self._begun = self._clock()
+        try:
+            found, self.reports = await self.store.layout.threads.looks.run(self._read_disk, wanted)
+        finally:
+            self._begun = None
         await self._forget({spec.name: spec for spec in wanted if spec.name not in found})
         self.models = {spec.name: self._state(spec, found.get(spec.name)) for spec in wanted}
 
@@ -110,40 +133,63 @@ class Fetching:
         return True
 
     async def close(self) -> None:
-        """Stop every fetch; what came so far is kept for the next start."""
+        """Stop every fetch and whatever reads whole files; what came so far is kept for the next start."""
+        self.store.layout.threads.halted.set()
         await self._forget({})
 
     def _read_disk(self, wanted: Sequence[ModelSpec]) -> tuple[dict[str, ModelState], tuple[ModelReport, ...]]:
-        now = self._clock()
+        now, kept = self._clock(), self._kept
+        self._free = self._measured()
+        here = frozenset(name for name in kept if self.store.layout.manifest(name).exists())
+        if now - self._touched >= TOUCH_SECONDS or here - self._leased:
+            # Before it is told ready: from here on no hive on the same disk removes it.
+            self._lease(here)
         if now - self._touched >= TOUCH_SECONDS:
             self._touched = now
-            self._look_after()
+            self._look_after(kept)
         found = {spec.name: self.store.find(spec) for spec in wanted}
         for spec in wanted:
-            report = found[spec.name]
-            if report is not None and spec.pin and not report.pinned:
-                self._pin(spec.name)
+            if found[spec.name] is not None:
+                self._pin(spec)
         ready = {name: self._ready(report) for name, report in found.items() if report is not None}
         return ready, self.store.reports()
 
-    def _pin(self, name: str) -> None:
+    def _pin(self, spec: ModelSpec) -> None:
         try:
-            self.store.pin(name, pinned=True)
+            self.store.pins.by_inventory(spec.name, pinned=spec.pin)
         except RbeeError as error:
             # A store that cannot be written loses nothing either; its models serve.
-            if name not in self._unpinned:
-                logs.warning("model_not_pinned", model=name, detail=error)
-            self._unpinned.add(name)
+            if spec.name not in self._unpinned:
+                logs.warning("model_pin_not_set", model=spec.name, pin=spec.pin, detail=error)
+            self._unpinned.add(spec.name)
 
-    def _look_after(self) -> None:
+    def _lease(self, here: frozenset[str]) -> None:
+        self._leased = here
+        try:
+            self.store.leases.keep(here)
+        except RbeeError as error:
+            # A store that cannot be written serves; the docstring of `leases` says what that means for neighbours.
+            if not self._unleased:
+                logs.warning("model_store_not_leased", detail=error)
+            self._unleased = True
+        else:
+            self._unleased = False
+
+    def _measured(self) -> int | None:
+        try:
+            return self.store.layout.free()
+        except ModelStoreError:
+            return None
+
+    def _look_after(self, kept: frozenset[str]) -> None:
         """Note what is in use, and let go what is over the quota or was abandoned."""
         try:
-            self.store.touch(self._kept)
-            for name in self.store.collect(self._kept):
+            self.store.touch(kept)
+            for name in self.store.collect(kept):
                 logs.info("model_collected", model=name)
             if self._touched - self._swept >= SWEEP_SECONDS:
                 self._swept = self._touched
-                sweep(self.store.layout, self.store.manifests(), now=self.store.now())
+                self.store.sweep()
         except RbeeError as error:
             logs.warning("model_store_not_tidied", detail=error)
 
@@ -166,7 +212,9 @@ class Fetching:
         tasks = [task for name in gone if (task := self._fetches.pop(name).task) is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            # Those that wait for a disk which hangs end when it answers, and nothing waits for them.
+            await asyncio.wait(tasks, timeout=PATIENCE)
 
     def _state(self, spec: ModelSpec, found: ModelState | None) -> ModelState:
         if found is not None:
@@ -184,16 +232,13 @@ class Fetching:
         return ModelState(ready=False, said=_said(fetch.progress))
 
     def _is_due(self, fetch: _Fetch) -> bool:
-        if fetch.progress.state is FetchState.DISK_FULL and fetch.needed and self._has_room(fetch.needed):
+        if fetch.progress.state is FetchState.DISK_FULL and fetch.needed and self._has_room(self._free, fetch.needed):
             return True
         return self._clock() >= fetch.next_try
 
-    def _has_room(self, needed: int) -> bool:
+    def _has_room(self, free: int | None, needed: int) -> bool:
         """Say whether the disk has room; where it had when it was refused, a quota is full, and room says nothing."""
-        try:
-            return self.store.layout.free() >= needed + self.store.settings.spare
-        except ModelStoreError:
-            return False
+        return free is not None and free >= needed + self.store.settings.spare
 
     async def _fetch(self, fetch: _Fetch) -> None:
         progress = fetch.progress = Progress(fetch.spec.name, self._clock)
@@ -201,9 +246,9 @@ class Fetching:
             async with self._turns:
                 await self._puller.pull(fetch.spec, keep=self._kept, progress=progress)
         except RbeeError as error:
-            self._failed(fetch, error)
+            await self._failed(fetch, error)
         except Exception as error:  # noqa: BLE001 - a surprise of some client library is this model's trouble alone
-            self._failed(fetch, ModelStoreError(f"model {fetch.spec.name}: {type(error).__name__}: {error}"))
+            await self._failed(fetch, ModelStoreError(f"model {fetch.spec.name}: {type(error).__name__}: {error}"))
         else:
             fetch.move(FetchState.READY)
             logs.info("model_ready", model=fetch.spec.name, bytes=progress.done)
@@ -211,7 +256,7 @@ class Fetching:
             fetch.task = None
         self._changed()
 
-    def _failed(self, fetch: _Fetch, error: RbeeError) -> None:
+    async def _failed(self, fetch: _Fetch, error: RbeeError) -> None:
         progress = fetch.progress
         state = _outcome(error, progress)
         if state not in FETCH_TRANSITIONS[progress.state]:
@@ -224,9 +269,19 @@ class Fetching:
         first, most = _AGAIN[state]
         if parse_source(fetch.spec.source).scheme is Scheme.FILE:
             first, most = min(first, _LOCAL_MOST), min(most, _LOCAL_MOST)
-        fetch.needed = error.needed if isinstance(error, DiskFullError) and not self._has_room(error.needed) else 0
+        if isinstance(error, DiskFullError):
+            free = await self.store.layout.threads.work.run(self._measured)
+            fetch.needed = 0 if self._has_room(free, error.needed) else error.needed
+        else:
+            fetch.needed = 0
         fetch.next_try = self._clock() + min(most, first * 2**fetch.failures)
         fetch.failures = min(fetch.failures + 1, 16)
+
+
+def silent(what: str, seconds: float) -> str:
+    """Return the sentence about a disk that hangs; it changes only every ten seconds, because each change is told."""
+    told = seconds if seconds < 10 else seconds // 10 * 10
+    return f"{what} has not answered for {told:.0f} s"
 
 
 def _is_same(wanted: ModelSpec | None, fetched: ModelSpec) -> bool:

@@ -2,19 +2,23 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee_runtime.errors import ModelStoreError, ReferenceFormError, RequestError
+from rbee_runtime.errors import ModelInUseError, ModelStoreError, ReferenceFormError, RequestError
 from rbee_runtime.hive import answers
 from rbee_runtime.hive.answers import HiveModel, VerifyAnswer
 from rbee_runtime.hive.facts import Facts, as_json
+from rbee_runtime.hive.fetching import PATIENCE
 from rbee_runtime.models.references import check_name
-from rbee_runtime.protocol import FetchReport
+from rbee_runtime.protocol import FetchReport, ModelReport
 from rbee_runtime.streams import Stream
+
+T = TypeVar("T")
 
 BYTES = "application/octet-stream"
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
@@ -22,7 +26,7 @@ _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 async def models(facts: Facts, _: Request) -> Response:
     """Return every model on disk or on its way there."""
-    held = {report.name: report for report in await asyncio.to_thread(facts.store.reports)}
+    held = {report.name: report for report in await _known(facts)}
     fetches = _fetches(facts)
     found = (
         answers.model(name, held.get(name), fetches.get(name), _users(facts, name))
@@ -39,7 +43,7 @@ async def model(facts: Facts, request: Request) -> Response:
 async def verify(facts: Facts, request: Request) -> Response:
     """Read a model's files and compare their content with its hashes; damaged ones go to quarantine."""
     name = await _held(facts, _name(request))
-    damaged = await asyncio.to_thread(facts.store.verify, name)
+    damaged = await facts.store.layout.threads.hashing.run(facts.store.verify, name)
     said = "" if not damaged else "moved to quarantine; the model is fetched again while a worker wants it"
     return as_json(VerifyAnswer(name=name, intact=not damaged, damaged=damaged, detail=said))
 
@@ -68,9 +72,11 @@ async def delete(facts: Facts, request: Request) -> Response:
     name = await _held(facts, _name(request))
     users = _users(facts, name)
     if users:
-        said = f"model {name} is used by {', '.join(users)}; take it out of the inventory first"
-        raise RequestError(409, said, kind="conflict_error", code="model_in_use")
-    await asyncio.to_thread(facts.store.remove, name)
+        raise _in_use(f"model {name} is used by {', '.join(users)}; take it out of the inventory first")
+    try:
+        await _answered(facts, facts.store.remove, name)
+    except ModelInUseError as error:
+        raise _in_use(str(error)) from error
     return Response(status_code=204)
 
 
@@ -94,13 +100,17 @@ async def blob(facts: Facts, request: Request) -> Response:
     status = 200 if wanted is None else 206
     if request.method == "HEAD":
         return Response(None, status, headers, BYTES)
-    parts = _passed(facts.blobs.read(name, start=first, end=end))
+    parts = facts.blobs.read(name, start=first, end=end)
     return Stream(parts, stopping=facts.stopping, media_type=BYTES, status=status, headers=headers)
 
 
-async def _passed(blocks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    async for block in blocks:
-        yield block
+async def manifest(facts: Facts, request: Request) -> Response:
+    """Return which files a model has, for a hive that cannot ask its source."""
+    name = _name(request)
+    report = await _answered(facts, facts.store.named, name)
+    if report is None:
+        raise _missing(name)
+    return as_json(report)
 
 
 def _range(text: str, size: int) -> tuple[int, int]:
@@ -126,11 +136,38 @@ def _fetches(facts: Facts) -> dict[str, FetchReport]:
 
 
 async def _model(facts: Facts, name: str) -> HiveModel:
-    held = await asyncio.to_thread(facts.store.named, name)
+    held = next((report for report in await _known(facts, name) if report.name == name), None)
     fetch = _fetches(facts).get(name)
     if held is None and fetch is None:
         raise _missing(name)
     return answers.model(name, held, fetch, _users(facts, name))
+
+
+async def _known(facts: Facts, name: str = "") -> Sequence[ModelReport]:
+    """Return the models on disk, or only `name`; as the last look found them where the disk does not answer now."""
+    store = facts.store
+    try:
+        if not name:
+            return await _answered(facts, store.reports)
+        found = await _answered(facts, store.named, name)
+    except RequestError:
+        return facts.supervisor.fetching.reports
+    return () if found is None else (found,)
+
+
+async def _answered(facts: Facts, work: Callable[..., T], *given: object) -> T:
+    """Return what the disk says, or refuse with 503 if it does not answer; one that hangs is not asked at all."""
+    fetching, threads = facts.supervisor.fetching, facts.store.layout.threads
+    silence = fetching.silence
+    if not silence:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await threads.work.run(work, *given)
+        except TimeoutError:
+            silence = (
+                fetching.silence or f"the model store {facts.store.layout.root} has not answered for {PATIENCE:g} s"
+            )
+    raise RequestError(503, silence, kind="server_error", code="store_silent", retry_after=10)
 
 
 def _name(request: Request) -> str:
@@ -141,7 +178,7 @@ def _name(request: Request) -> str:
 
 
 async def _held(facts: Facts, name: str) -> str:
-    if await asyncio.to_thread(facts.store.named, name) is None:
+    if await _answered(facts, facts.store.named, name) is None:
         raise _missing(name)
     return name
 
@@ -163,7 +200,7 @@ def _users(facts: Facts, name: str) -> tuple[str, ...]:
 
 async def _pinned(facts: Facts, request: Request, *, pinned: bool) -> Response:
     name = await _held(facts, _name(request))
-    await asyncio.to_thread(partial(facts.store.pin, name, pinned=pinned))
+    await _answered(facts, partial(facts.store.pin, name, pinned=pinned))
     return as_json(await _model(facts, name))
 
 
@@ -171,12 +208,15 @@ async def _blob(facts: Facts, request: Request) -> tuple[str, int]:
     """Return the name and the size of a blob that is there; what is still coming lies elsewhere."""
     name = request.path_params["blob"]
     try:
-        path = await asyncio.to_thread(facts.blobs.path, name)
-        return name, (await asyncio.to_thread(path.stat)).st_size
+        return name, await _answered(facts, lambda: facts.blobs.path(name).stat().st_size)
     except ReferenceFormError as error:
         raise RequestError(400, str(error), param="blob") from None
     except (ModelStoreError, OSError):
         raise _no_blob(f"this host has no {name}") from None
+
+
+def _in_use(said: str) -> RequestError:
+    return RequestError(409, said, kind="conflict_error", code="model_in_use")
 
 
 def _no_blob(said: str) -> RequestError:

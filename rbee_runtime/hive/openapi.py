@@ -121,7 +121,7 @@ def _answers(each: Operation, named: dict[Any, dict[str, Any]]) -> dict[str, Any
         found["206"] = {**found["200"], "description": "the range that was asked for"}
     statuses = each.failures if each.public else sorted({*each.failures, 403})
     for status in statuses:
-        same = each.answer if status == 503 else ErrorAnswer
+        same = each.answer if status == 503 and each.public else ErrorAnswer
         content = {JSON: {"schema": named[same]}}
         found[str(status)] = {"description": HTTPStatus(status).phrase.lower(), "content": content}
     return found

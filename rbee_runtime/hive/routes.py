@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee_runtime.hive import model_views, openapi, views
+from rbee_runtime.hive import log_views, model_views, openapi, views
 from rbee_runtime.hive.answers import (
     DrainAnswer,
     DrainOrder,
@@ -25,8 +25,9 @@ from rbee_runtime.hive.facts import Facts, as_json
 from rbee_runtime.hive.openapi import Operation, Parameter
 from rbee_runtime.link import Role
 from rbee_runtime.models.chunks import ChunkTable
-from rbee_runtime.protocol import Desired, DesiredAck, DeviceReport, Event, Heartbeat, WorkerReport
+from rbee_runtime.protocol import Desired, DesiredAck, DeviceReport, Event, Heartbeat, ModelReport, WorkerReport
 from rbee_runtime.server import RoutePolicy
+from rbee_runtime.streams import SSE
 
 Handler = Callable[[Facts, Request], Awaitable[Response]]
 
@@ -66,7 +67,9 @@ async def document(_: Facts, __: Request) -> Response:
     return as_json(openapi.document(ROUTES))
 
 
-_LINES = Parameter("lines", "query", f"At most so many lines, 1 to {views.MAX_LOG_LINES}; 100 if missing.", "integer")
+_LINES = Parameter(
+    "lines", "query", f"At most so many lines, 1 to {log_views.MAX_LINES}; {log_views.LINES} if missing.", "integer"
+)
 _FOLLOW = Parameter("follow", "query", "1: go on with what is written from now on.", "integer")
 _LAST = Parameter("last-event-id", "header", "Go on after this event.")
 _RANGE = Parameter("range", "header", "One range of bytes, such as `bytes=0-1023`.")
@@ -82,13 +85,23 @@ ROUTES: tuple[ApiRoute, ...] = (
     ApiRoute("GET", f"{API}/workers", tuple[WorkerReport, ...], roles=QUEEN, handler=views.workers),
     ApiRoute(
         "GET",
+        f"{API}/logs",
+        str,
+        media=(TEXT, SSE),
+        parameters=(_LINES, _FOLLOW),
+        failures=(400,),
+        roles=QUEEN,
+        handler=log_views.logs,
+    ),
+    ApiRoute(
+        "GET",
         f"{API}/workers/{{worker}}/logs",
         str,
-        media=(TEXT, views.SSE),
+        media=(TEXT, SSE),
         parameters=(_LINES, _FOLLOW),
         failures=(400, 404),
         roles=QUEEN,
-        handler=views.logs,
+        handler=log_views.log,
     ),
     ApiRoute("GET", f"{API}/workers/{{worker}}", WorkerDetail, failures=(400, 404), roles=QUEEN, handler=views.worker),
     ApiRoute("GET", f"{API}/models", tuple[HiveModel, ...], roles=QUEEN, handler=model_views.models),
@@ -96,18 +109,23 @@ ROUTES: tuple[ApiRoute, ...] = (
         "POST",
         f"{API}/models/{{name:path}}/verify",
         VerifyAnswer,
-        failures=(400, 404),
+        failures=(400, 404, 503),
         roles=QUEEN,
         handler=model_views.verify,
     ),
     ApiRoute(
-        "POST", f"{API}/models/{{name:path}}/pin", HiveModel, failures=(400, 404), roles=QUEEN, handler=model_views.pin
+        "POST",
+        f"{API}/models/{{name:path}}/pin",
+        HiveModel,
+        failures=(400, 404, 503),
+        roles=QUEEN,
+        handler=model_views.pin,
     ),
     ApiRoute(
         "POST",
         f"{API}/models/{{name:path}}/unpin",
         HiveModel,
-        failures=(400, 404),
+        failures=(400, 404, 503),
         roles=QUEEN,
         handler=model_views.unpin,
     ),
@@ -115,7 +133,7 @@ ROUTES: tuple[ApiRoute, ...] = (
         "POST",
         f"{API}/models/{{name:path}}/retry",
         HiveModel,
-        failures=(400, 404, 409),
+        failures=(400, 404, 409, 503),
         roles=QUEEN,
         handler=model_views.retry,
     ),
@@ -126,7 +144,7 @@ ROUTES: tuple[ApiRoute, ...] = (
         "DELETE",
         f"{API}/models/{{name:path}}",
         None,
-        failures=(400, 404, 409),
+        failures=(400, 404, 409, 503),
         roles=QUEEN,
         handler=model_views.delete,
     ),
@@ -148,16 +166,24 @@ ROUTES: tuple[ApiRoute, ...] = (
         "GET",
         f"{API}/events",
         tuple[Event, ...],
-        media=("application/json", views.SSE),
+        media=("application/json", SSE),
         parameters=(_LAST,),
         roles=QUEEN,
         handler=views.events,
     ),
     ApiRoute(
         "GET",
+        f"{API}/manifests/{{name:path}}",
+        ModelReport,
+        failures=(400, 404, 503),
+        roles=PEERS,
+        handler=model_views.manifest,
+    ),
+    ApiRoute(
+        "GET",
         f"{API}/blobs/{{blob}}/chunks",
         ChunkTable,
-        failures=(400, 404),
+        failures=(400, 404, 503),
         roles=PEERS,
         handler=model_views.chunks,
     ),
@@ -167,7 +193,7 @@ ROUTES: tuple[ApiRoute, ...] = (
         bytes,
         media=("application/octet-stream",),
         parameters=(_RANGE,),
-        failures=(400, 404, 416),
+        failures=(400, 404, 416, 503),
         roles=PEERS,
         handler=model_views.blob,
     ),

@@ -1,10 +1,10 @@
 """The hive's routes about itself, its devices, its workers and the document that it follows."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import RequestError, StaleDesiredError
@@ -13,15 +13,13 @@ from rbee_runtime.hive import metrics as exposition
 from rbee_runtime.hive.answers import DrainAnswer, DrainOrder, HealthAnswer, ReadyAnswer, WorkerDetail, account
 from rbee_runtime.hive.details import detail
 from rbee_runtime.hive.events import as_sse
-from rbee_runtime.hive.facts import Facts, accepts, as_json, body, decoded, flag, number
-from rbee_runtime.streams import Stream, begun
+from rbee_runtime.hive.facts import Facts, accepts, as_json, body, decoded
+from rbee_runtime.streams import SSE, Stream
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 """A hundred workers are some 50 kB."""
 
-MAX_LOG_LINES = 2000
 MAX_ORDER_BYTES = 1024
-SSE = "text/event-stream"
 
 
 async def health(facts: Facts, _: Request) -> Response:
@@ -54,17 +52,6 @@ async def workers(facts: Facts, _: Request) -> Response:
 async def worker(facts: Facts, request: Request) -> Response:
     """Return all that is known of one worker."""
     return as_json(await _detail(facts, request))
-
-
-async def logs(facts: Facts, request: Request) -> Response:
-    """Return the end of what a worker wrote, or that and what it writes from now on."""
-    name = documents.check_worker_id(request.path_params["worker"])
-    lines = number(request, "lines", default=100, most=MAX_LOG_LINES)
-    if not flag(request, "follow"):
-        return PlainTextResponse(await facts.launcher.logs(name, lines))
-    media, shape = (SSE, _as_event) if accepts(request, SSE) else ("text/plain", _as_line)
-    parts = await begun(_shaped(facts.launcher.follow(name, lines), shape))
-    return Stream(parts, stopping=facts.stopping, media_type=media)
 
 
 async def held_document(facts: Facts, _: Request) -> Response:
@@ -137,23 +124,3 @@ async def _sse(facts: Facts, last: str) -> AsyncGenerator[bytes, None]:
     async with aclosing(facts.events.follow(last)) as found:
         async for event in found:
             yield as_sse(facts.events, event)
-
-
-async def _shaped(lines: AsyncIterator[str], shape: Callable[[str], bytes]) -> AsyncGenerator[bytes, None]:
-    try:
-        async for line in lines:
-            yield shape(line)
-    finally:
-        close = getattr(lines, "aclose", None)
-        if close is not None:
-            await close()
-
-
-def _as_line(line: str) -> bytes:
-    return f"{line}\n".encode()
-
-
-def _as_event(line: str) -> bytes:
-    # To a reader of events a carriage return ends a line too; progress bars are full of them.
-    shown = line.rstrip("\r").replace("\r", "\ndata: ")
-    return f"data: {shown}\n\n".encode()

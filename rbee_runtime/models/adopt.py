@@ -10,19 +10,29 @@ from rbee_runtime.errors import DiskFullError, ModelStoreError
 from rbee_runtime.models.layout import BLOB_MODE, Layout, sentences
 from rbee_runtime.models.progress import Progress
 from rbee_runtime.models.sources import RemoteFile
-from rbee_runtime.models.sources.linking import place
+from rbee_runtime.models.sources.linking import closed, place
 from rbee_runtime.protocol import ModelFile
 
 _BLOCK = 4 * 1024 * 1024
 
 
 class Adoption:
-    """Takes minutes for a large model: call it from a thread. Files below `kept` folders are never copied."""
+    """Takes minutes for a large model: call it from a thread. Files below `kept` folders are never copied.
 
-    def __init__(self, layout: Layout, progress: Progress, *, spare: int, kept: tuple[Path, ...] = ()) -> None:
+    `make_room` is told how many bytes a copy takes, and raises DiskFullError if they do not fit.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        progress: Progress,
+        *,
+        make_room: Callable[[int], None],
+        kept: tuple[Path, ...] = (),
+    ) -> None:
         self._layout = layout
         self._progress = progress
-        self._spare = spare
+        self._make_room = make_room
         self._kept = tuple(folder.resolve() for folder in kept)
 
     def run(self, model: str, path: Path, wanted: RemoteFile) -> ModelFile:
@@ -58,17 +68,22 @@ class Adoption:
         target = path.resolve()
         if not any(target.is_relative_to(folder) for folder in self._kept):
             return False
+        shut = closed(target, self._layout.blobs)
+        if shut is not None:
+            group = self._layout.blobs.stat().st_gid
+            raise ModelStoreError(
+                f"workers, which are of group {group}, cannot open {target}: {shut} is closed to them; let the group "
+                "read it (chgrp -R and chmod -R g+rX, and g+x on the folders above), or take the cache out of hf_caches"
+            )
         draft.symlink_to(target)
         return True
 
     def _copied(self, model: str, path: Path, draft: Path, size: int) -> str:
-        free = self._layout.free()
-        if free < size + self._spare:
-            raise DiskFullError(
-                f"model {model} needs {size} bytes and {self._spare} to spare, but {self._layout.blobs} has {free} "
-                "free; free space there or set models_dir to a larger disk",
-                needed=size,
-            )
+        try:
+            self._make_room(size)
+        except DiskFullError as error:
+            error.args = (f"model {model}: {error}",)
+            raise
         with draft.open("xb") as target:
             digest = self._hashed(path, target.write)
             target.flush()

@@ -2,20 +2,20 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import os
+import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
 
 from rbee_runtime import durable
 from rbee_runtime.errors import ModelStoreError, ReferenceFormError, StateError
+from rbee_runtime.models.digests import BLOCK_BYTES, blocks
 from rbee_runtime.models.layout import Layout, sentences
 
-CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_BYTES = BLOCK_BYTES
 """Small enough to be checked in memory before any of it reaches the disk."""
-
-AT_ONCE = 2
-"""Blobs of which tables are made: each has a thread for minutes, and the same threads look at workers and disks."""
 
 MAX_TABLE_BYTES = 64 * 1024 * 1024
 """Of a file of 4 TiB; a peer that sends more is not asked again."""
@@ -37,7 +37,7 @@ class BlobServer:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._threads = layout.threads
         self._making: dict[str, asyncio.Task[ChunkTable]] = {}
 
     def path(self, blob: str) -> Path:
@@ -55,28 +55,33 @@ class BlobServer:
         return await asyncio.shield(self._making[blob])
 
     async def _made(self, blob: str) -> ChunkTable:
-        path = self.path(blob)
-        found = await asyncio.to_thread(_kept, self._layout.chunks / f"{blob}.json", path)
-        if found is not None:
-            return found
-        async with self._turns:
-            return await asyncio.to_thread(self._table, blob)
+        found = await self._threads.work.run(self._found, blob)
+        return found if found is not None else await self._threads.hashing.run(self._table, blob)
 
-    async def read(self, blob: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, blob: str, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield bytes [start, end) of a blob in blocks of at most a chunk."""
+        while end is None or start < end:
+            most = CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - start)
+            # Opened for each block: nothing is held while a slow reader takes it, nor if it never asks for the next.
+            block = await self._threads.work.run(self._part, blob, start, most)
+            if not block:
+                return
+            start += len(block)
+            yield block
+
+    def _part(self, blob: str, start: int, most: int) -> bytes:
         path = self.path(blob)
-        with sentences(f"cannot read {path}"), path.open("rb") as file:
-            file.seek(start)
-            left = (path.stat().st_size if end is None else end) - start
-            while left > 0 and (block := await asyncio.to_thread(file.read, min(left, CHUNK_BYTES))):
-                left -= len(block)
-                yield block
+        with sentences(f"cannot read {path}"), path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), most, start)
+
+    def _found(self, blob: str) -> ChunkTable | None:
+        return _kept(self._layout.chunks / f"{blob}.json", self.path(blob))
 
     def _table(self, blob: str) -> ChunkTable:
         path, kept = self.path(blob), self._layout.chunks / f"{blob}.json"
         found = _kept(kept, path)
         if found is None:
-            found = make(path, _hex(blob))
+            found = make(path, _hex(blob), self._threads.halted)
             try:
                 durable.write(kept, msgspec.json.encode(found))
             except StateError:
@@ -84,11 +89,11 @@ class BlobServer:
         return found
 
 
-def make(path: Path, sha256: str) -> ChunkTable:
-    """Return the table of a blob; ModelStoreError if its content is not what its name says."""
+def make(path: Path, sha256: str, halted: threading.Event) -> ChunkTable:
+    """Return the table of a blob; ModelStoreError if its content is not what its name says, or once `halted`."""
     whole, parts, size = hashlib.sha256(), [], 0
-    with sentences(f"cannot read {path}"), path.open("rb") as file:
-        while block := file.read(CHUNK_BYTES):
+    with sentences(f"cannot read {path}"):
+        for block in blocks(path, halted):
             whole.update(block)
             parts.append(hashlib.sha256(block).hexdigest())
             size += len(block)

@@ -15,11 +15,18 @@ def bytes_of(reports: Iterable[ModelReport]) -> int:
 
 
 def victims(
-    reports: Sequence[ModelReport], *, keep: Collection[str], needed: int, now: float, partly: bool = False
+    reports: Sequence[ModelReport],
+    *,
+    keep: Collection[str],
+    needed: int,
+    now: float,
+    blobs: Collection[str] = (),
+    partly: bool = False,
 ) -> tuple[ModelReport, ...]:
     """Return the models to remove, in order, so that `needed` bytes come free.
 
-    `keep` are names that are wanted or run; pinned models and those in use lately stay as well.
+    `keep` are names that are wanted or run; pinned models and those in use lately stay as well. `blobs` (sha256s) stay
+    whichever models go, so that they free nothing.
     If that is not to be had, none go, or with `partly` as many as may.
     """
     free_to_go = sorted(
@@ -31,6 +38,7 @@ def victims(
         key=lambda report: (report.last_used, report.name),
     )
     holders = Counter(sha256 for report in reports for sha256 in {file.sha256 for file in report.files})
+    holders.update(set(blobs))
     chosen: list[ModelReport] = []
     for report in free_to_go:
         if needed <= 0:

@@ -1,7 +1,6 @@
 """Brings one file into the store: resumed, hashed while it comes, checked, and only then given its name."""
 
 import asyncio
-import functools
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from rbee_runtime.models import locks
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.partial import Partial
 from rbee_runtime.models.progress import Progress
-from rbee_runtime.models.sources import RangeRefusedError, RemoteFile, TransientError
+from rbee_runtime.models.sources import RangeRefusedError, RemoteFile, SlowError, TransientError
 from rbee_runtime.protocol import ModelFile
 from rbee_runtime.states import FetchState
 
@@ -54,6 +53,7 @@ class Download:
         sleep: locks.Sleep = asyncio.sleep,
     ) -> None:
         self._layout = layout
+        self._threads = layout.threads.work
         self._origin = origin
         self._progress = progress
         self._spare = spare
@@ -64,20 +64,20 @@ class Download:
     async def run(self, file: RemoteFile) -> ModelFile:
         """Return the file once it is in the store; a ModelStoreError says why it is not, and what came is kept."""
         key = _key(self._origin.name, file)
-        async with locks.held(self._layout.locks / f"{key}.lock", sleep=self._sleep):
-            there = await asyncio.to_thread(_there, self._layout, file)
+        async with locks.held(self._layout.locks / f"{key}.lock", self._threads, sleep=self._sleep):
+            there = await self._threads.run(_there, self._layout, file)
             if there is not None:
                 self._progress.held(there.size)
                 return there
             partial = Partial(self._layout, key, floor=self._spare // 2, clock=self._clock)
             partial.stopped = lambda: self._progress.stopped
             try:
-                await asyncio.to_thread(partial.open, self._origin.name, file)
-                await asyncio.to_thread(self._check_room, file, partial.offset)
+                await self._threads.run(partial.open, self._origin.name, file)
+                await self._threads.run(self._check_room, file, partial.offset)
                 self._progress.held(partial.offset)
                 return await self._until_right(partial, file)
             finally:
-                await asyncio.shield(asyncio.to_thread(partial.close, note=True))
+                await asyncio.shield(self._threads.run(partial.close_noted))
 
     def _check_room(self, file: RemoteFile, offset: int) -> None:
         needed, free = max(0, (file.size or 0) - offset), self._layout.free()
@@ -108,13 +108,13 @@ class Download:
         self._progress.add(-partial.offset)
         # What they sent was no good, although each chunk fitted the table that they sent with it.
         self._peers.clear()
-        await asyncio.to_thread(partial.restart, now)
+        await self._threads.run(partial.restart, now)
         return now
 
     async def _gave_up(self, partial: Partial, file: RemoteFile, error: ModelStoreError) -> ModelStoreError:
         if isinstance(error, _WrongContentError):
             self._progress.state = FetchState.VERIFYING
-            aside = await asyncio.to_thread(partial.set_aside)
+            aside = await self._threads.run(partial.set_aside)
             return QuarantinedError(f"{error}, twice; it is kept aside as {aside} and not served")
         return ModelStoreError(f"{file.name} cannot be fetched: {error}, twice; the server has to be mended")
 
@@ -133,7 +133,8 @@ class Download:
             except (RangeRefusedError, DiskFullError, _WrongContentError):
                 raise
             except ModelStoreError as error:
-                failures = 0 if partial.offset > before else failures + 1
+                gained = partial.offset > before and not isinstance(error, SlowError)
+                failures = 0 if gained else failures + 1
                 hopeless = partial.offset == before and not isinstance(error, TransientError)
                 if hopeless or failures > len(BACKOFF_SECONDS):
                     raise
@@ -173,7 +174,7 @@ class Download:
             return
         if file.size is not None and partial.offset + len(buffer) > file.size:
             raise _WrongContentError(f"{file.name} is longer than the {file.size} bytes that were announced")
-        await asyncio.get_running_loop().run_in_executor(None, functools.partial(partial.append, buffer))
+        await self._threads.run(partial.append, buffer)
         self._progress.add(len(buffer))
         self._progress.detail = ""
 
@@ -184,7 +185,7 @@ class Download:
         if file.sha256 is not None and digest != file.sha256:
             raise _WrongContentError(f"{file.name} has sha256 {digest}, announced is {file.sha256}")
         came = ModelFile(name=file.name, sha256=digest, size=partial.offset)
-        await asyncio.to_thread(partial.keep, self._layout.blob(digest))
+        await self._threads.run(partial.keep, self._layout.blob(digest))
         return came
 
 

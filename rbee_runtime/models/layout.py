@@ -6,7 +6,9 @@ facts/<slug>.json       what its header says
 views/<slug>/<name>     links to blobs, for engines that want names and folders
 partial/, quarantine/   what is still coming, and what turned out wrong
 chunks/<blob>.json      hashes of its parts, for other hives
-locks/, uses/, pins.json
+locks/
+pins*.json              see `pins.py`
+uses/<slug>             when it was last used; <slug>.<hive>: a hive's lease on it (see `leases.py`)
 """
 
 import errno
@@ -17,6 +19,7 @@ from pathlib import Path
 
 from rbee_runtime.errors import DiskFullError, ModelStoreError
 from rbee_runtime.models.references import check_name, slug
+from rbee_runtime.models.threads import StoreThreads
 
 BLOB_MODE = 0o640
 """The folder's group (rbee-models, setgid) may read."""
@@ -25,10 +28,14 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Layout:
-    """Paths below one models folder; makes sub-folders when something is to be written."""
+    """Paths below one models folder; makes sub-folders when something is to be written.
+
+    Its disk may hang, so that whoever has an event loop goes to it through `threads`.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.threads = StoreThreads()
         self.blobs = root / "blobs"
         self.manifests = root / "manifests"
         self.facts = root / "facts"
@@ -39,6 +46,7 @@ class Layout:
         self.locks = root / "locks"
         self.uses = root / "uses"
         self.pins = root / "pins.json"
+        self.pins_asked = root / "pins-inventory.json"
 
     def blob(self, sha256: str) -> Path:
         """Return where the content with this hash is."""
@@ -59,9 +67,9 @@ class Layout:
                 f"the folder of models_dir, {self.root.parent}, is not there; mount the disk or correct models_dir"
             )
         with sentences(f"cannot use the models folder {self.root}"):
-            self.root.mkdir(mode=0o2750, exist_ok=True)
+            self.root.mkdir(mode=0o750, exist_ok=True)
             for folder in (self.blobs, self.manifests, self.facts, self.views):
-                folder.mkdir(mode=0o2750, exist_ok=True)
+                folder.mkdir(mode=0o750, exist_ok=True)
             for folder in (self.partial, self.quarantine, self.chunks, self.locks, self.uses):
                 folder.mkdir(mode=0o700, exist_ok=True)
 

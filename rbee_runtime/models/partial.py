@@ -5,7 +5,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ from rbee_runtime import durable
 from rbee_runtime.errors import DiskFullError, ModelStoreError
 from rbee_runtime.models.layout import BLOB_MODE, Layout, sentences
 from rbee_runtime.models.sources import RemoteFile
+from rbee_runtime.models.threads import Threads
 
 SYNC_BYTES = 128 * 1024 * 1024
 """Written to the disk in the background so often: the rest of it is all that the end has to wait for."""
@@ -52,7 +53,7 @@ class Partial:
         self._hash = hashlib.sha256()
         self._resume = Resume(origin="", name="")
         self._handle = -1
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="model-store")
+        self._threads = Threads(2, "model-partial")
         self._syncing: Future[None] | None = None
         self._sync_due = SYNC_BYTES
         self._checked = (0, clock())
@@ -87,7 +88,7 @@ class Partial:
         if self._broken:
             raise ModelStoreError(f"{self.path} cannot be written on; it is tried anew from what is on the disk")
         self._look_at_disk()
-        hashing = self._pool.submit(self._hash.update, block)
+        hashing = self._threads.submit(self._hash.update, block)
         try:
             with sentences(f"cannot write {self.path}", needed=self._missing()):
                 self._write(block)
@@ -103,7 +104,7 @@ class Partial:
             self._sync_due = self.offset + SYNC_BYTES
             with sentences(f"cannot write {self.path}", needed=self._missing()):
                 self._check_synced()
-            self._syncing = self._pool.submit(os.fdatasync, self._handle)
+            self._syncing = self._threads.submit(os.fdatasync, self._handle)
 
     def digest(self) -> str:
         """Return the sha256 of what is there."""
@@ -154,11 +155,16 @@ class Partial:
             self._beside.unlink(missing_ok=True)
         return self._aside
 
+    def close_noted(self) -> None:
+        """Close the file, and make what came last for a later try."""
+        self.close(note=True)
+
     def close(self, *, note: bool = False) -> None:
-        """Close the file; with `note`, make what came last for a later try."""
+        """Close the file; with `note`, as `close_noted` does."""
         with self._busy:
             self._closed = True
-            self._pool.shutdown(wait=True)
+            if self._syncing is not None:
+                wait([self._syncing])
             handle, self._handle = self._handle, -1
             if handle < 0:
                 return
@@ -220,6 +226,7 @@ class Partial:
     def _note(self) -> None:
         with sentences(f"cannot write {self._beside}", needed=self._missing()):
             draft = self._beside.with_suffix(".new")
+            draft.touch(mode=0o600)
             draft.write_bytes(msgspec.json.encode(self._resume))
             draft.replace(self._beside)
 

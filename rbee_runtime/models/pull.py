@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,15 +11,15 @@ from typing import Protocol
 
 from rbee_runtime import logs
 from rbee_runtime.config import StoreSettings
-from rbee_runtime.errors import DiskFullError, ModelFormatError, ModelStoreError
+from rbee_runtime.errors import DiskFullError, ModelFormatError, ModelStoreError, ReferenceFormError
 from rbee_runtime.link import Link
 from rbee_runtime.models import locks
 from rbee_runtime.models.adopt import Adoption
 from rbee_runtime.models.download import Download, Origin, Reader, begun
 from rbee_runtime.models.progress import Progress
 from rbee_runtime.models.references import Source as Reference
-from rbee_runtime.models.references import check_file_name, parse_source, shown, slug
-from rbee_runtime.models.sources import Credentials, Listing, RemoteFile, Source, open_source
+from rbee_runtime.models.references import check_file_name, identity, parse_source, shown, slug
+from rbee_runtime.models.sources import Credentials, Listing, RemoteFile, Source, TransientError, open_source
 from rbee_runtime.models.sources.peer import Peer
 from rbee_runtime.models.store import ModelStore, check_files
 from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec, encode
@@ -37,6 +37,20 @@ class Inspector(Protocol):
     def __call__(self, files: Sequence[tuple[str, Path]], *, allow_pickle: bool) -> object:
         """Return what is known of the model; it is kept beside its manifest."""
         ...
+
+
+class _Read(Protocol):
+    def __call__(self, file: RemoteFile, *, offset: int) -> AsyncIterator[bytes]: ...
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the files of one model can be read, and who says what the source has now."""
+
+    read: _Read
+    again: Callable[[RemoteFile], Awaitable[RemoteFile]]
+    peers: Sequence[Reader]
+    make_room: Callable[[int], None]
 
 
 @dataclass
@@ -64,6 +78,7 @@ class Puller:
         inspect: Inspector | None = None,
     ) -> None:
         self._store = store
+        self._threads = store.layout.threads.work
         self._credentials = credentials or Credentials()
         self._link = link
         self._clock = clock
@@ -96,91 +111,138 @@ class Puller:
     async def _pull(self, spec: ModelSpec, progress: Progress, keep: Collection[str]) -> ModelReport:
         layout = self._store.layout
         check_files(spec.files)
-        found = await asyncio.to_thread(self._store.find, spec)
+        found = await self._threads.run(self._store.find, spec)
         if found is not None:
             return found
-        await asyncio.to_thread(layout.prepare)
-        async with locks.held(layout.locks / f"model-{slug(spec.name)}.lock", sleep=self._sleep):
-            found = await asyncio.to_thread(self._store.find, spec)
+        await self._threads.run(layout.prepare)
+        async with locks.held(layout.locks / f"model-{slug(spec.name)}.lock", self._threads, sleep=self._sleep):
+            found = await self._threads.run(self._store.find, spec)
             if found is not None:
                 return found
-            await asyncio.to_thread(self._store.check_is_ours, spec.name)
+            await self._threads.run(self._store.check_is_ours, spec.name)
             progress.state = FetchState.FETCHING
             return await self._fetched(spec, progress, keep)
 
     async def _fetched(self, spec: ModelSpec, progress: Progress, keep: Collection[str]) -> ModelReport:
         reference = parse_source(spec.source)
         async with AsyncExitStack() as stack:
-            source = self._opener(reference, self._store.settings, self._credentials)
+            source = self._opened(reference)
             stack.push_async_callback(source.close)
             peers = self._peers(spec, stack)
-            listing = await self._listing(spec, source, known=bool(peers))
+            listing = await self._listing(spec, source, peers)
             progress.total = sum(file.size or 0 for file in listing.files)
-            copied = await asyncio.to_thread(self._copied, spec, listing)
+            blobs = [file.sha256 for file in listing.files if file.sha256 is not None]
+            stack.push_async_callback(self._threads.run, self._store.leases.pulled, spec.name)
+            await self._lease(spec.name, blobs)
+            copied = await self._threads.run(self._copied, spec, listing)
+            make_room = partial(self._store.make_room, keep={*keep, spec.name})
             if copied:
-                await asyncio.to_thread(self._store.make_room, copied, {*keep, spec.name})
-            came = [await self._file(spec, file, source, peers, progress) for file in listing.files]
-        return await asyncio.to_thread(self._commit, spec, listing.revision, came, progress)
+                await self._threads.run(make_room, copied)
+            read = source.read if not listing.said else _away(listing.said)
+            places = _Places(read, partial(_again, source), [peer.read for peer in peers], make_room)
+            came: list[ModelFile] = []
+            for file in listing.files:
+                came.append(await self._file(spec, file, places, progress))
+                if file.sha256 is None:
+                    # Its hash is known only now; the rest of a large model may take days.
+                    await self._lease(spec.name, [*blobs, *(each.sha256 for each in came)])
+            return await self._threads.run(self._commit, spec, listing.revision, came, progress)
+
+    async def _lease(self, name: str, blobs: Sequence[str]) -> None:
+        taking = asyncio.ensure_future(self._threads.run(self._store.leases.pull, name, blobs))
+        try:
+            await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # A thread that is at it would take the lease after it was given up, and renew it for ever.
+            await asyncio.wait({taking})
+            raise
+
+    def _opened(self, reference: Reference) -> Source:
+        try:
+            return self._opener(reference, self._store.settings, self._credentials)
+        except ModelStoreError as error:
+            # Such as one that `offline` forbids: other hives may have the model.
+            return _Unopened(error)
 
     def _copied(self, spec: ModelSpec, listing: Listing) -> int:
         """Return the bytes that are still to come and need room."""
         missing = [file for file in listing.files if file.path is None and not self._is_here(file)]
-        return sum(max(0, (file.size or 0) - begun(self._store.layout, spec.source, file)) for file in missing)
+        return sum(
+            max(0, (file.size or 0) - begun(self._store.layout, identity(spec.source), file)) for file in missing
+        )
 
-    def _peers(self, spec: ModelSpec, stack: AsyncExitStack) -> list[Reader]:
+    def _peers(self, spec: ModelSpec, stack: AsyncExitStack) -> list[Peer]:
         if self._link is None:
             return []
         peers = [Peer(url, self._link) for url in spec.holders]
         for peer in peers:
             stack.push_async_callback(peer.close)
-        return [peer.read for peer in peers]
+        return peers
 
-    async def _listing(self, spec: ModelSpec, source: Source, *, known: bool) -> Listing:
-        """Return the files by what the spec says of them, else by what the source says."""
+    async def _listing(self, spec: ModelSpec, source: Source, peers: Sequence[Peer]) -> Listing:
+        """Return the files by what the spec says of them, else the source, else a hive that has the model.
+
+        `said` is why the source is away, "" if it is not.
+        """
         declared = [RemoteFile(file.name, file.size, file.sha256) for file in spec.files]
         if declared and all(self._is_here(file) for file in declared):
             return Listing(tuple(declared))
         try:
             listing = await source.list()
         except ModelStoreError as error:
-            if not (declared and known):
+            held = Listing(tuple(declared)) if declared and peers else await self._held_elsewhere(spec, peers)
+            if held is None:
                 error.args = (f"model {spec.name}: {error}",)
                 raise
             logs.warning("source_unreachable", model=spec.name, detail=error)
-            return Listing(tuple(declared))
+            return replace(held, said=str(error))
         _check(spec, listing)
         return listing if not declared else _declared(spec, declared, listing)
+
+    async def _held_elsewhere(self, spec: ModelSpec, peers: Sequence[Peer]) -> Listing | None:
+        """Return the files that the first hive which has this model says are it, each with the hash to hold it to."""
+        for peer in peers:
+            try:
+                report = await peer.manifest(spec)
+                check_files(report.files)
+                files = tuple(RemoteFile(file.name, file.size, file.sha256) for file in report.files)
+                _check(spec, Listing(files))
+            except (ModelStoreError, ReferenceFormError) as error:
+                logs.warning("peer_has_no_model", model=spec.name, detail=error)
+            else:
+                return Listing(files, report.revision)
+        return None
 
     def _is_here(self, file: RemoteFile) -> bool:
         wanted = ModelFile(name=file.name, sha256=file.sha256 or "", size=file.size or 0)
         return file.sha256 is not None and self._store.has(wanted)
 
-    async def _file(
-        self, spec: ModelSpec, file: RemoteFile, source: Source, peers: Sequence[Reader], progress: Progress
-    ) -> ModelFile:
+    async def _file(self, spec: ModelSpec, file: RemoteFile, places: "_Places", progress: Progress) -> ModelFile:
         store = self._store
-        if await asyncio.to_thread(self._is_here, file):
+        if await self._threads.run(self._is_here, file):
             progress.held(file.size or 0)
             return ModelFile(name=file.name, sha256=file.sha256 or "", size=file.size or 0)
-        if file.path is not None and (taken := await self._taken_in(spec, file, file.path, progress)):
+        if file.path is not None and (taken := await self._taken_in(spec, file, places.make_room, progress)):
             return taken
         origin = Origin(
-            spec.source,
-            read=lambda wanted, offset: source.read(wanted, offset=offset),
-            again=partial(_again, source, file),
-            peers=peers if file.sha256 is not None else (),
+            identity(spec.source),
+            read=lambda wanted, offset: places.read(wanted, offset=offset),
+            again=partial(places.again, file),
+            peers=places.peers if file.sha256 is not None else (),
         )
         download = Download(
             store.layout, origin, progress, spare=store.settings.spare, clock=self._clock, sleep=self._sleep
         )
         return await download.run(file)
 
-    async def _taken_in(self, spec: ModelSpec, file: RemoteFile, path: Path, progress: Progress) -> ModelFile | None:
+    async def _taken_in(
+        self, spec: ModelSpec, file: RemoteFile, make_room: Callable[[int], None], progress: Progress
+    ) -> ModelFile | None:
         """Take in a file of this host; None if it is damaged and its source has it as well."""
-        settings, before = self._store.settings, progress.done
-        adoption = Adoption(self._store.layout, progress, spare=settings.spare, kept=settings.hf_caches)
+        path, settings, before = file.path or Path(file.locator), self._store.settings, progress.done
+        adoption = Adoption(self._store.layout, progress, make_room=make_room, kept=settings.hf_caches)
         try:
-            return await asyncio.to_thread(adoption.run, spec.name, path, file)
+            return await self._threads.run(adoption.run, spec.name, path, file)
         except ModelStoreError as error:
             if isinstance(error, DiskFullError) or Path(file.locator) == path or settings.offline:
                 raise
@@ -197,7 +259,8 @@ class Puller:
         except ModelFormatError as error:
             raise ModelFormatError(f"model {spec.name}: {error}") from error
         size = sum(file.size for file in files)
-        report = ModelReport(name=spec.name, size=size, files=tuple(files), source=spec.source, revision=revision)
+        source = identity(spec.source)
+        report = ModelReport(name=spec.name, size=size, files=tuple(files), source=source, revision=revision)
         store.commit(report, facts)
         return store.find(spec) or report
 
@@ -247,6 +310,33 @@ def _declared(spec: ModelSpec, declared: Sequence[RemoteFile], listing: Listing)
             )
         files.append(replace(found, name=file.name, size=file.size, sha256=file.sha256))
     return Listing(tuple(files), listing.revision, listing.said)
+
+
+class _Unopened:
+    """A source that may not or cannot be asked."""
+
+    def __init__(self, error: ModelStoreError) -> None:
+        self._error = error
+
+    async def list(self) -> Listing:
+        raise self._error
+
+    def read(self, file: RemoteFile, *, offset: int) -> AsyncIterator[bytes]:
+        return _away(str(self._error))(file, offset=offset)
+
+    async def close(self) -> None: ...
+
+
+def _away(said: str) -> _Read:
+    """Return what stands for a source that gave no list: without one nobody knows where it has a file."""
+
+    async def read(file: RemoteFile, *, offset: int) -> AsyncIterator[bytes]:
+        raise TransientError(
+            f"{file.name} comes from no other hive from byte {offset} on, and its source is away: {said}"
+        )
+        yield b""
+
+    return read
 
 
 async def _again(source: Source, file: RemoteFile) -> RemoteFile:

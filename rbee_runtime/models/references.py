@@ -8,6 +8,7 @@ s3://bucket/key-or-prefix           an object store; likewise gs:// and az://
 oci://registry/repository[:tag]     an artefact or image in a registry, or [@sha256:…]
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,13 @@ _NAME = re.compile(
 _USER = re.compile(r"//[^/?#]*@")
 _SLUG = re.compile(r"[^a-z0-9]+")
 _FILE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=,-]{0,199}")
+_SIGNS = re.compile(
+    r"(?i)x-(amz|goog|oss|cos|ms|obs|tos)-.*|(google|aws)access(key)?id|.*(signature|credential)|.*token|sig|signed"
+    r"|expires?|expiry|policy|key-pair-id|api[-_]?key|auth(orization|[-_]?key)?|s[etprv]|spr|sip|sk(s|t|v|e|oid|tid)"
+)
+"""Parameters by which object stores and content networks sign a URL, or that are keys; none says which file it is."""
+
+_HIDDEN = re.compile(r"\*\*\*[0-9a-f]*(#.*)?")
 MAX_FILE_NAME = 255
 MAX_SOURCE = 2048
 
@@ -62,11 +70,12 @@ class Source:
 _HEX = r"[0-9a-f]{64}"
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9-]{0,62}"
 _HOST = rf"(?:{_LABEL}\.)*{_LABEL}\.?|\[[0-9A-Fa-f:.]+\]"
+_PORT = r":0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _KEY = r"[A-Za-z0-9!_.*'()@=+,:;&$%~ -]+"
 _REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _OBJECT = re.compile(rf"//(?P<place>[A-Za-z0-9][A-Za-z0-9._-]{{1,62}})/(?P<path>{_KEY}(?:/{_KEY})*/?)")
 _URL = re.compile(
-    rf"//(?P<place>(?:{_HOST})(?::[0-9]{{1,5}})?)(?P<path>(?:/[A-Za-z0-9!$&'()*+,;=:@%_.~-]*)+(?:\?[A-Za-z0-9!$&'()*+,;=:@%_.~/?-]*)?)"
+    rf"//(?P<place>(?:{_HOST})(?:{_PORT})?)(?P<path>(?:/[A-Za-z0-9!$&'()*+,;=:@%_.~-]*)+(?:\?[A-Za-z0-9!$&'()*+,;=:@%_.~/?-]*)?)"
     rf"(?:#sha256=(?P<sha256>{_HEX}))?"
 )
 
@@ -87,7 +96,7 @@ _FORMS: dict[Scheme, tuple[re.Pattern[str], str]] = {
     Scheme.AZ: (_OBJECT, "az://container/key.gguf or az://container/folder/"),
     Scheme.OCI: (
         re.compile(
-            rf"//(?P<place>(?:{_HOST})(?::[0-9]{{1,5}})?)/(?P<path>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
+            rf"//(?P<place>(?:{_HOST})(?:{_PORT})?)/(?P<path>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
             rf"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}})|@(?P<digest>sha256:{_HEX}))?"
         ),
         "oci://registry/repository:tag or oci://registry/repository@sha256:<64 hex digits>",
@@ -121,6 +130,23 @@ def shown(text: str) -> str:
     bare = _USER.sub("//***@", text[:MAX_SOURCE])
     plain, mark, _ = bare.partition("?")
     return f"{plain}?***" if mark and "//" in plain else bare
+
+
+def identity(source: str) -> str:
+    """Return what a source is known by on disk and in answers: without anything secret, and the same for one content.
+
+    Of a query only a hash stays, made without what signs it: a new signature of the same URL is the same source. Given
+    its own result, it returns that.
+    """
+    if not source.startswith(("https://", "http://")):
+        return source
+    bare, mark, query = _USER.sub("//***@", source).partition("?")
+    if not mark or _HIDDEN.fullmatch(query):
+        return bare + mark + query
+    query, hashed, fragment = query.partition("#")
+    kept = sorted(part for part in query.split("&") if not _SIGNS.fullmatch(unquote(part.partition("=")[0])))
+    digest = hashlib.sha256("&".join(kept).encode()).hexdigest()[:16] if kept else ""
+    return f"{bare}?***{digest}{hashed}{fragment}"
 
 
 def slug(name: str) -> str:

@@ -15,7 +15,7 @@ from rbee_runtime import logs
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.models.pull import Puller
-from rbee_runtime.models.references import check_name, parse_source
+from rbee_runtime.models.references import check_name, parse_source, shown
 from rbee_runtime.models.sources import Credentials
 from rbee_runtime.models.sources.environment import from_environment
 from rbee_runtime.models.store import ModelStore
@@ -42,7 +42,7 @@ def fetch(spec: ModelSpec, environment: Mapping[str, str]) -> Path:
     root = Path(environment.get("MODELS_DIR") or Path.home() / ".cache" / "rbee" / "models")
     store = ModelStore(root, _settings(environment))
     puller = Puller(store, credentials=_credentials(environment))
-    logs.info("model_fetch", model=spec.name, source=spec.source, folder=root)
+    logs.info("model_fetch", model=spec.name, source=shown(spec.source), folder=root)
     report = asyncio.run(puller.pull(spec))
     logs.info("model_ready", model=spec.name, bytes=report.size)
     return store.engine_path(report)

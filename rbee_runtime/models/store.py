@@ -5,8 +5,8 @@ store and on demand. Everything here may take long on a network disk: call it fr
 """
 
 import contextlib
-import hashlib
 import os
+import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -16,23 +16,36 @@ import msgspec
 
 from rbee_runtime import durable
 from rbee_runtime.config import StoreSettings
-from rbee_runtime.errors import DiskFullError, ModelStoreError, ReferenceFormError, StateError
-from rbee_runtime.models import collect, views
+from rbee_runtime.errors import DiskFullError, ModelInUseError, ModelStoreError, ReferenceFormError, StateError
+from rbee_runtime.models import collect, digests, locks, sweep, views
 from rbee_runtime.models.layout import BLOB_MODE, Layout, sentences
-from rbee_runtime.models.references import check_file_name, check_name, slug
+from rbee_runtime.models.leases import LEASE_SECONDS, Leases
+from rbee_runtime.models.pins import Pins
+from rbee_runtime.models.references import check_file_name, check_name, identity, slug
 from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec, encode
 
 _SHA256_DIGITS = frozenset("0123456789abcdef")
 
 
 class ModelStore:
-    """One host's store, or one that several hosts share. `clock` is unix seconds."""
+    """One host's store, or one that several hosts share. `clock` is unix seconds.
+
+    `holder` is who uses models here, as other hives on the same disk see it; "" is this process.
+    """
 
     def __init__(
-        self, root: Path, settings: StoreSettings | None = None, *, clock: Callable[[], float] = time.time
+        self,
+        root: Path,
+        settings: StoreSettings | None = None,
+        *,
+        holder: str = "",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.layout = Layout(root)
         self.settings = settings or StoreSettings()
+        holder = holder or f"{socket.gethostname()}-{os.getpid()}"
+        self.leases = Leases(self.layout, holder, clock=clock)
+        self.pins = Pins(self.layout, holder, self._write)
         self._clock = clock
 
     def path_of(self, file: ModelFile) -> Path:
@@ -51,7 +64,7 @@ class ModelStore:
         if spec.files:
             wanted = {(file.sha256, file.size) for file in spec.files}
             return report if wanted == {(file.sha256, file.size) for file in report.files} else None
-        return report if report.source in {"", spec.source} else None
+        return report if report.source in {"", identity(spec.source)} else None
 
     def named(self, name: str) -> ModelReport | None:
         """Return the complete model of this name, or None."""
@@ -116,21 +129,25 @@ class ModelStore:
 
     def pin(self, name: str, *, pinned: bool) -> None:
         """Keep a model from collection, or stop that."""
-        pins = self._known_pins()
-        if (name in pins) != pinned:
-            changed = pins | {check_name(name)} if pinned else pins - {name}
-            self._write(self.layout.pins, msgspec.json.encode(sorted(changed)))
+        self.pins.by_person(name, pinned=pinned)
 
     def make_room(self, size: int, keep: Collection[str]) -> None:
-        """Remove models until `size` bytes fit, or raise DiskFullError and remove none."""
-        self._known_pins()
+        """Remove models until `size` bytes fit, or raise DiskFullError and remove none.
+
+        What another hive uses stays, and so do the blobs that a pull counts on (see `leases.py`).
+        """
+        self.pins.known()
+        with locks.brief(self.leases.lock):
+            self._make_room(size, keep)
+
+    def _make_room(self, size: int, keep: Collection[str]) -> None:
         reports, quota = tuple(self._all()), self.settings.quota
         short = size + self.settings.spare - self.layout.free()
         if quota is not None:
             short = max(short, collect.bytes_of(reports) + size - quota)
         if short <= 0:
             return
-        chosen = collect.victims(reports, keep=keep, needed=short, now=self._clock())
+        chosen = self._victims(reports, keep, short)
         if not chosen:
             limit = f"the quota of {quota} bytes" if quota is not None else f"{self.settings.spare} bytes to spare"
             raise DiskFullError(
@@ -139,33 +156,66 @@ class ModelStore:
                 needed=size,
             )
         for report in chosen:
-            self.remove(report.name)
+            self._remove(report)
 
     def collect(self, keep: Collection[str]) -> tuple[str, ...]:
         """Remove what is over the quota, as far as it may go; return the names."""
-        self._known_pins()
+        self.pins.known()
         reports, quota = tuple(self._all()), self.settings.quota
         over = collect.bytes_of(reports) - quota if quota is not None else 0
-        chosen = collect.victims(reports, keep=keep, needed=over, now=self._clock(), partly=True) if over > 0 else ()
-        for report in chosen:
-            self.remove(report.name)
+        if over <= 0:
+            return ()
+        with locks.brief(self.leases.lock):
+            chosen = self._victims(reports, keep, over, partly=True)
+            for report in chosen:
+                self._remove(report)
         return tuple(report.name for report in chosen)
+
+    def _victims(
+        self, reports: Sequence[ModelReport], keep: Collection[str], needed: int, *, partly: bool = False
+    ) -> tuple[ModelReport, ...]:
+        others, blobs = self.leases.others(), self.leases.blobs()
+        used = {*keep, *(report.name for report in reports if slug(report.name) in others)}
+        return collect.victims(reports, keep=used, needed=needed, now=self._clock(), blobs=blobs, partly=partly)
 
     def remove(self, name: str, in_use: Collection[str] = ()) -> int:
         """Remove a model and the content that no other one shares; return the bytes freed, or raise ModelStoreError."""
         if name in in_use:
-            raise ModelStoreError(f"model {name} is in use by a worker; take it out of the inventory first")
+            raise ModelInUseError(f"model {name} is in use by a worker; take it out of the inventory first")
         report = self._read(self.layout.manifest(name))
         if report is None or report.name != name:
             raise ModelStoreError(f"model {name} is not in the store {self.layout.root}")
+        with locks.brief(self.leases.lock):
+            holder = self.leases.others().get(slug(name))
+            if holder is not None:
+                raise ModelInUseError(
+                    f"model {name} is in use by {holder}, which shares the store {self.layout.root}; take it out of "
+                    f"that hive's models, or wait {LEASE_SECONDS / 60:g} minutes if that hive is gone for good"
+                )
+            return self._remove(report)
+
+    def _remove(self, report: ModelReport) -> int:
+        """Remove a model under the lock of the leases."""
+        name = report.name
         with sentences(f"cannot remove model {name}"):
             # The manifest first: what has none is not there, whatever happens next.
-            self.layout.manifest(name).unlink()
+            self.layout.manifest(name).unlink(missing_ok=True)
             for folder in (self.layout.facts / f"{slug(name)}.json", self.layout.uses / slug(name)):
                 folder.unlink(missing_ok=True)
+            self.leases.drop_all(name)
             views.drop(self.layout, name)
-            shared = {file.sha256 for other in self._all() for file in other.files}
+            # Leases first: a pull that ends in between has its manifest by the time these are read.
+            shared = self.leases.blobs() | {file.sha256 for other in self._all() for file in other.files}
             return sum(self._dropped(file) for file in report.files if file.sha256 not in shared)
+
+    def sweep(self) -> tuple[str, ...]:
+        """Remove what interrupted work left here and no pull counts on; return the names."""
+        # A store that no hive can write has nothing of the kind.
+        if not os.access(self.layout.locks, os.W_OK):
+            return ()
+        with locks.brief(self.leases.lock):
+            blobs = self.leases.blobs()
+            return sweep.sweep(self.layout, self.manifests(), blobs=blobs, now=self._clock())
 
     def verify(self, name: str) -> tuple[str, ...]:
         """Hash every file of a model again; what is wrong goes to quarantine, and the model is then not there."""
@@ -176,7 +226,7 @@ class ModelStore:
         for file in report.files:
             with sentences(f"cannot read {file.name} of model {name}"):
                 blob = self.path_of(file)
-                if blob.exists() and _digest(blob) == file.sha256:
+                if blob.exists() and digests.sha256(blob, self.layout.threads.halted) == file.sha256:
                     continue
                 bad.append(file.name)
                 if blob.exists():
@@ -204,18 +254,9 @@ class ModelStore:
 
     def _pins(self) -> frozenset[str]:
         try:
-            return self._known_pins()
+            return self.pins.known()
         except ModelStoreError:
             return frozenset()
-
-    def _known_pins(self) -> frozenset[str]:
-        """Return the pinned names, or raise ModelStoreError: who cannot read them must remove and overwrite nothing."""
-        try:
-            return frozenset(msgspec.json.decode(self.layout.pins.read_bytes(), type=list[str]))
-        except FileNotFoundError:
-            return frozenset()
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ModelStoreError(f"cannot read {self.layout.pins}: {error}; mend or remove it") from error
 
     def _read(self, path: Path) -> ModelReport | None:
         try:
@@ -224,7 +265,12 @@ class ModelStore:
             check_files(report.files)
         except (OSError, msgspec.MsgspecError, ReferenceFormError):
             return None
-        return msgspec.structs.replace(report, pinned=report.name in self._pins(), last_used=self._last_used(report))
+        return msgspec.structs.replace(
+            report,
+            source=identity(report.source),
+            pinned=report.name in self._pins(),
+            last_used=self._last_used(report),
+        )
 
     def _last_used(self, report: ModelReport) -> float:
         for path in (self.layout.uses / slug(report.name), self.layout.manifest(report.name)):
@@ -253,8 +299,3 @@ def check_files(files: Sequence[ModelFile]) -> None:
             raise ReferenceFormError(f"{file.sha256[:100]!r} is not allowed as a sha256: it has 64 hex digits")
         if len(files) > 1:
             check_file_name(file.name)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from rbee_runtime.models import locks
@@ -13,16 +14,23 @@ PARTIAL_SECONDS = 7 * 86400.0
 
 QUARANTINE_SECONDS = 7 * 86400.0
 ORPHAN_SECONDS = 7 * 86400.0
-"""A blob may be without a manifest for as long as the other files of its model take to come."""
+"""A blob may be without a manifest for as long as it takes somebody to try its model again."""
+
+LEFT_SECONDS = 7 * 86400.0
+"""A lease without a heartbeat for so long is of a hive that is gone."""
 
 
-def sweep(layout: Layout, reports: tuple[ModelReport, ...], *, now: float) -> tuple[str, ...]:
-    """Remove abandoned partial files, old quarantine, blobs of no model and their drafts; return their names.
+def sweep(
+    layout: Layout, reports: tuple[ModelReport, ...], *, now: float, blobs: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Remove abandoned partial files, old quarantine, blobs of no model, drafts and leases; return their names.
 
-    `reports` are the models whose manifests exist, complete or not; `now` is unix seconds.
+    `reports` are the models whose manifests exist, complete or not; `blobs` (sha256s) are those that pulls count on;
+    `now` is unix seconds.
     """
-    held = {f"sha256-{file.sha256}" for report in reports for file in report.files}
+    held = {f"sha256-{sha256}" for sha256 in (*blobs, *(file.sha256 for report in reports for file in report.files))}
     gone = [*_old(layout.quarantine, "*", now - QUARANTINE_SECONDS), *_old(layout.partial, "draft-*", now - 86400)]
+    gone += _old(layout.uses, "*.*", now - LEFT_SECONDS)
     # A manifest that cannot be read now, on a network disk that is away for a moment, still holds its blobs.
     if _manifests(layout) == len(reports):
         gone += [path for path in _old(layout.blobs, "*", now - ORPHAN_SECONDS) if path.name not in held]

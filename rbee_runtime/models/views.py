@@ -15,7 +15,7 @@ def build(layout: Layout, report: ModelReport) -> None:
     with sentences(f"cannot make the folder of links {view}"):
         for file in report.files:
             link, target = view / file.name, layout.blob(file.sha256)
-            link.parent.mkdir(mode=0o2750, parents=True, exist_ok=True)
+            link.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             text = os.path.relpath(target, link.parent)
             if not (link.is_symlink() and str(link.readlink()) == text):
                 draft = link.with_name(f".{link.name}.{os.getpid()}")

@@ -4,7 +4,7 @@ Answers pass as they are, refusals included; the queen checks who asks (policy.p
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 import httpx
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from rbee_runtime.errors import LinkError, RequestError
 from rbee_runtime.queen.controller import Controller
-from rbee_runtime.streams import Stream
+from rbee_runtime.streams import Holding, Stream
 
 MAX_BYTES = 16 * 1024 * 1024
 """Two thousand lines of a log, or a hundred workers, are far less."""
@@ -71,7 +71,8 @@ class HiveCalls:
             if answer.status_code != 200:
                 return await self._whole(hive, answer)
             media = answer.headers.get("content-type", "text/plain")
-            return Stream(_parts(answer, stack.pop_all()), stopping=self.stopping, media_type=media)
+            parts = Holding(answer.aiter_raw(), stack.pop_all())
+            return Stream(parts, stopping=self.stopping, media_type=media)
 
     async def _whole(self, hive: str, answer: httpx.Response) -> Response:
         body = bytearray()
@@ -124,9 +125,3 @@ class HiveCalls:
 def _silent(hive: str, url: str, error: Exception) -> RequestError:
     said = f"hive {hive} at {url} does not answer: {error or type(error).__name__}"
     return RequestError(503, said, kind="server_error", code="hive_unreachable", retry_after=5)
-
-
-async def _parts(answer: httpx.Response, stack: AsyncExitStack) -> AsyncGenerator[bytes, None]:
-    async with stack:
-        async for part in answer.aiter_raw():
-            yield part

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from rbee_runtime.models.references import shown
 from rbee_runtime.protocol import Heartbeat, to_builtins
 from rbee_runtime.queen.admission import unknown_model
 from rbee_runtime.queen.controller import Controller
@@ -220,7 +221,7 @@ def _model(controller: Controller, name: str) -> ModelAnswer:
     seats = controller.seats(name)
     return ModelAnswer(
         name=name,
-        source=declared.source,
+        source=shown(declared.source),
         engine=declared.engine,
         state=_state(controller, name),
         ready=sum(seat.usable for seat in seats),

@@ -12,11 +12,24 @@ from rbee_runtime.models import references
 from rbee_runtime.models.references import Scheme
 from rbee_runtime.models.sources.credentials import Credentials
 
-__all__ = ["Credentials", "Listing", "RangeRefusedError", "RemoteFile", "Source", "TransientError", "open_source"]
+__all__ = [
+    "Credentials",
+    "Listing",
+    "RangeRefusedError",
+    "RemoteFile",
+    "SlowError",
+    "Source",
+    "TransientError",
+    "open_source",
+]
 
 
 class TransientError(ModelStoreError):
     """A connection broke, a server is busy or silent: worth another try, unlike any other ModelStoreError."""
+
+
+class SlowError(TransientError):
+    """So little came in so long that the try counts as one that got nothing."""
 
 
 class RangeRefusedError(ModelStoreError):

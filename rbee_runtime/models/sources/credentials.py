@@ -18,6 +18,7 @@ HF_TOKEN = "hf-token"  # noqa: S105 - the name of a file
 OBJECT_STORE = "object-store.env"
 REGISTRIES = "registry-auth.json"
 
+_TOKEN = re.compile(r"[!-~]+")
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
@@ -36,9 +37,19 @@ class Credentials:
             return cls()
         return cls(
             hf_token=_text(folder / HF_TOKEN).strip(),
-            objects=_pairs(folder / OBJECT_STORE),
-            registries=_auths(folder / REGISTRIES),
+            objects=_pairs(_text(folder / OBJECT_STORE), folder / OBJECT_STORE),
+            registries=_auths(_text(folder / REGISTRIES), folder / REGISTRIES),
         )
+
+
+def check(name: str, text: str) -> None:
+    """Raise ConfigError unless `text` is what the file `name` may hold; nothing of it is repeated."""
+    if name == OBJECT_STORE:
+        _pairs(text, name)
+    elif name == REGISTRIES:
+        _auths(text, name)
+    elif not _TOKEN.fullmatch(text.strip()):
+        raise ConfigError(f"the credential {name} is not one word of plain characters")
 
 
 def _text(path: Path) -> str:
@@ -50,24 +61,23 @@ def _text(path: Path) -> str:
         raise ConfigError(f"cannot read the credential {path}: {error}") from error
 
 
-def _pairs(path: Path) -> dict[str, str]:
+def _pairs(text: str, where: Path | str) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         found = _LINE.fullmatch(line.strip())
         if found is None:
-            raise ConfigError(f"the credential {path}, line {number}, is not NAME=value")
+            raise ConfigError(f"the credential {where}, line {number}, is not NAME=value")
         pairs[found[1]] = found[2].strip("'\"")
     return pairs
 
 
-def _auths(path: Path) -> dict[str, str]:
-    text = _text(path)
+def _auths(text: str, where: Path | str) -> dict[str, str]:
     if not text:
         return {}
     try:
         auths: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any]).get("auths", {})
         return {host: str(entry["auth"]) for host, entry in auths.items() if "auth" in entry}
     except (msgspec.MsgspecError, AttributeError, TypeError) as error:
-        raise ConfigError(f"the credential {path} is not the file that `podman login` writes") from error
+        raise ConfigError(f"the credential {where} is not the file that `podman login` writes") from error

@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpcore
@@ -18,6 +19,7 @@ from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import ModelStoreError
 from rbee_runtime.models.sources import RangeRefusedError, TransientError
 from rbee_runtime.models.sources.addresses import CONNECT_SECONDS, PinnedBackend, Resolver, is_named, resolve
+from rbee_runtime.models.sources.pace import paced
 
 STALL_SECONDS = 30.0
 """Without a byte for so long the connection is given up."""
@@ -61,7 +63,9 @@ class Fetcher:
         resolver: Resolver = resolve,
         tls: ssl.SSLContext | None = None,
         stall: float = STALL_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._named = settings.plain_http_hosts
         self._stall = stall
         self._pool = httpcore.AsyncConnectionPool(
@@ -86,7 +90,8 @@ class Fetcher:
             try:
                 fields = _fields(response, url)
                 if response.status not in _REDIRECTS or "location" not in fields:
-                    yield _answer(response, fields, url, self._stall)
+                    answer = _answer(response, fields, url, self._stall)
+                    yield replace(answer, body=paced(answer.body, _shown(url), self._clock))
                     return
             finally:
                 with contextlib.suppress(httpcore.NetworkError, httpcore.ProtocolError):

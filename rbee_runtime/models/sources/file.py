@@ -1,6 +1,5 @@
 """A model that is a file or a folder of this host, for example on a mounted disk or in an image."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from rbee_runtime.errors import ModelStoreError, ReferenceFormError
 from rbee_runtime.models import references
 from rbee_runtime.models.sources import Listing, RemoteFile
 from rbee_runtime.models.sources.credentials import Credentials
+from rbee_runtime.models.threads import SOURCES
 
 MAX_FILES = 2000
 """Above any real model; whoever names a whole disk by mistake is told so."""
@@ -36,7 +36,7 @@ class FileSource:
 
     async def list(self) -> Listing:
         """Return the file, its further shards, or what is in the folder."""
-        return await asyncio.to_thread(self._list)
+        return await SOURCES.run(self._list)
 
     async def read(self, file: RemoteFile, *, offset: int) -> AsyncIterator[bytes]:
         """Yield the content from `offset` on."""
@@ -44,7 +44,7 @@ class FileSource:
         try:
             with path.open("rb") as opened:
                 opened.seek(offset)
-                while block := await asyncio.to_thread(opened.read, _BLOCK):
+                while block := await SOURCES.run(opened.read, _BLOCK):
                     yield block
         except OSError as error:
             raise ModelStoreError(f"cannot read {path}: {error.strerror}") from error

@@ -3,7 +3,6 @@
 The revision is resolved to its commit once; what is read afterwards is of that commit, whatever a branch does.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from rbee_runtime.models.sources.git_blob import checked
 from rbee_runtime.models.sources.hf_client import LIST_SECONDS, client, near_repositories, near_revisions
 from rbee_runtime.models.sources.hf_refusals import CODE, MESSAGE, Asked, refused
 from rbee_runtime.models.sources.selection import select
+from rbee_runtime.models.threads import SOURCES
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -60,7 +60,7 @@ class HfSource:
         What a cache on this host has carries its path; offline, a cache is all there is.
         """
         if self._offline:
-            return await asyncio.to_thread(self._cached)
+            return await SOURCES.run(self._cached)
         info = await self._info()
         commit = info.sha or ""
         siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
@@ -68,7 +68,7 @@ class HfSource:
         files = tuple(self._file(siblings[name], commit) for name in chosen)
         if info.gated:
             await self._check_gate(files[0])
-        here = await asyncio.to_thread(self._present, files)
+        here = await SOURCES.run(self._present, files)
         return Listing(here, revision=commit)
 
     async def read(self, file: RemoteFile, *, offset: int) -> AsyncIterator[bytes]:
@@ -117,18 +117,20 @@ class HfSource:
         from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - see the package
 
         try:
-            return await asyncio.to_thread(
-                self._api.model_info,
-                self._parsed.place,
-                revision=self._parsed.revision or None,
-                files_metadata=True,
-                timeout=LIST_SECONDS,
-            )
+            return await SOURCES.run(self._model_info)
         except HfHubHTTPError as error:
             raise await self._refusal(error) from error
         except Exception as error:  # the client's transport and its parsing have many errors of their own
             said = str(error).partition("\n")[0] or type(error).__name__
             raise TransientError(f"the hub at {self._asked.endpoint} gives no list: {said}") from error
+
+    def _model_info(self) -> "ModelInfo":
+        return self._api.model_info(
+            self._parsed.place,
+            revision=self._parsed.revision or None,
+            files_metadata=True,
+            timeout=LIST_SECONDS,
+        )
 
     async def _refusal(self, error: "HfHubHTTPError") -> ModelStoreError:
         headers, status = error.response.headers, error.response.status_code

@@ -11,6 +11,7 @@ from rbee_runtime import __version__
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import ModelStoreError
 from rbee_runtime.models.sources.addresses import is_named
+from rbee_runtime.models.threads import SOURCES
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -59,7 +60,7 @@ async def near_repositories(api: "HfApi", repository: str) -> tuple[str, ...]:
 
 async def _soon(ask: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
     try:
-        return await asyncio.wait_for(asyncio.to_thread(ask), NEAR_SECONDS)
+        return await asyncio.wait_for(SOURCES.run(ask), NEAR_SECONDS)
     except Exception:  # noqa: BLE001 - whatever it was, the refusal itself is what counts
         return ()
 

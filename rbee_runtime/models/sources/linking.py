@@ -74,6 +74,30 @@ def _is_open(file: os.stat_result, folder: os.stat_result) -> bool:
     return shared or folder.st_gid == os.getegid()
 
 
+def closed(path: Path, folder: Path) -> Path | None:
+    """Return what of the real `path` those for whom the folder's group is cannot open or pass, or None.
+
+    Where the folder is of our own group, workers run as we do. An access list is believed to let them in.
+    """
+    place = folder.stat()
+    if place.st_gid == os.getegid():
+        return None
+    for each in (path, *path.parents):
+        status = each.stat()
+        others, group = (stat.S_IXOTH, stat.S_IXGRP) if stat.S_ISDIR(status.st_mode) else (stat.S_IROTH, stat.S_IRGRP)
+        allowed = bool(status.st_mode & group) if status.st_gid == place.st_gid else bool(status.st_mode & others)
+        if not allowed and not _has_access_list(each):
+            return each
+    return None
+
+
+def _has_access_list(path: Path) -> bool:
+    try:
+        return "system.posix_acl_access" in os.listxattr(path)
+    except OSError:
+        return False
+
+
 def _cloned(source: int, target: int) -> bool:
     try:
         fcntl.ioctl(target, _FICLONE, source)

@@ -5,6 +5,7 @@ Settings come from the credential `object-store.env` by the names that the provi
 """
 
 import re
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import ModelStoreError, ReferenceFormError
 from rbee_runtime.models import references
 from rbee_runtime.models.references import Scheme
-from rbee_runtime.models.sources import Credentials, Listing, RangeRefusedError, RemoteFile, TransientError
+from rbee_runtime.models.sources import Credentials, Listing, RangeRefusedError, RemoteFile, SlowError, TransientError
+from rbee_runtime.models.sources.pace import FLOOR_BYTES_PER_SECOND, paced
 from rbee_runtime.models.sources.selection import select
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ MAX_OBJECTS = 10_000
 """A prefix with more is not a model."""
 
 BLOCK = 1024 * 1024
+BLOCK_SECONDS = BLOCK / FLOOR_BYTES_PER_SECOND
 
 _QUERY = re.compile(r"(?<=\S)\?\S+")
 """A shared access signature is a query."""
@@ -65,8 +68,12 @@ class ObjectSource:
             return
         try:
             result = await self._get(file, offset)
-            async for block in result.stream(min_chunk_size=BLOCK):
+            # The client hands out whole blocks only, so that each has the time which the least rate gives it.
+            blocks = paced(result.stream(min_chunk_size=BLOCK), self._where, time.monotonic, within=BLOCK_SECONDS)
+            async for block in blocks:
                 yield bytes(block)
+        except SlowError:
+            raise
         except Exception as error:
             raise self._refusal(error, file.locator, offset) from error
 

@@ -1,20 +1,34 @@
 """The blobs of another hive, over mutual TLS: every chunk is checked before it counts."""
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import quote
 
 import httpx
 import msgspec
 
 from rbee_runtime.errors import LinkError
 from rbee_runtime.link import Link, Role
+from rbee_runtime.models import references
 from rbee_runtime.models.chunks import MAX_TABLE_BYTES, ChunkTable
 from rbee_runtime.models.sources import RemoteFile, TransientError
+from rbee_runtime.models.sources.pace import paced
+from rbee_runtime.protocol import ModelReport, ModelSpec
 
 STALL_SECONDS = 30.0
 
 TABLE_SECONDS = 900.0
 """A hive that is asked for a blob for the first time reads all of it before it answers."""
+
+MANIFEST_SECONDS = 30.0
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+"""Of a model of more files than `pull.MAX_FILES`."""
+
+_FIXED = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
+"""Revisions that name content; a branch or tag may have moved, and the source that knows is away."""
 
 MAX_CHUNK_BYTES = 16 * 1024 * 1024
 
@@ -26,8 +40,9 @@ class PeerError(TransientError):
 class Peer:
     """One hive that is said to hold models; `url` is its API."""
 
-    def __init__(self, url: str, link: Link) -> None:
+    def __init__(self, url: str, link: Link, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url.rstrip("/")
+        self._clock = clock
         waits = httpx.Timeout(STALL_SECONDS, connect=5.0)
         self._client = link.client(timeout=waits, peer=Role.HIVE)
 
@@ -40,19 +55,31 @@ class Peer:
         except (httpx.HTTPError, httpx.InvalidURL, LinkError) as error:
             raise PeerError(f"{self._url} gives no blob: {error or type(error).__name__}") from error
 
+    async def manifest(self, spec: ModelSpec) -> ModelReport:
+        """Return what this hive holds under the name of `spec`; PeerError unless it is of the same source."""
+        try:
+            async with asyncio.timeout(MANIFEST_SECONDS):
+                text = await self._bounded(f"/api/v1/manifests/{quote(spec.name)}", MAX_MANIFEST_BYTES, STALL_SECONDS)
+            report = msgspec.json.decode(text, type=ModelReport)
+        except (httpx.HTTPError, httpx.InvalidURL, LinkError, msgspec.MsgspecError, TimeoutError) as error:
+            raise PeerError(f"{self._url} tells nothing of {spec.name}: {error or type(error).__name__}") from error
+        revision = references.parse_source(spec.source).revision
+        moved = _FIXED.fullmatch(revision) and report.revision not in {"", revision}
+        if (
+            report.name != spec.name
+            or report.source not in {"", references.identity(spec.source)}
+            or moved
+            or not report.files
+        ):
+            raise PeerError(f"{self._url} has another model under the name {spec.name}")
+        return report
+
     async def close(self) -> None:
         """End the connections."""
         await self._client.aclose()
 
     async def _table(self, file: RemoteFile) -> ChunkTable:
-        url = f"{self._url}/api/v1/blobs/sha256-{file.sha256}/chunks"
-        text = bytearray()
-        async with self._client.stream("GET", url, timeout=httpx.Timeout(TABLE_SECONDS, connect=5.0)) as answer:
-            self._check(answer, 200)
-            async for block in answer.aiter_bytes():
-                text += block
-                if len(text) > MAX_TABLE_BYTES:
-                    raise PeerError(f"{self._url} sends more than {MAX_TABLE_BYTES} bytes of hashes")
+        text = await self._bounded(f"/api/v1/blobs/sha256-{file.sha256}/chunks", MAX_TABLE_BYTES, TABLE_SECONDS)
         try:
             table = msgspec.json.decode(text, type=ChunkTable)
         except msgspec.MsgspecError as error:
@@ -61,6 +88,18 @@ class Peer:
         if not fits or file.size not in {None, table.size}:
             raise PeerError(f"{self._url} has another file: {table.size} bytes in {len(table.sha256s)} chunks")
         return table
+
+    async def _bounded(self, path: str, most: int, wait: float) -> bytes:
+        """Return an answer of at most `most` bytes that starts within `wait` seconds."""
+        text = bytearray()
+        waits = httpx.Timeout(wait, connect=5.0)
+        async with self._client.stream("GET", f"{self._url}{path}", timeout=waits) as answer:
+            self._check(answer, 200)
+            async for block in paced(answer.aiter_bytes(), self._url, self._clock):
+                text += block
+                if len(text) > most:
+                    raise PeerError(f"{self._url} sends more than {most} bytes for {path}")
+        return bytes(text)
 
     async def _chunks(self, file: RemoteFile, table: ChunkTable, offset: int) -> AsyncIterator[bytes]:
         """Ask from the start of the chunk that `offset` is in, and leave out what is there already."""
@@ -72,7 +111,7 @@ class Peer:
             "GET", f"{self._url}/api/v1/blobs/sha256-{file.sha256}", headers=headers
         ) as answer:
             self._check(answer, 206)
-            async for block in answer.aiter_raw():
+            async for block in paced(answer.aiter_raw(), self._url, self._clock):
                 buffer += block
                 while number < len(table.sha256s) and len(buffer) >= _length(table, number):
                     yield self._checked(buffer, table, number)[skip:]

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from rbee_runtime.config import ContainerSettings
 from rbee_runtime.errors import LauncherError, RequestError
-from rbee_runtime.hive import views
+from rbee_runtime.hive import log_views
 from rbee_runtime.hive.facts import number
 from rbee_runtime.hive.launchers import tail
 from rbee_runtime.hive.launchers.containers import Owner, Seen
@@ -29,7 +29,7 @@ def test_a_number_out_of_bounds_is_refused(text: str) -> None:
 @pytest.mark.parametrize("line", ["plain", "10%\rid: forged", "ends\r"])
 def test_a_line_of_a_log_stays_one_event(line: str) -> None:
     """No carriage return of a worker's output starts a field of its own."""
-    sent = views._as_event(line).decode()
+    sent = log_views._as_event(line).decode()
     fields = [field for field in sent.replace("\r", "\n").split("\n") if field]
     assert (sent[-2:], [field for field in fields if not field.startswith("data: ")]) == ("\n\n", [])
 

@@ -11,6 +11,7 @@ from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import DiskFullError, ModelFormatError, ModelStoreError, QuarantinedError, RbeeError
 from rbee_runtime.hive.fetching import Fetching
 from rbee_runtime.models.layout import Layout
+from rbee_runtime.models.pins import Pins
 from rbee_runtime.models.progress import Progress
 from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.sources import Listing, RemoteFile, TransientError
@@ -183,7 +184,7 @@ async def test_what_is_not_wanted_any_more_is_stopped(case: Case) -> None:
 
 
 async def test_a_pinned_model_is_kept(case: Case) -> None:
-    """A spec that pins makes the model one that collection leaves alone."""
+    """A spec that pins makes the model one that collection leaves alone, until it does not any more."""
     case.source.go_on.set()
     pinned = ModelSpec(name="m", source=SPEC.source, pin=True)
     await case.look(pinned)
@@ -191,6 +192,26 @@ async def test_a_pinned_model_is_kept(case: Case) -> None:
     await case.look(pinned)
     await case.look(pinned)
     assert case.fetching.reports[0].pinned
+    await case.look()
+    assert not case.fetching.reports[0].pinned
+
+
+async def test_what_is_wanted_is_leased_while_it_is(case: Case) -> None:
+    """Other hives on the disk see that it is used before it is told ready, and within a minute that it is not."""
+    neighbour = ModelStore(case.store.layout.root, holder="neighbour")
+    case.source.go_on.set()
+    await case.look()
+    await case.settle()
+    assert (case.fetching.models["m"].ready, list(neighbour.leases.others())) == (True, ["m"])
+    case.now += 61
+    await case.look(FAKE)
+    assert neighbour.leases.others() == {}
+
+
+async def test_the_end_stops_what_reads_whole_files(case: Case) -> None:
+    """Closing tells every thread of the store that hashes."""
+    await case.fetching.close()
+    assert case.store.layout.threads.halted.is_set()
 
 
 async def test_a_full_quota_is_not_asked_about_at_each_look(case: Case) -> None:
@@ -245,7 +266,7 @@ async def test_a_pin_that_cannot_be_written_stops_no_look(case: Case, monkeypatc
     def refused(*_: object, **__: object) -> None:
         raise ModelStoreError("the disk is mounted read-only")
 
-    monkeypatch.setattr(ModelStore, "pin", refused)
+    monkeypatch.setattr(Pins, "by_inventory", refused)
     await case.look(ModelSpec(name="m", source=SPEC.source, pin=True))
     assert case.fetching.models["m"].ready
 

@@ -1,5 +1,6 @@
 """The hive's API: who may call it, what it refuses, what it tells."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -8,6 +9,8 @@ import pytest
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.hive import attached
 from rbee_runtime.link import Link, Role
+from rbee_runtime.protocol import encode
+from tests.faults.rows import row
 from tests.unit.certificates import issue_fleet
 from tests.unit.hive.conftest import FLEET, Queen, Start, desired, fake
 from tests.unit.hive.waiting import until
@@ -66,6 +69,21 @@ async def test_bad_requests_get_one_sentence(start: Start, method: str, path: st
     assert answer.json()["error"]["message"]
 
 
+async def test_m8_many_equal_documents_over_the_api_start_one_worker(start: Start) -> None:
+    """Fifty equal requests at once get equal answers and start one process."""
+    hive, queen = await start()
+    url, body = f"http://127.0.0.1:{hive.config.port}/api/v1/desired", encode(desired(1, fake("w-1")))
+    asked = [queen.client.put(url, content=body) for _ in range(row("M8").figure("requests"))]
+    answers = await asyncio.gather(*asked)
+    await until(lambda: queen.in_state("w-1", "ready"))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text for answer in answers}) == 1
+    held = await queen.client.get(url.replace("desired", "events"), headers={"accept": "application/json"})
+    kinds = [(event["kind"], event["data"].get("state")) for event in held.json()]
+    assert kinds.count(("worker_state", "starting")) == 1
+    assert (await queen.get("/api/v1/workers/w-1")).json()["report"]["restarts"] == 0
+
+
 async def test_logs_are_the_workers_own(start: Start) -> None:
     """The log route returns what the worker wrote, at most as many lines as asked for."""
     _, queen = await start()
@@ -74,6 +92,30 @@ async def test_logs_are_the_workers_own(start: Start) -> None:
     answer = await queen.get("/api/v1/workers/w-1/logs?lines=1")
     assert answer.headers["content-type"].startswith("text/plain")
     assert answer.text.startswith("rbee-worker:")
+
+
+async def test_logs_of_all_workers_name_each(start: Start) -> None:
+    """Without a worker in the path every worker's last lines come, its id before each."""
+    _, queen = await start()
+    await queen.put(desired(1, fake("w-1", fail="bad_model"), fake("w-2", fail="bad_model")))
+    for worker in ("w-1", "w-2"):
+        await until(lambda worker=worker: queen.in_state(worker, "exited"))
+    found = (await queen.get("/api/v1/logs?lines=1")).text.splitlines()
+    assert [line.partition("rbee-worker:")[0] for line in found] == ["w-1: ", "w-2: "]
+
+
+async def test_all_logs_are_followed_in_one_stream(start: Start) -> None:
+    """A follower hears workers that write later, and the answer ends when it goes."""
+    hive, queen = await start()
+    url = f"http://127.0.0.1:{hive.config.port}/api/v1/logs?follow=1"
+    async with queen.client.stream("GET", url) as answer, asyncio.timeout(20):
+        await queen.put(desired(1, fake("w-1", fail="bad_model"), fake("w-2", fail="bad_model")))
+        heard: set[str] = set()
+        async for line in answer.aiter_lines():
+            heard.add(line.partition(":")[0])
+            if heard == {"w-1", "w-2"}:
+                break
+    assert heard == {"w-1", "w-2"}
 
 
 async def test_devices_are_there_from_the_first_answer(start: Start) -> None:

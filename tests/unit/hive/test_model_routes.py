@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rbee_runtime.models.store import ModelStore
 from rbee_runtime.protocol import Desired, ModelSpec, WorkerSpec
 from tests.unit.hive.conftest import FLEET, Queen, Start, desired, fake
 from tests.unit.hive.waiting import until
@@ -118,6 +119,16 @@ async def test_a_model_in_use_is_not_removed(start: Start, model_file: Path) -> 
     await until(lambda: queen.in_state("w-1", "ready", "starting"))
     answer = await queen.client.delete(f"{queen._base}/api/v1/models/{NAME}")
     assert (answer.status_code, "w-1" in answer.json()["error"]["message"]) == (409, True)
+
+
+async def test_a_model_that_another_hive_uses_is_not_removed(start: Start, model_file: Path) -> None:
+    """409 names the hive on the same disk that uses it."""
+    hive, queen = await start()
+    await holding(queen, model_file)
+    ModelStore(hive.supervisor.fetching.store.layout.root, holder="neighbour").leases.keep([NAME])
+    await queen.put(desired(2))
+    answer = await queen.client.delete(f"{queen._base}/api/v1/models/{NAME}")
+    assert (answer.status_code, "in use by neighbour-" in answer.json()["error"]["message"]) == (409, True)
 
 
 async def test_a_drain_empties_the_host(start: Start) -> None:

@@ -87,4 +87,5 @@ def test_only_health_and_readiness_are_for_anybody() -> None:
     assert {route.path for route in ROUTES if route.roles is not None and Role.HIVE in route.roles} == {
         "/api/v1/blobs/{blob}",
         "/api/v1/blobs/{blob}/chunks",
+        "/api/v1/manifests/{name:path}",
     }

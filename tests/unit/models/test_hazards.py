@@ -4,10 +4,12 @@ import asyncio
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import ModelStoreError
@@ -21,6 +23,7 @@ from rbee_runtime.models.sources.linking import _is_open
 from rbee_runtime.models.store import ModelStore
 from rbee_runtime.models.sweep import ORPHAN_SECONDS, sweep
 from rbee_runtime.protocol import ModelFile, ModelReport, encode
+from tests.unit.hive.waiting import until
 
 from .faulty_server import Fault, faulty_server
 from .pulling import CONTENT, DIGEST, Pulling, spec
@@ -174,29 +177,53 @@ async def test_what_came_before_needs_no_room_again(pulling: Pulling, monkeypatc
 
 
 async def test_tables_of_chunks_leave_threads_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many blobs are asked for, two are read at a time; one that was read before does not wait."""
+    """However many blobs are asked for, two are read at a time, and other work of the store goes on meanwhile."""
     names = [f"m{number}" for number in range(6)]
     store = seeded(tmp_path / "models", *names)
     store.layout.prepare()
-    busy, most, gate = [0], [0], asyncio.Event()
+    busy, gate = [], threading.Event()
 
-    async def to_thread(work: object, *given: object) -> ChunkTable | None:
-        if getattr(work, "__name__", "") != "_table":
-            return None
-        busy[0] += 1
-        most[0] = max(most[0], busy[0])
-        await gate.wait()
-        busy[0] -= 1
+    def make(path: Path, *_: object) -> ChunkTable:
+        busy.append(path)
+        gate.wait(20)
         return ChunkTable(size=1, chunk=1, sha256s=())
 
-    monkeypatch.setattr(chunks.asyncio, "to_thread", to_thread)
+    monkeypatch.setattr(chunks, "make", make)
     server = BlobServer(store.layout)
     blobs = [f"sha256-{hashlib.sha256(name.encode()).hexdigest()}" for name in names]
     asked = [asyncio.create_task(server.table(blob)) for blob in blobs]
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await until(lambda: len(busy) == 2)
+    assert len(await store.layout.threads.work.run(store.reports)) == 6
+    assert (await asyncio.wait(asked, timeout=0.05))[0] == set()
+    assert len(busy) == 2
     gate.set()
-    assert (len(await asyncio.gather(*asked)), most[0]) == (6, 2)
+    assert (len(await asyncio.gather(*asked)), len(busy)) == (6, 6)
+
+
+@pytest.mark.parametrize("what", ["verify", "table"])
+async def test_a_file_that_is_hashed_is_let_go_when_the_hive_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Between two blocks, not after the last of a hundred gigabytes; and a verify that did not end judges nothing."""
+    store = seeded(tmp_path / "models", "a")
+    report, read = store.reports()[0], []
+
+    class Endless:
+        def update(self, _: bytes) -> None:
+            read.append(1)
+            store.layout.threads.halted.set()
+
+        def hexdigest(self) -> str:
+            return "0" * 64
+
+    monkeypatch.setattr("rbee_runtime.models.digests.BLOCK_BYTES", 1)
+    store.path_of(report.files[0]).write_bytes(b"abc")
+    store.layout.manifest("a").write_bytes(encode(replace(report, files=(replace(report.files[0], size=3),))))
+    monkeypatch.setattr(hashlib, "sha256", lambda *_: Endless())
+    blob = f"sha256-{report.files[0].sha256}"
+    with pytest.raises(ModelStoreError, match="because the hive ends"):
+        store.verify("a") if what == "verify" else await BlobServer(store.layout).table(blob)
+    assert (len(read), store.path_of(report.files[0]).exists()) == (1, True)
 
 
 def test_a_whole_disk_is_not_walked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import ModelStoreError, ReferenceFormError
@@ -19,7 +21,7 @@ from rbee_runtime.models.chunks import CHUNK_BYTES, BlobServer
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.store import ModelStore
-from rbee_runtime.protocol import ModelFile, ModelSpec
+from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec
 from tests.unit.certificates import issue_fleet
 
 from .faulty_server import faulty_server
@@ -35,13 +37,16 @@ class Hive(NamedTuple):
     blobs: BlobServer
     content: bytes
     asked: list[str]
+    manifest: ModelReport | None = None
 
 
 async def _serve(hive: Hive, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         hive.asked.append(head)
-        if "/chunks" in head:
+        if "/manifests/" in head:
+            body, status = msgspec.json.encode(hive.manifest), "200 OK" if hive.manifest else "404 Not Found"
+        elif "/chunks" in head:
             body, status = msgspec.json.encode(await hive.blobs.table(BLOB)), "200 OK"
         else:
             start = int(head.lower().partition("range: bytes=")[2].partition("-")[0])
@@ -56,12 +61,18 @@ async def _serve(hive: Hive, reader: asyncio.StreamReader, writer: asyncio.Strea
 
 @asynccontextmanager
 async def running(
-    root: Path, certificates: Path, *, role: Role = Role.HIVE, content: bytes = CONTENT
+    root: Path,
+    certificates: Path,
+    *,
+    role: Role = Role.HIVE,
+    content: bytes = CONTENT,
+    manifest: ModelReport | None = None,
 ) -> AsyncIterator[tuple[str, Hive]]:
+    root.parent.mkdir(exist_ok=True)
     layout = Layout(root)
     layout.prepare()
     layout.blob(DIGEST).write_bytes(CONTENT)
-    hive = Hive(BlobServer(layout), content, [])
+    hive = Hive(BlobServer(layout), content, [], manifest)
     context = Link(role, "t", certificates).server_context()
     server = await asyncio.start_server(lambda r, w: _serve(hive, r, w), "127.0.0.1", 0, ssl=context)
     try:
@@ -122,6 +133,60 @@ async def test_other_hives_do_where_the_source_is_away(tmp_path: Path, certifica
     assert report.files == (file,)
 
 
+COMMIT = "c" * 40
+HELD = ModelReport(
+    name="m", size=SIZE, files=(ModelFile(name="m.gguf", sha256=DIGEST, size=SIZE),), source="hf:o/r", revision=COMMIT
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "held", "content", "comes"),
+    [
+        ("hf:o/r", HELD, CONTENT, True),
+        (f"hf:o/r@{COMMIT}", replace(HELD, source=f"hf:o/r@{COMMIT}"), CONTENT, True),
+        ("hf:o/r", replace(HELD, source="hf:o/other"), CONTENT, False),
+        ("hf:o/r", replace(HELD, name="n"), CONTENT, False),
+        (f"hf:o/r@{COMMIT}", replace(HELD, source=f"hf:o/r@{COMMIT}", revision="d" * 40), CONTENT, False),
+        ("hf:o/r", replace(HELD, files=(ModelFile(name="../m", sha256=DIGEST, size=SIZE),)), CONTENT, False),
+        ("hf:o/r", None, CONTENT, False),
+        ("hf:o/r", HELD, damaged(9), False),
+    ],
+    ids=["held", "same commit", "other source", "other name", "other commit", "hostile", "not held", "damaged"],
+)
+async def test_a_model_never_listed_comes_from_a_hive_that_has_it(
+    tmp_path: Path, certificates: Path, source: str, held: ModelReport | None, content: bytes, comes: bool
+) -> None:
+    """With the hub away, a neighbour's list of the same name, source and commit is what the files are held to."""
+    async with running(tmp_path / "h", certificates, manifest=held, content=content) as (url, _):
+        spec = ModelSpec(name="m", source=source, holders=("https://127.0.0.1:9", url))
+        settings = StoreSettings(spare=0, hf_endpoint="http://127.0.0.1:9", plain_http_hosts=("127.0.0.1",))
+        store = ModelStore(tmp_path / "mine", settings)
+        puller = Puller(store, link=Link(Role.HIVE, "t", certificates), inspect=uninspected, sleep=no_pause)
+        if not comes:
+            with pytest.raises(ModelStoreError, match=r"the hub at|source is away"):
+                await puller.pull(spec)
+            assert store.reports() == ()
+            return
+        report = await puller.pull(spec)
+    assert (report.files, report.revision, report.source) == (HELD.files, COMMIT, source)
+    assert store.path_of(report.files[0]).read_bytes() == CONTENT
+
+
+async def test_offline_a_model_still_comes_from_a_hive(tmp_path: Path, certificates: Path) -> None:
+    """What the settings keep from its source, of whatever kind that is, a neighbour may give."""
+    for source in ("hf:o/r", "s3://bucket/m.gguf", "https://models.example/m.gguf"):
+        root = tmp_path / source.partition(":")[0]
+        async with running(root / "h", certificates, manifest=replace(HELD, source=source)) as (url, _):
+            spec = ModelSpec(name="m", source=source, holders=(url,))
+            store = ModelStore(root / "mine", StoreSettings(spare=0, offline=True))
+            report = await Puller(store, link=Link(Role.HIVE, "t", certificates), inspect=uninspected).pull(spec)
+        assert report.files == HELD.files
+
+
+async def no_pause(_: float) -> None:
+    await asyncio.sleep(0)
+
+
 async def test_a_table_is_made_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many who ask at once wait for one reading of the blob, and later ones find the table on the disk."""
     layout = Layout(tmp_path / "m")
@@ -129,7 +194,7 @@ async def test_a_table_is_made_once_and_kept(tmp_path: Path, monkeypatch: pytest
     layout.blob(DIGEST).write_bytes(CONTENT)
     made: list[Path] = []
     real = chunks.make
-    monkeypatch.setattr(chunks, "make", lambda path, sha256: (made.append(path), real(path, sha256))[1])
+    monkeypatch.setattr(chunks, "make", lambda path, *given: (made.append(path), real(path, *given))[1])
     server = BlobServer(layout)
     tables = await asyncio.gather(*(server.table(BLOB) for _ in range(5)))
     assert await BlobServer(layout).table(BLOB) == tables[0]
@@ -162,7 +227,7 @@ async def test_a_hive_with_a_false_table_is_not_asked_twice(
     """Chunks that fit the table that came with them, and not the file: the second try is the source's."""
     false, path = damaged(100), tmp_path / "false"
     path.write_bytes(false)
-    table = chunks.make(path, hashlib.sha256(false).hexdigest())
+    table = chunks.make(path, hashlib.sha256(false).hexdigest(), threading.Event())
     monkeypatch.setattr(chunks, "make", lambda *_: table)
     async with running(tmp_path / "h", certificates, content=false) as (url, hive), faulty_server(CONTENT) as origin:
         file = ModelFile(name="m.gguf", sha256=DIGEST, size=SIZE)

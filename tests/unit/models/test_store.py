@@ -11,7 +11,7 @@ import pytest
 
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import DiskFullError, ModelStoreError, RbeeError, ReferenceFormError
-from rbee_runtime.models import adopt
+from rbee_runtime.models import adopt, views
 from rbee_runtime.models.collect import IDLE_SECONDS
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.pull import Puller
@@ -76,6 +76,22 @@ async def test_a_file_is_taken_in_under_its_own_hash(
     assert place.store.find(spec) == report == place.store.reports()[0]
 
 
+def test_no_folder_is_made_with_a_special_mode(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders get the group from the one above, never by a mode bit: units with RestrictSUIDSGID may not ask for it."""
+    modes: list[int] = []
+    plain = os.mkdir
+
+    def recorded(path: str, mode: int = 0o777) -> None:
+        modes.append(mode)
+        plain(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", recorded)
+    place.store.layout.prepare()
+    views.build(place.store.layout, ModelReport(name="m", size=1, files=(FILE,)))
+    assert len(modes) > 5
+    assert [oct(mode) for mode in modes if mode & 0o7000] == []
+
+
 async def test_taking_in_twice_is_taking_in_once(place: Place) -> None:
     """With its content there, a model comes back without its source, and without a copy."""
     await place.take_in(place.spec())
@@ -138,9 +154,36 @@ async def test_a_full_disk_is_seen_before_the_copy(place: Place, monkeypatch: py
     """Without the room for the model and a margin nothing is written."""
     monkeypatch.setattr(adopt, "_placed", lambda *_: False)
     monkeypatch.setattr(Layout, "free", lambda _: len(CONTENT) - 1)
-    with pytest.raises(DiskFullError, match="free space there or set models_dir"):
+    with pytest.raises(DiskFullError, match=r"model org/m:q4: .*free space there.* or set models_dir"):
         await place.take_in(place.spec())
     assert place.files() == []
+
+
+async def test_a_link_needs_no_room(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of this disk is taken in however little is free, and nothing has to go for it."""
+    monkeypatch.setattr(Layout, "free", lambda _: 0)
+    store = ModelStore(place.root, StoreSettings(spare=2**40, quota=1))
+    await Puller(store, inspect=uninspected).pull(place.spec())
+    assert place.store.path_of(FILE).stat().st_ino == place.source.stat().st_ino
+
+
+@pytest.mark.parametrize("shut", [True, False])
+async def test_a_cached_file_is_pointed_to_where_workers_can_open_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, shut: bool
+) -> None:
+    """The engine's path leads to the cache; where the cache is closed to workers, what is closed is named instead."""
+    cache = place.source.parent
+    monkeypatch.setattr(adopt, "_placed", lambda *_: False)
+    monkeypatch.setattr(adopt, "closed", lambda *_: cache if shut else None)
+    store = ModelStore(place.root, StoreSettings(spare=0, hf_caches=(cache,)))
+    puller = Puller(store, inspect=uninspected)
+    if shut:
+        with pytest.raises(ModelStoreError, match=r"cannot open .*operator is closed to them; let the group"):
+            await puller.pull(place.spec())
+        assert place.files() == []
+        return
+    path = store.engine_path(await puller.pull(place.spec()))
+    assert (path.is_symlink(), path.resolve(), path.read_bytes()) == (True, place.source.resolve(), CONTENT)
 
 
 async def test_a_copy_that_breaks_off_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

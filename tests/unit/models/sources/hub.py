@@ -25,12 +25,13 @@ class Hub:
     down: bool = False
     damaged: set[str] = field(default_factory=set)
     commit: str = COMMIT
+    token: str = TOKEN
 
     def answer(self, asked: Asked) -> Reply:
         if self.down:
             return Reply(503, b"{}")
         token = asked.headers.get("authorization")
-        if token not in {None, f"Bearer {TOKEN}"}:
+        if token not in {None, f"Bearer {self.token}"}:
             return _error(401, "", "Invalid credentials in Authorization header")
         if asked.path == "/api/models":
             return _json([{"id": REPOSITORY}, {"id": "acme/wasp"}])

@@ -44,14 +44,15 @@ def ranged(asked: Asked, content: bytes, **headers: str) -> Reply:
 class Server:
     """Serves `answer` and remembers what was asked."""
 
-    def __init__(self, answer: Callable[[Asked], Reply]) -> None:
+    def __init__(self, answer: Callable[[Asked], Reply], *, address: str = "127.0.0.1") -> None:
         self.asked: list[Asked] = []
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answer, self.asked))
+        self.address = address
+        self._http = ThreadingHTTPServer((address, 0), _handler(answer, self.asked))
         self.port = int(self._http.server_address[1])
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Server"]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rbee_runtime.errors import ModelStoreError
-from rbee_runtime.models.sources.linking import Placed, place
+from rbee_runtime.models.sources.linking import Placed, closed, place
 
 
 @pytest.fixture
@@ -62,3 +62,31 @@ def test_a_target_that_is_there_is_kept(model: Path, tmp_path: Path) -> None:
 
 def _refuse(*_: object) -> None:
     raise OSError(errno.EOPNOTSUPP, "not supported")
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder_mode", "shut"),
+    [(0o644, 0o755, ""), (0o600, 0o755, "blob"), (0o644, 0o700, "cache"), (0o604, 0o701, "")],
+    ids=["open", "file", "folder", "others"],
+)
+def test_what_keeps_workers_from_a_file_of_a_cache_is_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, folder_mode: int, shut: str
+) -> None:
+    """The file or the folder on its way that the group of the models folder cannot pass; none where we are it."""
+    path, store = model.resolve(), tmp_path / "models"
+    store.mkdir()
+    monkeypatch.setattr(Path, "parents", property(lambda each: (each.parent,) if each != store else ()))
+    path.chmod(mode)
+    path.parent.chmod(folder_mode)
+    assert closed(path, store) is None
+    monkeypatch.setattr(os, "getegid", lambda: 7)
+    real = Path.stat
+
+    def stat(each: Path, **given: bool) -> os.stat_result:
+        found = real(each, **given)
+        group = 8 if each == store else 9
+        return os.stat_result((*found[:5], group, *found[6:10]))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    found = closed(path, store)
+    assert (found.name if found is not None else "") == shut
