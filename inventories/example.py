@@ -3,7 +3,7 @@
 pyinfra inventories/example.py rbee_deploy/deploy.py
 """
 
-from rbee_deploy.inventory import each_host, fleet, host, model, secret_env
+from rbee_deploy.inventory import each_host, fleet, host, model, secret_env, store
 
 queen, hives = fleet(
     # Part of every certificate; two fleets of one operator need two names.
@@ -17,6 +17,14 @@ queen, hives = fleet(
     secrets_dir="~/.config/rbee/example",
     # Seconds that open streams may go on when the queen restarts.
     drain_seconds=180,
+    # What hives may need to fetch models, each only if you give it. For secrets of several lines write
+    # secret_file("~/.config/rbee/object-store.env") or secret_command(["pass", "show", "object-store"]).
+    # A token of the Hugging Face hub, for gated and private models.
+    hf_token=None,
+    # Lines such as AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…, for s3://, gs:// and az://.
+    object_store=None,
+    # What `podman login` writes, for oci://.
+    registry_auth=None,
     hosts=[
         host(
             # Shows in certificates, logs and `rbee-keeper`.
@@ -37,6 +45,30 @@ queen, hives = fleet(
             engines=["llama-cpp"],
             # Where model files lie: any big disk.
             models_dir="/var/lib/rbee/models",
+            store=store(
+                # The most that all models may take, and what stays free of the disk. Beyond that, models that nothing
+                # uses go, the least recently used first. quota=None: no limit.
+                quota="500 GiB",
+                spare="5 GiB",
+                # True: fetch from other hives only, never from outside.
+                offline=False,
+                # A mirror of the hub, such as "https://hub.example"; left out, the public one.
+                hf_endpoint=None,
+                # Hosts (or host:port) that models may come from without TLS or at private addresses.
+                plain_http_hosts=["mirror.lan"],
+                # Hugging Face caches on this host; models in them are used where they lie. Others must be able
+                # to read their files.
+                hf_caches=["/home/ops/.cache/huggingface"],
+                # True: also weights that can run programs when they are loaded.
+                allow_pickle=False,
+            ),
+            # Only to try a fleet out: GPUs that are not there, as in devices=[simulated("gpu0", memory="24 GiB")], or
+            # those of another host, as in devices=recorded("~/h100.json"). Left out, what the host has.
+            devices=[],
+            # This host's own, instead of the fleet's.
+            hf_token=None,
+            object_store=None,
+            registry_auth=None,
             # Clients connect to queen_port, hives to link_port, the queen to hive_port and to the workers' ports.
             queen_port=8500,
             link_port=8501,
@@ -61,10 +93,15 @@ queen, hives = fleet(
         model(
             # The name that clients ask for: letters, digits, '.', '_', '-', one '/' and one ':tag'.
             "smollm2:135m",
-            # file: and the absolute path of a GGUF file on this machine.
+            # file: and the absolute path of a GGUF file on this machine. Hosts fetch everything else themselves:
+            # hf:org/repo, hf:org/repo@revision:*Q4_K_M.gguf, https://host/model.gguf#sha256=…, s3://bucket/key.gguf,
+            # gs://…, az://…, oci://registry/repository:tag, and http://… from hosts in plain_http_hosts.
             source="file:/srv/models/SmolLM2-135M-Instruct.Q4_1.gguf",
             # False: do not copy the file to the hosts, it already lies there under the same path.
             preseed=False,
+            # True: its files stay on disk when room is needed for others. Once this is taken back they may go; on a
+            # host that does not serve the model then, somebody has to unpin them.
+            pin=False,
             # Left out, it follows from the source.
             engine="llama-cpp",
             # Workers that are kept up: a number, (minimum, maximum), or each_host for one on every host that fits.

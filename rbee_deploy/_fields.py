@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,18 +35,29 @@ def setting(check: Check, **options: Any) -> Any:
 
 def construct(cls: type[T], kind: str, name: object, extra: tuple[object, ...], given: Mapping[str, object]) -> T:
     """Return a checked `cls`; anything wrong raises InventoryError naming `kind`, `name` and the field."""
-    where = f"{kind} {name!r}"
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type] # T is a dataclass
+    where, known = f"{kind} {name!r}", [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type] # T is a dataclass
     if extra:
-        raise InventoryError(f"{where}: fields are given by name, such as {kind}({name!r}, {list(fields)[1]}=…)")
+        raise InventoryError(f"{where}: fields are given by name, such as {kind}({name!r}, {known[1]}=…)")
+    return _built(cls, where, {"name": name, **given})
+
+
+def construct_nameless(cls: type[T], kind: str, extra: tuple[object, ...], given: Mapping[str, object]) -> T:
+    """Return a checked `cls` of which an inventory needs no name; anything wrong raises InventoryError."""
+    if extra:
+        first = dataclasses.fields(cls)[0].name  # type: ignore[arg-type] # T is a dataclass
+        raise InventoryError(f"{kind}: fields are given by name, such as {kind}({first}=…)")
+    return _built(cls, kind, given)
+
+
+def _built(cls: type[T], where: str, given: Mapping[str, object]) -> T:
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type] # T is a dataclass
     for field in given:
         if field not in fields:
             raise InventoryError(f"{where}: unknown field {field!r}{nearest(field, fields)}")
     for field_name, declared in fields.items():
-        if field_name != "name" and field_name not in given and _required(declared):
+        if field_name not in given and _required(declared):
             raise InventoryError(f"{where}: field {field_name!r} is missing")
-    values = {key: _checked(where, fields[key], value) for key, value in {"name": name, **given}.items()}
-    return cls(**values)
+    return cls(**{key: _checked(where, fields[key], value) for key, value in given.items()})
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -128,6 +140,25 @@ def whole(low: int, high: int) -> Callable[[object], int]:
     return check
 
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(k|[KMGT]i?)?B")
+_UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+
+
+def size(low: int) -> Callable[[object], int]:
+    """Accept bytes as a whole number or as text with a unit, and return bytes."""
+
+    def check(value: object) -> int:
+        found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if found is not None:
+            value = int(Decimal(found[1]) * {**_UNITS, **_BINARY}[found[2] or ""])
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 1 << 63:
+            raise UnfitError(f"it must be bytes, or a size such as '500 GiB', of at least {low}")
+        return value
+
+    return check
+
+
 def seconds(low: float, high: float) -> Callable[[object], float]:
     """Accept a duration within bounds."""
 
@@ -178,6 +209,21 @@ def scalars(value: object) -> dict[str, str | int | float | bool]:
         if not isinstance(option, str | int | float | bool):
             raise UnfitError(f"option {key!r} must be a string, a number or True/False")
     return dict(value)
+
+
+def host_paths(value: object) -> tuple[str, ...]:
+    """Accept absolute paths of folders that services of the host can be let see."""
+    paths = tuple(host_path(path) for path in words([str(p) if isinstance(p, Path) else p for p in _listed(value)]))
+    private = next((path for path in paths if f"{path}/".startswith(("/tmp/", "/var/tmp/"))), None)  # noqa: S108 - refused
+    if private is not None:
+        raise UnfitError(f"services see a /tmp and /var/tmp of their own; move {private} elsewhere")
+    return paths
+
+
+def _listed(value: object) -> list[object]:
+    if not isinstance(value, list | tuple):
+        raise UnfitError("it must be a list of absolute paths")
+    return list(value)
 
 
 def host_path(value: object) -> str:

@@ -6,7 +6,9 @@ from rbee_deploy._fields import nearest
 from rbee_deploy.errors import InventoryError
 from rbee_deploy.modes import Mode
 from rbee_deploy.site import BUILT_IN_ENGINE, INSTALLABLE_ENGINES, Host, Model, Site
+from rbee_deploy.stores import Store
 from rbee_runtime.models import references
+from rbee_runtime.models.references import Scheme, shown
 
 
 def check_host(host: Host) -> None:
@@ -15,9 +17,14 @@ def check_host(host: Host) -> None:
         invariant(host)
 
 
+def check_store(store: Store) -> None:
+    """Raise InventoryError unless every invariant of a model store holds."""
+    hub_has_tls(store)
+
+
 def check_model(model: Model) -> None:
     """Raise InventoryError unless every invariant of one model holds."""
-    for invariant in (engine_fits_source, file_exists_here):
+    for invariant in (engine_fits_source, only_files_are_copied, file_exists_here):
         invariant(model)
 
 
@@ -30,6 +37,7 @@ def check_site(site: Site) -> None:
         model_names_differ,
         models_name_declared_hosts,
         every_model_has_a_host,
+        plain_http_is_allowed,
     )
     for invariant in fleet_wide:
         invariant(site)
@@ -74,24 +82,48 @@ def engines_are_known(host: Host) -> None:
             )
 
 
+def hub_has_tls(store: Store) -> None:
+    """Check that a hub without TLS is one of the hosts that may go without."""
+    if store.hf_endpoint is not None and not store.allows_plain_http(store.hf_endpoint):
+        raise InventoryError(
+            f"store: hf_endpoint is {store.hf_endpoint!r}, which is not asked without TLS: write https://…, or name "
+            "its host in plain_http_hosts"
+        )
+
+
 def engine_fits_source(model: Model) -> None:
     """Check that engine `fake` serves fake sources, and no other engine does."""
-    fake_source = model.file is None
+    fake_source = model.scheme is Scheme.FAKE
     if fake_source != (model.engine_name == BUILT_IN_ENGINE):
         fits = BUILT_IN_ENGINE if fake_source else "llama-cpp"
         raise InventoryError(
-            f"model {model.name!r}: engine is {model.engine_name!r}, which cannot serve {model.source!r}; "
+            f"model {model.name!r}: engine is {model.engine_name!r}, which cannot serve {shown(model.source)!r}; "
             f"drop the field or write engine={fits!r}"
+        )
+
+
+def only_files_are_copied(model: Model) -> None:
+    """Check that nobody asks the deployer to copy what the hosts fetch themselves."""
+    if model.preseed and model.file is None:
+        raise InventoryError(
+            f"model {model.name!r}: preseed copies a file of this machine, and {shown(model.source)!r} is none; drop "
+            "preseed=True, for the hosts get it themselves"
         )
 
 
 def file_exists_here(model: Model) -> None:
     """Check that a file that the deployer is to copy exists on this machine."""
-    if model.file is not None and model.preseed and not model.file.is_file():
+    if model.file is None or not model.copied or model.file.is_file():
+        return
+    if model.file.is_dir():
         raise InventoryError(
-            f"model {model.name!r}: source {model.source!r} does not exist on this machine; correct the path, or write "
-            "preseed=False if it lies on the hosts"
+            f"model {model.name!r}: source {model.source!r} is a folder, and only single files are copied; put it on "
+            "the hosts under the same path and write preseed=False"
         )
+    raise InventoryError(
+        f"model {model.name!r}: source {model.source!r} does not exist on this machine; correct the path, or write "
+        "preseed=False if it lies on the hosts"
+    )
 
 
 def there_is_one_queen(site: Site) -> None:
@@ -162,3 +194,15 @@ def every_model_has_a_host(site: Site) -> None:
                 f"model {model.name!r}: no hive {among} has {' and '.join(wanted)}; "
                 "change the host's labels or engines, or the model's"
             )
+
+
+def plain_http_is_allowed(site: Site) -> None:
+    """Check that every hive that may fetch a model without TLS was told so."""
+    for model in (model for model in site.models if model.scheme is Scheme.HTTP):
+        for host in site.hives_for(model):
+            if not host.store.allows_plain_http(model.source):
+                place = references.parse_source(model.source).place
+                raise InventoryError(
+                    f"model {model.name!r}: {shown(model.source)!r} has no TLS; use https, or give host {host.name!r} "
+                    f"store=store(plain_http_hosts=[{place!r}])"
+                )

@@ -1,9 +1,11 @@
 """The configuration files of queen and hive, made from the same schema that the processes read them with."""
 
 import ipaddress
+from typing import Any
 
 import yaml
 
+from rbee_deploy import devices
 from rbee_deploy.modes import credentials_directory
 from rbee_deploy.site import Host, Model, Site
 from rbee_runtime import ports
@@ -44,9 +46,14 @@ def hive_config(site: Site, host: Host) -> str:
             "link_dir": credentials_directory(ports.HIVE_UNIT),
             "launcher": "systemd",
             "worker_ports": host.worker_ports,
+            **{name: given for name, given in _store_and_devices(host).items() if given},
         }
     )
     return _text(given)
+
+
+def _store_and_devices(host: Host) -> dict[str, dict[str, Any]]:
+    return {"store": host.store.settings(), "devices": devices.settings(host.devices)}
 
 
 def fleet_file(site: Site, files: dict[str, tuple[ModelFile, ...]]) -> str:
@@ -75,20 +82,23 @@ def _client_tls(credentials: str) -> TlsFiles:
 
 
 def _fleet_model(model: Model, files: tuple[ModelFile, ...]) -> FleetModel:
-    return FleetModel(
-        name=model.name,
-        source=model.source,
-        engine=model.engine_name,
-        files=files,
-        replicas_min=model.replicas.minimum,
-        replicas_max=model.replicas.maximum,
-        each_host=model.replicas.each_host,
-        context=model.context,
-        slots=model.slots,
-        hosts=model.hosts,
-        labels=dict(model.labels),
-        load_wait=model.load_wait,
-        options=dict(model.options),
+    return FleetModel.model_validate(
+        {
+            "name": model.name,
+            "source": model.source,
+            "engine": model.engine_name,
+            "files": files,
+            "replicas_min": model.replicas.minimum,
+            "replicas_max": model.replicas.maximum,
+            "each_host": model.replicas.each_host,
+            "context": model.context,
+            "slots": model.slots,
+            "hosts": model.hosts,
+            "labels": dict(model.labels),
+            "load_wait": model.load_wait,
+            "options": dict(model.options),
+            **({"pin": True} if model.pin else {}),
+        }
     )
 
 

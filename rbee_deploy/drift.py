@@ -69,12 +69,14 @@ def found(
     files: Iterable[OwnedFile],
     directories: Iterable[Directory],
     enabled: Iterable[str],
+    unwanted: Iterable[str] = (),
 ) -> list[str]:
     """Return every difference that a deploy puts right, one phrase each."""
     return [
         *(reason for item in wanted for reason in role_drift(item, facts)),
         *(f"{file.path} differs" for file in files if file_differs(file, facts.paths.get(file.path))),
         *(f"{item.path} differs" for item in directories if directory_differs(item, facts.paths.get(item.path))),
+        *(f"{path} is still there" for path in unwanted if path in facts.paths),
         *(f"{unit} is not enabled" for unit in enabled if facts.unit(unit).file_state != "enabled"),
         *(f"systemd holds an old {name}" for name, unit in facts.units.items() if unit.need_reload),
     ]

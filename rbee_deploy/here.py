@@ -19,9 +19,9 @@ from rbee_deploy.inventory import Placement
 from rbee_deploy.modes import role_units, units_elsewhere
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.models import Seed
-from rbee_deploy.operations.root import WARNINGS
-from rbee_deploy.plan import HostPlan, Workshop, needs
-from rbee_deploy.render import OwnedFile, roles
+from rbee_deploy.operations.root import FETCHES, WARNINGS
+from rbee_deploy.plan import HostPlan, Workshop, fetched, needs
+from rbee_deploy.render import OwnedFile, roles, unwanted_paths
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import Host, Site
 from rbee_runtime import ports
@@ -92,7 +92,10 @@ class Here:
         if plan is None:
             return []
         found = self._checked(needs(plan, self.facts))
-        self.host.connector_data[WARNINGS] = [_sentence(problem) for problem in found if not problem.fatal]
+        fetches = fetched(self.site, self.declared, self.facts)
+        self.host.connector_data[FETCHES] = fetches
+        hints = [_sentence(problem) for problem in found if not problem.fatal]
+        self.host.connector_data[WARNINGS] = [*hints, *(f"its hive fetches {what}" for what in fetches)]
         return [_sentence(problem) for problem in found if problem.fatal]
 
     def fits(self) -> bool:
@@ -162,6 +165,10 @@ class Here:
         """Return the files to place."""
         return self._of_plan(lambda plan: list(plan.files), [])
 
+    def unwanted(self) -> list[str]:
+        """Return the files to remove, which an earlier inventory wanted."""
+        return self._of_plan(lambda plan: list(unwanted_paths(plan.files)), [])
+
     def units(self) -> list[str]:
         """Return the units that are enabled."""
         return list(dict.fromkeys(unit for role in roles(self.declared) for unit in role_units(role).enabled))
@@ -189,7 +196,7 @@ class Here:
         if not self.fits():
             return []
         wanted = [role for role in (self.role(name) for name in roles(self.declared)) if role is not None]
-        return drift.found(self.facts, wanted, self.files(), self.directories(), self.fitting_units())
+        return drift.found(self.facts, wanted, self.files(), self.directories(), self.fitting_units(), self.unwanted())
 
     def left(self) -> list[str]:
         """Return what a person has to put right."""

@@ -15,23 +15,31 @@ from typing import Any
 
 from rbee_deploy import _fields as check
 from rbee_deploy import _invariants as invariants
+from rbee_deploy.devices import Recorded, Simulated, recorded, simulated
 from rbee_deploy.secrets import secret_command, secret_env, secret_file
 from rbee_deploy.site import Host, Model, Replicas, Site, TlsPaths, each_host
+from rbee_deploy.stores import Store
 
 __all__ = [
     "Host",
     "Model",
     "Placement",
+    "Recorded",
     "Replicas",
+    "Simulated",
     "Site",
+    "Store",
     "TlsPaths",
     "each_host",
     "fleet",
     "host",
     "model",
+    "recorded",
     "secret_command",
     "secret_env",
     "secret_file",
+    "simulated",
+    "store",
 ]
 
 PyinfraHost = tuple[str, dict[str, Any]]
@@ -60,6 +68,13 @@ def model(name: object = "", *extra: object, **fields: Any) -> Model:
     """Declare a model; the fields are those of Model."""
     declared = check.construct(Model, "model", name, extra, fields)
     invariants.check_model(declared)
+    return declared
+
+
+def store(*extra: object, **fields: Any) -> Store:
+    """Declare how models come to hosts and how much disk they may take; the fields are those of Store."""
+    declared = check.construct_nameless(Store, "store", extra, fields)
+    invariants.check_store(declared)
     return declared
 
 

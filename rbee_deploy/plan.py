@@ -2,19 +2,22 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rbee_deploy import engines, model_files, releases
+from rbee_deploy import engines, model_credentials, model_files, releases
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import FleetAuthority, site_state
 from rbee_deploy.local import DEFAULT_VARIANT
 from rbee_deploy.observed import Observed
 from rbee_deploy.packages import POLKIT
 from rbee_deploy.preflight import Needs
-from rbee_deploy.render import OwnedFile, SiteState, digest_path, owned_files
+from rbee_deploy.render import OwnedFile, SiteState, digest_path, owned_files, unwanted_paths
+from rbee_deploy.secrets import Secret
 from rbee_deploy.site import Host, Model, Site
+from rbee_runtime.models.references import identity, shown
 from rbee_runtime.protocol import ModelFile
 
 T = TypeVar("T")
@@ -48,6 +51,16 @@ def needs(plan: HostPlan, facts: Observed) -> Needs:
     )
 
 
+def fetched(site: Site, host: Host, facts: Observed) -> list[str]:
+    """Return which models a host's hive may fetch, and from where; not those that it has from there already."""
+    there = {(found.get("name"), identity(str(found.get("source")))) for found in facts.raw.get("models", ())}
+    return [
+        f"{model.name} from {'other hives' if host.store.offline else shown(model.source)}"
+        for model in site.models
+        if model.fetched and host in site.hives_for(model) and (model.name, identity(model.source)) not in there
+    ]
+
+
 @dataclass
 class Workshop:
     """Makes what hosts need, each thing once per run; hosts are deployed side by side and wait for each other here."""
@@ -64,13 +77,16 @@ class Workshop:
     def paths(self, host: Host) -> tuple[str, ...]:
         """Return the paths of a host's files, which do not depend on what the host is."""
         return self._once(
-            ("paths", host.name), lambda: tuple(f.path for f in owned_files(self.site, host, self._state("")))
+            ("paths", host.name), lambda: self._paths(owned_files(self.site, host, self._state(host, "")))
         )
+
+    @staticmethod
+    def _paths(files: tuple[OwnedFile, ...]) -> tuple[str, ...]:
+        return (*(file.path for file in files), *unwanted_paths(files))
 
     def preseeded(self) -> dict[str, tuple[ModelFile, ...]]:
         """Return the files of the models that the deployer brings to hosts, by model name."""
-        wanted = [model for model in self.site.models if model.file is not None and model.preseed]
-        return {model.name: (self._model_file(model),) for model in wanted}
+        return {model.name: (self._model_file(model),) for model in self.site.models if model.copied}
 
     def _plan(self, host: Host, target: Target) -> HostPlan:
         release = self._once(("release", target), lambda: releases.build_release(self.site.version, target, self.cache))
@@ -79,7 +95,7 @@ class Workshop:
             uv=self._once(("uv", target), lambda: releases.uv_binary(target, self.cache)),
             engines=tuple(self._engine(name, target) for name in host.engines) if host.hive else (),
             models=self._models(host),
-            files=owned_files(self.site, host, self._state(release.id)),
+            files=owned_files(self.site, host, self._state(host, release.id)),
         )
 
     def _engine(self, name: str, target: Target) -> Artefact:
@@ -95,12 +111,19 @@ class Workshop:
     def _model_file(self, model: Model) -> ModelFile:
         return self._once(("model", model.source), lambda: model_files.describe(model.source, self.cache))
 
-    def _state(self, release: str) -> SiteState:
+    def _state(self, host: Host, release: str) -> SiteState:
         def make() -> SiteState:
             authority = FleetAuthority.open(self.site.secrets, self.site.name)
             return site_state(authority, self.site, release=release, models=self.preseeded())
 
-        return self._once(("state", release), make)
+        return replace(self._once(("state", release), make), model_credentials=self._credentials(host))
+
+    def _credentials(self, host: Host) -> dict[str, Secret]:
+        # By source, so that a password manager asks its user once for all hosts.
+        return {
+            name: self._once(("credential", name, id(source)), partial(model_credentials.read, name, source))
+            for name, source in self.site.model_credentials(host).items()
+        }
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
         # One lock for all: a file lock inside would stop every host's greenlet, not only the one that waits.

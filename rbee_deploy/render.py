@@ -1,7 +1,7 @@
 """Files that the deployer owns on a host, rendered from the inventory; pure, strict, the same text every time."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -10,10 +10,11 @@ from typing import Any
 import jinja2
 
 from rbee_deploy import configs, modes
+from rbee_deploy.devices import RECORDING, Recorded
 from rbee_deploy.digest import desired_digest
 from rbee_deploy.errors import RenderError
 from rbee_deploy.secrets import Secret
-from rbee_deploy.site import Host, Site
+from rbee_deploy.site import MODEL_CREDENTIALS, Host, Site
 from rbee_runtime import ports
 from rbee_runtime.protocol import ModelFile
 
@@ -72,7 +73,8 @@ class SiteState:
 
     `release` is the release id, `ca` the authority's PEM, `bootstrap_key` the first API key's line `<id8>:<sha256>`.
     `certificates` are by (role, host name), with roles queen, hive, worker and, when the client endpoint has TLS,
-    client. `models` are the files that the deployer puts on hosts, by model name.
+    client. `models` are the files that the deployer puts on hosts, by model name. `model_credentials` are what the hive
+    of the host at hand fetches models with, by file name.
     """
 
     release: str
@@ -80,12 +82,21 @@ class SiteState:
     bootstrap_key: str
     certificates: Mapping[tuple[str, str], Certificate] = field(default_factory=dict)
     models: Mapping[str, tuple[ModelFile, ...]] = field(default_factory=dict)
+    model_credentials: Mapping[str, Secret] = field(default_factory=dict)
 
 
 def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
-    """Return every file of a host: units, credentials, configuration, digests."""
-    files = (*_units(site, host), *_credentials(site, host, state), *_configs(site, host, state))
+    """Return every file of a host in the order of placing: a unit comes after the credentials that it names."""
+    files = (*_credentials(site, host, state), *_configs(site, host, state), *_units(site, host))
     return (*files, *(_digest_file(role, state.release, files) for role in roles(host)))
+
+
+def unwanted_paths(files: Iterable[OwnedFile]) -> tuple[str, ...]:
+    """Return the files that an earlier inventory may have put on a host and that this one does not."""
+    names = (*MODEL_CREDENTIALS.values(), "client.pem", "client.key")
+    optional = (*(str(ports.CREDENTIALS / name) for name in names), str(RECORDING))
+    wanted = {file.path for file in files}
+    return tuple(path for path in optional if path not in wanted)
 
 
 def roles(host: Host) -> tuple[str, ...]:
@@ -128,6 +139,8 @@ def _units(site: Site, host: Host) -> tuple[OwnedFile, ...]:
         "ports": ports,
         "client_tls": site.client_endpoint != "plain-http",
         "models_hidden": _is_hidden(host.models_dir),
+        "hidden_caches": [path for path in host.store.hf_caches if _is_hidden(path)],
+        "model_credentials": list(site.model_credentials(host)),
     }
     units = tuple(_unit(name, values) for name in names)
     if not host.hive:
@@ -147,8 +160,8 @@ def _unit(name: str, values: Mapping[str, Any]) -> OwnedFile:
     return OwnedFile(modes.unit_path(name), text, affects=frozenset(affects), is_unit=True)
 
 
-def _is_hidden(models_dir: str) -> bool:
-    return any(PurePosixPath(models_dir).is_relative_to(hidden) for hidden in HIDDEN_BY_PROTECT_HOME)
+def _is_hidden(path: str) -> bool:
+    return any(PurePosixPath(path).is_relative_to(hidden) for hidden in HIDDEN_BY_PROTECT_HOME)
 
 
 def _credentials(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
@@ -165,7 +178,14 @@ def _credentials(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, .
         )
     if host.queen:
         files.append(_credential("bootstrap-key", Secret(state.bootstrap_key + "\n"), frozenset({ports.QUEEN_UNIT})))
-    return tuple(files)
+    return (*files, *_model_credentials(site, host, state))
+
+
+def _model_credentials(site: Site, host: Host, state: SiteState) -> Iterator[OwnedFile]:
+    for name in site.model_credentials(host):
+        if name not in state.model_credentials:
+            raise RenderError(f"host {host.name!r} has no credential {name}; it must be read first")
+        yield _credential(name, state.model_credentials[name], frozenset({ports.HIVE_UNIT}))
 
 
 def _certificate_roles(site: Site, host: Host) -> tuple[tuple[str, str], ...]:
@@ -188,6 +208,9 @@ def _configs(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
         files.append(_config("fleet.yaml", fleet, ports.QUEEN_USER))
     if host.hive:
         files.append(_config("hive.yaml", configs.hive_config(site, host), ports.HIVE_USER, ports.HIVE_UNIT))
+        if isinstance(host.devices, Recorded):
+            # The hive reads it again when it changes.
+            files.append(_config(RECORDING.name, host.devices.text, ports.HIVE_USER))
     return tuple(files)
 
 

@@ -17,7 +17,7 @@ from pyinfra.context import ctx_state
 
 from rbee_deploy import connection, interrupt
 from rbee_deploy.facts.memo import COMMANDS
-from rbee_deploy.operations.root import DIFFERENCES, REFUSALS, WARNINGS
+from rbee_deploy.operations.root import DIFFERENCES, FETCHES, REFUSALS, WARNINGS
 from rbee_deploy.recorder import Recorder
 
 LOG_LINES = 10
@@ -35,6 +35,7 @@ class Verdict(StrEnum):
     CUT_OFF = "cut off"
     PLANNED = "would change"
     DIFFERS = "differs"
+    FETCHES = "fetches"
 
 
 @dataclass
@@ -176,6 +177,8 @@ def _planned(state: Any, host: Any) -> Iterator[Line]:
             stage, _, step = next(iter(state.op_meta[op_hash].names)).partition(separator())
             steps.setdefault(stage, []).append(step)
     yield from (Line(host.name, stage, None, Verdict.PLANNED, [", ".join(names)]) for stage, names in steps.items())
+    if fetches := host.connector_data.get(FETCHES):
+        yield Line(host.name, "its hive", None, Verdict.FETCHES, fetches)
     if differences:
         more = len(differences) - MOST_DIFFERENCES
         rest = [f"and {more} more"] if more > 0 else []

@@ -69,8 +69,8 @@ def _fingerprint(value: str) -> str:
 class SecretSource(Protocol):
     """Where a secret is read from, at the moment it is needed."""
 
-    def read(self) -> Secret:
-        """Return the secret or raise SecretError."""
+    def read(self, *, whole: bool = False) -> Secret:
+        """Return the secret or raise SecretError; `whole` asks for all lines of a secret that has several."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class EnvironmentSecret:
 
     variable: str
 
-    def read(self) -> Secret:
+    def read(self, *, whole: bool = False) -> Secret:  # noqa: ARG002 - a value is always whole
         """Return the variable's value; empty counts as missing."""
         value = os.environ.get(self.variable, "")
         if not value:
@@ -93,7 +93,7 @@ class FileSecret:
 
     path: Path
 
-    def read(self) -> Secret:
+    def read(self, *, whole: bool = False) -> Secret:  # noqa: ARG002 - a file is always whole
         """Return the file's text without trailing newlines."""
         try:
             mode = self.path.stat().st_mode
@@ -109,12 +109,12 @@ class FileSecret:
 
 @dataclass(frozen=True)
 class CommandSecret:
-    """A command of the operator, such as a password manager's; its first line of output is the secret."""
+    """A command of the operator, such as a password manager's; what it prints is the secret."""
 
     argv: tuple[str, ...]
 
-    def read(self) -> Secret:
-        """Run the command and return its first line."""
+    def read(self, *, whole: bool = False) -> Secret:
+        """Run the command and return its first line, for password managers add others; or all of it if `whole`."""
         shown = self.argv[0]
         try:
             done = subprocess.run(
@@ -125,7 +125,7 @@ class CommandSecret:
         lines = done.stdout.splitlines()
         if done.returncode != 0 or not lines or not lines[0]:
             raise SecretError(f"secret command {shown} gave no secret (exit status {done.returncode}); run it by hand")
-        return Secret(lines[0])
+        return Secret(done.stdout.rstrip("\n") if whole else lines[0])
 
 
 def secret_env(variable: str) -> EnvironmentSecret:
@@ -139,7 +139,10 @@ def secret_file(path: str | Path) -> FileSecret:
 
 
 def secret_command(argv: Sequence[str]) -> CommandSecret:
-    """Take a secret from the first line that a command prints; `argv` is a list of words, no shell."""
+    """Take a secret from the first line that a command prints, a secret of several lines from all of them.
+
+    `argv` is a list of words, no shell.
+    """
     if isinstance(argv, str) or not argv:
         raise SecretError("secret_command takes a list of words, such as ['pass', 'show', 'gpu1/sudo']")
     return CommandSecret(tuple(argv))

@@ -9,16 +9,28 @@ from typing import Final
 
 import rbee_runtime
 from rbee_deploy import _fields as check
+from rbee_deploy import devices as made_up
+from rbee_deploy.devices import Devices
 from rbee_deploy.modes import Mode
 from rbee_deploy.secrets import SecretSource
+from rbee_deploy.stores import Store
 from rbee_runtime import ports
 from rbee_runtime.models import references
+from rbee_runtime.models.references import Scheme
+from rbee_runtime.models.sources import credentials
 
 BUILT_IN_ENGINE = "fake"
 """Comes with every release, so that no host has to list it."""
 
 INSTALLABLE_ENGINES = ("llama-cpp",)
 """What `engines` of a host may name."""
+
+MODEL_CREDENTIALS = {
+    "hf_token": credentials.HF_TOKEN,
+    "object_store": credentials.OBJECT_STORE,
+    "registry_auth": credentials.REGISTRIES,
+}
+"""Fields of fleet and host, and the files by which the hive knows them."""
 
 
 class _EachHost(Enum):
@@ -63,14 +75,25 @@ def _model_name(value: object) -> str:
 
 
 def _source(value: object) -> str:
-    references.parse_source(check.text(value))
-    return str(value)
+    written = check.text(value)
+    try:
+        references.parse_source(written)
+    except ValueError as error:
+        # What is no source by mistake may still hold a password or a signature.
+        raise check.ExposedError(f"is {references.shown(written)!r}: {error}") from error
+    return written
 
 
 def _secret(value: object) -> SecretSource:
     if not callable(getattr(value, "read", None)) or isinstance(value, str):
         raise check.ExposedError("is given as plain text: use secret_env, secret_file or secret_command")
     return value  # type: ignore[return-value] # a protocol with this one method
+
+
+def _store(value: object) -> Store:
+    if not isinstance(value, Store):
+        raise check.UnfitError("it must be store(…)")
+    return value
 
 
 def _client_endpoint(value: object) -> str | TlsPaths:
@@ -87,7 +110,10 @@ class Host:
     """One machine. `address` None means that the name is what SSH and the other hosts use.
 
     `advertise` is where other hosts reach it when that is not `address`. `worker_ports` is first and last port.
-    `engines` are those that the deployer installs there. `ssh_host_keys` is `strict` or `accept-new`.
+    `engines` are those that the deployer installs there. `store` says how models come to it. `devices` are made-up ones
+    or a recording, to try a fleet out; empty means those of the host. `hf_token`, `object_store` and `registry_auth`
+    replace the fleet's on this host.
+    `ssh_host_keys` is `strict` or `accept-new`.
     """
 
     name: str = check.setting(check.host_name)
@@ -99,6 +125,11 @@ class Host:
     labels: Mapping[str, str] = check.setting(check.labels, default_factory=dict)
     engines: tuple[str, ...] = check.setting(check.words, default=("llama-cpp",))
     models_dir: str = check.setting(check.host_path, default=str(ports.MODELS))
+    store: Store = check.setting(_store, default=Store())
+    devices: Devices = check.setting(made_up.declared, default=())
+    hf_token: SecretSource | None = check.setting(_secret, default=None)
+    object_store: SecretSource | None = check.setting(_secret, default=None)
+    registry_auth: SecretSource | None = check.setting(_secret, default=None)
     queen_port: int = check.setting(check.unprivileged_port, default=ports.QUEEN_PORT)
     link_port: int = check.setting(check.unprivileged_port, default=ports.QUEEN_LINK_PORT)
     hive_port: int = check.setting(check.unprivileged_port, default=ports.HIVE_PORT)
@@ -124,11 +155,12 @@ class Host:
 
 @dataclass(frozen=True)
 class Model:
-    """One model. `source` is `file:/absolute/path` on the operator's machine, or `fake:…`.
+    """One model. `source` is of any form that `rbee_runtime.models.references` knows.
 
-    With `preseed` False the file already lies under that path on the hosts. `context` is tokens per sequence, `slots`
-    sequences at a time, `load_wait` seconds that a request waits for a cold model. `hosts` and `labels` restrict
-    where it runs; empty means everywhere.
+    Hosts fetch it themselves, but for `file:/absolute/path`: that is a file on the operator's machine, which the
+    deployer copies, or with `preseed` False one that already lies under that path on the hosts. `pin` keeps it on disks
+    that are full. `context` is tokens per sequence, `slots` sequences at a time, `load_wait` seconds that a request
+    waits for a cold model. `hosts` and `labels` restrict where it runs; empty means everywhere.
     """
 
     name: str = check.setting(_model_name)
@@ -141,19 +173,33 @@ class Model:
     labels: Mapping[str, str] = check.setting(check.labels, default_factory=dict)
     load_wait: float = check.setting(check.seconds(1, 3600), default=300.0)
     options: Mapping[str, str | int | float | bool] = check.setting(check.scalars, default_factory=dict)
-    preseed: bool = check.setting(check.flag, default=True)
+    preseed: bool | None = check.setting(check.flag, default=None)
+    pin: bool = check.setting(check.flag, default=False)
+
+    @property
+    def scheme(self) -> Scheme:
+        """Return the kind of source."""
+        return references.parse_source(self.source).scheme
 
     @property
     def engine_name(self) -> str:
         """Return the engine that serves it: as given, else by the kind of source."""
-        fake = references.parse_source(self.source).scheme is references.Scheme.FAKE
-        return self.engine or (BUILT_IN_ENGINE if fake else "llama-cpp")
+        return self.engine or (BUILT_IN_ENGINE if self.scheme is Scheme.FAKE else "llama-cpp")
 
     @property
     def file(self) -> Path | None:
         """Return the path in a `file:` source."""
-        source = references.parse_source(self.source)
-        return Path(source.rest) if source.scheme is references.Scheme.FILE else None
+        return Path(references.parse_source(self.source).rest) if self.scheme is Scheme.FILE else None
+
+    @property
+    def copied(self) -> bool:
+        """Say whether the deployer brings it to the hosts."""
+        return self.scheme is Scheme.FILE and self.preseed is not False
+
+    @property
+    def fetched(self) -> bool:
+        """Say whether hosts fetch it over the network."""
+        return self.scheme not in {Scheme.FILE, Scheme.FAKE}
 
 
 def _hosts(value: object) -> tuple[Host, ...]:
@@ -178,7 +224,8 @@ class Site:
 
     `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `secrets_dir` on the operator's machine holds the fleet
     authority and the first API key; None means `rbee/<name>` in the XDG configuration folder.
-    `drain_seconds` is how long open streams may go on when the queen restarts.
+    `drain_seconds` is how long open streams may go on when the queen restarts. `hf_token` is a token of the hub,
+    `object_store` lines such as `AWS_ACCESS_KEY_ID=…`, `registry_auth` the file that `podman login` writes.
     """
 
     name: str = check.setting(check.host_name)
@@ -188,6 +235,9 @@ class Site:
     client_endpoint: str | TlsPaths = check.setting(_client_endpoint, default="fleet-tls")
     secrets_dir: str | None = check.setting(_secrets_dir, default=None)
     drain_seconds: float = check.setting(check.seconds(0, 3600), default=180.0)
+    hf_token: SecretSource | None = check.setting(_secret, default=None)
+    object_store: SecretSource | None = check.setting(_secret, default=None)
+    registry_auth: SecretSource | None = check.setting(_secret, default=None)
 
     @property
     def queen(self) -> Host:
@@ -206,6 +256,11 @@ class Site:
             return Path(self.secrets_dir)
         base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
         return Path(base) / "rbee" / self.name
+
+    def model_credentials(self, host: Host) -> dict[str, SecretSource]:
+        """Return where the secrets come from that a host's hive fetches models with, by file name."""
+        found = {file: getattr(host, field) or getattr(self, field) for field, file in MODEL_CREDENTIALS.items()}
+        return {file: source for file, source in found.items() if source is not None} if host.hive else {}
 
     def hives_for(self, wanted: Model) -> tuple[Host, ...]:
         """Return the hosts that may serve a model: by name, labels and engine."""

@@ -55,7 +55,14 @@ STAGES = (
         ),
     ),
     Stage("place files", (("write them", lambda here, name: place.files(name=name, files=here.files)),)),
-    Stage("units", (("register them", lambda here, name: units.registered(name=name, enabled=here.fitting_units)),)),
+    Stage(
+        "units",
+        (
+            ("register them", lambda here, name: units.registered(name=name, enabled=here.fitting_units)),
+            # Not before: systemd would not start a unit again of which it knows the old text, which names them.
+            ("remove old files", lambda here, name: place.absent(name=name, paths=here.unwanted)),
+        ),
+    ),
     Stage(
         "activate queen",
         (

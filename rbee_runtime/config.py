@@ -159,6 +159,7 @@ class FleetModel(Section):
 
     `replicas_min` workers are kept up on eligible hives; with `each_host` one on every eligible hive instead.
     `hosts` and `labels` restrict the hives; empty means all. `load_wait` is seconds a request waits for a cold model.
+    `pin` keeps its files on disks that are full.
     """
 
     name: str
@@ -174,6 +175,7 @@ class FleetModel(Section):
     labels: dict[str, str] = {}
     load_wait: float = 300.0
     options: dict[str, str | int | float | bool] = {}
+    pin: bool = False
 
 
 class FleetFile(Section):

@@ -58,3 +58,14 @@ def files(files: list[OwnedFile] | Callable[[], list[OwnedFile]]) -> Iterator[St
         yield command(file)
     if not stale:
         host.noop("every file is as it should be")
+
+
+@operation()
+def absent(paths: list[str] | Callable[[], list[str]]) -> Iterator[StringCommand]:
+    """Remove what an earlier inventory placed, once no unit that systemd knows names it."""
+    found = observe(host).paths
+    left = [path for path in now(paths) if path in found]
+    if not left:
+        host.noop("nothing of an earlier inventory is left")
+        return
+    yield as_root_command(shlex.join(("rm", "-f", "--", *left)))

@@ -12,6 +12,9 @@ from rbee_deploy.secrets import Secret
 
 REFUSALS = "rbee_refusals"
 WARNINGS = "rbee_warnings"
+FETCHES = "rbee_fetches"
+"""Models that the host's hive gets by itself, for the report of a dry run."""
+
 DIFFERENCES = "rbee_differences"
 """What a dry run found to differ, for the report."""
 

@@ -32,7 +32,7 @@ def build(
     workers = tuple(sorted((entry.spec for entry in assignments), key=lambda spec: spec.id))
     needed = {spec.model for spec in workers}
     models = tuple(
-        ModelSpec(name=m.name, source=m.source, files=m.files, holders=holders.get(m.name, ()))
+        ModelSpec(name=m.name, source=m.source, files=m.files, pin=m.pin, holders=holders.get(m.name, ()))
         for m in fleet.models
         if m.name in needed
     )

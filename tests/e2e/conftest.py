@@ -7,6 +7,7 @@ import pytest
 
 from tests.e2e.fleets import Fleet, small_fleet
 
+HF_TOKEN = "hf_e2eCanaryOfTheSharedFleet"
 SLOW = {"name": "slow", "source": "fake:tokens_per_s=20,slots=4,tokens=120", "slots": 4}
 
 
@@ -14,6 +15,8 @@ SLOW = {"name": "slow", "source": "fake:tokens_per_s=20,slots=4,tokens=120", "sl
 def deployed(smol_model: Path) -> Iterator[Fleet]:
     """Give a queen and one GPU host, deployed, with a real model and a scripted one."""
     with small_fleet("e2e") as fleet:
+        fleet.environment["E2E_HF_TOKEN"] = HF_TOKEN
+        fleet.options["hf_token"] = "E2E_HF_TOKEN"
         fleet.models["smol"] = {
             "name": "smol",
             "source": f"file:{smol_model}",

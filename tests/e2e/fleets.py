@@ -25,15 +25,19 @@ INVENTORY = """
 import json
 from pathlib import Path
 
-from rbee_deploy.inventory import each_host, fleet, host, model, secret_env
+from rbee_deploy.inventory import each_host, fleet, host, model, secret_env, simulated, store
 
 declared = json.loads((Path(__file__).parent / "declared.json").read_text())
 for item in declared["models"]:
     if item.get("replicas") == "each_host":
         item["replicas"] = each_host
+for item in [*declared["hosts"], declared["fleet"]]:
+    secrets = {"sudo_password", "hf_token", "object_store", "registry_auth"} & item.keys()
+    item.update({name: secret_env(item[name]) for name in secrets})
 for item in declared["hosts"]:
-    if "sudo_password" in item:
-        item["sudo_password"] = secret_env(item["sudo_password"])
+    if "store" in item:
+        item["store"] = store(**item["store"])
+    item["devices"] = [simulated(**device) for device in item.get("devices", [])]
 queen, hives = fleet(
     "e2e",
     hosts=[host(**item) for item in declared["hosts"]],
@@ -95,7 +99,7 @@ class Fleet:
         return folder / "fleet.py"
 
     def declare(self, machine: LabHost, **fields: Any) -> None:
-        """Add a lab host to the inventory; `sudo_password` names a variable of the environment."""
+        """Add a lab host to the inventory; secrets are named by a variable of the environment."""
         self.hosts[machine.name] = {
             "name": machine.name,
             "address": machine.address,

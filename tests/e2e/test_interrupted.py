@@ -29,7 +29,7 @@ def run_until(fleet: Fleet, seconds: float, with_signal: signal.Signals) -> None
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **fleet.environment},
     )
     try:
         run.wait(seconds)

@@ -21,7 +21,8 @@ def canaries(fleet: Fleet) -> list[str]:
     folder = fleet.lab.directory / "secrets"
     keys = [path for path in folder.rglob("*") if path.is_file() and "PRIVATE KEY" in path.read_text()]
     assert len(keys) >= 4
-    return [fleet.api_key.rsplit("_", 1)[1], *(path.read_text().splitlines()[1] for path in keys)]
+    given = fleet.environment.values()
+    return [fleet.api_key.rsplit("_", 1)[1], *given, *(path.read_text().splitlines()[1] for path in keys)]
 
 
 def test_output_and_process_lists_show_no_secret(deployed: Fleet) -> None:

@@ -92,6 +92,13 @@ def test_what_a_person_left_is_named(fact: dict[str, Any], said: str) -> None:
     assert said in sentence
 
 
+def test_a_file_of_an_earlier_inventory_is_a_difference() -> None:
+    """What the inventory dropped and the host still has is named; what is gone is not."""
+    fact, gone = Observed.parse(converged()), "/etc/rbee/credentials/hf-token"
+    said = drift.found(fact, [QUEEN], [FILE], [FOLDER], UNITS, [SECRET.path, gone])
+    assert said == [f"{SECRET.path} is still there"]
+
+
 def test_a_role_that_was_never_there_is_not_mentioned() -> None:
     """Units that systemd does not know, or that are switched off, need nobody."""
     off = {"rbee-hive.service": {"load": "not-found", "active": "inactive"}, "rbee.target": {"active": "active"}}

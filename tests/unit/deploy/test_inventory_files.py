@@ -2,14 +2,16 @@
 
 import ast
 import dataclasses
+import re
 import runpy
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from rbee_deploy.inventory import Host, Model, Site
+from rbee_deploy.inventory import Host, Model, Site, Store
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "inventories" / "example.py"
@@ -76,9 +78,9 @@ def test_pyinfra_loads_the_example() -> None:
     assert '"fleet": "example"' in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("call", "declared"), [("host", Host), ("model", Model), ("fleet", Site)])
+@pytest.mark.parametrize(("call", "declared"), [("host", Host), ("model", Model), ("fleet", Site), ("store", Store)])
 def test_the_example_shows_every_field(call: str, declared: type) -> None:
-    """Each field of host, model and fleet stands in inventories/example.py."""
+    """Each field of host, model, store and fleet stands in inventories/example.py."""
     calls = [node for node in ast.walk(ast.parse(EXAMPLE.read_text())) if isinstance(node, ast.Call)]
     named = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == call]
     shown = {keyword.arg for node in named for keyword in node.keywords}
@@ -96,3 +98,16 @@ def test_the_example_has_a_value_for_every_field() -> None:
     """Executed, the example gives one queen that is a hive too, and a second hive."""
     names = runpy.run_path(str(EXAMPLE))
     assert ([name for name, _ in names["queen"]], [name for name, _ in names["hives"]]) == (["box1"], ["box1", "box2"])
+
+
+def test_the_inventories_of_the_readme_are_legal(tmp_path: Path) -> None:
+    """Each whole inventory that the README shows loads as it stands there, given the model file that it names."""
+    model = tmp_path / "smollm2.gguf"
+    model.touch()
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    inventories = [textwrap.dedent(block) for block in blocks if "fleet(" in block]
+    assert len(inventories) == 2
+    for number, text in enumerate(inventories):
+        inventory = tmp_path / f"inventory{number}.py"
+        inventory.write_text(text.replace("/srv/models/smollm2.gguf", str(model)))
+        assert runpy.run_path(str(inventory))["hives"]

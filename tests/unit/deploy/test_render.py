@@ -3,13 +3,14 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from rbee_deploy import render
 from rbee_deploy.errors import RenderError
-from rbee_deploy.inventory import host
+from rbee_deploy.inventory import host, model, recorded, simulated, store
 from rbee_deploy.render import OwnedFile, owned_files
 from rbee_deploy.site import Host, Site
 from rbee_runtime import config
@@ -140,6 +141,42 @@ def test_an_unknown_variable_in_a_template_is_refused() -> None:
         RenderError, match=r"cannot render template systemd/rbee-queen\.socket\.j2: 'host' is undefined"
     ):
         render.template_text("systemd/rbee-queen.socket.j2", ports=object())
+
+
+def hive_settings(**fields: Any) -> dict[str, Any]:
+    files = by_path(rendered(site_of(host("q", address="192.0.2.1", queen=True, **fields)), "q"))
+    settings = yaml.safe_load(files["/etc/rbee/hive.yaml"].text())
+    config.parse(settings, config.HiveConfig, where="hive.yaml")
+    return {name: value for name, value in settings.items() if name in {"store", "devices"}}
+
+
+def test_store_and_devices_are_written_only_where_they_differ() -> None:
+    """What the hive does by itself is not in its file, so that a deployer that knows more changes no host."""
+    assert hive_settings() == hive_settings(store=store(spare="5 GiB"), devices=[]) == {}
+    assert hive_settings(store=store(quota="1 GiB", hf_caches=["/srv/hf"])) == {
+        "store": {"quota": 1 << 30, "hf_caches": ["/srv/hf"]}
+    }
+    made_up = simulated("gpu0", memory="8 GiB", used="1 GiB", card="RTX 4060")
+    shown = {"id": "gpu0", "name": "RTX 4060", "total": 8 << 30, "used": 1 << 30}
+    assert hive_settings(devices=[made_up]) == {"devices": {"simulate": [shown]}}
+
+
+def test_a_recording_travels_to_the_host() -> None:
+    """The hive is pointed to a copy of the recording, and reads a changed one without a restart."""
+    recording = recorded(GOLDEN.parents[1] / "recordings" / "devices" / "synthetic_h100.json")
+    site = site_of(host("q", address="192.0.2.1", queen=True, devices=recording))
+    file = by_path(rendered(site, "q"))["/etc/rbee/devices.json"]
+    assert file.text() == Path(recording.path).read_text()
+    assert (file.group, file.mode, set(file.affects)) == ("rbee-hive", "0640", set())
+    assert hive_settings(devices=recording) == {"devices": {"recorded": "/etc/rbee/devices.json"}}
+
+
+def test_a_pin_reaches_the_queen() -> None:
+    """A pinned model says so in fleet.yaml, any other says nothing of it."""
+    pinned, other = (model(name, source="hf:acme/bee", pin=name == "a") for name in ("a", "b"))
+    site = site_of(host("q", address="192.0.2.1", queen=True), models=(pinned, other))
+    models = yaml.safe_load(by_path(rendered(site, "q"))["/etc/rbee/fleet.yaml"].text())["models"]
+    assert [item.get("pin") for item in models] == [True, None]
 
 
 def test_an_ipv6_queen_stands_in_brackets() -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rbee_deploy.inventory import host, store
 from rbee_deploy.render import owned_files
 from rbee_deploy.site import Site
-from tests.unit.deploy.sites import one_box, state_of, two_hosts
+from tests.unit.deploy.sites import one_box, site_of, state_of, two_hosts
 
 SITES = {"one-box": one_box, "two-hosts": two_hosts}
 HOSTS = [(name, item.name) for name, build in SITES.items() for item in build().hosts]
@@ -97,3 +98,16 @@ def test_a_store_in_a_home_folder_stays_visible() -> None:
     hive, worker = (settings(two_hosts(), unit) for unit in ("rbee-hive.service", "rbee-worker@.service"))
     assert {"ProtectHome=tmpfs", "BindPaths=/home/me/models"} <= set(hive)
     assert {"ProtectHome=tmpfs", "BindReadOnlyPaths=/home/me/models"} <= set(worker)
+
+
+def test_a_cache_in_a_home_folder_becomes_visible() -> None:
+    """Hive and workers may read a declared cache under /home and nothing else there; one elsewhere needs no line."""
+    caches = store(hf_caches=["/home/me/.cache/huggingface", "/srv/hf"])
+    site = site_of(host("q", address="192.0.2.1", queen=True, store=caches))
+    hive, worker = (settings(site, unit) for unit in ("rbee-hive.service", "rbee-worker@.service"))
+    for lines in (hive, worker):
+        assert [line for line in lines if "/me/" in line or "hf" in line] == [
+            "BindReadOnlyPaths=-/home/me/.cache/huggingface"
+        ]
+        assert "ProtectHome=tmpfs" in lines
+    assert "ReadWritePaths=/var/lib/rbee/models" in hive

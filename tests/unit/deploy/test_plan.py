@@ -1,0 +1,56 @@
+"""What a run says of models that hosts fetch themselves."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rbee_deploy import plan, report
+from rbee_deploy.inventory import host, model, store
+from rbee_deploy.observed import Observed
+from rbee_deploy.operations.root import DIFFERENCES, FETCHES
+from rbee_runtime.models.references import identity
+from tests.unit.deploy.sites import site_of
+
+SOURCE = "https://models.example/bee.gguf?sig=secret"
+HELD = {"slug": "bee", "name": "bee", "source": identity(SOURCE)}
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ([], ["bee from https://models.example/bee.gguf?***"]),
+        ([HELD], []),
+        ([{**HELD, "source": SOURCE}], []),
+        ([{**HELD, "source": "https://models.example/old.gguf"}], ["bee from https://models.example/bee.gguf?***"]),
+    ],
+)
+def test_what_a_hive_fetches_is_what_it_lacks(there: list[dict[str, Any]], said: list[str]) -> None:
+    """Only hosts that may serve a model fetch it, only if they lack it, and no signature of its address is shown."""
+    bee = model("bee", source=SOURCE, hosts=["g"])
+    site = site_of(host("q", address="192.0.2.1", queen=True), host("g"), models=(bee,))
+    facts = Observed.parse({"models": there})
+    assert [plan.fetched(site, item, facts) for item in site.hosts] == [[], said]
+
+
+def test_a_host_that_is_offline_gets_models_from_others() -> None:
+    """The plan does not promise a connection that the host's store forbids."""
+    box = host("q", address="192.0.2.1", queen=True, store=store(offline=True))
+    site = site_of(box, models=(model("bee", source=SOURCE),))
+    assert plan.fetched(site, box, Observed.parse({})) == ["bee from other hives"]
+
+
+def test_a_dry_run_shows_what_hives_will_fetch() -> None:
+    """The plan has a line for it, also when nothing else would change."""
+    box = SimpleNamespace(name="box1", connector_data={DIFFERENCES: [], FETCHES: ["bee from hf:acme/bee"]})
+    state = SimpleNamespace(
+        rbee_recorder=None,
+        is_executing=False,
+        inventory=[box],
+        is_host_in_limit=lambda _: True,
+        activated_hosts={"box1": box}.values(),
+        get_op_order=list,
+        op_meta={},
+    )
+    shown = [" ".join(line.split()) for line in report.text(state)]
+    assert "box1 its hive fetches bee from hf:acme/bee" in shown
