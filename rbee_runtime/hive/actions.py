@@ -11,8 +11,8 @@ from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import LauncherError, PortsTakenError, StateError
 from rbee_runtime.hive import exits, worker_ports
 from rbee_runtime.hive.decisions import ModelState
-from rbee_runtime.hive.launchers import Launcher
-from rbee_runtime.hive.records import Records, WorkerRecord
+from rbee_runtime.hive.launchers import Launcher, around
+from rbee_runtime.hive.records import Records, WorkerRecord, options_mark
 from rbee_runtime.link import Link
 from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, encode
 from rbee_runtime.states import ExitReason
@@ -24,7 +24,10 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with
 
 
 class Actions:
-    """Start, stop and forget workers; a launcher's refusal becomes a failure on the worker's record."""
+    """Start, stop and forget workers; a launcher's refusal becomes a failure on the worker's record.
+
+    `refused` is why a worker could not be told to end at the last try, by worker.
+    """
 
     def __init__(
         self, config: HiveConfig, link: Link, launcher: Launcher, records: Records, *, clock: Callable[[], float]
@@ -35,6 +38,7 @@ class Actions:
         self._records = records
         self._clock = clock
         self._folder = config.state_dir / "workers"
+        self.refused: dict[str, str] = {}
 
     @property
     def credentials(self) -> str:
@@ -44,6 +48,8 @@ class Actions:
     def url(self, port: int) -> str:
         """Return where this host reaches its own worker."""
         host = _WILDCARDS.get(self._config.address, self._config.address)
+        if self._config.address in _WILDCARDS:
+            host = around.own_address(self._config) or host
         return f"{self._link.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def launch_of(self, worker: str) -> WorkerLaunch | None:
@@ -57,6 +63,7 @@ class Actions:
         self, record: WorkerRecord, spec: WorkerSpec, model: ModelState, engines: Mapping[str, Path | None]
     ) -> WorkerRecord:
         """Choose the port and write the launch file and the record of a start; StateError, LauncherError."""
+        self.refused.pop(spec.id, None)
         others = {self._records[worker].port for worker in self._records if worker != spec.id}
         refused = record.port if record.last_exit is ExitReason.PORT_TAKEN else 0
         port = worker_ports.choose(
@@ -69,6 +76,7 @@ class Actions:
             engine=spec.engine,
             context=spec.context,
             slots=spec.slots,
+            options=options_mark(spec),
             spec=spec.digest(),
             basis=f"{model.basis}/{self.credentials}",
             stamp=model.stamp,
@@ -77,6 +85,8 @@ class Actions:
             ready_since=None,
             stop_asked=None,
             stop_as=None,
+            stop_said="",
+            stop_repeats=0,
             devices=spec.devices,
             restarts=record.restarts + (record.spec != "" and record.last_exit is not None),
         )
@@ -100,18 +110,20 @@ class Actions:
     async def stop(self, worker: str, said: str) -> None:
         """Ask for a stop; a refusal is repeated by the next decisions."""
         logs.info("worker_stop", worker=worker, why=said)
+        self.refused.pop(worker, None)
         try:
             await self._launcher.stop(worker)
         except (LauncherError, OSError) as error:
-            logs.warning("worker_not_stopped", worker=worker, detail=error)
+            self._refuse("worker_not_stopped", worker, error)
 
     async def kill(self, worker: str, said: str) -> None:
         """End a worker that does not react, at once; a refusal is repeated by the next decisions."""
         logs.warning("worker_kill", worker=worker, why=said)
+        self.refused.pop(worker, None)
         try:
             await self._launcher.kill(worker)
         except (LauncherError, OSError) as error:
-            logs.warning("worker_not_killed", worker=worker, detail=error)
+            self._refuse("worker_not_killed", worker, error)
 
     async def forget(self, worker: str) -> None:
         """Remove every trace of a worker that has ended."""
@@ -125,6 +137,11 @@ class Actions:
         except StateError as error:
             self._records.refused(error)
         self._records.drop(worker)
+        self.refused.pop(worker, None)
+
+    def _refuse(self, event: str, worker: str, error: Exception) -> None:
+        logs.warning(event, worker=worker, detail=error)
+        self.refused[worker] = str(error)
 
     def _launch(self, spec: WorkerSpec, port: int, model: ModelState, engine: Path | None) -> WorkerLaunch:
         directory = self._link.directory

@@ -39,6 +39,7 @@ CONTAINERS = (
     "passt",
     "fuse-overlayfs",
     "docker.io",
+    "docker-cli",
     "python3-venv",
 )
 

@@ -1,17 +1,13 @@
 """The launchers' contract on a host that has systemd and both container engines; pytest runs this file there.
 
-As a program it starts one worker that everybody may reach, and prints its id, port and pid.
-
 The launcher is named by RBEE_LAUNCHER; containers are driven as the hive's own user, units as root. TestContainers is
 selected for the launchers that make some.
 """
 
-import asyncio
 import dataclasses
 import json
 import os
 import socket
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -233,17 +229,3 @@ def stranger() -> Iterator[str]:
 def runs(worker: str) -> bool:
     found = client().containers.get(f"rbee-worker-{worker}")
     return bool(found.status == "running")
-
-
-async def start_one() -> None:
-    launcher, worker = launchers.build(settings()), fresh_id()
-    path = write(worker, host="0.0.0.0")
-    await launcher.start(worker, path, DIGEST)
-    status = await reach(launcher, worker, Phase.RUNNING)
-    port = json.loads(path.read_text())["port"]
-    await until(lambda: answers(port))
-    sys.stdout.write(json.dumps({"worker": worker, "port": port, "pid": status.pid}) + "\n")
-
-
-if __name__ == "__main__":
-    asyncio.run(start_one())

@@ -68,7 +68,10 @@ class Launcher(Protocol):
         """Ask a worker to drain and end, and end it by force once its drain time is over; does not wait."""
 
     async def kill(self, worker: str) -> None:
-        """End a worker that does not react at once, whatever it is doing; does not wait."""
+        """End a worker that does not react at once, whatever it is doing; does not wait.
+
+        Raises LauncherError also where only a gentler way was open, and takes that way.
+        """
 
     async def forget(self, worker: str) -> None:
         """Drop what is on record of a worker that has ended."""

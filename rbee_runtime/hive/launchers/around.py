@@ -1,6 +1,7 @@
 """From a hive's settings to its launcher of containers; whom a worker may answer is worked out here."""
 
 import ipaddress
+import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -45,16 +46,33 @@ def callers(config: HiveConfig) -> tuple[str, ...]:
     return (*PRIVATE, *dict.fromkeys(public))
 
 
+def own_address(config: HiveConfig) -> str:
+    """Return the address of this host under which it asks its own workers, "" for loopback.
+
+    What Docker publishes answers on loopback only as long as its daemon runs; on other addresses the kernel does it.
+    """
+    try:
+        if config.launcher != "docker" or ipaddress.ip_address(config.advertise).version != 4:
+            return ""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            # Sends nothing; it is our side of the way there, which is ours even where `advertise` is a router's.
+            asked.connect((config.advertise, config.port))
+            address: str = asked.getsockname()[0]
+    except (OSError, ValueError):
+        return ""
+    return address
+
+
 def _connector(config: HiveConfig) -> Callable[[], Engine]:
-    socket = config.containers.socket
+    place = config.containers.socket
 
     def connect() -> Engine:
         if config.launcher == "docker":
             from rbee_runtime.hive.launchers.docker import Docker  # noqa: PLC0415 - a second and a half of imports
 
-            return Docker(socket)
+            return Docker(place)
         from rbee_runtime.hive.launchers.podman import Podman  # noqa: PLC0415 - half a second of imports
 
-        return Podman(socket)
+        return Podman(place)
 
     return connect

@@ -60,12 +60,16 @@ class Owner:
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What an engine can do on this host; `controllers` are the limits that its containers may have."""
+    """What an engine can do on this host; `controllers` are the limits that its containers may have.
+
+    `spares` says that containers live on when the engine ends.
+    """
 
     controllers: frozenset[str] = frozenset()
     rootless: bool = False
     cdi: bool = True
     log_driver: str = ""
+    spares: bool = True
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,12 @@ def targets(model: Path) -> list[Path]:
     """Return the model's path and the real files behind it and, for a folder, behind what lies in it."""
     inner = sorted(model.iterdir()) if model.is_dir() else []
     return list(dict.fromkeys([model, model.resolve(), *(path.resolve() for path in inner)]))
+
+
+def removed(worker: str) -> UnitStatus:
+    """Return the worker of a container that somebody else took away."""
+    said = f"its container {container_name(worker)} is gone, and it was not this hive that removed it"
+    return UnitStatus(worker, Phase.ENDED, said=said)
 
 
 def status_of(found: Mapping[str, Any], *, stopping: bool = False, starting: bool = False) -> UnitStatus:

@@ -43,6 +43,7 @@ class Docker:
             rootless="name=rootless" in (info.get("SecurityOptions") or ()),
             cdi=bool(info.get("CDISpecDirs")),
             log_driver=info.get("LoggingDriver") or "",
+            spares=bool(info.get("LiveRestoreEnabled")),
         )
 
     def find(self, owner: Owner) -> list[Seen]:

@@ -25,6 +25,7 @@ from rbee_runtime.hive.launchers.containers import (
     container_name,
     plan,
     refused_limits,
+    removed,
     status_of,
 )
 from rbee_runtime.hive.launchers.unchanged import LastAnswer
@@ -192,12 +193,14 @@ class ContainerLauncher:
 
     def _list(self) -> dict[str, UnitStatus]:
         engine, owner = self._open(), self._around.owner
+        # Before the engine is asked: what is started meanwhile is in its answer, or still in `_starting`.
+        handed = handover.workers(self._around.folder) - self._starting
         seen = [each for each in engine.find(owner) if owner.owns(each.labels) and each.labels.get("rbee.worker")]
-        statuses = {}
+        statuses = {worker: removed(worker) for worker in handed - {each.labels["rbee.worker"] for each in seen}}
         for each in seen:
             if each.labels.get("rbee.boot") != owner.boot and each.state not in {"running", "paused", "stopping"}:
                 # What a reboot ended says nothing about today.
-                _tidy(partial(engine.remove, each.id), each.labels["rbee.worker"])
+                _tidy(partial(self._clear, engine, each), each.labels["rbee.worker"])
                 continue
             status = self._look(engine, each)
             if status is not None:
@@ -206,6 +209,10 @@ class ContainerLauncher:
         self._known = {container: known for container, known in self._known.items() if container in ids}
         self._remind(engine, statuses)
         return statuses
+
+    def _clear(self, engine: Engine, seen: Seen) -> None:
+        engine.remove(seen.id)
+        handover.drop(self._folder(seen.labels["rbee.worker"]))
 
     def _remind(self, engine: Engine, statuses: Mapping[str, UnitStatus]) -> None:
         alive = {worker for worker, status in statuses.items() if status.alive}
@@ -234,7 +241,12 @@ class ContainerLauncher:
         launch = handover.read(launch_file)
         self._clear_name(engine, worker)
         facts = engine.facts()
-        self._warn_of_limits(facts)
+        if facts.rootless:
+            raise LauncherError(
+                f"{engine.name} at {engine.socket} runs without root, which is not supported yet: set "
+                f"containers.socket to that of root's {engine.name}"
+            )
+        self._warn(engine, facts)
         folder = self._folder(worker)
         ids = handover.worker_ids()
         place = Place(around.readable, *ids, groups=handover.groups_of(around.readable))
@@ -300,11 +312,20 @@ class ContainerLauncher:
     def _folder(self, worker: str) -> Path:
         return self._around.folder / worker
 
-    def _warn_of_limits(self, facts: EngineFacts) -> None:
-        refused = refused_limits(self._around.settings, facts)
-        if refused and refused != self._warned:
-            logs.warning("container_limits", detail=f"this host cannot limit {' and '.join(refused)} of containers")
-        self._warned = refused
+    def _warn(self, engine: Engine, facts: EngineFacts) -> None:
+        """Say once what this host cannot do for its workers."""
+        said = []
+        if refused := refused_limits(self._around.settings, facts):
+            said.append(f"this host cannot limit {' and '.join(refused)} of containers")
+        if not facts.spares:
+            said.append(
+                f"workers end whenever {engine.name} does: set live-restore to true in /etc/docker/daemon.json and run "
+                f"`systemctl reload {engine.name}`"
+            )
+        for each in said:
+            if each not in self._warned:
+                logs.warning("container_engine", detail=each)
+        self._warned = tuple(said)
 
 
 def _tidy(action: Callable[[], None], worker: str) -> None:

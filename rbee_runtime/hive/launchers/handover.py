@@ -19,7 +19,7 @@ NOBODY = 65534
 def worker_ids() -> tuple[int, int]:
     """Return user and group of workers in containers: the hive's own, and if that is root the workers' account."""
     if os.geteuid() != 0:
-        return os.geteuid(), os.getegid()
+        return _own()
     try:
         found = pwd.getpwnam(ports.WORKER_USER)
     except KeyError:
@@ -50,10 +50,16 @@ def write(folder: Path, launch: WorkerLaunch, ids: tuple[int, int]) -> None:
         folder.mkdir(parents=True, mode=0o700)
         for name, data in content.items():
             _give(folder / name, data, ids)
-        os.chown(folder, *ids)
+        if ids != _own():
+            os.chown(folder, *ids)
     except OSError as error:
         drop(folder)
         raise LauncherError(f"cannot write the worker's files in {folder}: {error.strerror}") from error
+
+
+def workers(folder: Path) -> set[str]:
+    """Return the workers that were handed something and not forgotten since, by the folder of all hand-overs."""
+    return {each.name for each in folder.iterdir() if each.is_dir()} if folder.is_dir() else set()
 
 
 def drop(folder: Path) -> None:
@@ -74,5 +80,11 @@ def _certificate(path: Path) -> bytes:
 def _give(path: Path, content: bytes, ids: tuple[int, int]) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
     with os.fdopen(handle, "wb") as file:
-        os.fchown(file.fileno(), *ids)
+        # The hive's unit may not change owners, not even to itself.
+        if ids != _own():
+            os.fchown(file.fileno(), *ids)
         file.write(content)
+
+
+def _own() -> tuple[int, int]:
+    return os.geteuid(), os.getegid()

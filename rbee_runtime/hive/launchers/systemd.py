@@ -31,6 +31,7 @@ _PROPERTIES = (
     "ExecMainStatus",
 )
 _PREFIX, _SUFFIX = ports.WORKER_TEMPLATE.split("@")
+_NOT_LOADED = "not loaded"
 _CLD_EXITED, _CLD_KILLED, _CLD_DUMPED = "1", "2", "3"
 _ALIVE = {
     "activating": Phase.STARTING,
@@ -127,15 +128,29 @@ class SystemdLauncher:
         await self._act("stop", worker, f"stop worker {worker}")
 
     async def kill(self, worker: str) -> None:
-        """Kill every process of the unit."""
-        await _run(kill_command(worker), f"kill worker {worker}")
+        """Kill every process of the unit; where that is refused, queue its stop, which ends by force too."""
+        try:
+            await _run(kill_command(worker), f"kill worker {worker}")
+        except LauncherError as error:
+            if _NOT_LOADED not in str(error):
+                raise await self._stopped_instead(worker, error) from error
+        finally:
+            self._last.drop()
+
+    async def _stopped_instead(self, worker: str, error: LauncherError) -> LauncherError:
+        # The rules of a host that was set up earlier may allow to start and stop only.
+        try:
+            await self.stop(worker)
+        except LauncherError as second:
+            return LauncherError(f"{error}; {second}; run the deploy again, or end it as root")
+        return LauncherError(f"{error}; its stop is queued instead, which kills it once its stop time is over")
 
     async def forget(self, worker: str) -> None:
         """Let systemd unload a failed unit."""
         try:
             await self._act("reset-failed", worker, f"reset worker {worker}")
         except LauncherError as error:
-            if "not loaded" not in str(error):
+            if _NOT_LOADED not in str(error):
                 raise
 
     async def _act(self, verb: str, worker: str, purpose: str) -> None:

@@ -170,3 +170,42 @@ async def test_a_silent_manager_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(systemd, "CALL_SECONDS", 0.2)
     with pytest.raises(LauncherError, match="gave no answer"):
         await systemd._run(["sleep", "60"], "try")
+
+
+class Refusing(systemd.SystemdLauncher):
+    """A launcher on a host whose rules refuse some verbs; `asked` are the stops that were queued."""
+
+    def __init__(self, *, stop: str = "") -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self._refusal = stop
+
+    async def stop(self, worker: str) -> None:
+        if self._refusal:
+            raise LauncherError(self._refusal)
+        self.asked.append(worker)
+
+
+async def test_a_refused_kill_becomes_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the rules of an older host refuse the kill, the unit's stop is queued, and the refusal is still told."""
+    refusal = ["sh", "-c", "echo 'Access denied' >&2; exit 4"]
+    monkeypatch.setattr(systemd, "kill_command", lambda _: refusal)
+    launcher = Refusing()
+    with pytest.raises(LauncherError, match="cannot kill worker w-1: Access denied; its stop is queued instead"):
+        await launcher.kill("w-1")
+    assert launcher.asked == ["w-1"]
+
+
+async def test_a_host_that_refuses_everything_is_told_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill and stop refused: both sentences and what a person can do."""
+    monkeypatch.setattr(systemd, "kill_command", lambda _: ["sh", "-c", "exit 4"])
+    with pytest.raises(LauncherError, match="exit status 4; cannot stop worker w-1: no; run the deploy again"):
+        await Refusing(stop="cannot stop worker w-1: no").kill("w-1")
+
+
+async def test_what_is_not_there_needs_no_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit that systemd has not loaded has no process: nothing is refused and nothing is asked instead."""
+    monkeypatch.setattr(systemd, "kill_command", lambda _: ["sh", "-c", "echo 'Unit x not loaded.' >&2; exit 5"])
+    launcher = Refusing()
+    await launcher.kill("w-1")
+    assert launcher.asked == []
