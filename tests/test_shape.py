@@ -13,6 +13,7 @@ PURE = {
     "rbee_deploy": {
         *("errors", "inventory", "site", "_fields", "_invariants", "modes", "accounts", "configs", "digest", "render"),
         *("preflight", "host_facts", "secrets", "authority", "operator_tls", "private_files", "_x509", "rollout"),
+        *("stores", "devices", "model_credentials"),
     },
 }
 DRAWERS = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}

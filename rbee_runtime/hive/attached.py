@@ -108,7 +108,7 @@ class AttachedHive:
 
     def _make_facts(self, launcher: Launcher, digest: str) -> Facts:
         store = self.supervisor.fetching.store
-        self.meters.free = store.layout.free
+        self.meters.free = self.supervisor.fetching.free
         return Facts(
             config=self.config,
             supervisor=self.supervisor,

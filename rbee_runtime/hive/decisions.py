@@ -9,13 +9,17 @@ yes        yes       other     drifted: stop, then start anew; keep while the ne
 stopping   any       any       draining while requests are in flight, else stopping
 
 A drained hive stops what runs and starts nothing. A worker whose device is lost does not count as ready.
+
+Limits of patience count what looks and probes have witnessed (`health`, `loading`), so that a hive that was away, or a
+host that was suspended, finds its workers as it left them. What does not end when it is killed is killed again for as
+long as it is there, and says why it is still there.
 """
 
 from dataclasses import replace
 
 import msgspec
 
-from rbee_runtime.hive import exits, turns
+from rbee_runtime.hive import exits, loading, turns
 from rbee_runtime.hive.launchers import Phase, UnitStatus
 from rbee_runtime.hive.obstacles import lost, obstacle
 from rbee_runtime.hive.records import WorkerRecord
@@ -28,11 +32,8 @@ __all__ = ["Act", "Decision", "ModelState", "Scene", "decide"]
 HUNG_SECONDS = 120.0
 """A worker that was ready and has been silent for so long is replaced; shorter pauses are waited out."""
 
-LOAD_SECONDS = 1800.0
-"""The largest models load for minutes from slow disks; nothing takes half an hour."""
-
 STOP_REPEAT_SECONDS = 10.0
-"""A stop that did not begin by then got lost between our record and the launcher."""
+"""A stop that did not begin by then got lost between our record and the launcher, or was refused; it is repeated."""
 
 
 def decide(scene: Scene) -> list[Decision]:
@@ -81,13 +82,23 @@ class _Case:
 
     def _stopping(self, status: UnitStatus) -> Decision:
         busy = self.health is not None and self.health.in_flight > 0
-        decision = self._is(Observed.DRAINING if busy else Observed.STOPPING, "a stop was asked")
-        asked = self.record.stop_asked
-        if status.phase is not Phase.STOPPING and asked is not None:
-            ignored = self.scene.now - asked >= STOP_REPEAT_SECONDS
-            again = Act.STOP if self.record.stop_as is None else Act.KILL
-            return replace(decision, act=again) if ignored else decision
-        return decision
+        state = Observed.DRAINING if busy else Observed.STOPPING
+        said = "; ".join(part for part in (self.record.stop_said, self._still_there()) if part)
+        asked, given_up = self.record.stop_asked, self.record.stop_as is not None
+        waits = status.phase is Phase.STOPPING and not given_up
+        if asked is None or waits or self.scene.now - asked < STOP_REPEAT_SECONDS:
+            return self._is(state, said)
+        self.record = msgspec.structs.replace(
+            self.record, stop_asked=self.scene.now, stop_repeats=self.record.stop_repeats + 1
+        )
+        return replace(self._is(state, said), act=Act.KILL if given_up else Act.STOP)
+
+    def _still_there(self) -> str:
+        refused = self.scene.refused.get(self.worker, "")
+        if refused:
+            return f"it could not be told to end: {refused}"
+        repeats = self.record.stop_repeats
+        return f"a stop was asked{f', {repeats + 1} times by now' if repeats else ''}"
 
     def _orphan(self) -> Decision:
         if self.scene.desired is None:
@@ -115,15 +126,19 @@ class _Case:
             since = self.record.ready_since
             self.record = msgspec.structs.replace(self.record, ready_since=now if since is None else since)
             return self._is(Observed.READY)
-        silent = health.silent_since if health is not None else None
-        if self.record.ready_since is not None and silent is not None and now - silent >= HUNG_SECONDS:
+        if self.record.ready_since is not None and health is not None and health.silent >= HUNG_SECONDS:
             return self._given_up(f"it gave no answer for {HUNG_SECONDS:g} s")
-        launched = self.record.launched
-        if self.record.ready_since is None and launched and now - launched >= LOAD_SECONDS:
-            return self._given_up(f"it was not ready {LOAD_SECONDS:g} s after its start")
+        stopped = loading.verdict(self.scene.loads.get(self.worker), size=self._size())
+        if stopped and self.record.ready_since is None:
+            return self._given_up(stopped)
         if gone:
             return replace(self._is(Observed.STARTING, f"no requests go to it; {gone}"), reason=ExitReason.DEVICE_LOST)
         return self._is(Observed.STARTING, (health.said if health is not None else "") or status.said)
+
+    def _size(self) -> int:
+        """Return the bytes of the worker's model, 0 while they are not known."""
+        model = self.scene.models.get(self.record.model)
+        return model.size if model is not None else 0
 
     def _given_up(self, said: str) -> Decision:
         """Kill what would not react to a request to end; that counts as a failure, not as a wish."""
@@ -165,6 +180,8 @@ def _of_this_boot(record: WorkerRecord, boot: str) -> WorkerRecord:
         ready_since=None,
         stop_asked=None,
         stop_as=None,
+        stop_said="",
+        stop_repeats=0,
         blocked=record.blocked,
         last_exit=record.last_exit if record.blocked else None,
     )

@@ -24,9 +24,17 @@ class Peaks(Message, frozen=True, kw_only=True):
     peaks: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-def key(*, content: str, engine: str, context: int, slots: int, device: str) -> str:
-    """Return what memory depends on: model content, engine, tokens per sequence, sequences, name of the device."""
-    return "/".join([content, engine, str(context), str(slots), device])
+def key(
+    *, content: str, engine: str, context: int, slots: int, device: str, options: str = "", devices: int = 1
+) -> str:
+    """Return what memory depends on, with the device's name last.
+
+    Model content, engine, tokens per sequence, sequences, how many devices share it, and a mark of the engine's
+    options: all of them count, because only the engine knows which ones take memory. One device and no options is the
+    form that files of earlier versions have.
+    """
+    launch = [part for part in (f"x{devices}" if devices > 1 else "", f"o-{options}" if options else "") if part]
+    return "/".join([content, engine, str(context), str(slots), *launch, device])
 
 
 class Estimates:

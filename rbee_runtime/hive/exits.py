@@ -25,6 +25,9 @@ PERMANENT = frozenset({ExitReason.BAD_MODEL, ExitReason.BAD_CONFIG})
 """Trying the same again gives the same: only a changed spec helps."""
 
 
+SPEAKING = frozenset({*WORKER_EXIT_CODES, 70})
+"""Exit statuses that `rbee-worker` ends with by itself, after one sentence on stderr; 70 is an engine that failed."""
+
 SIGNAL_BASE = 128
 """Shells and container engines report an end by signal n as exit status 128 + n."""
 
@@ -57,11 +60,7 @@ def ended_by(status: UnitStatus) -> int | None:
 def noted(record: WorkerRecord, status: UnitStatus | None, *, now: float) -> WorkerRecord:
     """Return the record after the end of the launch that it holds."""
     ended = msgspec.structs.replace(
-        record,
-        launched=None,
-        ready_since=None,
-        stop_asked=None,
-        stop_as=None,
+        _closed(record),
         exit_status=status.exit_status if status is not None else None,
         exit_signal=ended_by(status) if status is not None else None,
     )
@@ -75,16 +74,40 @@ def noted(record: WorkerRecord, status: UnitStatus | None, *, now: float) -> Wor
 
 def not_started(record: WorkerRecord, said: str, *, reason: ExitReason, now: float) -> WorkerRecord:
     """Return the record after a start that did not happen; it counts like a worker that ended at once."""
-    ended = msgspec.structs.replace(
-        record, launched=None, ready_since=None, stop_asked=None, stop_as=None, exit_status=None, exit_signal=None
-    )
-    return _failed(ended, reason, said, now)
+    return _failed(_closed(record), reason, said, now)
 
 
 def forgiven(record: WorkerRecord) -> WorkerRecord:
     """Return the record without what earlier failures mean for the next try."""
     return msgspec.structs.replace(
         record, streak=0, failures=(), crash_loop=False, next_try=0.0, blocked="", starved=0, had={}
+    )
+
+
+def wordless(record: WorkerRecord) -> bool:
+    """Say whether a worker ended with a status before which it writes a sentence, and that is not on record yet."""
+    if record.launched is not None or record.exit_status not in SPEAKING:
+        return False
+    return record.last_exit is not ExitReason.ASKED and record.said.startswith(f"exit status {record.exit_status}")
+
+
+def told(record: WorkerRecord, sentence: str) -> WorkerRecord:
+    """Return the record with the worker's own last sentence instead of its bare status."""
+    return msgspec.structs.replace(record, said=f"{sentence} (exit status {record.exit_status})")
+
+
+def _closed(record: WorkerRecord) -> WorkerRecord:
+    """Return the record without its launch and whatever was asked of it."""
+    return msgspec.structs.replace(
+        record,
+        launched=None,
+        ready_since=None,
+        stop_asked=None,
+        stop_as=None,
+        stop_said="",
+        stop_repeats=0,
+        exit_status=None,
+        exit_signal=None,
     )
 
 

@@ -13,7 +13,7 @@ from rbee_runtime.hive import ledger as books
 from rbee_runtime.hive.estimates import Estimates, key
 from rbee_runtime.hive.launchers import Phase, UnitStatus
 from rbee_runtime.hive.ledger import CPU, Holder, Ledger, Look
-from rbee_runtime.hive.records import WorkerRecord
+from rbee_runtime.hive.records import WorkerRecord, options_mark
 from rbee_runtime.hive.scene import ModelState
 from rbee_runtime.models import estimate
 from rbee_runtime.models.facts import ModelFacts
@@ -25,6 +25,12 @@ OVERHEAD = 1.1
 CPU_LOADS = max(2, (os.cpu_count() or 2) // 2)
 CPU_TURN_SECONDS = 60.0
 """Starts at once cost processor time, so they are spread; a slow disk is no reason to wait for each other."""
+
+
+STUBBORN_REPEATS = 6
+STUBBORN_SECONDS = 300.0
+"""A worker that does not end, after so many requests or so long after one that began, keeps no neighbour waiting any
+more: its process may hang in a driver for ever. What it takes stays counted."""
 
 
 class Memory:
@@ -56,8 +62,11 @@ class Memory:
         if model is None:
             return 0
         devices = books.places(spec.devices)
-        peaks = [self._estimates.peak(name) for name in self._names(spec, model.basis, devices)]
-        known = [peak for peak in peaks if peak is not None]
+        names = self._names(spec, options_mark(spec), model.basis, devices)
+        known = [peak for name in names if (peak := self._estimates.peak(name)) is not None]
+        if CPU in devices:
+            # Mapped weights are page cache, which no measurement of a process shows; without them in memory it crawls.
+            return max([guess(spec, model), *known])
         return max(known) if known else guess(spec, model)
 
     def _learn(self, records: Mapping[str, WorkerRecord]) -> None:
@@ -68,16 +77,29 @@ class Memory:
                 if record is None or record.ready_since is None:
                     continue
                 spec = WorkerSpec(
-                    id=worker, model=record.model, engine=record.engine, context=record.context, slots=record.slots
+                    id=worker,
+                    model=record.model,
+                    engine=record.engine,
+                    context=record.context,
+                    slots=record.slots,
+                    devices=record.devices,
                 )
-                for name in self._names(spec, record.basis.partition("/")[0], (device,)):
+                for name in self._names(spec, record.options, record.basis.partition("/")[0], (device,)):
                     self._estimates.observe(name, size)
         self._estimates.save(now=self._clock())
 
-    def _names(self, spec: WorkerSpec, content: str, devices: tuple[str, ...]) -> list[str]:
+    def _names(self, spec: WorkerSpec, options: str, content: str, devices: tuple[str, ...]) -> list[str]:
         named = {device.id: device.name for device in self.scan.devices} if self.scan is not None else {}
         return [
-            key(content=content, engine=spec.engine, context=spec.context, slots=spec.slots, device=named[device])
+            key(
+                content=content,
+                engine=spec.engine,
+                context=spec.context,
+                slots=spec.slots,
+                device=named[device],
+                options=options,
+                devices=len(books.places(spec.devices)),
+            )
             for device in devices
             if device in named
         ]
@@ -108,11 +130,17 @@ def _holders(statuses: Mapping[str, UnitStatus], records: Mapping[str, WorkerRec
         record = records.get(worker) or WorkerRecord(id=worker)
         devices = books.places(record.devices)
         long = devices == (CPU,) and now - (record.launched or 0.0) >= CPU_TURN_SECONDS
+        stubborn = _stubborn(record, now)
         yield Holder(
             worker,
             devices,
             record.need,
             pid=status.pid,
-            loading=record.ready_since is None and not long,
-            stopping=status.phase is Phase.STOPPING or record.stop_asked is not None,
+            loading=record.ready_since is None and not long and not stubborn,
+            stopping=(status.phase is Phase.STOPPING or record.stop_asked is not None) and not stubborn,
         )
+
+
+def _stubborn(record: WorkerRecord, now: float) -> bool:
+    asked = record.stop_asked
+    return record.stop_repeats >= STUBBORN_REPEATS or (asked is not None and now - asked >= STUBBORN_SECONDS)

@@ -19,6 +19,8 @@ INFO_SECONDS = 6.0
 """Between looks at `/info` of a worker that is ready; its requests in flight matter at once only while it drains."""
 
 DEADLINE_SECONDS = 2.0
+LATE_FACTOR = 2.0
+"""A probe that failed so many deadlines after it began was not ended in time by us."""
 
 
 @dataclass
@@ -74,10 +76,14 @@ class Prober:
                 target.pending = asyncio.create_task(self._probe(worker, target))
 
     async def _probe(self, worker: str, target: _Target) -> None:
+        begun = self._clock()
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 answer = await self._ask(target)
         except (OSError, WorkerCallError, LinkError, ValueError) as error:
+            if self._clock() - begun > LATE_FACTOR * DEADLINE_SECONDS:
+                # It was this process, or the whole host, that stood still: that says nothing about the worker.
+                return
             said = f"{target.url} does not answer: {type(error).__name__} {error}".rstrip()
             answer = Answer(reached=False, said=said)
         before = self.health.get(worker)
@@ -100,12 +106,17 @@ class Prober:
             ready=ready.status == 200,
             spec=str(facts.get("spec", "")),
             in_flight=_count(facts.get("in_flight")),
+            loaded=_share(facts.get("loaded")),
             said="" if ready.status == 200 else _sentence(ready),
         )
 
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) else None
+
+
+def _share(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _mapping(reply: Reply) -> dict[str, Any]:

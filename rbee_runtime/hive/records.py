@@ -6,6 +6,7 @@ which boot that was.
 A record that cannot be written is kept in memory and written later: workers go on, nothing is started meanwhile.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +14,15 @@ import msgspec
 
 from rbee_runtime import durable, logs
 from rbee_runtime.errors import StateError
-from rbee_runtime.protocol import Message, WorkerLaunch, encode
+from rbee_runtime.protocol import Message, WorkerLaunch, WorkerSpec, encode
 from rbee_runtime.states import ExitReason
 
 SCHEMA = 1
 """Files of a newer schema may mean something else by a known name, so they are not read."""
+
+
+_UNKNOWN_LAUNCH = 0.0
+"""When a worker was launched whose record was lost."""
 
 
 class WorkerRecord(Message, frozen=True, kw_only=True):
@@ -27,8 +32,9 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     `launched` is None while none of our launches is unaccounted for. `streak` counts failures since the last healthy
     spell, `failures` are the times of the recent ones, `blocked` is the attempt that must not be repeated as it was.
     `restarts` counts starts after an end, a reboot being none. `stop_as` is what a stop counts as when the worker was
-    given up (None: it was asked for). `starved` counts ends for want of memory in a row; `need` is what it may take on
-    each of its devices and `had` what was free there at its last start, bytes.
+    given up (None: it was asked for), `stop_repeats` how often it was asked again. `options` marks the engine's
+    options. `starved` counts ends for want of memory in a row; `need` is what it may take on each of its devices and
+    `had` what was free there at its last start, bytes.
     """
 
     id: str
@@ -38,6 +44,7 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     engine: str = ""
     context: int = 0
     slots: int = 1
+    options: str = ""
     spec: str = ""
     basis: str = ""
     stamp: str = ""
@@ -47,6 +54,7 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     stop_asked: float | None = None
     stop_as: ExitReason | None = None
     stop_said: str = ""
+    stop_repeats: int = 0
     restarts: int = 0
     streak: int = 0
     failures: tuple[float, ...] = ()
@@ -133,6 +141,13 @@ class Records:
         return self._folder / f"{worker}.json"
 
 
+def options_mark(spec: WorkerSpec) -> str:
+    """Return a short mark of an engine's options, "" for none; cache types and batch sizes are among them."""
+    if not spec.options:
+        return ""
+    return hashlib.sha256(msgspec.json.encode(spec.options, order="sorted")).hexdigest()[:8]
+
+
 def recovered(launch: WorkerLaunch, *, boot: str, basis: str) -> WorkerRecord:
     """Return the record of a running worker whose own was lost, from the launch file that it was started with.
 
@@ -146,12 +161,18 @@ def recovered(launch: WorkerLaunch, *, boot: str, basis: str) -> WorkerRecord:
         engine=spec.engine,
         context=spec.context,
         slots=spec.slots,
+        options=options_mark(spec),
         spec=spec.digest(),
         basis=basis,
         port=launch.port,
-        launched=0.0,
+        launched=_UNKNOWN_LAUNCH,
         devices=spec.devices,
     )
+
+
+def is_recovered(record: WorkerRecord) -> bool:
+    """Say whether this is such a record, and still of the process that was running then."""
+    return record.launched == _UNKNOWN_LAUNCH
 
 
 def _read(path: Path) -> WorkerRecord | None:

@@ -8,6 +8,7 @@ from typing import Any
 from rbee_runtime.hive.health import Health
 from rbee_runtime.hive.launchers import UnitStatus
 from rbee_runtime.hive.ledger import Ledger
+from rbee_runtime.hive.loading import Load
 from rbee_runtime.hive.records import WorkerRecord
 from rbee_runtime.protocol import Desired, WorkerSpec
 from rbee_runtime.states import ExitReason, Observed
@@ -61,7 +62,8 @@ class Scene:
 
     `lost` is why nothing may run on a device and `faults` the workers that found it broken, by device id; `unfit` why
     an engine that is installed cannot run here, by engine; `needs` bytes on each of a worker's devices; `drained` that
-    nothing shall run here; `trouble` is why nothing can be put on record now; `unseen` why the disk is not known.
+    nothing shall run here; `loads` the workers that are loading; `refused` why a worker could not be told to end;
+    `trouble` is why nothing can be put on record now; `unseen` why the disk is not known.
     """
 
     now: float
@@ -77,6 +79,8 @@ class Scene:
     faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     needs: Mapping[str, int] = field(default_factory=dict)
+    loads: Mapping[str, Load] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
     credentials: str = ""
     drained: bool = False
     trouble: str = ""

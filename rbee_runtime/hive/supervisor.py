@@ -19,10 +19,13 @@ from rbee_runtime.hive.desired import DesiredFile
 from rbee_runtime.hive.disk import Disk
 from rbee_runtime.hive.draining import DrainFlag
 from rbee_runtime.hive.fetching import Fetching
+from rbee_runtime.hive.last_words import LastWords
 from rbee_runtime.hive.launchers import Launcher, UnitStatus
 from rbee_runtime.hive.ledger import Ledger
+from rbee_runtime.hive.loading import Loads
 from rbee_runtime.hive.memory import Memory
 from rbee_runtime.hive.probes import Prober
+from rbee_runtime.hive.recovery import Recovery
 from rbee_runtime.link import Link
 from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.sources.credentials import Credentials
@@ -86,7 +89,7 @@ class Supervisor:
         self._drain = DrainFlag(config.state_dir)
         self._records = records.Records(config.state_dir)
         self._actions = Actions(config, link, launcher, self._records, clock=clock)
-        store = ModelStore(config.models_dir, config.store)
+        store = ModelStore(config.models_dir, config.store, holder=f"{config.fleet}-{config.name}")
         credentials = Credentials.read(config.link_dir or config.state_dir / "credentials")
         puller = Puller(store, credentials=credentials, link=link, clock=clock)
         self._fetching = Fetching(store, clock=clock, changed=self._look_at_disk, puller=puller)
@@ -95,9 +98,13 @@ class Supervisor:
             config.engines_dir, self._fetching, clock=clock, host=lambda: engines.this_host(self._memory.scan)
         )
         self._prober = Prober(link, clock=clock, changed=self._event.set)
+        self._recovery = Recovery(self._records, self._actions, boot=boot)
+        self._loads = Loads(clock)
+        self._last_words = LastWords(launcher, self._records, changed=self._event.set)
         self._eager_until = 0.0
         self._trouble = ""
         self._seen: object = None
+        self._statuses: Mapping[str, UnitStatus] = {}
         self._watchers: list[Callable[[], None]] = []
         self.views: dict[str, View] = {}
         self.ticked: float | None = None
@@ -182,6 +189,7 @@ class Supervisor:
         finally:
             probing.cancel()
             await asyncio.gather(probing, return_exceptions=True)
+            await self._last_words.close()
             await self._disk.close()
             await self._fetching.close()
 
@@ -233,12 +241,15 @@ class Supervisor:
         try:
             statuses = await self._launcher.list()
             document = self._desired.document
+            # Before the disk is looked at, which lets go of models that nobody seems to use.
+            self._recovery.adopt(statuses)
             in_use = {self._records[worker].model for worker, status in statuses.items() if status.alive}
             await self._disk.read(document.models if document is not None else (), in_use)
             await self._reconcile(statuses)
         except (RbeeError, OSError) as error:
             # Nothing is known now, so nothing is done; workers go on.
             self._say(str(error))
+            self._only_look(str(error))
         else:
             self._say("")
             self.reconciled.set()
@@ -247,20 +258,45 @@ class Supervisor:
         self.took = self.ticked - begun
         self._tell_watchers()
 
+    def _only_look(self, said: str) -> None:
+        """Show how workers are by their own answers; `said` is why nothing is done about it."""
+        if not self.reconciled.is_set():
+            return
+        document = self._desired.document
+        wanted = {spec.id: spec for spec in document.workers} if document is not None else {}
+        found = [self._undone(each, said) for each in decide(self._scene(document, self._statuses))]
+        self._show(found, self._statuses, wanted)
+
+    def _undone(self, decision: Decision, said: str) -> Decision:
+        """Return what a decision is worth while the launcher cannot be asked."""
+        worker = decision.worker
+        status, shown = self._statuses.get(worker), self.views.get(worker)
+        if self._records[worker].launched is not None and shown is not None and not (status and status.alive):
+            # Started since the last list, of which nothing more is known.
+            return shown.decision
+        return decision if decision.act is Act.NONE else replace(decision, act=Act.NONE, said=said)
+
     def _say(self, said: str) -> None:
         if said and said != self._trouble:
             logs.warning("launcher_trouble", detail=said)
         self._trouble = said
 
     async def _reconcile(self, statuses: Mapping[str, UnitStatus]) -> None:
+        self._statuses = statuses
         document = self._desired.document
         wanted = {spec.id: spec for spec in document.workers} if document is not None else {}
         self._records.retry()
-        self._recover(statuses)
-        self._memory.tick(statuses, self._on_record())
+        self._measure(statuses)
         decisions = decide(self._scene(document, statuses))
         await self._act(decisions, wanted)
         self._show(decisions, statuses, wanted)
+
+    def _measure(self, statuses: Mapping[str, UnitStatus]) -> None:
+        self._recovery.complete(statuses, self._fetching.models, self._memory.need)
+        held = self._on_record()
+        self._memory.tick(statuses, held)
+        self._loads.tick(statuses, held, health=self._prober.health, scan=self._memory.scan, ledger=self._memory.ledger)
+        self._last_words.tick(held)
 
     def _scene(self, document: Desired | None, statuses: Mapping[str, UnitStatus]) -> Scene:
         held, models = self._on_record(), self._fetching.models
@@ -280,6 +316,8 @@ class Supervisor:
             faults=fences.faults(held),
             ledger=self._memory.ledger,
             needs={spec.id: self._memory.need(spec, models.get(spec.model)) for spec in specs},
+            loads=self._loads.held,
+            refused=dict(self._actions.refused),
             credentials=self._actions.credentials,
             drained=self._drain.is_set,
             trouble=self._records.trouble,
@@ -288,15 +326,6 @@ class Supervisor:
 
     def _on_record(self) -> dict[str, records.WorkerRecord]:
         return {worker: self._records[worker] for worker in self._records}
-
-    def _recover(self, statuses: Mapping[str, UnitStatus]) -> None:
-        """Give running workers whose record is gone a new one, so that they can be reached and adopted."""
-        for worker, status in statuses.items():
-            launch = self._actions.launch_of(worker) if status.alive and not self._records[worker].spec else None
-            if launch is not None:
-                model = self._fetching.models.get(launch.worker.model)
-                now = self._scene(None, {}).basis(launch.worker.model) if model is not None and model.ready else ""
-                self._records.put(records.recovered(launch, boot=self._boot, basis=now))
 
     async def _act(self, decisions: Sequence[Decision], wanted: Mapping[str, WorkerSpec]) -> None:
         doing = [self._do(decision, wanted.get(decision.worker)) for decision in decisions]

@@ -30,6 +30,9 @@ _SERVING = frozenset({Observed.READY, Observed.DRIFTED})
 _PERMANENT = frozenset({ExitReason.BAD_MODEL, ExitReason.BAD_CONFIG, ExitReason.ENGINE_MISSING})
 """A hive does not try these again by itself."""
 
+_ELSEWHERE = frozenset({ExitReason.OUT_OF_MEMORY, ExitReason.DEVICE_LOST})
+"""A hive does not try these again until its memory or its devices change; another hive may have both."""
+
 
 class Controller:
     """Everything here runs on one event loop and changes state in plain calls, so nothing interleaves."""
@@ -63,6 +66,7 @@ class Controller:
         self._started = clock()
         self._wake = asyncio.Event()
         self._frozen = False
+        self._gave_up: frozenset[str] = frozenset()
         self._said: dict[str, tuple[str, ...]] = {}
         self.membership.restore(store.hives())
         self.reconcile()
@@ -148,6 +152,7 @@ class Controller:
                 hives=views,
                 existing=tuple(self.assignments.values()),
                 busy=self._busy(),
+                stuck=self._stuck(),
                 frozen=frozen,
                 settled=self._settled(views),
             ),
@@ -216,6 +221,20 @@ class Controller:
             if self.roster.in_flight(worker) or (report is not None and report.in_flight > 0)
         )
 
+    def _stuck(self) -> frozenset[str]:
+        """Return the workers that wait for memory or a device of their hive, and those that did and do not serve yet.
+
+        Each further try there would otherwise end the load of their replacement.
+        """
+        reports = {worker: self.report(worker) for worker in self.assignments}
+        self._gave_up = frozenset(
+            worker
+            for worker, report in reports.items()
+            if (report is not None and report.state is Observed.EXITED and report.last_exit in _ELSEWHERE)
+            or (worker in self._gave_up and (report is None or report.state is not Observed.READY))
+        )
+        return self._gave_up
+
     def _observe(self, report: Heartbeat, *, back: bool) -> None:
         """Note where the hive's workers are and in which state; what is unchanged of a doubted one proves nothing."""
         seen = {worker.id: worker for worker in report.workers}
@@ -281,7 +300,7 @@ def _empties_itself(member: Member) -> bool:
 
 
 def _needs_help(report: WorkerReport) -> bool:
-    blocked = report.state is Observed.EXITED and report.last_exit in _PERMANENT
+    blocked = report.state is Observed.EXITED and report.last_exit in _PERMANENT | _ELSEWHERE
     return blocked or report.state is Observed.CRASH_LOOP
 
 

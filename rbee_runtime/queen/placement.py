@@ -35,14 +35,16 @@ class HiveView:
 class Situation:
     """Everything that a plan depends on.
 
-    `busy` are workers with requests in flight. `frozen` forbids to replace what is lost; `settled` is False for a
-    moment after a start, while hives that may hold better places have not spoken yet.
+    `busy` are workers with requests in flight, `stuck` those that their hives cannot start where they are. `frozen`
+    forbids to replace what is lost; `settled` is False for a moment after a start, while hives that may hold better
+    places have not spoken yet.
     """
 
     fleet: FleetFile
     hives: Mapping[str, HiveView]
     existing: Sequence[Assignment]
     busy: frozenset[str] = frozenset()
+    stuck: frozenset[str] = frozenset()
     frozen: bool = False
     settled: bool = True
 
@@ -122,7 +124,7 @@ def _fulfil(
     kept = _respecified(model, kept)
     counted = [entry for entry in kept if _counts(entry, model, situation)]
     wanted = len(situation.hives) if model.each_host else model.replicas_min
-    surplus = _surplus(model, counted, wanted, situation)
+    surplus = _surplus(model, counted, wanted, situation) | _relieved(model, kept, counted, wanted, situation)
     kept = [entry for entry in kept if entry.id not in surplus]
     counted = [entry for entry in counted if entry.id not in surplus]
     if not situation.settled and not model.each_host:
@@ -141,8 +143,17 @@ def _fulfil(
 
 
 def _counts(entry: Assignment, model: FleetModel, situation: Situation) -> bool:
-    drained = situation.hives[entry.hive].drained
-    return entry.spec.model == model.name and entry.intent is not Intent.LOST and not drained
+    out = situation.hives[entry.hive].drained or entry.id in situation.stuck
+    return entry.spec.model == model.name and entry.intent is not Intent.LOST and not out
+
+
+def _relieved(
+    model: FleetModel, kept: list[Assignment], counted: list[Assignment], wanted: int, situation: Situation
+) -> set[str]:
+    """Return the stuck workers whose replacements serve; until then they mark the hives not to try again."""
+    if sum(entry.observed is Observed.READY for entry in counted) < wanted:
+        return set()
+    return {entry.id for entry in kept if entry.spec.model == model.name and entry.id in situation.stuck}
 
 
 def _surplus(model: FleetModel, counted: list[Assignment], wanted: int, situation: Situation) -> set[str]:
@@ -187,7 +198,11 @@ def _best(
         here = sum(entry.hive == hive.name for entry in counted)
         if model.each_host and here:
             continue
-        found = _place(model, hive, [e for e in kept if e.hive == hive.name], here, situation)
+        there = [entry for entry in kept if entry.hive == hive.name]
+        if any(entry.spec.model == model.name and entry.id in situation.stuck for entry in there):
+            reasons.append(f"{hive.name}: its worker there cannot be started now")
+            continue
+        found = _place(model, hive, there, here, situation)
         if isinstance(found, _Place):
             places.append(found)
         else:

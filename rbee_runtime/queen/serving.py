@@ -39,6 +39,9 @@ that sends just then is answered instead of cut off."""
 
 _POLL_SECONDS = 0.05
 LINK_DRAIN_SECONDS = 1.0
+CANCEL_SECONDS = 5.0
+"""A part that has not ended by then did not hear that it should, and is told again."""
+
 _CUT_SECONDS = 5.0
 """How long a cut answer may take to reach its client."""
 
@@ -234,5 +237,7 @@ async def _first(awaited: asyncio.Task[Any], others: Iterable[asyncio.Task[Any]]
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
+    while not task.done():
+        # A task that gets what it waits for in the very moment of a cancel may go on (asyncio.wait_for before 3.12).
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_SECONDS)

@@ -86,6 +86,7 @@ class _Views:
             "context": worker.engine.context,
             "slots": worker.engine.slots,
             "in_flight": worker.in_flight,
+            "loaded": round(worker.progress, 4),
             "pid": os.getpid(),
             "started": round(time.monotonic() - worker.born, 3),
             "version": __version__,

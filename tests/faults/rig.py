@@ -10,6 +10,7 @@ from rbee_runtime.config import HiveConfig
 from rbee_runtime.devices import Scan
 from rbee_runtime.hive import reports
 from rbee_runtime.hive.launchers import Launcher, Phase, UnitStatus
+from rbee_runtime.hive.loading import Loads
 from rbee_runtime.hive.supervisor import Supervisor
 from rbee_runtime.link import Link, Role
 from rbee_runtime.protocol import Desired, ModelSpec, WorkerReport, WorkerSpec
@@ -108,6 +109,7 @@ class Rig:
 
     async def close(self) -> None:
         """Let go of what the supervisor holds."""
+        await self.supervisor._last_words.close()
         await self.supervisor._disk.close()
         await self.supervisor.fetching.close()
 
@@ -117,6 +119,8 @@ def rig(config: HiveConfig, launcher: Launcher, clock: Any) -> Rig:
     link = Link(Role.HIVE, FLEET, token="token")
     made: Rig
     supervisor = Supervisor(config, link, launcher, boot="boot", clock=clock, devices=lambda: made.scan)
+    # Scripted workers have made-up pids, under which this machine may run something else.
+    supervisor._loads = Loads(clock, proc=config.state_dir / "proc")
     made = Rig(supervisor, launcher, clock, config)
     return made
 

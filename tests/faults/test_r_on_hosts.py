@@ -1,9 +1,13 @@
-"""R1, R2, R3, R7, R8 and C4 on real hosts: whatever happens to the hive, its workers are systemd's."""
+"""R1, R2, R3, R7, R8, C1, C2 and C4 on real hosts: whatever happens to the hive, its workers are systemd's."""
 
 import json
 import random
+import re
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -135,6 +139,89 @@ def test_r8_workers_are_outside_the_hives_control_group(fleet: Fleet) -> None:
     groups = [gpu(fleet).run(f"cat /proc/{pid}/cgroup").stdout for pid in pids]
     assert groups
     assert all("rbee-hive.service" not in group and "rbee-worker@" in group for group in groups)
+
+
+@dataclass(frozen=True)
+class Crashes:
+    """What was seen of workers that end at once: by worker when each try began and ended, and the hive's own cost."""
+
+    tries: dict[str, list[tuple[float, str]]]
+    reports: list[dict[str, Any]]
+    cpu_share: float
+    lines_per_second: float
+
+    def starts(self, worker: str) -> list[float]:
+        return [at for at, what in self.tries[worker] if what == "start"]
+
+
+@pytest.fixture(scope="module")
+def crashes(fleet: Fleet) -> Crashes:
+    """Declare so many models whose workers crash at their start, watch, and take them away again."""
+    seconds, kept = row("C2").figure("seconds"), dict(fleet.models)
+    for number in range(row("C2").figure("real")):
+        fleet.models[f"crash{number}"] = {"name": f"crash{number}", "source": "fake:fail=crash_at_start"}
+    begun, used = host_time(fleet), cpu_seconds(fleet)
+    fleet.deploy()
+    time.sleep(seconds)
+    cpu, ended = cpu_seconds(fleet) - used, host_time(fleet)
+    reports = [report for report in fleet.admin("workers") if report["model"].startswith("crash")]
+    lines = journal(fleet, begun)
+    fleet.models = kept
+    fleet.deploy()
+    wait_for("the one worker", lambda: len(fleet.admin("workers")) == 1)
+    return Crashes(tries(lines), reports, cpu / (ended - begun), len(lines) / (ended - begun))
+
+
+def test_c1_real_crashes_are_tried_on_the_schedule(crashes: Crashes) -> None:
+    """Every worker begins anew 1, 2, 4 … s after its end, at most so often, and the queen tells why and when next."""
+    figures = row("C1")
+    jitter, late = figures.figure("jitter"), figures.figure("late_seconds")
+    for seen in crashes.tries.values():
+        pauses = [after - before for (before, was), (after, now) in pairwise(seen) if (was, now) == ("end", "start")]
+        assert len(pauses) >= figures.figure("least_tries") - 1
+        for doubled, pause in enumerate(pauses):
+            assert 2**doubled * (1 - jitter) - 0.1 <= pause <= 2**doubled * (1 + jitter) + late
+    assert max(len(crashes.starts(worker)) for worker in crashes.tries) <= figures.figure("most_in_600_s")
+    assert {report["state"] for report in crashes.reports} <= {"backoff", "crash_loop", "starting"}
+    told = [report["detail"] for report in crashes.reports if report["state"] != "starting"]
+    assert told
+    assert all("crashed: exit status 1" in said and "next try in" in said for said in told)
+
+
+def test_c2_real_crash_loops_cost_little(crashes: Crashes) -> None:
+    """The hive's processor time and its lines in the journal stay within the figures while all workers crash."""
+    figures, count = row("C2"), row("C2").figure("real")
+    assert (len(crashes.tries), len(crashes.reports)) == (count, count)
+    assert crashes.cpu_share < figures.figure("cpu_share")
+    assert crashes.lines_per_second <= figures.figure("lines_per_second_and_worker") * count
+
+
+def tries(lines: list[tuple[float, str]]) -> dict[str, list[tuple[float, str]]]:
+    """Return by crashing worker when it was started and when it was seen to have ended."""
+    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for at, text in lines:
+        about = re.search(r"event=(worker_start|worker_state) worker=(crash\S+)(?: state=(\S+))?", text)
+        if about is not None and about[1] == "worker_start":
+            found[about[2]].append((at, "start"))
+        elif about is not None and about[3] in ("backoff", "crash_loop") and found[about[2]][-1:] != []:
+            found[about[2]].append((at, "end"))
+    return dict(found)
+
+
+def journal(fleet: Fleet, since: float) -> list[tuple[float, str]]:
+    """Return what the hive wrote since then, with seconds."""
+    text = gpu(fleet).run(f"journalctl -q -u rbee-hive -o short-unix --since @{since:.0f}").stdout
+    return [(float(line.partition(" ")[0]), line) for line in text.splitlines()]
+
+
+def host_time(fleet: Fleet) -> float:
+    return float(gpu(fleet).run("date +%s.%N").stdout)
+
+
+def cpu_seconds(fleet: Fleet) -> float:
+    """Return the processor time of the hive and of the programs that it called."""
+    fields = gpu(fleet).run(f"cat /proc/{main_pid(fleet)}/stat; getconf CLK_TCK").stdout.rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / int(fields[-1])
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from rbee_runtime.hive.decisions import Act, Decision, ModelState, Scene, decide
 from rbee_runtime.hive.health import Health
 from rbee_runtime.hive.launchers import Phase, UnitStatus
 from rbee_runtime.hive.ledger import Account, Ledger
+from rbee_runtime.hive.loading import Load
 from rbee_runtime.hive.records import WorkerRecord
 from rbee_runtime.protocol import Desired, ModelSpec, WorkerSpec
 from rbee_runtime.states import OBSERVED_TRANSITIONS, ExitReason, Observed
@@ -24,6 +25,7 @@ RECORD = WorkerRecord(id="w", boot="b", spec=SPEC.digest(), basis="c0/k", port=9
 RUNS = UnitStatus("w", Phase.RUNNING, pid=7)
 STOPS = UnitStatus("w", Phase.STOPPING, pid=7)
 CRASHED = UnitStatus("w", Phase.ENDED, exit_status=70)
+HUNG = Health(since=60.0, silent_since=880.0, silent=120.0)
 GOOD = Health(since=60.0, ready=True, spec=SPEC.digest())
 SCENE = Scene(
     now=100.0,
@@ -146,16 +148,52 @@ TABLE = {
             "now": 1000.0,
             "records": record(ready_since=60.0),
             "statuses": {"w": RUNS},
-            "health": {"w": Health(since=60.0, silent_since=880.0)},
+            "health": {"w": HUNG},
         },
         Observed.STOPPING,
         Act.KILL,
     ),
+    "first look after ten minutes away": (
+        {
+            "now": 1000.0,
+            "records": record(ready_since=60.0),
+            "statuses": {"w": RUNS},
+            "health": {"w": Health(since=60.0, ready=True, silent_since=399.0, silent=2.0)},
+        },
+        Observed.READY,
+        Act.NONE,
+    ),
     "loads for ever": (
-        {"now": 1850.0, "records": record(), "statuses": {"w": RUNS}},
+        {"records": record(), "statuses": {"w": RUNS}, "loads": {"w": Load(at=100.0, total=1800.0)}},
         Observed.STOPPING,
         Act.KILL,
     ),
+    "loads a large model for long": (
+        {
+            "records": record(model="m"),
+            "statuses": {"w": RUNS},
+            "models": {"m": ModelState(ready=True, basis="c0", size=40 * 10**9)},
+            "loads": {"w": Load(at=100.0, total=1800.0)},
+        },
+        Observed.STARTING,
+        Act.NONE,
+    ),
+    "its load has stopped": (
+        {"records": record(), "statuses": {"w": RUNS}, "loads": {"w": Load(at=100.0, total=200.0, quiet=180.0)}},
+        Observed.STOPPING,
+        Act.KILL,
+    ),
+    "loads, first look after an hour away": (
+        {"now": 4000.0, "records": record(), "statuses": {"w": RUNS}, "loads": {"w": Load(at=4000.0, total=30.0)}},
+        Observed.STARTING,
+        Act.NONE,
+    ),
+    "killed in vain, and its unit is stopping": (
+        {"records": record(stop_asked=80.0, stop_as=ExitReason.CRASHED), "statuses": {"w": STOPS}},
+        Observed.STOPPING,
+        Act.KILL,
+    ),
+    "drains for long": ({"records": record(stop_asked=20.0), "statuses": {"w": STOPS}}, Observed.STOPPING, Act.NONE),
     "given up and still there": (
         {"records": record(stop_asked=80.0, stop_as=ExitReason.CRASHED), "statuses": {"w": RUNS}},
         Observed.STOPPING,
@@ -275,7 +313,7 @@ def test_a_life_follows_the_table_of_states() -> None:
 def test_a_worker_that_was_given_up_counts_as_failed() -> None:
     """The hive's own kill of a hung worker is a crash with its reason, not a wish, and is tried again in a second."""
     hung = {"now": 1000.0, "records": record(ready_since=60.0), "statuses": {"w": RUNS}}
-    killed = one(**hung, health={"w": Health(since=60.0, silent_since=880.0)})
+    killed = one(**hung, health={"w": HUNG})
     ended = one(now=1001.0, records={"w": killed.record}, statuses={"w": replace(CRASHED, exit_status=None)})
     assert (ended.record.last_exit, ended.record.streak, ended.record.stop_as) == (ExitReason.CRASHED, 1, None)
     assert "gave no answer for 120 s" in ended.said
@@ -303,3 +341,14 @@ def test_a_record_from_before_its_model_was_seen_takes_on_its_content() -> None:
     assert (seen.state, seen.act, seen.record.basis) == (Observed.READY, Act.NONE, "c0/k")
     later = one(**running, records={"w": seen.record}, models={"m": ModelState(ready=True, basis="c1")})
     assert (later.state, later.act) == (Observed.DRIFTED, Act.STOP)
+
+
+def test_a_kill_that_was_refused_is_repeated_and_told() -> None:
+    """Every ten seconds it is tried again, and the worker's sentence has both why it was given up and the refusal."""
+    given_up = record(stop_asked=95.0, stop_as=ExitReason.CRASHED, stop_said="it gave no answer for 120 s")
+    scene = {"statuses": {"w": RUNS}, "refused": {"w": "cannot kill worker w: Access denied"}}
+    waits = one(**scene, records=given_up)
+    again = one(**scene, records={"w": waits.record}, now=105.0)
+    assert (waits.act, again.act, again.record.stop_asked, again.record.stop_repeats) == (Act.NONE, Act.KILL, 105.0, 1)
+    assert again.said.startswith("it gave no answer for 120 s; it could not be told to end: cannot kill worker w")
+    assert one(**scene, records={"w": again.record}, now=106.0).act is Act.NONE

@@ -220,3 +220,32 @@ async def test_out_of_memory_is_tried_once_more(start: Start) -> None:
     assert "tried twice" in report["detail"]
     await queen.put(desired(2, fake("w-1")))
     assert await until(lambda: queen.in_state("w-1", "ready"))
+
+
+async def test_a_failed_worker_says_why_in_its_own_words(start: Start) -> None:
+    """The sentence that it wrote last is in its report, in all that is known of it, and still there after a restart."""
+    first, queen = await start()
+    await queen.put(desired(1, fake("w-1", tokens="abc")))
+    told = await until(lambda: _said(queen, "a fake engine's option is wrong"))
+    assert (told["last_exit"], "(exit status 64)" in told["detail"]) == ("bad_config", True)
+    await first.stop(stop_workers=False)
+    _, queen = await start()
+    again = await until(lambda: queen.in_state("w-1", "exited"))
+    known = (await queen.get("/api/v1/workers/w-1")).json()
+    assert "a fake engine's option is wrong" in again["detail"]
+    assert "a fake engine's option is wrong" in known["said"]
+
+
+async def test_the_first_look_knows_the_models_of_workers_without_a_record(start: Start, tmp_path: Path) -> None:
+    """A model whose worker runs on is in use for the disk's very first look, whatever state was lost."""
+    first, queen = await start()
+    await queen.put(desired(1, fake("w-1")))
+    await until(lambda: queen.in_state("w-1", "ready"))
+    state = first.config.state_dir
+    await first.stop(stop_workers=False)
+    for path in [state / "desired.json", *(state / "records").glob("*")]:
+        path.unlink()
+    second, queen = await start()
+    report = await queen.worker("w-1")
+    assert second.supervisor.fetching._kept == {"m"}
+    assert report["state"] in {"starting", "orphan"}

@@ -17,6 +17,8 @@ import yaml
 
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.hive.launchers.process import ProcessLauncher
+from rbee_runtime.models.store import ModelStore
+from rbee_runtime.protocol import ModelFile, ModelReport
 from tests.unit.hive.conftest import Queen, desired, fake
 from tests.unit.hive.launcher_contract import end
 from tests.unit.hive.waiting import until
@@ -76,6 +78,27 @@ async def up(queen: Queen, settings: HiveConfig) -> None:
 def handle(settings: HiveConfig, worker: str) -> dict[str, int]:
     found: dict[str, int] = json.loads((settings.state_dir / "process" / f"{worker}.handle.json").read_text())
     return found
+
+
+async def test_a_hive_ends_while_it_reads_a_large_file(settings: HiveConfig, file: Path, queen: Queen) -> None:
+    """Minutes' worth of bytes are being hashed for an API call and for a neighbour; SIGTERM does not wait for them."""
+    store = ModelStore(settings.models_dir)
+    store.layout.prepare()
+    held = ModelFile(name="m.gguf", sha256="a" * 64, size=2**37)
+    with store.layout.blob(held.sha256).open("wb") as blob:
+        blob.truncate(held.size)
+    store.commit(ModelReport(name="m", size=held.size, files=(held,)))
+    async with program(file) as process:
+        await up(queen, settings)
+        calls = [
+            queen.client.post(f"{queen._base}/api/v1/models/m/verify"),
+            queen.get(f"/api/v1/blobs/sha256-{'a' * 64}/chunks"),
+        ]
+        asked = [asyncio.create_task(call) for call in calls]
+        await asyncio.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def test_workers_outlive_killed_hives(settings: HiveConfig, file: Path, queen: Queen) -> None:

@@ -40,6 +40,14 @@ def test_a_hive_hears_who_has_its_model(queen: Maker) -> None:
     assert revisions == [(1, 2), (2, 2), (2, 2), (2, 2), (2, 2)]
 
 
+def test_a_pin_of_the_inventory_reaches_the_hive(queen: Maker) -> None:
+    """A pinned model is pinned in the hive's document, any other is not."""
+    pinned = model().model_copy(update={"name": "p", "pin": True})
+    q = queen(fleet(model(), pinned, hives=("a",)))
+    q.beat("a")
+    assert {each.name: each.pin for each in q.documents.document("a").models} == {"m": False, "p": True}
+
+
 def test_a_lost_hive_is_nobodys_source(queen: Maker) -> None:
     """A hive that is silent is not named."""
     q = queen(fleet(model(hosts=("b",)), hives=("a", "b")))

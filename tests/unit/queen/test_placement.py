@@ -187,3 +187,47 @@ def test_a_long_life_never_assigns_a_worker_twice(seed: int) -> None:
         assert all(entry.hive in live for entry in outcome.assignments if entry.id not in known)
         states = [None, Observed.READY, Observed.STARTING]
         existing = tuple(replace(entry, observed=dice.choice(states)) for entry in outcome.assignments)
+
+
+def stuck_on_a(*views: HiveView, **fields: object) -> Situation:
+    """Return a situation in which the model's worker on hive a cannot be started."""
+    now = situation(fleet(model(**fields)), *views)
+    entry = replace(
+        plan(replace(now, hives={"a": now.hives["a"]}), numbered()).assignments[0], observed=Observed.EXITED
+    )
+    return replace(now, existing=(entry,), stuck=frozenset({entry.id}))
+
+
+def test_a_stuck_worker_is_replaced_on_another_hive_and_goes_once_that_serves() -> None:
+    """Until the replacement is ready the old place is remembered, so that it is not tried again."""
+    now = stuck_on_a(view("a"), view("b"))
+    both = plan(now, lambda slug: f"{slug}-new").assignments
+    assert [entry.hive for entry in both] == ["a", "b"]
+    assert plan(replace(now, existing=both), numbered()).assignments == both
+    serving = replace(now, existing=(both[0], *ready(both[1])))
+    assert places(plan(serving, numbered())) == ["b"]
+
+
+def test_stuck_everywhere_means_no_more_tries() -> None:
+    """Each hive is tried once, then the model says for each why it lacks a worker."""
+    now = stuck_on_a(view("a"), view("b"))
+    both = plan(now, lambda slug: f"{slug}-new").assignments
+    stuck = replace(now, existing=both, stuck=frozenset(entry.id for entry in both))
+    outcome = plan(stuck, lambda slug: f"{slug}-third")
+    assert outcome.assignments == both
+    assert outcome.reasons["m"] == tuple(f"{name}: its worker there cannot be started now" for name in "ab")
+
+
+def test_a_worker_that_is_stuck_no_more_is_the_one_that_stays() -> None:
+    """When its hive can start it again before the replacement serves, the replacement goes."""
+    now = stuck_on_a(view("a"), view("b"))
+    both = plan(now, lambda slug: f"{slug}-new").assignments
+    assert places(plan(replace(now, existing=both, stuck=frozenset()), numbered())) == ["a"]
+
+
+def test_a_worker_of_each_host_that_is_stuck_gets_no_twin() -> None:
+    """A model for each host keeps its one worker there and says that it cannot start."""
+    now = stuck_on_a(view("a"), view("b"), each_host=True)
+    outcome = plan(now, lambda slug: f"{slug}-new")
+    assert places(outcome) == ["a", "b"]
+    assert outcome.reasons["m"] == ("a: its worker there cannot be started now",)

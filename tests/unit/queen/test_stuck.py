@@ -1,0 +1,68 @@
+"""Workers that a hive cannot start for want of memory or of their device."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from rbee_runtime.config import FleetFile
+from rbee_runtime.states import ExitReason, Observed
+from tests.unit.queen.states import Fixture, fleet, model
+
+Queen = Callable[[FleetFile], Fixture]
+
+
+def says(made: Fixture, hive: str, state: Observed, reason: ExitReason) -> None:
+    """Let a hive report its workers in a state with a reason."""
+    report = made.report(hive, state)
+    workers = tuple(msgspec.structs.replace(each, last_exit=reason, detail="no room") for each in report.workers)
+    made.controller.heartbeat(msgspec.structs.replace(report, workers=workers))
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "moved"),
+    [
+        (Observed.EXITED, ExitReason.OUT_OF_MEMORY, True),
+        (Observed.EXITED, ExitReason.DEVICE_LOST, True),
+        (Observed.BACKOFF, ExitReason.OUT_OF_MEMORY, False),
+        (Observed.CRASH_LOOP, ExitReason.DEVICE_LOST, False),
+        (Observed.EXITED, ExitReason.BAD_MODEL, False),
+    ],
+)
+def test_what_one_hive_gave_up_another_one_gets(queen: Queen, state: Observed, reason: ExitReason, moved: bool) -> None:
+    """A worker that waits for its hive to change is placed elsewhere; what is still tried there, or bad, is not."""
+    made = queen(fleet(model()))
+    made.beat("a", "b", "c")
+    (first,) = (entry.hive for entry in made.controller.assignments.values())
+    says(made, first, state, reason)
+    assert len({entry.hive for entry in made.controller.assignments.values()}) == (2 if moved else 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "kept"), [("old", ["old"]), ("new", ["new"])], ids=["the old one serves", "the new one serves"]
+)
+def test_a_further_try_does_not_end_the_load_of_the_replacement(queen: Queen, first: str, kept: list[str]) -> None:
+    """While a hive tries again what it gave up, the replacement loads on; the one that serves first stays."""
+    made = queen(fleet(model(), hives=("a", "b")))
+    made.beat("a", "b")
+    (old,) = (entry.hive for entry in made.controller.assignments.values())
+    names = {old: "old", "ab".replace(old, ""): "new"}
+    for state in (Observed.EXITED, Observed.STARTING, Observed.EXITED, Observed.STARTING):
+        says(made, old, state, ExitReason.OUT_OF_MEMORY)
+        made.controller.reconcile()
+        assert sorted(entry.hive for entry in made.controller.assignments.values()) == ["a", "b"]
+    (serves,) = (hive for hive, name in names.items() if name == first)
+    made.controller.heartbeat(made.report(serves, Observed.READY))
+    made.controller.reconcile()
+    assert [names[entry.hive] for entry in made.controller.assignments.values()] == kept
+
+
+def test_when_no_hive_can_clients_are_told_at_once(queen: Queen) -> None:
+    """A model whose workers all wait for memory is hopeless, with the hive's sentence; one replacement is hope."""
+    made = queen(fleet(model(), hives=("a", "b")))
+    made.beat("a", "b")
+    says(made, "a", Observed.EXITED, ExitReason.OUT_OF_MEMORY)
+    says(made, "b", Observed.STARTING, ExitReason.OUT_OF_MEMORY)
+    assert made.controller.hopeless("m") == ""
+    says(made, "b", Observed.EXITED, ExitReason.OUT_OF_MEMORY)
+    assert "no room" in made.controller.hopeless("m")
