@@ -203,9 +203,14 @@ def tries(lines: list[tuple[float, str]]) -> dict[str, list[tuple[float, str]]]:
         about = re.search(r"event=(worker_start|worker_state) worker=(crash\S+)(?: state=(\S+))?", text)
         if about is not None and about[1] == "worker_start":
             found[about[2]].append((at, "start"))
-        elif about is not None and about[3] in ("backoff", "crash_loop") and found[about[2]][-1:] != []:
+        # The first such state after a start is its end; later ones only change how the wait is called.
+        elif about is not None and about[3] in ("backoff", "crash_loop") and ended_by(found[about[2]], "start"):
             found[about[2]].append((at, "end"))
     return dict(found)
+
+
+def ended_by(seen: list[tuple[float, str]], what: str) -> bool:
+    return bool(seen) and seen[-1][1] == what
 
 
 def journal(fleet: Fleet, since: float) -> list[tuple[float, str]]:
