@@ -115,6 +115,8 @@ def pull_seconds(url: str, root: Path, sha256: str, asks: int) -> tuple[float, f
     receiving, sending = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(target=_pull, args=(url, root, sha256, asks, sending))
     process.start()
+    # While this process holds the end that sends, one that died without a word would be waited for for ever.
+    sending.close()
     try:
         seconds, rss = receiving.recv()
     finally:

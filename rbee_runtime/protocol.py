@@ -64,6 +64,8 @@ class Desired(Message, frozen=True, kw_only=True):
     """The whole desired document of one hive, `PUT /api/v1/desired`.
 
     `epoch` rises with each start of a queen, `revision` with each change within an epoch. `hive` is whom it is for.
+    `models` are those of its workers; `pins` names all of the fleet that the inventory pins (None: not told), so that
+    a model which left the inventory, not only this host, stays on no disk for an old pin.
     """
 
     fleet: str
@@ -72,6 +74,7 @@ class Desired(Message, frozen=True, kw_only=True):
     hive: str = ""
     workers: tuple[WorkerSpec, ...] = ()
     models: tuple[ModelSpec, ...] = ()
+    pins: tuple[str, ...] | None = None
     protocol: int = PROTOCOL_VERSION
 
 

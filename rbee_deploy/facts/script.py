@@ -21,7 +21,7 @@ _STAT = r"stat\t%F\t%a\t%U\t%G\t%s\t%n\n"
 
 _PLAIN = "[!A-Za-z0-9._+-]"
 _MOST_JSON = 65536
-"""Bytes; a manifest or running.json has some hundred."""
+"""Bytes; running.json has some hundred, the manifest of a model of 160 parts 25 thousand."""
 
 # The owner of a listening socket is named by its unit when that is one of ours, else by its command.
 _LISTEN = r"""

@@ -47,9 +47,9 @@ def _all(library: Any) -> dict[str, Facts]:
 
 
 def _facts(library: Any, gpu: Any) -> Facts:
-    asic = _ask(library, library.amdsmi_get_gpu_asic_info, gpu) or {}
-    driver = _ask(library, library.amdsmi_get_gpu_driver_info, gpu) or {}
-    errors = _ask(library, library.amdsmi_get_gpu_total_ecc_count, gpu) or {}
+    asic = _fields(_ask(library, library.amdsmi_get_gpu_asic_info, gpu))
+    driver = _fields(_ask(library, library.amdsmi_get_gpu_driver_info, gpu))
+    errors = _fields(_ask(library, library.amdsmi_get_gpu_total_ecc_count, gpu))
     kind = library.AmdSmiMemoryType.VRAM
     return Facts(
         name=_word(asic.get("market_name")),
@@ -66,8 +66,9 @@ def _processes(listed: Any) -> dict[int, int | None] | None:
 
     An empty list also means that this user may not look, so the kernel's files have the word then.
     """
-    rows = [row for row in listed or () if isinstance(row, dict) and isinstance(row.get("pid"), int)]
-    found = {row["pid"]: _whole(row.get("memory_usage", {}).get("vram_mem")) for row in rows}
+    listed = listed if isinstance(listed, list | tuple) else ()
+    rows = [row for row in listed if isinstance(row, dict) and isinstance(row.get("pid"), int)]
+    found = {row["pid"]: _whole(_fields(row.get("memory_usage")).get("vram_mem")) for row in rows}
     return found or None
 
 
@@ -77,6 +78,10 @@ def _ask(library: Any, call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
     except (library.AmdSmiException, KeyError, TypeError, ValueError):
         return None
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _word(value: Any) -> str:

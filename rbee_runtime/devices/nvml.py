@@ -26,6 +26,7 @@ REOPEN_SECONDS = 30.0
 """Opening NVML wakes every GPU, which takes seconds when one is lost: not at each scan."""
 
 # Codes of nvml.h.
+_UNSUPPORTED = 3
 _ABSENT = {9, 12}  # driver not loaded, library not found
 _GONE = {15, 16, 28}  # GPU is lost, reset required, GPU not found
 _UNKNOWN = 999
@@ -153,16 +154,18 @@ def _gpu(nvml: Any, index: int) -> Raw:
     raw: Raw = {"index": index}
     try:
         gpu = nvml.nvmlDeviceGetHandleByIndex(index)
-        _fill(nvml, gpu, raw, tuple(_FIELDS))
+        refused = _fill(nvml, gpu, raw, tuple(_FIELDS)).get("memory")
         if raw.get("mig_mode", [0])[0]:
+            # What the instances have counts; that of the whole GPU is for administrators only.
             raw["mig"] = _instances(nvml, gpu)
+        elif refused is not None and refused["error"] != _UNSUPPORTED:
+            raw |= refused
+        elif refused is not None:
+            # GPUs that share the host's memory (GB10) have none of their own to ask for.
+            memory = psutil.virtual_memory()
+            raw["shared_memory"] = {"total": memory.total, "used": memory.total - memory.available}
     except nvml.NVMLError as error:
-        raw["error"] = error.value
-        raw["said"] = str(error)
-    if "memory" not in raw and "error" not in raw:
-        # GPUs that share the host's memory (GB10) have none of their own to ask for.
-        memory = psutil.virtual_memory()
-        raw["shared_memory"] = {"total": memory.total, "used": memory.total - memory.available}
+        raw |= _said(error)
     return raw
 
 
@@ -181,16 +184,23 @@ def _instances(nvml: Any, gpu: Any) -> list[Raw]:
     return found
 
 
-def _fill(nvml: Any, gpu: Any, raw: Raw, names: tuple[str, ...]) -> None:
-    """Put what a device supports into `raw`; raises the library's error when the device is gone."""
+def _fill(nvml: Any, gpu: Any, raw: Raw, names: tuple[str, ...]) -> dict[str, Raw]:
+    """Put what a device supports into `raw` and return what it said of the rest; raises when the device is gone."""
+    refused: dict[str, Raw] = {}
     for name in names:
         try:
             raw[name] = _FIELDS[name](nvml, gpu)
         except nvml.NVMLError as error:
             if error.value in _GONE or (error.value == _UNKNOWN and name in _ESSENTIAL):
                 raise
+            refused[name] = _said(error)
         except AttributeError:
             continue  # a version of the bindings without this call
+    return refused
+
+
+def _said(error: Any) -> Raw:
+    return {"error": error.value, "said": str(error)}
 
 
 def _library() -> ModuleType | None:

@@ -1,18 +1,19 @@
 """Carries out what was decided about one worker: launch file, record, launcher, in the order that survives a crash."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from rbee_runtime import durable, logs
+from rbee_runtime import logs
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import LauncherError, PortsTakenError, StateError
-from rbee_runtime.hive import exits, worker_ports
+from rbee_runtime.hive import exits, records, worker_ports
 from rbee_runtime.hive.decisions import ModelState
-from rbee_runtime.hive.launchers import Launcher, around
-from rbee_runtime.hive.records import Records, WorkerRecord, options_mark
+from rbee_runtime.hive.launchers import Launcher, around, stopping
+from rbee_runtime.hive.records import Records, WorkerRecord
 from rbee_runtime.link import Link
 from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, encode
 from rbee_runtime.states import ExitReason
@@ -20,22 +21,25 @@ from rbee_runtime.states import ExitReason
 SYSTEMD_CREDENTIALS = "$CREDENTIALS_DIRECTORY"
 """The unit's own folder; the worker expands it."""
 
+LOOK_SECONDS = 0.1
+"""Between looks at workers that end together with the hive, for which a person waits."""
+
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
 
 
 class Actions:
     """Start, stop and forget workers; a launcher's refusal becomes a failure on the worker's record.
 
-    `refused` is why a worker could not be told to end at the last try, by worker.
+    `refused` is why a worker could not be told to end, or not be forgotten, at the last try, by worker.
     """
 
     def __init__(
-        self, config: HiveConfig, link: Link, launcher: Launcher, records: Records, *, clock: Callable[[], float]
+        self, config: HiveConfig, link: Link, launcher: Launcher, held: Records, *, clock: Callable[[], float]
     ) -> None:
         self._config = config
         self._link = link
         self._launcher = launcher
-        self._records = records
+        self._records = held
         self._clock = clock
         self._folder = config.state_dir / "workers"
         self.refused: dict[str, str] = {}
@@ -69,25 +73,18 @@ class Actions:
         port = worker_ports.choose(
             self._config.address, self._config.worker_ports, taken=others, previous=record.port, refused=refused
         )
-        durable.write(self._path(spec.id), encode(self._launch(spec, port, model, engines.get(spec.engine))))
+        launch = self._launch(spec, port, model, engines.get(spec.engine))
+        self._records.keep(self._path(spec.id), encode(launch))
+        # What it found broken is not where it goes now, and another worker may not be kept off that for it.
+        elsewhere = record.last_exit is ExitReason.DEVICE_LOST and record.devices != spec.devices
         started = msgspec.structs.replace(
-            record,
-            model=spec.model,
-            engine=spec.engine,
-            context=spec.context,
-            slots=spec.slots,
-            options=options_mark(spec),
-            spec=spec.digest(),
+            records.of_spec(exits.closed(record), spec),
             basis=f"{model.basis}/{self.credentials}",
             stamp=model.stamp,
             port=port,
             launched=self._clock(),
-            ready_since=None,
-            stop_asked=None,
-            stop_as=None,
-            stop_said="",
-            stop_repeats=0,
-            devices=spec.devices,
+            blocked="",
+            last_exit=None if elsewhere else record.last_exit,
             restarts=record.restarts + (record.spec != "" and record.last_exit is not None),
         )
         # On disk before the process exists: a hive that dies in between finds a launch to account for, not a stranger.
@@ -110,34 +107,43 @@ class Actions:
     async def stop(self, worker: str, said: str) -> None:
         """Ask for a stop; a refusal is repeated by the next decisions."""
         logs.info("worker_stop", worker=worker, why=said)
-        self.refused.pop(worker, None)
-        try:
-            await self._launcher.stop(worker)
-        except (LauncherError, OSError) as error:
-            self._refuse("worker_not_stopped", worker, error)
+        await self._tell(worker, self._launcher.stop, "worker_not_stopped")
 
     async def kill(self, worker: str, said: str) -> None:
         """End a worker that does not react, at once; a refusal is repeated by the next decisions."""
         logs.warning("worker_kill", worker=worker, why=said)
-        self.refused.pop(worker, None)
-        try:
-            await self._launcher.kill(worker)
-        except (LauncherError, OSError) as error:
-            self._refuse("worker_not_killed", worker, error)
+        await self._tell(worker, self._launcher.kill, "worker_not_killed")
 
     async def forget(self, worker: str) -> None:
-        """Remove every trace of a worker that has ended."""
+        """Remove every trace of a worker that has ended; a refusal is told once and repeated by the next decisions."""
         try:
             await self._launcher.forget(worker)
         except (LauncherError, OSError) as error:
-            logs.warning("worker_not_forgotten", worker=worker, detail=error)
+            if self.refused.get(worker) != str(error):
+                self._refuse("worker_not_forgotten", worker, error)
             return
-        try:
-            durable.remove(self._path(worker))
-        except StateError as error:
-            self._records.refused(error)
+        with contextlib.suppress(StateError):
+            self._records.keep(self._path(worker), None)
         self._records.drop(worker)
         self.refused.pop(worker, None)
+
+    async def stop_all(self, *, within: float) -> None:
+        """Ask every worker to stop, also one that no look has seen yet, and wait for that."""
+        try:
+            await stopping.stop_all(self._launcher, within=within, ask=self._end, clock=self._clock, every=LOOK_SECONDS)
+        except (LauncherError, OSError) as error:
+            logs.warning("workers_not_stopped", detail=error)
+
+    async def _end(self, worker: str) -> None:
+        self._records.put(msgspec.structs.replace(self._records[worker], stop_asked=self._clock()))
+        await self.stop(worker, "the hive ends together with its workers")
+
+    async def _tell(self, worker: str, order: Callable[[str], Awaitable[None]], event: str) -> None:
+        self.refused.pop(worker, None)
+        try:
+            await order(worker)
+        except (LauncherError, OSError) as error:
+            self._refuse(event, worker, error)
 
     def _refuse(self, event: str, worker: str, error: Exception) -> None:
         logs.warning(event, worker=worker, detail=error)

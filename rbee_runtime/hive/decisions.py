@@ -77,7 +77,10 @@ class _Case:
             return self._adopted(status)
         model = self.scene.models.get(self.wanted.model)
         if model is None or not model.ready:
-            return replace(self._adopted(status), said=f"{drift}; serves on until the new model is on disk")
+            kept = self._adopted(status)
+            # One that hangs does not serve on; it is killed for its own reason.
+            said = f"{drift}; serves on until the new model is on disk"
+            return kept if kept.act is not Act.NONE else replace(kept, said=said)
         return self._is(Observed.DRIFTED, f"{drift}; it stops after its requests and starts anew", Act.STOP)
 
     def _stopping(self, status: UnitStatus) -> Decision:
@@ -174,14 +177,8 @@ def _of_this_boot(record: WorkerRecord, boot: str) -> WorkerRecord:
     if record.boot == boot:
         return record
     return msgspec.structs.replace(
-        exits.forgiven(record),
+        exits.closed(exits.forgiven(record)),
         boot=boot,
-        launched=None,
-        ready_since=None,
-        stop_asked=None,
-        stop_as=None,
-        stop_said="",
-        stop_repeats=0,
         blocked=record.blocked,
         last_exit=record.last_exit if record.blocked else None,
     )

@@ -12,6 +12,7 @@ _NEXT = {
     Observed.READY: "it takes requests",
     Observed.DRAINING: "it stops once its requests are answered",
     Observed.STOPPING: "it is about to end",
+    Observed.BACKOFF: "it is started as soon as it need not wait any more",
     Observed.DRIFTED: "it is stopped and started with the new spec",
     Observed.ORPHAN: "it is stopped once the queen's document says that it is not wanted",
 }

@@ -1,7 +1,7 @@
 """What is on this host's disks, models and engines; a disk that hangs or fails holds nobody up."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from rbee_runtime import logs
@@ -9,7 +9,7 @@ from rbee_runtime.errors import RbeeError
 from rbee_runtime.hive import engines
 from rbee_runtime.hive.fetching import PATIENCE, Fetching, silent
 from rbee_runtime.models.threads import Threads
-from rbee_runtime.protocol import ModelSpec
+from rbee_runtime.protocol import Desired
 
 DISK_SECONDS = 10.0
 """Between looks at models and engines on disk, which only the deploy or a person changes."""
@@ -42,7 +42,7 @@ class Disk:
         """Look again at the next chance."""
         self._due = 0.0
 
-    async def read(self, models: Sequence[ModelSpec], in_use: Collection[str]) -> None:
+    async def read(self, document: Desired | None, in_use: Collection[str]) -> None:
         """Look if it is time, and go on with what was known if the disk hangs or fails.
 
         `in_use` are the models that running workers were started with.
@@ -50,7 +50,7 @@ class Disk:
         now = self._clock()
         if self._running is None and now >= self._due:
             self._due, self._begun = now + DISK_SECONDS, now
-            self._running = asyncio.create_task(self._look(models, in_use))
+            self._running = asyncio.create_task(self._look(document, in_use))
         if self._running is None:
             return
         # Counted from the start of the look: one that hangs costs the hive this time once, not at each turn.
@@ -72,12 +72,15 @@ class Disk:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
-    async def _look(self, models: Sequence[ModelSpec], in_use: Collection[str]) -> None:
+    async def _look(self, document: Desired | None, in_use: Collection[str]) -> None:
         self._looking_at = f"the engines folder {self._engines_dir}"
         found = await self._threads.run(engines.installed, self._engines_dir, self._host())
         self._looking_at = f"the model store {self._fetching.store.layout.root}"
         self.engines, self.unfit = found.usable, found.unfit
-        await self._fetching.look(models, in_use)
+        if document is None:
+            await self._fetching.look((), in_use)
+        else:
+            await self._fetching.look(document.models, in_use, document.pins)
 
     def _say_silent(self, seconds: float) -> None:
         said = silent(self._looking_at, seconds)
@@ -88,4 +91,6 @@ class Disk:
     def _say(self, said: str) -> None:
         if said and said != self.trouble:
             logs.warning("disk_trouble", detail=said)
+        elif self.trouble and not said:
+            logs.info("disk_answers")
         self.trouble = said

@@ -60,7 +60,7 @@ def ended_by(status: UnitStatus) -> int | None:
 def noted(record: WorkerRecord, status: UnitStatus | None, *, now: float) -> WorkerRecord:
     """Return the record after the end of the launch that it holds."""
     ended = msgspec.structs.replace(
-        _closed(record),
+        closed(record),
         exit_status=status.exit_status if status is not None else None,
         exit_signal=ended_by(status) if status is not None else None,
     )
@@ -74,7 +74,7 @@ def noted(record: WorkerRecord, status: UnitStatus | None, *, now: float) -> Wor
 
 def not_started(record: WorkerRecord, said: str, *, reason: ExitReason, now: float) -> WorkerRecord:
     """Return the record after a start that did not happen; it counts like a worker that ended at once."""
-    return _failed(_closed(record), reason, said, now)
+    return _failed(msgspec.structs.replace(closed(record), exit_status=None, exit_signal=None), reason, said, now)
 
 
 def forgiven(record: WorkerRecord) -> WorkerRecord:
@@ -96,7 +96,7 @@ def told(record: WorkerRecord, sentence: str) -> WorkerRecord:
     return msgspec.structs.replace(record, said=f"{sentence} (exit status {record.exit_status})")
 
 
-def _closed(record: WorkerRecord) -> WorkerRecord:
+def closed(record: WorkerRecord) -> WorkerRecord:
     """Return the record without its launch and whatever was asked of it."""
     return msgspec.structs.replace(
         record,
@@ -106,8 +106,6 @@ def _closed(record: WorkerRecord) -> WorkerRecord:
         stop_as=None,
         stop_said="",
         stop_repeats=0,
-        exit_status=None,
-        exit_signal=None,
     )
 
 

@@ -26,7 +26,10 @@ from rbee_runtime.protocol import FetchReport, ModelReport, ModelSpec
 from rbee_runtime.states import FETCH_TRANSITIONS, FetchState
 
 AT_ONCE = 2
-"""A second one, so that a small model or one of this host need not wait for a download of hours."""
+"""A second one, so that a small model need not wait for a download of hours.
+
+Files of this host and the rest have so many each: a mounted disk that hangs then delays no download.
+"""
 
 TOUCH_SECONDS = 60.0
 SWEEP_SECONDS = 3600.0
@@ -79,7 +82,7 @@ class Fetching:
         self._clock = clock
         self._changed = changed
         self._puller = puller or Puller(store, clock=clock)
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns = {here: asyncio.Semaphore(AT_ONCE) for here in (True, False)}
         self._fetches: dict[str, _Fetch] = {}
         self._kept: frozenset[str] = frozenset()
         self._unpinned: set[str] = set()
@@ -109,15 +112,18 @@ class Fetching:
             raise ModelStoreError(f"the free space of {self.store.layout.root} is not known")
         return self._free
 
-    async def look(self, wanted: Sequence[ModelSpec], in_use: Collection[str] = ()) -> None:
+    async def look(
+        self, wanted: Sequence[ModelSpec], in_use: Collection[str] = (), pins: Collection[str] | None = None
+    ) -> None:
         """Compare the disk with what is wanted and start what is missing; does not wait for it.
 
-        `in_use` are names of models that workers run with: like the wanted ones they are never collected.
+        `in_use` are names of models that workers run with: like the wanted ones they are never collected. `pins` are
+        the names that the inventory pins on any host, None where nobody said.
         """
         self._kept = frozenset({*in_use, *(spec.name for spec in wanted)})
         self._begun = self._clock()
         try:
-            found, self.reports = await self.store.layout.threads.looks.run(self._read_disk, wanted)
+            found, self.reports = await self.store.layout.threads.looks.run(self._read_disk, wanted, pins)
         finally:
             self._begun = None
         await self._forget({spec.name: spec for spec in wanted if spec.name not in found})
@@ -137,7 +143,9 @@ class Fetching:
         self.store.layout.threads.halted.set()
         await self._forget({})
 
-    def _read_disk(self, wanted: Sequence[ModelSpec]) -> tuple[dict[str, ModelState], tuple[ModelReport, ...]]:
+    def _read_disk(
+        self, wanted: Sequence[ModelSpec], pins: Collection[str] | None
+    ) -> tuple[dict[str, ModelState], tuple[ModelReport, ...]]:
         now, kept = self._clock(), self._kept
         self._free = self._measured()
         here = frozenset(name for name in kept if self.store.layout.manifest(name).exists())
@@ -150,18 +158,29 @@ class Fetching:
         found = {spec.name: self.store.find(spec) for spec in wanted}
         for spec in wanted:
             if found[spec.name] is not None:
-                self._pin(spec)
+                self._pin(spec.name, pinned=spec.pin)
+        for name in self._unwanted_pins(pins):
+            self._pin(name, pinned=False)
         ready = {name: self._ready(report) for name, report in found.items() if report is not None}
         return ready, self.store.reports()
 
-    def _pin(self, spec: ModelSpec) -> None:
+    def _unwanted_pins(self, pins: Collection[str] | None) -> frozenset[str]:
+        if pins is None:
+            return frozenset()
         try:
-            self.store.pins.by_inventory(spec.name, pinned=spec.pin)
+            return self.store.pins.of_inventory().difference(pins)
+        except RbeeError:
+            # Said where a wanted model is to be pinned; who cannot read pins removes nothing.
+            return frozenset()
+
+    def _pin(self, name: str, *, pinned: bool) -> None:
+        try:
+            self.store.pins.by_inventory(name, pinned=pinned)
         except RbeeError as error:
             # A store that cannot be written loses nothing either; its models serve.
-            if spec.name not in self._unpinned:
-                logs.warning("model_pin_not_set", model=spec.name, pin=spec.pin, detail=error)
-            self._unpinned.add(spec.name)
+            if name not in self._unpinned:
+                logs.warning("model_pin_not_set", model=name, pin=pinned, detail=error)
+            self._unpinned.add(name)
 
     def _lease(self, here: frozenset[str]) -> None:
         self._leased = here
@@ -243,7 +262,7 @@ class Fetching:
     async def _fetch(self, fetch: _Fetch) -> None:
         progress = fetch.progress = Progress(fetch.spec.name, self._clock)
         try:
-            async with self._turns:
+            async with self._turns[_is_here(fetch.spec)]:
                 await self._puller.pull(fetch.spec, keep=self._kept, progress=progress)
         except RbeeError as error:
             await self._failed(fetch, error)
@@ -267,7 +286,7 @@ class Fetching:
             logs.warning("model_not_taken_in", model=fetch.spec.name, state=state, detail=error)
         progress.detail = str(error)
         first, most = _AGAIN[state]
-        if parse_source(fetch.spec.source).scheme is Scheme.FILE:
+        if _is_here(fetch.spec):
             first, most = min(first, _LOCAL_MOST), min(most, _LOCAL_MOST)
         if isinstance(error, DiskFullError):
             free = await self.store.layout.threads.work.run(self._measured)
@@ -282,6 +301,10 @@ def silent(what: str, seconds: float) -> str:
     """Return the sentence about a disk that hangs; it changes only every ten seconds, because each change is told."""
     told = seconds if seconds < 10 else seconds // 10 * 10
     return f"{what} has not answered for {told:.0f} s"
+
+
+def _is_here(spec: ModelSpec) -> bool:
+    return parse_source(spec.source).scheme is Scheme.FILE
 
 
 def _is_same(wanted: ModelSpec | None, fetched: ModelSpec) -> bool:

@@ -6,6 +6,7 @@ which boot that was.
 A record that cannot be written is kept in memory and written later: workers go on, nothing is started meanwhile.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,12 +83,15 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
 
 
 class Records:
-    """All records, written through to disk on change; `trouble` is why some are not on disk yet, or ""."""
+    """All records, written through to disk on change, and the files of starts with them.
+
+    `trouble` is why something is not on disk yet, or "".
+    """
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "records"
         self._held = {record.id: record for path in sorted(self._folder.glob("*.json")) if (record := _read(path))}
-        self._unwritten: set[str] = set()
+        self._waiting: dict[Path, bytes | None] = {}
         self.trouble = ""
 
     def __getitem__(self, worker: str) -> WorkerRecord:
@@ -110,35 +114,33 @@ class Records:
         self._write(worker)
 
     def retry(self) -> None:
-        """Write what the disk refused so far."""
-        for worker in sorted(self._unwritten):
-            self._write(worker)
-            if worker in self._unwritten:
-                return
+        """Do what the disk refused so far."""
+        with contextlib.suppress(StateError):
+            for path, data in sorted(self._waiting.items()):
+                self.keep(path, data)
 
-    def refused(self, error: StateError) -> None:
-        """Note that the state directory takes nothing now, so that starts wait."""
-        if str(error) != self.trouble:
-            logs.error("state_not_written", detail=error)
-        self.trouble = str(error)
+    def keep(self, path: Path, data: bytes | None) -> None:
+        """Write a file, or remove it (None); StateError is a disk that refuses now and gets it at a later `retry`."""
+        self._waiting[path] = data
+        try:
+            if data is None:
+                durable.remove(path)
+            else:
+                durable.write(path, data)
+        except StateError as error:
+            if str(error) != self.trouble:
+                logs.error("state_not_written", detail=error)
+            self.trouble = str(error)
+            raise
+        del self._waiting[path]
+        if self.trouble and not self._waiting:
+            logs.info("state_written")
+            self.trouble = ""
 
     def _write(self, worker: str) -> None:
         record = self._held.get(worker)
-        self._unwritten.add(worker)
-        try:
-            if record is None:
-                durable.remove(self._path(worker))
-            else:
-                durable.write(self._path(worker), encode(record))
-        except StateError as error:
-            self.refused(error)
-            return
-        self._unwritten.discard(worker)
-        if not self._unwritten:
-            self.trouble = ""
-
-    def _path(self, worker: str) -> Path:
-        return self._folder / f"{worker}.json"
+        with contextlib.suppress(StateError):
+            self.keep(self._folder / f"{worker}.json", None if record is None else encode(record))
 
 
 def options_mark(spec: WorkerSpec) -> str:
@@ -148,26 +150,27 @@ def options_mark(spec: WorkerSpec) -> str:
     return hashlib.sha256(msgspec.json.encode(spec.options, order="sorted")).hexdigest()[:8]
 
 
-def recovered(launch: WorkerLaunch, *, boot: str, basis: str) -> WorkerRecord:
-    """Return the record of a running worker whose own was lost, from the launch file that it was started with.
-
-    `basis` is "" while its model has not been seen; the first look at it settles that.
-    """
-    spec = launch.worker
-    return WorkerRecord(
-        id=spec.id,
-        boot=boot,
+def of_spec(record: WorkerRecord, spec: WorkerSpec) -> WorkerRecord:
+    """Return the record of a launch with this spec."""
+    return msgspec.structs.replace(
+        record,
         model=spec.model,
         engine=spec.engine,
         context=spec.context,
         slots=spec.slots,
         options=options_mark(spec),
         spec=spec.digest(),
-        basis=basis,
-        port=launch.port,
-        launched=_UNKNOWN_LAUNCH,
         devices=spec.devices,
     )
+
+
+def recovered(launch: WorkerLaunch, *, boot: str, basis: str) -> WorkerRecord:
+    """Return the record of a running worker whose own was lost, from the launch file that it was started with.
+
+    `basis` is "" while its model has not been seen; the first look at it settles that.
+    """
+    bare = WorkerRecord(id=launch.worker.id, boot=boot, basis=basis, port=launch.port, launched=_UNKNOWN_LAUNCH)
+    return of_spec(bare, launch.worker)
 
 
 def is_recovered(record: WorkerRecord) -> bool:

@@ -6,6 +6,7 @@ copy models from a neighbour; `/metrics` is for the queen's certificate too, as 
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,6 +37,7 @@ QUEEN = frozenset({Role.QUEEN})
 PEERS = frozenset({Role.QUEEN, Role.HIVE})
 
 API = "/api/v1"
+MODEL = f"{API}/models/{{name:path}}"
 TEXT = "text/plain"
 
 
@@ -74,6 +76,27 @@ _FOLLOW = Parameter("follow", "query", "1: go on with what is written from now o
 _LAST = Parameter("last-event-id", "header", "Go on after this event.")
 _RANGE = Parameter("range", "header", "One range of bytes, such as `bytes=0-1023`.")
 
+
+def _written(path: str, handler: Handler, *failures: int) -> ApiRoute:
+    """Return a route of lines that workers wrote."""
+    return ApiRoute(
+        "GET",
+        path,
+        str,
+        media=(TEXT, SSE),
+        parameters=(_LINES, _FOLLOW),
+        failures=failures,
+        roles=QUEEN,
+        handler=handler,
+    )
+
+
+def _order(verb: str, answer: Any, handler: Handler, *failures: int) -> ApiRoute:
+    """Return a route that does something with one model on this host's disk."""
+    refusals = tuple(sorted({400, 404, 503, *failures}))
+    return ApiRoute("POST", f"{MODEL}/{verb}", answer, failures=refusals, roles=QUEEN, handler=handler)
+
+
 ROUTES: tuple[ApiRoute, ...] = (
     ApiRoute("GET", "/health", HealthAnswer, roles=ANYBODY, handler=views.health),
     ApiRoute("GET", "/ready", ReadyAnswer, failures=(503,), roles=ANYBODY, handler=views.ready),
@@ -83,71 +106,16 @@ ROUTES: tuple[ApiRoute, ...] = (
     ApiRoute("GET", f"{API}/devices", tuple[DeviceReport, ...], roles=QUEEN, handler=views.devices),
     ApiRoute("GET", f"{API}/ledger", tuple[LedgerAccount, ...], roles=QUEEN, handler=views.ledger),
     ApiRoute("GET", f"{API}/workers", tuple[WorkerReport, ...], roles=QUEEN, handler=views.workers),
-    ApiRoute(
-        "GET",
-        f"{API}/logs",
-        str,
-        media=(TEXT, SSE),
-        parameters=(_LINES, _FOLLOW),
-        failures=(400,),
-        roles=QUEEN,
-        handler=log_views.logs,
-    ),
-    ApiRoute(
-        "GET",
-        f"{API}/workers/{{worker}}/logs",
-        str,
-        media=(TEXT, SSE),
-        parameters=(_LINES, _FOLLOW),
-        failures=(400, 404),
-        roles=QUEEN,
-        handler=log_views.log,
-    ),
+    _written(f"{API}/logs", log_views.logs, 400),
+    _written(f"{API}/workers/{{worker}}/logs", log_views.log, 400, 404),
     ApiRoute("GET", f"{API}/workers/{{worker}}", WorkerDetail, failures=(400, 404), roles=QUEEN, handler=views.worker),
     ApiRoute("GET", f"{API}/models", tuple[HiveModel, ...], roles=QUEEN, handler=model_views.models),
-    ApiRoute(
-        "POST",
-        f"{API}/models/{{name:path}}/verify",
-        VerifyAnswer,
-        failures=(400, 404, 503),
-        roles=QUEEN,
-        handler=model_views.verify,
-    ),
-    ApiRoute(
-        "POST",
-        f"{API}/models/{{name:path}}/pin",
-        HiveModel,
-        failures=(400, 404, 503),
-        roles=QUEEN,
-        handler=model_views.pin,
-    ),
-    ApiRoute(
-        "POST",
-        f"{API}/models/{{name:path}}/unpin",
-        HiveModel,
-        failures=(400, 404, 503),
-        roles=QUEEN,
-        handler=model_views.unpin,
-    ),
-    ApiRoute(
-        "POST",
-        f"{API}/models/{{name:path}}/retry",
-        HiveModel,
-        failures=(400, 404, 409, 503),
-        roles=QUEEN,
-        handler=model_views.retry,
-    ),
-    ApiRoute(
-        "GET", f"{API}/models/{{name:path}}", HiveModel, failures=(400, 404), roles=QUEEN, handler=model_views.model
-    ),
-    ApiRoute(
-        "DELETE",
-        f"{API}/models/{{name:path}}",
-        None,
-        failures=(400, 404, 409, 503),
-        roles=QUEEN,
-        handler=model_views.delete,
-    ),
+    _order("verify", VerifyAnswer, model_views.verify),
+    _order("pin", HiveModel, model_views.pin),
+    _order("unpin", HiveModel, model_views.unpin),
+    _order("retry", HiveModel, model_views.retry, 409),
+    ApiRoute("GET", MODEL, HiveModel, failures=(400, 404), roles=QUEEN, handler=model_views.model),
+    ApiRoute("DELETE", MODEL, None, failures=(400, 404, 409, 503), roles=QUEEN, handler=model_views.delete),
     ApiRoute("GET", f"{API}/desired", Desired, failures=(404,), roles=QUEEN, handler=views.held_document),
     ApiRoute(
         "PUT",

@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-import msgspec
-
 from rbee_runtime import logs
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.devices import Scan
@@ -19,6 +17,7 @@ from rbee_runtime.hive.desired import DesiredFile
 from rbee_runtime.hive.disk import Disk
 from rbee_runtime.hive.draining import DrainFlag
 from rbee_runtime.hive.fetching import Fetching
+from rbee_runtime.hive.journal import Journal
 from rbee_runtime.hive.last_words import LastWords
 from rbee_runtime.hive.launchers import Launcher, UnitStatus
 from rbee_runtime.hive.ledger import Ledger
@@ -104,6 +103,7 @@ class Supervisor:
         self._eager_until = 0.0
         self._trouble = ""
         self._seen: object = None
+        self._journal = Journal()
         self._statuses: Mapping[str, UnitStatus] = {}
         self._watchers: list[Callable[[], None]] = []
         self.views: dict[str, View] = {}
@@ -195,19 +195,7 @@ class Supervisor:
 
     async def stop_all(self, *, within: float) -> None:
         """Ask every worker to stop and wait for that; only once `run` has ended, which would start them again."""
-        for worker, view in self.views.items():
-            if view.status is not None and view.status.alive:
-                stopped = msgspec.structs.replace(self._records[worker], stop_asked=self._clock())
-                self._records.put(stopped)
-                await self._actions.stop(worker, "the hive ends together with its workers")
-        deadline = self._clock() + within
-        while await self._any_alive():
-            if self._clock() >= deadline:
-                return
-            await asyncio.sleep(EAGER_SECONDS / 5)
-
-    async def _any_alive(self) -> bool:
-        return any(status.alive for status in (await self._launcher.list()).values())
+        await self._actions.stop_all(within=within)
 
     def _answer_requests(self) -> None:
         while not self._requests.empty():
@@ -244,7 +232,7 @@ class Supervisor:
             # Before the disk is looked at, which lets go of models that nobody seems to use.
             self._recovery.adopt(statuses)
             in_use = {self._records[worker].model for worker, status in statuses.items() if status.alive}
-            await self._disk.read(document.models if document is not None else (), in_use)
+            await self._disk.read(document, in_use)
             await self._reconcile(statuses)
         except (RbeeError, OSError) as error:
             # Nothing is known now, so nothing is done; workers go on.
@@ -279,6 +267,8 @@ class Supervisor:
     def _say(self, said: str) -> None:
         if said and said != self._trouble:
             logs.warning("launcher_trouble", detail=said)
+        elif self._trouble and not said:
+            logs.info("launcher_answers")
         self._trouble = said
 
     async def _reconcile(self, statuses: Mapping[str, UnitStatus]) -> None:
@@ -329,7 +319,7 @@ class Supervisor:
 
     async def _act(self, decisions: Sequence[Decision], wanted: Mapping[str, WorkerSpec]) -> None:
         doing = [self._do(decision, wanted.get(decision.worker)) for decision in decisions]
-        if any(decision.act is not Act.NONE for decision in decisions):
+        if any(decision.act not in {Act.NONE, Act.FORGET} for decision in decisions):
             self._eager_until = self._clock() + EAGER_SPELL
         await asyncio.gather(*(action for action in doing if action is not None))
 
@@ -351,9 +341,8 @@ class Supervisor:
         try:
             # Before any start is awaited, so that no two workers of one tick get the same port.
             started = self._actions.prepare(decision.record, wanted, model, self._disk.engines)
-        except StateError as error:
-            # No fault of the worker: it waits until the disk takes its record.
-            self._records.refused(error)
+        except StateError:
+            # No fault of the worker: it starts once the disk has taken what was to be written.
             return None
         except RbeeError as error:
             self._actions.failed(decision.record, error)
@@ -368,15 +357,18 @@ class Supervisor:
     ) -> None:
         before, now = self.views, self._clock()
         self.views = {}
+        self._journal.tell(decisions, now=now)
         for decision in decisions:
             worker = decision.worker
             old = before.get(worker)
             since = old.since if old is not None and old.decision.state is decision.state else now
-            if old is None or old.decision.state is not decision.state:
-                logs.info("worker_state", worker=worker, state=decision.state, detail=decision.said)
             shown = replace(decision, record=self._records[worker])
-            if decision.act is not Act.FORGET:
-                self.views[worker] = View(shown, statuses.get(worker), wanted.get(worker), since)
+            refused = self._actions.refused.get(worker, "")
+            if decision.act is Act.FORGET:
+                if not refused:
+                    continue
+                shown = replace(shown, said=f"it is not wanted any more and cannot be forgotten: {refused}")
+            self.views[worker] = View(shown, statuses.get(worker), wanted.get(worker), since)
         self._prober.aim({worker: self._actions.url(view.decision.record.port) for worker, view in self._reachable()})
 
     def _reachable(self) -> Iterator[tuple[str, View]]:

@@ -1,6 +1,7 @@
 """What a hive serves of its blobs to other hives: hashes of equal parts, made once per blob, and the bytes."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import threading
@@ -11,7 +12,7 @@ import msgspec
 
 from rbee_runtime import durable
 from rbee_runtime.errors import ModelStoreError, ReferenceFormError, StateError
-from rbee_runtime.models.digests import BLOCK_BYTES, blocks
+from rbee_runtime.models.digests import BLOCK_BYTES, blocks, is_sha256
 from rbee_runtime.models.layout import Layout, sentences
 
 CHUNK_BYTES = BLOCK_BYTES
@@ -21,7 +22,6 @@ MAX_TABLE_BYTES = 64 * 1024 * 1024
 """Of a file of 4 TiB; a peer that sends more is not asked again."""
 
 _PREFIX = "sha256-"
-_DIGITS = frozenset("0123456789abcdef")
 
 
 class ChunkTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,10 +82,8 @@ class BlobServer:
         found = _kept(kept, path)
         if found is None:
             found = make(path, _hex(blob), self._threads.halted)
-            try:
+            with contextlib.suppress(StateError):
                 durable.write(kept, msgspec.json.encode(found))
-            except StateError:
-                return found
         return found
 
 
@@ -114,6 +112,6 @@ def _kept(kept: Path, path: Path) -> ChunkTable | None:
 
 def _hex(blob: str) -> str:
     digits = blob.removeprefix(_PREFIX)
-    if not blob.startswith(_PREFIX) or len(digits) != 64 or not _DIGITS.issuperset(digits):
+    if not blob.startswith(_PREFIX) or not is_sha256(digits):
         raise ReferenceFormError(f"{blob[:100]!r} is not a blob: write sha256-<64 hex digits>")
     return digits

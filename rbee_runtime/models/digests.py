@@ -9,6 +9,13 @@ from rbee_runtime.errors import ModelStoreError
 
 BLOCK_BYTES = 4 * 1024 * 1024
 
+_DIGITS = frozenset("0123456789abcdef")
+
+
+def is_sha256(text: str) -> bool:
+    """Say whether `text` is a hash as it stands in manifests and names of blobs: 64 lower-case hex digits."""
+    return len(text) == 64 and _DIGITS.issuperset(text)
+
 
 def blocks(path: Path, halted: threading.Event) -> Iterator[bytes]:
     """Yield a file's content; OSError if it cannot be read, ModelStoreError once `halted`."""

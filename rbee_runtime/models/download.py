@@ -73,6 +73,8 @@ class Download:
             partial.stopped = lambda: self._progress.stopped
             try:
                 await self._threads.run(partial.open, self._origin.name, file)
+                if partial.offset and _only_source_checks(file):
+                    await self._threads.run(partial.restart, file)
                 await self._threads.run(self._check_room, file, partial.offset)
                 self._progress.held(partial.offset)
                 return await self._until_right(partial, file)
@@ -133,6 +135,9 @@ class Download:
             except (RangeRefusedError, DiskFullError, _WrongContentError):
                 raise
             except ModelStoreError as error:
+                if _only_source_checks(file) and partial.offset == file.size:
+                    kind = RangeRefusedError if isinstance(error, TransientError) else _WrongContentError
+                    raise kind(str(error)) from error
                 gained = partial.offset > before and not isinstance(error, SlowError)
                 failures = 0 if gained else failures + 1
                 hopeless = partial.offset == before and not isinstance(error, TransientError)
@@ -151,6 +156,9 @@ class Download:
             except ModelStoreError as error:
                 logs.warning("peer_dropped", file=file.name, detail=error)
                 self._peers.pop(0)
+                # A source refuses to send what is behind the end of a file, and all of it would come again.
+                if partial.offset == file.size:
+                    return
             else:
                 return
         await self._append(partial, file, self._origin.read)
@@ -193,6 +201,11 @@ async def _over(task: asyncio.Task[None]) -> None:
     """Wait for a write; unlike `await task`, being cancelled does not abandon a thread in the middle of it."""
     await asyncio.wait({task})
     task.result()
+
+
+def _only_source_checks(file: RemoteFile) -> bool:
+    """Say whether the content is right can be told only by reading it from its source to the end."""
+    return file.whole and file.sha256 is None
 
 
 def _there(layout: Layout, file: RemoteFile) -> ModelFile | None:

@@ -28,7 +28,7 @@ class Keys:
 
     def has(self, key: str) -> bool:
         """Say whether the architecture's key is there."""
-        return f"{self.architecture}.{key}" in self._metadata
+        return self._full(key) in self._metadata
 
     def whole(self, key: str, default: int | None = None) -> int:
         """Return the whole number of the architecture's `key`; without a default it must be there."""

@@ -59,6 +59,10 @@ class Pins:
             if not pinned:
                 self._note({**asked, **({name: sorted(others)} if others else {})})
 
+    def of_inventory(self) -> frozenset[str]:
+        """Return the names that this hive's inventory pins."""
+        return frozenset(name for name, holders in self._asked().items() if self._holder in holders)
+
     @property
     def _lock(self) -> Path:
         return self._layout.locks / "pins.lock"

@@ -13,11 +13,10 @@ from urllib.parse import urlsplit
 
 from rbee_runtime import logs
 from rbee_runtime.config import StoreSettings
-from rbee_runtime.errors import ConfigError, RbeeError
+from rbee_runtime.errors import ConfigError, RbeeError, ReferenceFormError
 from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.references import check_name, parse_source, shown
 from rbee_runtime.models.sources import Credentials
-from rbee_runtime.models.sources.environment import from_environment
 from rbee_runtime.models.store import ModelStore
 from rbee_runtime.protocol import ModelSpec
 
@@ -28,7 +27,7 @@ _SPARE = 1024**3
 def wanted(environment: Mapping[str, str]) -> ModelSpec | None:
     """Return the model that the environment names, None if it names none, or raise ConfigError."""
     try:
-        source = _joined(environment)
+        source = from_environment(environment)
         if source is None:
             return None
         parse_source(source)
@@ -48,11 +47,21 @@ def fetch(spec: ModelSpec, environment: Mapping[str, str]) -> Path:
     return store.engine_path(report)
 
 
-def _joined(environment: Mapping[str, str]) -> str | None:
-    registry, name = environment.get("MODEL_REGISTRY", "").rstrip("/"), environment.get("MODEL_NAME", "")
+def from_environment(environment: Mapping[str, str]) -> str | None:
+    """Return the model source that the environment names, or None where it names none.
+
+    `MODEL_REGISTRY=host/path` is an OCI registry; with a scheme (`s3://bucket`, `hf:org`) it is a place of that kind.
+    Raises ReferenceFormError when the name is missing.
+    """
+    registry = environment.get("MODEL_REGISTRY", "").strip().rstrip("/")
+    name = environment.get("MODEL_NAME", "").strip().strip("/")
+    if not registry:
+        return None
+    if not name:
+        raise ReferenceFormError(f"MODEL_REGISTRY is set but MODEL_NAME is not: say which model of {registry} to take")
     if registry.partition(":")[0] in {"hf", "file"}:
         return f"{registry}{'' if registry.endswith(':') else '/'}{name}"
-    return from_environment(environment)
+    return f"{registry if '://' in registry else f'oci://{registry}'}/{name}"
 
 
 def _credentials(environment: Mapping[str, str]) -> Credentials:

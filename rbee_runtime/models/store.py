@@ -24,8 +24,6 @@ from rbee_runtime.models.pins import Pins
 from rbee_runtime.models.references import check_file_name, check_name, identity, slug
 from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec, encode
 
-_SHA256_DIGITS = frozenset("0123456789abcdef")
-
 
 class ModelStore:
     """One host's store, or one that several hosts share. `clock` is unix seconds.
@@ -142,14 +140,14 @@ class ModelStore:
 
     def _make_room(self, size: int, keep: Collection[str]) -> None:
         reports, quota = tuple(self._all()), self.settings.quota
-        short = size + self.settings.spare - self.layout.free()
-        if quota is not None:
-            short = max(short, collect.bytes_of(reports) + size - quota)
+        short, limit = size + self.settings.spare - self.layout.free(), f"{self.settings.spare} bytes to spare"
+        over = collect.bytes_of(reports) + size - quota if quota is not None else 0
+        if over > max(short, 0):
+            short, limit = over, f"the quota of {quota} bytes"
         if short <= 0:
             return
         chosen = self._victims(reports, keep, short)
         if not chosen:
-            limit = f"the quota of {quota} bytes" if quota is not None else f"{self.settings.spare} bytes to spare"
             raise DiskFullError(
                 f"{size} bytes do not fit in {self.layout.root} with {limit}: {short} are missing; "
                 "free space there, unpin or remove a model, or set models_dir to a larger disk",
@@ -182,9 +180,7 @@ class ModelStore:
         """Remove a model and the content that no other one shares; return the bytes freed, or raise ModelStoreError."""
         if name in in_use:
             raise ModelInUseError(f"model {name} is in use by a worker; take it out of the inventory first")
-        report = self._read(self.layout.manifest(name))
-        if report is None or report.name != name:
-            raise ModelStoreError(f"model {name} is not in the store {self.layout.root}")
+        report = self._there(name)
         with locks.brief(self.leases.lock):
             holder = self.leases.others().get(slug(name))
             if holder is not None:
@@ -200,8 +196,8 @@ class ModelStore:
         with sentences(f"cannot remove model {name}"):
             # The manifest first: what has none is not there, whatever happens next.
             self.layout.manifest(name).unlink(missing_ok=True)
-            for folder in (self.layout.facts / f"{slug(name)}.json", self.layout.uses / slug(name)):
-                folder.unlink(missing_ok=True)
+            for path in (self.layout.facts / f"{slug(name)}.json", self.layout.uses / slug(name)):
+                path.unlink(missing_ok=True)
             self.leases.drop_all(name)
             views.drop(self.layout, name)
             # Leases first: a pull that ends in between has its manifest by the time these are read.
@@ -219,9 +215,7 @@ class ModelStore:
 
     def verify(self, name: str) -> tuple[str, ...]:
         """Hash every file of a model again; what is wrong goes to quarantine, and the model is then not there."""
-        report = self._read(self.layout.manifest(name))
-        if report is None:
-            raise ModelStoreError(f"model {name} is not in the store {self.layout.root}")
+        report = self._there(name)
         bad: list[str] = []
         for file in report.files:
             with sentences(f"cannot read {file.name} of model {name}"):
@@ -233,6 +227,13 @@ class ModelStore:
                     self.layout.prepare()
                     blob.replace(self.layout.quarantine / blob.name)
         return tuple(bad)
+
+    def _there(self, name: str) -> ModelReport:
+        """Return the model of this name, complete or not, or raise ModelStoreError."""
+        report = self._read(self.layout.manifest(name))
+        if report is None or report.name != name:
+            raise ModelStoreError(f"model {name} is not in the store {self.layout.root}")
+        return report
 
     def _dropped(self, file: ModelFile) -> int:
         (self.layout.chunks / f"sha256-{file.sha256}.json").unlink(missing_ok=True)
@@ -279,23 +280,20 @@ class ModelStore:
         return 0.0
 
     def _complete(self, report: ModelReport) -> bool:
-        return bool(report.files) and all(self._has(file) for file in report.files)
+        return bool(report.files) and all(self.has(file) for file in report.files)
 
-    def _has(self, file: ModelFile) -> bool:
+    def has(self, file: ModelFile) -> bool:
+        """Say whether a file's content is there."""
         try:
             return self.path_of(file).stat().st_size == file.size
         except OSError:
             return False
 
-    def has(self, file: ModelFile) -> bool:
-        """Say whether a file's content is there."""
-        return self._has(file)
-
 
 def check_files(files: Sequence[ModelFile]) -> None:
     """Raise ReferenceFormError unless hashes are hashes and the names of several files can become paths."""
     for file in files:
-        if len(file.sha256) != 64 or not _SHA256_DIGITS.issuperset(file.sha256):
+        if not digests.is_sha256(file.sha256):
             raise ReferenceFormError(f"{file.sha256[:100]!r} is not allowed as a sha256: it has 64 hex digits")
         if len(files) > 1:
             check_file_name(file.name)

@@ -23,7 +23,7 @@ LEFT_SECONDS = 7 * 86400.0
 def sweep(
     layout: Layout, reports: tuple[ModelReport, ...], *, now: float, blobs: Collection[str] = ()
 ) -> tuple[str, ...]:
-    """Remove abandoned partial files, old quarantine, blobs of no model, drafts and leases; return their names.
+    """Remove abandoned partial files, old quarantine, blobs and tables of no model, drafts and leases; return names.
 
     `reports` are the models whose manifests exist, complete or not; `blobs` (sha256s) are those that pulls count on;
     `now` is unix seconds.
@@ -34,6 +34,7 @@ def sweep(
     # A manifest that cannot be read now, on a network disk that is away for a moment, still holds its blobs.
     if _manifests(layout) == len(reports):
         gone += [path for path in _old(layout.blobs, "*", now - ORPHAN_SECONDS) if path.name not in held]
+        gone += [path for path in _old(layout.chunks, "*.json", now - ORPHAN_SECONDS) if path.stem not in held]
     for path in gone:
         _remove(path)
     parts = [path for path in _old(layout.partial, "*.part", now - PARTIAL_SECONDS) if _abandoned(layout, path)]

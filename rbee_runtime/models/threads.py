@@ -18,8 +18,8 @@ T = TypeVar("T")
 LINGER_SECONDS = 5.0
 """An idle thread stays so long: blocks of a download come every few milliseconds."""
 
-WORK_THREADS = 8
-"""Two fetches at once, each of which reads, writes and looks for room, and readers of the API."""
+WORK_THREADS = 10
+"""Two downloads, each of which writes, hashes and looks for room, two models of this host, and readers of the API."""
 
 HASH_THREADS = 2
 """Whole files are read for minutes; more at once only makes each slower."""

@@ -28,7 +28,7 @@ Holders = Mapping[str, Mapping[str, str]]
 def build(
     fleet: FleetFile, assignments: Iterable[Assignment], base: Desired, holders: Mapping[str, tuple[str, ...]]
 ) -> Desired:
-    """Return `base` (fleet, epoch, revision) with one hive's workers and the models that they need."""
+    """Return `base` (fleet, epoch, revision) with one hive's workers, the models that they need and all pins."""
     workers = tuple(sorted((entry.spec for entry in assignments), key=lambda spec: spec.id))
     needed = {spec.model for spec in workers}
     models = tuple(
@@ -36,7 +36,8 @@ def build(
         for m in fleet.models
         if m.name in needed
     )
-    return msgspec.structs.replace(base, workers=workers, models=models)
+    pins = tuple(sorted(m.name for m in fleet.models if m.pin))
+    return msgspec.structs.replace(base, workers=workers, models=models, pins=pins)
 
 
 def changed(held: Desired, built: Desired) -> bool:

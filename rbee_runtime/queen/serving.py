@@ -134,6 +134,7 @@ class Serving:
         local = settings.model_copy(update={"queen_url": f"http://{laptop.LOOPBACK}:{link_port}"})
         link = Link(Role.HIVE, self._link.fleet, token=self._link.token)
         self._hive = await attached.start(local, link)
+        self._owners.append(asyncio.create_task(self._hive.wait_failed()))
         key = laptop.first_key(self.keys, self._settings.state_dir)
         models = [model.name for model in self.controller.fleet.current.models]
         print(laptop.banner(port, key, self._settings.state_dir, models), flush=True)  # noqa: T201 - for a person

@@ -18,7 +18,7 @@ DRAIN_SECONDS = 180.0
 """How long requests in hand may take after SIGTERM; the unit's stop timeout is longer by a margin."""
 
 LOAD_SECONDS = 1800.0
-"""A load that takes longer is stuck: the largest models come off a hard disk in less."""
+"""So long the service manager is told that a load goes on; whether a load is stuck the hive judges, by its progress."""
 
 _EXTEND_SECONDS = 30.0
 _CLOSE_SECONDS = 5
@@ -69,7 +69,7 @@ def _reporter(worker: Worker) -> Callable[[float], None]:
 
 
 async def _keep_start_alive(worker: Worker) -> None:
-    """Tell the service manager that the load goes on, so that its start timeout means a stuck process only."""
+    """Tell the service manager that the load goes on, which puts off a start timeout if its unit has one."""
     extension = f"EXTEND_TIMEOUT_USEC={int(_EXTEND_SECONDS * 1_000_000)}"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LOAD_SECONDS):

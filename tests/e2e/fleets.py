@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
@@ -73,7 +73,8 @@ class Deployment:
     @property
     def report(self) -> dict[str, Any]:
         """Return what `--json` printed."""
-        return json.loads(self.output)
+        found: dict[str, Any] = json.loads(self.output)
+        return found
 
 
 @dataclass
@@ -170,7 +171,12 @@ class Fleet:
 
         http = httpx.Client(verify=self.trust, trust_env=False, timeout=60)
         self.clients.append(http)
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key or self.api_key, max_retries=0, http_client=http)
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=key or self.api_key,
+            max_retries=0,
+            http_client=cast("Any", http),  # it takes clients of httpx as well, which its types do not say
+        )
 
     def close(self) -> None:
         """Close every client."""
@@ -197,16 +203,17 @@ class Fleet:
             found = self.admin("workers")
         except httpx.HTTPError:
             return []
-        rows = found["data"] if isinstance(found, dict) else found
+        rows: list[dict[str, Any]] = found["data"] if isinstance(found, dict) else found
         return [row for row in rows if row["state"] == state and model in (None, row["model"])]
 
     def wait_ready(self, model: str, count: int = 1, *, seconds: float = READY_SECONDS) -> list[dict[str, Any]]:
         """Return the model's ready workers once there are `count` of them."""
-        return wait_for(
+        found: list[dict[str, Any]] = wait_for(
             f"{count} ready worker(s) of {model}",
             lambda: rows if len(rows := self.workers(model)) == count else None,
             seconds=seconds,
         )
+        return found
 
 
 @contextmanager

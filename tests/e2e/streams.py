@@ -3,9 +3,12 @@
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from tests.e2e.fleets import Fleet
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Stream:
         return self
 
     def _read(self) -> None:
-        messages = [{"role": "user", "content": "count"}]
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "count"}]
         try:
             for chunk in self.fleet.client().chat.completions.create(
                 model=self.model, messages=messages, max_tokens=120, stream=True

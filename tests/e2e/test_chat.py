@@ -2,12 +2,13 @@
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.e2e.fleets import Fleet
 
 pytestmark = pytest.mark.lab
 
-QUESTION = [{"role": "user", "content": "Name three colours, please."}]
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Name three colours, please."}]
 
 
 def test_models_are_listed(deployed: Fleet) -> None:

@@ -76,7 +76,7 @@ def test_the_laptop_line_serves(line: str, tmp_path: Path) -> None:
         client = httpx.Client(headers={"authorization": f"Bearer {key_file.read_text().strip()}"}, trust_env=False)
         with client:
             url = f"http://127.0.0.1:{port}/v1/chat/completions"
-            body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
+            body: dict[str, object] = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
             wait_for("an answer", lambda: answers(client, url, body))
     finally:
         run.send_signal(signal.SIGINT)

@@ -1,7 +1,7 @@
 """A supervisor without its API: on an injected clock with scripted workers, or on the real one with real workers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,9 @@ class ScriptedLauncher:
     async def logs(self, worker: str, lines: int) -> str:
         return ""
 
-    async def follow(self, worker: str, lines: int) -> AsyncIterator[str]:
-        for line in ():
+    async def follow(self, worker: str, lines: int) -> AsyncGenerator[str, None]:
+        nothing: tuple[str, ...] = ()
+        for line in nothing:
             yield line
 
 

@@ -114,7 +114,10 @@ class Podman:
         """Ask for a stop and hang up."""
         try:
             with self._asked():
-                self._api.post(f"/containers/{container}/stop", params={"timeout": seconds}, timeout=ASK_SECONDS)
+                path, params = f"/containers/{container}/stop", {"timeout": seconds}
+                answer = self._api.post(path, params=params, timeout=ASK_SECONDS)
+                if answer.status_code != 404:
+                    answer.raise_for_status()
         except LauncherError as error:
             if not isinstance(_root(error), requests.exceptions.ReadTimeout):
                 raise

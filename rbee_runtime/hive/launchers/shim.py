@@ -69,18 +69,21 @@ def _start_time(pid: int) -> int:
 def _watch(order: dict[str, Any], pid: int) -> dict[str, Any]:
     """Return how the worker ended."""
     deadline: float | None = None
+    killed = False
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)
             return {"schema": SCHEMA, "status": code if code >= 0 else None, "signal": -code if code < 0 else None}
-        wait = LOOK_SECONDS if deadline is None else max(0.0, min(LOOK_SECONDS, deadline - time.monotonic()))
-        caught = signal.sigtimedwait(_SIGNALS, wait)
+        # One that hangs in a driver stays after its kill, perhaps for ever.
+        left = LOOK_SECONDS if deadline is None or killed else deadline - time.monotonic()
+        caught = signal.sigtimedwait(_SIGNALS, max(0.0, min(LOOK_SECONDS, left)))
         if caught is not None and caught.si_signo != signal.SIGCHLD and deadline is None:
             deadline = time.monotonic() + order["stop_seconds"]
             os.kill(pid, signal.SIGTERM)
         if deadline is not None and time.monotonic() >= deadline:
             os.kill(pid, signal.SIGKILL)
+            killed = True
         _bound_log(Path(order["log"]), order["log_bytes"])
 
 

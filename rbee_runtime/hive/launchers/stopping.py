@@ -7,33 +7,48 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from rbee_runtime import config, logs, ports
 from rbee_runtime.errors import LauncherError, RbeeError
 from rbee_runtime.hive import launchers
-from rbee_runtime.hive.launchers import Launcher
+from rbee_runtime.hive.launchers import Launcher, Phase, UnitStatus
 from rbee_runtime.hive.launchers.containers import STOP_SECONDS
 
 LOOK_SECONDS = 0.5
+AGAIN_SECONDS = 2.0
+"""A worker that does not begin to stop by then was not asked: its launcher refused, or did not know it yet."""
+
 MARGIN_SECONDS = 5.0
 """Between the engine's own force and our giving up."""
 
 
-async def stop_all(launcher: Launcher, *, within: float = STOP_SECONDS + MARGIN_SECONDS) -> tuple[str, ...]:
-    """Stop every worker and return those that still run after `within` seconds; LauncherError."""
-    alive = await _alive(launcher)
-    for worker in alive:
-        logs.info("worker_stop", worker=worker, why="everything of rbee on this host stops")
-    answers = await asyncio.gather(*(launcher.stop(worker) for worker in alive), return_exceptions=True)
-    for refusal in (each for each in answers if isinstance(each, LauncherError)):
-        logs.warning("worker_not_stopped", detail=refusal)
-    deadline = time.monotonic() + within
+Ask = Callable[[str], Awaitable[None]]
+
+
+async def stop_all(
+    launcher: Launcher,
+    *,
+    within: float = STOP_SECONDS + MARGIN_SECONDS,
+    ask: Ask | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    every: float = LOOK_SECONDS,
+) -> tuple[str, ...]:
+    """Stop every worker and return those that still run `within` seconds after they were asked; LauncherError.
+
+    `ask` asks one of them to stop and raises nothing; `every` is seconds between looks.
+    """
+    order = ask or partial(_ask, launcher)
+    asked: dict[str, float] = {}
+    await _ask_due(order, await _alive(launcher), asked, clock)
+    deadline = clock() + within
     while alive := await _alive(launcher):
-        if time.monotonic() >= deadline:
-            return alive
-        await asyncio.sleep(LOOK_SECONDS)
+        if clock() >= deadline:
+            return tuple(alive)
+        await _ask_due(order, alive, asked, clock)
+        await asyncio.sleep(every)
     return ()
 
 
@@ -52,8 +67,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if left else 0
 
 
-async def _alive(launcher: Launcher) -> tuple[str, ...]:
-    return tuple(worker for worker, status in (await launcher.list()).items() if status.alive)
+async def _ask_due(
+    order: Ask, alive: Mapping[str, UnitStatus], asked: dict[str, float], clock: Callable[[], float]
+) -> None:
+    """Ask those that were not asked yet, and those again that do not begin to stop."""
+    now = clock()
+    due = [
+        worker
+        for worker, status in alive.items()
+        if worker not in asked or (status.phase is not Phase.STOPPING and now - asked[worker] >= AGAIN_SECONDS)
+    ]
+    asked |= dict.fromkeys(due, now)
+    await asyncio.gather(*(order(worker) for worker in due))
+
+
+async def _ask(launcher: Launcher, worker: str) -> None:
+    logs.info("worker_stop", worker=worker, why="everything of rbee on this host stops")
+    try:
+        await launcher.stop(worker)
+    except (LauncherError, OSError) as error:
+        logs.warning("worker_not_stopped", worker=worker, detail=error)
+
+
+async def _alive(launcher: Launcher) -> dict[str, UnitStatus]:
+    return {worker: status for worker, status in (await launcher.list()).items() if status.alive}
 
 
 if __name__ == "__main__":

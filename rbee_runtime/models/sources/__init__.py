@@ -42,7 +42,8 @@ class RemoteFile:
 
     `name` is the relative path that an engine expects (see `references.check_file_name`), `size` bytes, `etag` what
     changes with the content, `locator` where the source finds it again: a URL, key or digest, private to the source.
-    `path` is set where the content is a file of this host already: it is linked or copied instead of read.
+    `path` is set where the content is a file of this host already: it is linked or copied instead of read. `whole` says
+    that `read` checks the content at its end, so that without a sha256 only what was read to that end can be believed.
     """
 
     name: str
@@ -51,6 +52,7 @@ class RemoteFile:
     etag: str | None = None
     locator: str = ""
     path: Path | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)

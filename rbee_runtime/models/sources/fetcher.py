@@ -157,7 +157,10 @@ class Fetcher:
             )
 
     def _redirected(self, url: str, location: str, sent: dict[str, str]) -> tuple[str, dict[str, str]]:
-        target = urljoin(url, location)
+        try:
+            target = urljoin(url, location)
+        except ValueError as error:
+            raise ModelStoreError(f"{_shown(url)} redirects to what is not a URL that can be fetched") from error
         old, new = _split(url), _split(target)
         self._permit(target)
         if old.scheme == "https" and new.scheme != "https":

@@ -110,7 +110,8 @@ class HfSource:
         if sibling.lfs is not None:
             return RemoteFile(name, sibling.lfs.size, sibling.lfs.sha256, sibling.lfs.sha256, url)
         blob = sibling.blob_id or ""
-        return RemoteFile(name, sibling.size, None, blob or None, f"{_GIT}{blob} {url}" if blob else url)
+        locator = f"{_GIT}{blob} {url}" if blob else url
+        return RemoteFile(name, sibling.size, etag=blob or None, locator=locator, whole=bool(blob))
 
     async def _info(self) -> "ModelInfo":
         """Ask the hub, which is a blocking call of its client."""

@@ -97,8 +97,9 @@ def present(file: RemoteFile, found: Sequence[Path], repository: str) -> RemoteF
     name = f"models--{repository.replace('/', '--')}"
     for cache in found if file.sha256 else ():
         path = _inside(cache, cache / name / "blobs" / str(file.sha256))
-        if path is not None and path.stat().st_size == file.size:
-            return replace(file, path=path)
+        with suppress(OSError):
+            if path is not None and path.stat().st_size == file.size:
+                return replace(file, path=path)
     return file
 
 
@@ -191,9 +192,15 @@ def _remote(snapshot: Snapshot, name: str, path: Path) -> RemoteFile:
     real = _inside(snapshot.cache, path)
     if real is None:
         raise ModelStoreError(f"the cached file {path} went away; fetch the model again")
-    blob = _blob(path)
-    sha256 = blob if _SHA256.fullmatch(blob) else _small(real, blob)
-    return RemoteFile(name, real.stat().st_size, sha256=sha256, etag=blob, locator=str(real), path=real)
+    try:
+        blob = _blob(path)
+        sha256 = blob if _SHA256.fullmatch(blob) else _small(real, blob)
+        return RemoteFile(name, real.stat().st_size, sha256=sha256, etag=blob, locator=str(real), path=real)
+    except OSError as error:
+        raise ModelStoreError(
+            f"cannot read the cached file {real}: {error.strerror}; let the hive's user read it, or take the cache "
+            "out of hf_caches"
+        ) from error
 
 
 def _blob(path: Path) -> str:

@@ -27,8 +27,8 @@ async def inflated(blocks: AsyncGenerator[bytes, None], where: str) -> AsyncGene
     """Yield the content of a layer, by what its first bytes say it is; ModelStoreError where it is damaged."""
     expander: _Expander | None = None
     came = given = 0
-    async with aclosing(blocks):
-        async for block in blocks:
+    async with aclosing(_with_mark(blocks)) as whole:
+        async for block in whole:
             expander = expander or _expander(block, where)
             came += len(block)
             for content in expander.expand(block):
@@ -36,6 +36,22 @@ async def inflated(blocks: AsyncGenerator[bytes, None], where: str) -> AsyncGene
                 if given > FREE_BYTES and given > MAX_RATIO * came:
                     raise ModelStoreError(f"{where} expands to more than {MAX_RATIO} times its size: not a model")
                 yield content
+
+
+async def _with_mark(blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Pass the blocks on, the first with as many bytes as tell what they are: a network may cut them anywhere."""
+    first: bytes | None = b""
+    async with aclosing(blocks):
+        async for block in blocks:
+            if first is None:
+                yield block
+            elif len(first) + len(block) < len(_ZSTD):
+                first += block
+            else:
+                yield first + block
+                first = None
+    if first:
+        yield first
 
 
 def _expander(first: bytes, where: str) -> _Expander:

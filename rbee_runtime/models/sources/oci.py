@@ -84,7 +84,8 @@ class OciSource:
             member = await self._search(blob)
             if member is not None:
                 name = checked_name(member.name, self._registry.where)
-                return RemoteFile(name, member.size, etag=blob.digest, locator=f"{_TAR} {blob.digest} {blob.size}")
+                locator = f"{_TAR} {blob.digest} {blob.size}"
+                return RemoteFile(name, member.size, etag=blob.digest, locator=locator, whole=True)
         raise ModelStoreError(
             f"{self._registry.where} has no model: neither a layer that is named as a file, "
             f"nor a file under {FOLDER}/ in an image"

@@ -116,7 +116,9 @@ class Peer:
                 while number < len(table.sha256s) and len(buffer) >= _length(table, number):
                     yield self._checked(buffer, table, number)[skip:]
                     skip, number = 0, number + 1
-        if buffer or number < len(table.sha256s):
+                if buffer and number == len(table.sha256s):
+                    raise PeerError(f"{self._url} sends more than the {table.size} bytes of its table")
+        if number < len(table.sha256s):
             raise PeerError(f"{self._url} broke off at chunk {number} of {len(table.sha256s)}")
 
     def _checked(self, buffer: bytearray, table: ChunkTable, number: int) -> bytes:

@@ -114,7 +114,7 @@ class Registry:
         joint = "&" if "?" in asked["realm"] else "?"
         status, _, body = await self._ask("GET", f"{asked['realm']}{joint}{query}", headers)
         if status != 200:
-            raise self._refusal(status if status >= 500 else 401, "")
+            raise self._refusal(status if status == 429 or status >= 500 else 401, "")
         answer = _decoded(body, self.where)
         token = answer.get("token") or answer.get("access_token")
         if not isinstance(token, str) or not token.isprintable():

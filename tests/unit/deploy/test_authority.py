@@ -4,9 +4,11 @@ import hashlib
 import os
 import ssl
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -237,7 +239,7 @@ def test_the_operators_own_certificate_is_taken(tmp_path: Path) -> None:
     assert shown.pem == Path(paths.certificate).read_text()
 
 
-OWN_BAD = {
+OWN_BAD: dict[str, tuple[Callable[[Any], object], datetime, str]] = {
     "not PEM": (lambda paths: Path(paths.certificate).write_text("junk"), NOW, "must be PEM"),
     "gone": (lambda paths: Path(paths.key).unlink(), NOW, "cannot read"),
     "another key": (lambda paths: other_key(Path(paths.key)), NOW, "does not belong to certificate"),

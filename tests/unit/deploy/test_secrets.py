@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_sources_give_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [source.read().reveal() for source in sources] == ["two words $1"] * 3
 
 
-BAD = {
+BAD: dict[str, tuple[Callable[[Path], SecretSource], str]] = {
     "unset variable": (lambda _: secret_env("RBEE_NOT_SET"), "environment variable RBEE_NOT_SET is not set; export it"),
     "no file": (lambda folder: secret_file(folder / "no"), "cannot read the secret file"),
     "open file": (lambda folder: secret_file(private(folder / "s", CANARY, 0o640)), "is open to others; run chmod 600"),

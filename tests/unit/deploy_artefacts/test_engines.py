@@ -1,4 +1,5 @@
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def test_what_decides_a_build_decides_its_key(change: str, monkeypatch: pytest.M
     before = engine_builds.built_key(BUILD)
     build = BUILD
     if change == "glibc":
-        monkeypatch.setattr(engine_builds.platform, "libc_ver", lambda: ("glibc", "2.99"))
+        monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.99"))
     else:
         build = engine_builds.EngineBuild(**{**vars(BUILD), "on": ("GGML_AVX",)})
     assert engine_builds.built_key(build) != before

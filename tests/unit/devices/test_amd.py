@@ -100,3 +100,13 @@ def test_amds_library_that_fails_changes_nothing(broken: str) -> None:
     """The kernel's files are enough."""
     assert with_library(library(**{broken: library().fails})) == played("synthetic_mi300x")
     assert with_library(None) == played("synthetic_mi300x")
+
+
+@pytest.mark.parametrize("answer", ["N/A", None, 3, ["N/A"], [{"pid": 7, "memory_usage": "N/A"}]])
+@pytest.mark.parametrize(
+    "call", ["amdsmi_get_gpu_asic_info", "amdsmi_get_gpu_total_ecc_count", "amdsmi_get_gpu_process_list"]
+)
+def test_an_answer_of_another_form_is_no_answer(call: str, answer: object) -> None:
+    """A release of the library that answers otherwise does not take the cards away."""
+    (device,) = with_library(library(**{call: lambda _: answer})).devices
+    assert (device.id, device.total) == ("4c21a0de0b51f3e7", 200 * GIB)

@@ -1,7 +1,6 @@
 """The processor and main memory, and what control groups leave of them."""
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -119,7 +118,7 @@ def test_limits_are_the_tightest_on_the_path(files: dict[str, str], expected: Li
     assert limits(RecordedTree(files, {})) == expected
 
 
-def test_a_host_without_proc_is_still_one_device(tmp_path: Path) -> None:
+def test_a_host_without_proc_is_still_one_device() -> None:
     """Where the kernel has no such files the device has what the system's library says."""
     (device,) = CpuProbe(RecordedTree({}, {}), machine="arm64").read({}).devices
     assert (device.name, device.attributes["baseline"]) == ("arm64", "arm64")

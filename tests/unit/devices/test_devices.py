@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
@@ -136,7 +135,7 @@ async def test_simulated_devices_stand_beside_the_processor() -> None:
     assert processor.id == "cpu"
 
 
-async def test_this_host_is_scanned(tmp_path: Path) -> None:
+async def test_this_host_is_scanned() -> None:
     """Without settings the real probes run, and the processor is always there."""
     scan = await devices.build(DeviceSettings()).scan()
     assert scan.devices[-1].id == "cpu"

@@ -109,6 +109,16 @@ def test_memory_that_is_the_hosts_is_said_so() -> None:
     assert 0 < found["shared_memory"]["used"] < found["shared_memory"]["total"]
 
 
+@pytest.mark.parametrize("code", [1, 2, 4, 10])
+def test_memory_that_is_not_told_is_not_the_hosts(code: int) -> None:
+    """Only a GPU without memory of its own has the host's; one that refuses to tell is not placed on, its parts are."""
+    errors = {"MemoryInfo": code}
+    whole, divided = read(gpu(errors=errors), gpu(errors=errors, MigMode=[1, 1], slots=[gpu("MIG-1")]))["gpus"]
+    assert not {"memory", "shared_memory"} & (whole.keys() | divided.keys())
+    assert (whole["uuid"], whole["error"]) == ("GPU-1", code)
+    assert (divided["mig"][0]["memory"]["total"], divided.get("error")) == (1000, None)
+
+
 @pytest.mark.parametrize(
     ("code", "raw"),
     [

@@ -11,6 +11,7 @@ from rbee_runtime.config import DeviceSettings
 from rbee_runtime.devices import recorded
 from rbee_runtime.devices.__main__ import main
 from rbee_runtime.devices.amd import AmdProbe
+from rbee_runtime.devices.cpu import CpuProbe
 from rbee_runtime.devices.tree import HostTree, WatchedTree
 from rbee_runtime.errors import ConfigError
 from tests.unit.devices.recordings import FOLDER, NAMES, copied, played, raw
@@ -60,7 +61,7 @@ def test_this_host_can_be_recorded_and_played(tmp_path: Path, capsys: pytest.Cap
     assert main(["record", "--out", str(tmp_path / "host.json")]) == 0
     assert main(["--json", "--recorded", str(tmp_path / "host.json")]) == 0
     (shown, *_) = [row for row in json.loads(capsys.readouterr().out)["devices"] if row["kind"] == "cpu"]
-    (here,) = recorded.CpuProbe().read({}).devices
+    (here,) = CpuProbe().read({}).devices
     assert (shown["name"], shown["total"]) == (here.name, here.total)
 
 
@@ -71,7 +72,8 @@ async def test_a_device_taken_out_of_the_file_vanishes_and_comes_back(tmp_path: 
     clock = iter(range(0, 100, 5))
     inventory = devices.Inventory(recorded.probes(path), clock=lambda: float(next(clock)))
     states = [(await inventory.scan()).devices[0].healthy]
-    for gpus in ([], content["readings"][0]["raw"]["gpus"]):
+    nothing: list[Any] = []
+    for gpus in (nothing, content["readings"][0]["raw"]["gpus"]):
         changed: dict[str, Any] = content["readings"][0]["raw"] | {"gpus": gpus}
         path.write_text(json.dumps(content | {"readings": [{"kind": "nvidia", "raw": changed}]}))
         states += [(await inventory.scan()).devices[0].healthy for _ in range(2)]

@@ -1,6 +1,7 @@
 """What the gateway refuses before anything else happens."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -41,7 +42,7 @@ async def test_a_declared_length_over_the_limit_is_refused_at_once() -> None:
 async def test_a_chunked_body_over_the_limit_is_refused() -> None:
     """A body without a declared length is counted."""
 
-    async def pieces():  # noqa: ANN202 - a generator of bytes
+    async def pieces() -> AsyncIterator[bytes]:
         for _ in range(11):
             yield b"x" * 100
 

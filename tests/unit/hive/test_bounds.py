@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import pytest
 from starlette.requests import Request
@@ -43,6 +43,25 @@ def test_a_line_without_an_end_comes_in_pieces(tmp_path: Path, monkeypatch: pyte
     follower.last(1)
     log.write_bytes(b"x" * 35 + b"\n")
     assert [len(line) for _ in range(5) for line in follower.take()] == [20, 15]
+
+
+def test_only_the_end_of_a_log_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that writes faster than its log is cut does not fill the memory of who follows it, before or after."""
+    monkeypatch.setattr(tail, "LAST_BYTES", 16)
+    real, sizes = tail._end, []
+
+    def end(file: BinaryIO) -> tuple[int, bytes]:
+        found = real(file)
+        sizes.append(len(found[1]))
+        return found
+
+    monkeypatch.setattr(tail, "_end", end)
+    log = tmp_path / "w.log"
+    log.write_bytes(b"".join(b"line %d\n" % number for number in range(10, 40)) + b"half")
+    follower = tail.Tail(log)
+    assert follower.last(100) == ["line 39"]
+    log.write_bytes(b"".join(b"other %d\n" % number for number in range(10, 90)))
+    assert (follower.take(), sizes) == (["other 89"], [16, 16])
 
 
 class _Stubborn:

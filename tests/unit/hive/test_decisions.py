@@ -58,7 +58,7 @@ ABSENT = ModelState(ready=False, said="being copied")
 BLOCKED = record(launched=None, blocked=RECORD.attempt, last_exit=ExitReason.BAD_MODEL)
 FAILED = {"launched": None, "last_exit": ExitReason.CRASHED}
 
-TABLE = {
+TABLE: dict[str, tuple[dict[str, Any], Observed, Act]] = {
     "new worker": ({}, Observed.STARTING, Act.START),
     "model not here": ({"models": {"m": ABSENT}}, Observed.FETCHING, Act.NONE),
     "model not described": ({"models": {}}, Observed.EXITED, Act.NONE),
@@ -312,7 +312,7 @@ def test_a_life_follows_the_table_of_states() -> None:
 
 def test_a_worker_that_was_given_up_counts_as_failed() -> None:
     """The hive's own kill of a hung worker is a crash with its reason, not a wish, and is tried again in a second."""
-    hung = {"now": 1000.0, "records": record(ready_since=60.0), "statuses": {"w": RUNS}}
+    hung: dict[str, Any] = {"now": 1000.0, "records": record(ready_since=60.0), "statuses": {"w": RUNS}}
     killed = one(**hung, health={"w": HUNG})
     ended = one(now=1001.0, records={"w": killed.record}, statuses={"w": replace(CRASHED, exit_status=None)})
     assert (ended.record.last_exit, ended.record.streak, ended.record.stop_as) == (ExitReason.CRASHED, 1, None)

@@ -15,11 +15,12 @@ from rbee_runtime.hive.engines import HostFacts
 from rbee_runtime.hive.fetching import Fetching
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.store import ModelStore
-from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec
+from rbee_runtime.protocol import Desired, ModelFile, ModelReport, ModelSpec
 from tests.unit.hive.conftest import Queen, Start, desired, fake
 from tests.unit.hive.waiting import until
 
 SPEC = ModelSpec(name="m", source="https://models.example/m.gguf")
+WANTED = Desired(fleet="f", epoch=1, revision=1, models=(SPEC,))
 
 
 class Hang:
@@ -68,7 +69,7 @@ class Case:
         """Look after so many seconds more; returns how long that took in real ones."""
         self.now += seconds
         started = time.monotonic()
-        await self.disk.read((SPEC,), ())
+        await self.disk.read(WANTED, ())
         return time.monotonic() - started
 
 

@@ -1,5 +1,7 @@
 """Exit classification and the schedule of tries."""
 
+from typing import Any
+
 import pytest
 
 from rbee_runtime.hive import exits
@@ -44,7 +46,7 @@ def fail(record: WorkerRecord, *, at: float, status: int = 70, ready_for: float 
     return exits.noted(running, ended(exit_status=status), now=at)
 
 
-def _fields(record: WorkerRecord) -> dict[str, object]:
+def _fields(record: WorkerRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__struct_fields__}
 
 

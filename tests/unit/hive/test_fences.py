@@ -1,5 +1,7 @@
 """Devices that nothing may be started on."""
 
+from pathlib import Path
+
 import pytest
 
 from rbee_runtime.devices import Scan
@@ -7,6 +9,8 @@ from rbee_runtime.hive import fences
 from rbee_runtime.hive.records import WorkerRecord
 from rbee_runtime.protocol import DeviceReport
 from rbee_runtime.states import ExitReason
+from tests.faults.rig import Clock, ScriptedLauncher, document, rig, settings, worker
+from tests.unit.hive.conftest import free_ports
 
 GOOD = DeviceReport(id="G1", kind="nvidia", name="card", total=1, used=0)
 BAD = DeviceReport(id="G2", kind="nvidia", name="card", total=1, used=0, healthy=False, detail="fell off the bus")
@@ -42,3 +46,19 @@ def test_a_worker_that_found_a_device_broken_marks_it(changes: dict[str, object]
     """The mark stays until that worker is ready there again or ends for another reason."""
     fields = {"id": "w", "devices": ("G1",), "last_exit": ExitReason.DEVICE_LOST} | changes
     assert fences.faults({"w": WorkerRecord(**fields)}) == found  # type: ignore[arg-type]
+
+
+async def test_a_worker_takes_its_finding_to_no_other_device(tmp_path: Path) -> None:
+    """Sent to another device, it marks neither that one, on which it found nothing yet, nor the old one any more."""
+    clock = Clock()
+    launcher = ScriptedLauncher(clock, ends=74)
+    hive = rig(settings(tmp_path, free_ports(4)), launcher, clock)
+    hive.scan = Scan((GOOD, DeviceReport(id="G2", kind="nvidia", name="card", total=1, used=0)))
+    await hive.follow(document(1, worker("w", "G1")))
+    await hive.tick()
+    before = hive.supervisor.faults
+    launcher.ends = None
+    await hive.follow(document(2, worker("w", "G2")))
+    await hive.close()
+    assert (before, hive.supervisor.faults) == ({"G1": ("w",)}, {})
+    assert len(launcher.starts) == 2

@@ -75,7 +75,7 @@ class Case:
         await self.look()
 
     @property
-    def state(self) -> FetchState | None:
+    def state(self) -> str | None:
         return next((report.state for report in self.fetching.fetches), None)
 
 
@@ -101,6 +101,17 @@ async def test_a_fake_model_is_there_at_once(case: Case) -> None:
     """A model without files needs no fetch."""
     await case.look(FAKE)
     assert (case.fetching.models["f"].ready, case.fetching.fetches) == (True, ())
+
+
+async def test_files_of_this_host_hold_up_no_download(case: Case) -> None:
+    """Those of a mounted disk that hangs keep each other waiting, while a model from elsewhere is fetched."""
+    mounted = [ModelSpec(name=name, source=f"file:/mnt/{name}.gguf") for name in ("a", "b", "c")]
+    await case.look(*mounted, SPEC)
+    async with asyncio.timeout(10):
+        while sum(report.state is FetchState.FETCHING for report in case.fetching.fetches) < 3:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.01)
+    states = {report.name: report.state for report in case.fetching.fetches}
+    assert states == {"a": "fetching", "b": "fetching", "c": "waiting", "m": "fetching"}
 
 
 async def test_progress_is_reported_on_the_way(case: Case) -> None:
@@ -162,14 +173,15 @@ async def test_quarantine_waits_long_and_a_person_can_ask(case: Case) -> None:
     case.source.go_on.set()
     await case.look()
     await case.settle()
-    assert case.state is FetchState.QUARANTINED
+    states = [case.state]
     assert "it is kept aside as" in case.fetching.models["m"].said
     case.now += 3599
     await case.look()
-    assert case.state is FetchState.QUARANTINED
+    states.append(case.state)
     case.fetching.retry("m")
     await case.look()
-    assert case.state is FetchState.WAITING
+    states.append(case.state)
+    assert states == [FetchState.QUARANTINED, FetchState.QUARANTINED, FetchState.WAITING]
 
 
 async def test_what_is_not_wanted_any_more_is_stopped(case: Case) -> None:
@@ -194,6 +206,25 @@ async def test_a_pinned_model_is_kept(case: Case) -> None:
     assert case.fetching.reports[0].pinned
     await case.look()
     assert not case.fetching.reports[0].pinned
+
+
+GONE: dict[str, tuple[tuple[str, ...] | None, bool]] = {
+    "it runs elsewhere": (("m",), True),
+    "it left the inventory": ((), False),
+    "a queen that does not say": (None, True),
+}
+
+
+@pytest.mark.parametrize(("pins", "stays"), GONE.values(), ids=GONE)
+async def test_a_pin_of_the_inventory_ends_with_it(case: Case, pins: tuple[str, ...] | None, stays: bool) -> None:
+    """A model that no worker of this host needs any more is kept as long as the inventory pins it."""
+    case.source.go_on.set()
+    pinned = ModelSpec(name="m", source=SPEC.source, pin=True)
+    await case.look(pinned)
+    await asyncio.wait_for(case.changed.wait(), 10)
+    await case.look(pinned)
+    await case.fetching.look((), pins=pins)
+    assert [report.pinned for report in case.fetching.reports] == [stays]
 
 
 async def test_what_is_wanted_is_leased_while_it_is(case: Case) -> None:

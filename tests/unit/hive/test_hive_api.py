@@ -1,6 +1,7 @@
 """The hive's API: who may call it, what it refuses, what it tells."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -99,7 +100,7 @@ async def test_logs_of_all_workers_name_each(start: Start) -> None:
     _, queen = await start()
     await queen.put(desired(1, fake("w-1", fail="bad_model"), fake("w-2", fail="bad_model")))
     for worker in ("w-1", "w-2"):
-        await until(lambda worker=worker: queen.in_state(worker, "exited"))
+        await until(partial(queen.in_state, worker, "exited"))
     found = (await queen.get("/api/v1/logs?lines=1")).text.splitlines()
     assert [line.partition("rbee-worker:")[0] for line in found] == ["w-1: ", "w-2: "]
 

@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,7 @@ BOUNDS = (9000, 9003)
         ({"taken": (), "previous": 8000}, (), 9000),
     ],
 )
-def test_the_port_is_the_old_one_or_the_first_free(
-    arguments: dict[str, object], busy: tuple[int, ...], port: int
-) -> None:
+def test_the_port_is_the_old_one_or_the_first_free(arguments: dict[str, Any], busy: tuple[int, ...], port: int) -> None:
     """A worker keeps its port unless that is taken, refused or out of the range."""
     chosen = worker_ports.choose("127.0.0.1", BOUNDS, free=lambda _, number: number not in busy, **arguments)
     assert chosen == port

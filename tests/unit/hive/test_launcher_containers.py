@@ -1,10 +1,13 @@
 """What a worker's container is, and how engines' answers are read; engines themselves are for hosts that have them."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from podman.api import client as podman_api
 
 from rbee_runtime.config import ContainerSettings, HiveConfig
 from rbee_runtime.errors import LauncherError
@@ -258,3 +261,14 @@ def test_an_engine_elsewhere_is_refused() -> None:
     """A container engine over the network is nobody's worker host."""
     with pytest.raises(LauncherError, match="is no socket on this host"):
         containers.socket_path("tcp://192.0.2.1:2375", (Path("/x"),))
+
+
+@pytest.mark.parametrize(("status", "refused"), [(204, False), (304, False), (404, False), (500, True)])
+def test_podman_says_when_it_refuses_a_stop(monkeypatch: pytest.MonkeyPatch, status: int, refused: bool) -> None:
+    """A container that has ended or is gone is fine; any other refusal is told instead of taken for a stop."""
+    engine = podman.Podman("/nowhere/podman.sock")
+    plain = requests.Response()
+    plain.status_code, plain._content = status, b'{"cause": "", "message": "no cgroup", "response": 500}'
+    monkeypatch.setattr(engine._api, "post", lambda *_, **__: podman_api.APIResponse(plain))
+    with pytest.raises(LauncherError, match="no cgroup") if refused else contextlib.nullcontext():
+        engine.ask_stop("rbee-worker-w", 10)

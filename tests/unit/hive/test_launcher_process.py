@@ -138,6 +138,13 @@ time.sleep(60)
 """
 
 
+async def cut(folder: Path, shim: int) -> None:
+    """Have the front of a log cut off now."""
+    before = log_size(folder)
+    os.kill(shim, signal.SIGCHLD)
+    await until(lambda: log_size(folder) < before)
+
+
 async def test_a_log_is_followed_over_a_cut(script: Script, tmp_path: Path) -> None:
     """A follower misses no line and sees none twice although the log's front half is cut off meanwhile."""
     launcher = script(f"folder = {str(tmp_path)!r}\n{WAITS_FOR_CUTS}")
@@ -149,9 +156,7 @@ async def test_a_log_is_followed_over_a_cut(script: Script, tmp_path: Path) -> N
         async for line in lines:
             seen.append(line)
             if line in {"line 001000", "line 001450"}:
-                before = log_size(tmp_path)
-                os.kill(handle["shim_pid"], signal.SIGCHLD)
-                await until(lambda held=before: log_size(tmp_path) < held)
+                await cut(tmp_path, handle["shim_pid"])
                 (tmp_path / f"{int(line[5:])}").touch()
             if line == "line 001499":
                 break
@@ -254,3 +259,20 @@ async def test_a_running_worker_is_not_forgotten(script: Script) -> None:
     with pytest.raises(LauncherError, match="still runs"):
         await launcher.forget(fresh)
     await end(launcher, fresh)
+
+
+def test_a_worker_that_outlives_its_kill_costs_no_processor_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that hangs in a driver may stay for ever; its shim goes on looking at its usual pace."""
+    waits: list[float] = []
+
+    def wait(_: object, seconds: float) -> signal.struct_siginfo | None:
+        waits.append(seconds)
+        return None if len(waits) > 1 else signal.struct_siginfo((signal.SIGTERM, 0, 0, 0, 0, 0, 0))
+
+    monkeypatch.setattr(signal, "sigtimedwait", wait)
+    monkeypatch.setattr(os, "waitpid", lambda *_: (7, 0) if len(waits) == 4 else (0, 0))
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    shim._watch({"log": str(tmp_path / "log"), "log_bytes": 1, "stop_seconds": 0.0}, 7)
+    assert waits == [shim.LOOK_SECONDS] * 4

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from typing import cast
 
 import pytest
 
 from rbee_runtime.errors import LauncherError
+from rbee_runtime.hive.launchers import Launcher
 from rbee_runtime.hive.log_views import follow_all
 
 
@@ -27,7 +29,7 @@ class Logs:
 
 async def heard(logs: Logs, pids: dict[str, int | None], count: int) -> list[str]:
     found: list[str] = []
-    async with aclosing(follow_all(logs, lambda: pids, 10, every=0.01)) as lines, asyncio.timeout(5):
+    async with aclosing(follow_all(cast("Launcher", logs), lambda: pids, 10, every=0.01)) as lines, asyncio.timeout(5):
         async for line in lines:
             found.append(line)
             if len(found) == count:
@@ -54,7 +56,10 @@ async def test_a_log_that_ended_is_not_told_twice() -> None:
     logs.held = {"a": ["done"], "b": ["other"]}
     pids: dict[str, int | None] = {"a": 1, "b": None}
     with suppress(TimeoutError):
-        async with aclosing(follow_all(logs, lambda: pids, 10, every=0.01)) as lines, asyncio.timeout(0.3):
+        async with (
+            aclosing(follow_all(cast("Launcher", logs), lambda: pids, 10, every=0.01)) as lines,
+            asyncio.timeout(0.3),
+        ):
             found = [line async for line in lines]
             pytest.fail(f"the stream ended after {found}")
     assert sorted(logs.asked) == [("a", 10), ("b", 10)]

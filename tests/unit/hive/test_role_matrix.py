@@ -8,7 +8,7 @@ import pytest
 from starlette.routing import Route
 
 from rbee_runtime.config import HiveConfig
-from rbee_runtime.hive import attached
+from rbee_runtime.hive import attached, launchers
 from rbee_runtime.hive.routes import POLICIES, ROUTES, ApiRoute
 from rbee_runtime.link import Link, Role
 from tests.unit import callers
@@ -72,7 +72,7 @@ async def test_the_app_has_the_tables_routes_and_no_other(
     monkeypatch.setattr("rbee_runtime.hive.app.Starlette", lambda **given: built.extend(given["routes"]))
     monkeypatch.setattr("rbee_runtime.hive.attached.HttpServer", lambda *_, **__: None)
     link = Link(Role.HIVE, FLEET, token="t")
-    launcher = attached.launchers.build(settings)
+    launcher = launchers.build(settings)
     attached.AttachedHive(settings, link, launcher, 0, digest="")
     have = {(method, each.path) for each in built for method in each.methods or () if method != "HEAD"}
     assert have == {(route.method, route.path) for route in ROUTES}

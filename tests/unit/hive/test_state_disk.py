@@ -73,3 +73,44 @@ async def test_a_models_disk_that_fails_does_not_stop_the_hive(running: Rig, mon
     await running.launcher.kill("a")
     await running.simulate(10)
     assert len(running.launcher.starts) == 2  # type: ignore[attr-defined]
+
+
+async def test_a_launch_file_that_could_not_be_written_keeps_nobody_waiting_for_ever(
+    running: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only that one file was refused, the start follows as soon as the disk takes it."""
+    real = durable._replace
+
+    def refuse(path: Path, data: bytes, mode: int) -> None:
+        if path.parent.name == "workers":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, data, mode)
+
+    monkeypatch.setattr(durable, "_replace", refuse)
+    await running.launcher.kill("a")
+    await running.simulate(20)
+    assert "No space left on device" in "; ".join(running.supervisor.troubles)
+    monkeypatch.undo()
+    await running.simulate(20)
+    assert (running.supervisor.troubles, len(running.launcher.starts)) == ((), 2)  # type: ignore[attr-defined]
+
+
+async def test_a_launch_file_that_could_not_be_removed_goes_later(
+    running: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds what a caller needs to be let in, so it does not stay for good when a worker is forgotten."""
+    left = running.config.state_dir / "workers" / "a.json"
+    real = durable.remove
+
+    def refuse(path: Path) -> None:
+        if path == left:
+            raise StateError("it is busy")
+        real(path)
+
+    monkeypatch.setattr(durable, "remove", refuse)
+    await running.follow(document(2))
+    await running.simulate(5)
+    assert (left.exists(), running.supervisor.troubles) == (True, ("it is busy",))
+    monkeypatch.undo()
+    await running.simulate(5)
+    assert (left.exists(), running.supervisor.troubles) == (False, ())

@@ -75,6 +75,9 @@ class FaultyServer:
         validator = re.search(r"if-range: (\S+)", head, re.IGNORECASE)
         if validator and validator[1] != (fault.etag or self.etag):
             start = 0
+        if start >= len(content) > 0:
+            writer.write(b"HTTP/1.1 416 X\r\nContent-Length: 0\r\nContent-Range: bytes */%d\r\n\r\n" % len(content))
+            return True
         writer.write(self._head(fault, content, start))
         return await self._body(fault, content[start:], writer)
 

@@ -186,6 +186,7 @@ async def test_d2_killed_at_any_moment_nothing_wrong_is_visible(pulling: Pulling
         arguments = [sys.executable, "-c", CHILD, str(pulling.root), spec(server).source]
         for _ in range(row("D2").figure("kills")):
             child = await asyncio.to_thread(subprocess.Popen, arguments, stdout=subprocess.PIPE)
+            assert child.stdout is not None
             await asyncio.to_thread(child.stdout.readline)
             await asyncio.sleep(chance.uniform(0.0, 0.25))
             child.send_signal(signal.SIGKILL)

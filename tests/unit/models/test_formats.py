@@ -228,7 +228,7 @@ class Harmful:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
         return (Path.touch, (self.mark,))
 
 
@@ -262,7 +262,7 @@ def test_a_harmful_pickle_never_runs(tmp_path: Path, allowed: bool) -> None:
     except ModelFormatError:
         assert not allowed
     else:
-        assert (facts.format, facts.weights_bytes) == (Format.PICKLE, len(files["pytorch_model.bin"]))  # type: ignore[arg-type]
+        assert (facts.format, facts.weights_bytes) == (Format.PICKLE, len(files["pytorch_model.bin"]))
     assert not mark.exists()
 
 

@@ -7,8 +7,9 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import httpx
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -20,6 +21,8 @@ from rbee_runtime.models import chunks
 from rbee_runtime.models.chunks import CHUNK_BYTES, BlobServer
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.pull import Puller
+from rbee_runtime.models.sources import RemoteFile
+from rbee_runtime.models.sources.peer import Peer, PeerError
 from rbee_runtime.models.store import ModelStore
 from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec
 from tests.unit.certificates import issue_fleet
@@ -97,9 +100,10 @@ def damaged(place: int) -> bytes:
         ([damaged(CHUNK_BYTES + 7), CONTENT], Role.HIVE, 0),
         ([damaged(CHUNK_BYTES + 7)], Role.HIVE, SIZE - CHUNK_BYTES),
         ([CONTENT[: CHUNK_BYTES + 9]], Role.HIVE, SIZE - CHUNK_BYTES),
+        ([CONTENT + b"more"], Role.HIVE, 0),
         ([CONTENT], Role.WORKER, SIZE),
     ],
-    ids=["good", "second hive", "damaged", "broken off", "not a hive"],
+    ids=["good", "second hive", "damaged", "broken off", "too long", "not a hive"],
 )
 async def test_good_chunks_count_and_the_rest_comes_from_elsewhere(
     tmp_path: Path, certificates: Path, contents: list[bytes], role: Role, from_source: int
@@ -194,7 +198,12 @@ async def test_a_table_is_made_once_and_kept(tmp_path: Path, monkeypatch: pytest
     layout.blob(DIGEST).write_bytes(CONTENT)
     made: list[Path] = []
     real = chunks.make
-    monkeypatch.setattr(chunks, "make", lambda path, *given: (made.append(path), real(path, *given))[1])
+
+    def make(path: Path, *given: Any) -> Any:
+        made.append(path)
+        return real(path, *given)
+
+    monkeypatch.setattr(chunks, "make", make)
     server = BlobServer(layout)
     tables = await asyncio.gather(*(server.table(BLOB) for _ in range(5)))
     assert await BlobServer(layout).table(BLOB) == tables[0]
@@ -237,3 +246,34 @@ async def test_a_hive_with_a_false_table_is_not_asked_twice(
         report = await Puller(store, link=Link(Role.HIVE, "t", certificates), inspect=uninspected).pull(spec)
     assert store.path_of(report.files[0]).read_bytes() == CONTENT
     assert len([head for head in hive.asked if "/chunks" not in head]) == 1
+
+
+class Endless(httpx.AsyncByteStream):
+    """A blob's content, and then more for as long as somebody reads; `sent` is bytes."""
+
+    sent = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self.sent < 50 * SIZE:
+            self.sent += SIZE
+            yield CONTENT
+
+
+async def test_a_hive_that_does_not_end_is_not_read_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after the last chunk is not collected: the hive is dropped at the first byte too many."""
+    path, stream = tmp_path / "m", Endless()
+    path.write_bytes(CONTENT)
+    table = msgspec.json.encode(chunks.make(path, DIGEST, threading.Event()))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/chunks"):
+            return httpx.Response(200, content=table)
+        return httpx.Response(206, stream=stream)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(Link, "client", lambda *_, **__: client)
+    peer = Peer("https://h", Link(Role.HIVE, "t", tmp_path))
+    with pytest.raises(PeerError, match="sends more than the"):
+        assert b"".join([block async for block in peer.read(RemoteFile("m", SIZE, DIGEST), 0)]) == CONTENT
+    await peer.close()
+    assert stream.sent <= 2 * SIZE

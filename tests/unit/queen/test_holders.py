@@ -41,11 +41,13 @@ def test_a_hive_hears_who_has_its_model(queen: Maker) -> None:
 
 
 def test_a_pin_of_the_inventory_reaches_the_hive(queen: Maker) -> None:
-    """A pinned model is pinned in the hive's document, any other is not."""
+    """A pinned model is pinned in its hive's document, any other is not, and every hive is told all pinned names."""
     pinned = model().model_copy(update={"name": "p", "pin": True})
-    q = queen(fleet(model(), pinned, hives=("a",)))
-    q.beat("a")
-    assert {each.name: each.pin for each in q.documents.document("a").models} == {"m": False, "p": True}
+    q = queen(fleet(model(hosts=("a",)), pinned, hives=("a", "b")))
+    q.beat("a", "b")
+    told = {each.name: each.pin for hive in ("a", "b") for each in q.documents.document(hive).models}
+    assert told == {"m": False, "p": True}
+    assert [q.documents.document(hive).pins for hive in ("a", "b")] == [("p",), ("p",)]
 
 
 def test_a_lost_hive_is_nobodys_source(queen: Maker) -> None:

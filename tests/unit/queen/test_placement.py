@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from rbee_runtime.states import Intent, Observed
 from tests.unit.queen.states import GIB, cpu, fleet, gpu, model, numbered, view
 
 
-def situation(declared: FleetFile, *views: HiveView, existing: tuple[Assignment, ...] = (), **more: bool) -> Situation:
+def situation(declared: FleetFile, *views: HiveView, existing: tuple[Assignment, ...] = (), **more: Any) -> Situation:
     return Situation(declared, {each.name: each for each in views}, existing, **more)
 
 
@@ -189,7 +190,7 @@ def test_a_long_life_never_assigns_a_worker_twice(seed: int) -> None:
         existing = tuple(replace(entry, observed=dice.choice(states)) for entry in outcome.assignments)
 
 
-def stuck_on_a(*views: HiveView, **fields: object) -> Situation:
+def stuck_on_a(*views: HiveView, **fields: Any) -> Situation:
     """Return a situation in which the model's worker on hive a cannot be started."""
     now = situation(fleet(model(**fields)), *views)
     entry = replace(

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 30.0
 
 
-def wait_until(condition, *, within: float = PATIENCE) -> None:  # noqa: ANN001 - any callable
+def wait_until(condition: Callable[[], object], *, within: float = PATIENCE) -> None:
     """Return once `condition()` is true; fail after `within` seconds."""
     end = time.monotonic() + within
     while not condition():

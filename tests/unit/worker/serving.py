@@ -27,7 +27,7 @@ MODEL = "org/fake:small"
 
 def fake_launch(script: str = "", *, context: int = 64, slots: int = 1, port: int = 0) -> WorkerLaunch:
     """Return the spec of a fake worker on loopback."""
-    options = dict(parse_options(script))
+    options: dict[str, str | int | float | bool] = {**parse_options(script)}
     spec = WorkerSpec(id="fake-000001", model=MODEL, engine="fake", context=context, slots=slots, options=options)
     return WorkerLaunch(worker=spec, host="127.0.0.1", port=port, token=TOKEN)
 

@@ -3,10 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from rbee_runtime.errors import EngineCrashedError
 from rbee_runtime.testing.fake_engine import GARBAGE, FakeEngine, read_script
@@ -15,7 +17,7 @@ from rbee_runtime.worker.surface import body, reply
 from tests.unit.worker.serving import MODEL, TOKEN, served
 
 
-def events(text: str) -> list[object]:
+def events(text: str) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
@@ -63,15 +65,15 @@ async def test_the_official_client_understands_us() -> None:
             base_url=f"{worker.client.base_url}/v1", api_key="x", default_headers={"x-rbee-token": TOKEN}
         )
         ask = client.chat.completions.create
-        messages = [{"role": "user", "content": "hi"}]
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
         async with client:
-            stream = await ask(model=MODEL, messages=messages, stream=True)  # type: ignore[call-overload]
+            stream = await ask(model=MODEL, messages=messages, stream=True)
             text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-            whole = await ask(model=MODEL, messages=messages)  # type: ignore[call-overload]
+            whole = await ask(model=MODEL, messages=messages)
             with pytest.raises(openai.NotFoundError):
-                await ask(model="other", messages=messages)  # type: ignore[call-overload]
+                await ask(model="other", messages=messages)
             with pytest.raises(openai.BadRequestError):
-                await ask(model=MODEL, messages=messages, temperature=9)  # type: ignore[call-overload]
+                await ask(model=MODEL, messages=messages, temperature=9)
     assert text == whole.choices[0].message.content == "sweet honey"
 
 

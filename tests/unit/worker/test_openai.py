@@ -53,7 +53,7 @@ def test_what_clients_send_is_taken(fields: dict[str, object], check: object) ->
     assert check(parse(body(**fields)))  # type: ignore[operator]
 
 
-BOUNDS = {
+BOUNDS: dict[str, tuple[list[object], list[object]]] = {
     "temperature": ([0, 2], [-0.1, 2.1]),
     "top_p": ([0.01, 1], [0, 1.01]),
     "max_tokens": ([1], [0, -1, 1.5, 10**7 + 1]),

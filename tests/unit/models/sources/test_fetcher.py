@@ -150,6 +150,8 @@ NAMED = StoreSettings(plain_http_hosts=("127.0.0.1",))
         ("file:///etc/passwd", "is not fetched"),
         ("http://127.0.0.1:{p}/again", "redirects more than 5 times"),
         ("http://u:p@127.0.0.1:{p}/x", "user name"),
+        ("http://[", "is not a URL that can be fetched"),
+        ("//[::1/x", "is not a URL that can be fetched"),
     ],
 )
 async def test_d6_every_redirect_is_checked(target: str, said: str) -> None:

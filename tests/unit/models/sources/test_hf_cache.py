@@ -123,6 +123,28 @@ def test_a_damaged_small_file_is_not_adopted(fill: Fill) -> None:
         hf_cache.listing(snapshot)
 
 
+@pytest.mark.parametrize("shut", ["config.json", "model.safetensors"])
+async def test_a_cache_that_is_closed_to_us_is_told_in_one_sentence(
+    fill: Fill, monkeypatch: pytest.MonkeyPatch, shut: str
+) -> None:
+    """A cached file that may not be read, or goes away while it is looked at, is named with the way out."""
+    cache, plain = fill(FILES), hf_cache._blob
+    blob = next(cache.rglob(f"snapshots/{COMMIT}/{shut}")).resolve()
+
+    def gone(path: Path) -> str:
+        name = plain(path)
+        if path.name == shut:
+            blob.unlink()
+        return name
+
+    monkeypatch.setattr(hf_cache, "_blob", gone)
+    settings = StoreSettings(offline=True, hf_caches=(cache,))
+    source = HfSource(parse_source("hf:acme/bee"), settings=settings, env={})
+    with pytest.raises(ModelStoreError, match=f"cannot read the cached file .*{blob.name}: .*; let the hive's user"):
+        await source.list()
+    await source.close()
+
+
 def test_a_link_out_of_the_cache_is_not_followed(fill: Fill, tmp_path: Path) -> None:
     """A cache that others can write to cannot make the hive read elsewhere."""
     cache = fill(FILES)

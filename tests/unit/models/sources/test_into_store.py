@@ -1,15 +1,18 @@
 """From each kind of source into a real store."""
 
+import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from rbee_runtime.config import StoreSettings
+from rbee_runtime.errors import ModelStoreError, QuarantinedError
+from rbee_runtime.models.download import Download
 from rbee_runtime.models.pull import Puller
-from rbee_runtime.models.sources import Credentials
+from rbee_runtime.models.sources import Credentials, Listing, RemoteFile, TransientError
 from rbee_runtime.models.store import ModelStore
 from rbee_runtime.protocol import ModelSpec
 from tests.unit.models.pulling import uninspected
@@ -62,3 +65,77 @@ async def test_a_model_comes_into_the_store_whole(offers: dict[str, Offer], kind
     assert store.path_of(weights).read_bytes() == WEIGHTS
     assert store.find(spec) == report
     assert bool(report.revision) is (kind != "bucket")
+
+
+def unhashed(serve: Callable[..., Server], kind: str, *, damaged: bool) -> Offer:
+    """Return an offer of a file that only its source can check: by the hash of something else, and as a whole."""
+    if kind == "hub":
+        hub = Hub(
+            {"config.json": b"{}" * 40, "model.safetensors": WEIGHTS}, damaged={"config.json"} if damaged else set()
+        )
+        return Offer("hf:acme/bee", LOOPBACK.model_copy(update={"hf_endpoint": serve(hub.answer).url}), Credentials())
+    image = Registry(broken=damaged)
+    image.image([tar({"models/bee.gguf": WEIGHTS})])
+    return Offer(f"oci://127.0.0.1:{serve(image.answer).port}/acme/bee", LOOPBACK, Credentials())
+
+
+def puller(offer: Offer, folder: Path) -> Puller:
+    async def no_pause(_: float) -> None:
+        await asyncio.sleep(0)
+
+    store = ModelStore(folder, offer.settings.model_copy(update={"spare": 0}))
+    return Puller(store, credentials=offer.credentials, inspect=uninspected, sleep=no_pause)
+
+
+@pytest.mark.parametrize("kind", ["hub", "image"])
+async def test_what_its_source_finds_damaged_is_not_taken(
+    serve: Callable[..., Server], kind: str, tmp_path: Path
+) -> None:
+    """A file whose last byte came before its source saw that it is wrong is fetched once more, then kept aside."""
+    offer = unhashed(serve, kind, damaged=True)
+    with pytest.raises(QuarantinedError, match=r"arrived damaged.*, twice; it is kept aside"):
+        await puller(offer, tmp_path / "models").pull(ModelSpec(name="bee", source=offer.source))
+    assert [path.name for path in (tmp_path / "models" / "manifests").iterdir()] == []
+
+
+@pytest.mark.parametrize("kind", ["hub", "image"])
+async def test_what_was_left_unchecked_comes_anew(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, kind: str, tmp_path: Path
+) -> None:
+    """A file that came to its end in a process that was killed is not believed where only its source can check it."""
+    offer, folder = unhashed(serve, kind, damaged=False), tmp_path / "models"
+    spec = ModelSpec(name="bee", source=offer.source)
+
+    async def killed(*_: object) -> None:
+        raise ModelStoreError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Download, "_verified", killed)
+        with pytest.raises(ModelStoreError, match="killed"):
+            await puller(offer, folder).pull(spec)
+    (left,) = (folder / "partial").glob("from-*.part")
+    right = left.read_bytes()
+    left.write_bytes(right[:-1] + b"!")
+    report = await puller(offer, folder).pull(spec)
+    assert hashlib.sha256(right).hexdigest() in {file.sha256 for file in report.files}
+
+
+async def test_a_check_that_did_not_come_to_its_end_is_none(tmp_path: Path) -> None:
+    """A connection that breaks between the last byte and the source's word on the file costs a second try."""
+    tries = [WEIGHTS[::-1], WEIGHTS]
+
+    class Breaking:
+        async def list(self) -> Listing:
+            return Listing((RemoteFile("bee.gguf", len(WEIGHTS), etag="v1", whole=True),))
+
+        async def read(self, file: RemoteFile, *, offset: int) -> AsyncIterator[bytes]:
+            yield tries.pop(0)[offset:]
+            if tries:
+                raise TransientError(f"{file.name} broke off")
+
+        async def close(self) -> None: ...
+
+    store = ModelStore(tmp_path / "models", StoreSettings(spare=0))
+    puller = Puller(store, inspect=uninspected, opener=lambda *_: Breaking())
+    report = await puller.pull(ModelSpec(name="bee", source="https://models.example/bee.gguf"))
+    assert (report.files[0].sha256, tries) == (hashlib.sha256(WEIGHTS).hexdigest(), [])

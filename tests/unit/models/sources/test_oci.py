@@ -9,7 +9,7 @@ import pytest
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import ModelStoreError
 from rbee_runtime.models.references import parse_source
-from rbee_runtime.models.sources import Credentials, RangeRefusedError
+from rbee_runtime.models.sources import Credentials, RangeRefusedError, TransientError
 from rbee_runtime.models.sources.oci import OciSource
 from tests.unit.models.sources.conftest import LOOPBACK, content
 from tests.unit.models.sources.oci_registry import BASIC, INDEX, MANIFEST, TAR, TOKEN, Registry, digest, layer, tar
@@ -235,6 +235,17 @@ async def test_a_refusal_of_the_registry_is_one_sentence(
             await source.list()
 
 
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_busy_login_is_tried_again(serve: Callable[..., Server], status: int) -> None:
+    """A registry that hands out no token just now does not refuse the account."""
+    registry = Registry(login="bearer")
+    server = serve(lambda asked: Reply(status) if asked.path == "/token" else registry.answer(asked))
+    registry.url = server.url
+    async with opened(server) as source:
+        with pytest.raises(TransientError, match=f"is busy or broken, it answers {status}"):
+            await source.list()
+
+
 def test_a_short_form_is_not_guessed() -> None:
     """`oci://library/bee` names no registry, and none is assumed."""
     with pytest.raises(ModelStoreError, match="'library' is not a registry; write its host in full"):
@@ -251,7 +262,9 @@ async def test_who_is_redirected_to_does_not_say_where_a_login_goes(serve: Calla
     """A host behind a redirect that asks for a login gets no credential of the registry, and names no place for it."""
     registry = Registry()
     registry.artefact({"bee.gguf": WEIGHTS})
-    thief = serve(lambda _: Reply(401, b"{}", {"www-authenticate": f'Bearer realm="http://localhost:{thief.port}/t"'}))
+    thief: Server = serve(
+        lambda _: Reply(401, b"{}", {"www-authenticate": f'Bearer realm="http://localhost:{thief.port}/t"'})
+    )
     registry.cdn = f"http://localhost:{thief.port}"
     async with opened(serve(registry.answer), login=True) as source:
         (file,) = (await source.list()).files

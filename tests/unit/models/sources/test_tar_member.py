@@ -67,6 +67,15 @@ async def test_what_is_not_compressed_passes_as_it_is() -> None:
     assert b"".join([block async for block in inflated(_stream([raw[:5], raw[5:]]), "a layer")]) == raw
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3])
+@pytest.mark.parametrize("content", [gzip.compress(ARCHIVE), ARCHIVE, b"", b"x"], ids=["gzip", "plain", "empty", "one"])
+async def test_a_short_first_block_hides_nothing(content: bytes, cut: int) -> None:
+    """What a layer is shows in its first bytes, however the network cuts them, and none of them is lost."""
+    blocks = [b"", content[:cut], b"", content[cut:]]
+    whole = ARCHIVE if content.startswith(b"\x1f\x8b") else content
+    assert b"".join([block async for block in inflated(_stream(blocks), "a layer")]) == whole
+
+
 async def test_a_bomb_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """What expands a hundredfold beyond what a layer may is not read to its end."""
     monkeypatch.setattr(inflate, "FREE_BYTES", 2 * inflate.BLOCK)
