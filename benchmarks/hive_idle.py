@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,9 @@ from tests.unit.certificates import issue_fleet
 
 FLEET = "bench"
 MAX_CPU_PERCENT, MAX_RSS_MIB = 3.0, 120.0
+MOST_WORKERS, MOST_SECONDS = 400, 3600.0
+"""Each worker is a process that needs a port of the range, and some 50 MiB."""
+
 START_SECONDS = 300.0
 """Thirty interpreters start at the same time, maybe on one busy core."""
 
@@ -158,12 +161,22 @@ async def _until(condition: Callable[[], bool], process: psutil.Process, folder:
         await asyncio.sleep(0.2)
 
 
+def read_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what is to be measured; what cannot be is one sentence and exit status 2."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.hive_idle", description=__doc__)
+    parser.add_argument("--workers", type=int, default=30, help="1 to 400 (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long to measure (default: %(default)s)")
+    options = parser.parse_args(argv)
+    if not 1 <= options.workers <= MOST_WORKERS:
+        parser.error(f"--workers {options.workers} is not between 1 and {MOST_WORKERS}")
+    if not 1 <= options.seconds <= MOST_SECONDS:
+        parser.error(f"--seconds {options.seconds:g} is not between 1 and {MOST_SECONDS:g}")
+    return options
+
+
 def main() -> None:
     """Print a table and a line of JSON; exit 1 if a figure is over its limit."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hive_idle", description=__doc__)
-    parser.add_argument("--workers", type=int, default=30)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    options = parser.parse_args()
+    options = read_options()
     cpu, rss = asyncio.run(run(options.workers, options.seconds))
     print(f"{'hive with idle workers':<24}{'found':>10}{'limit':>10}")
     print(f"{'CPU, % of a core':<24}{cpu:>10.2f}{MAX_CPU_PERCENT:>10.2f}")

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
@@ -33,6 +33,8 @@ ROUNDS = 3
 ASKS = 8
 MIB = 1024 * 1024
 FREE_BYTES = 8 * 1024 * MIB
+MOST_MIB = 2048
+"""What `FREE_BYTES` has room for: the file, curl's copy of it, ours, and what is on its way to the disk."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -149,14 +151,19 @@ def downloads(url: str) -> int:
         return int(connection.makefile("rb").read().split(b"\r\n\r\n")[1])
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 1 if there is not enough room for it."""
-    options = _options()
-    free = shutil.disk_usage(options.folder).free
-    if free < FREE_BYTES:
-        sys.stderr.write(f"{options.folder} has {free / MIB:.0f} MiB free; {FREE_BYTES / MIB:.0f} are needed\n")
+    options = read_options(argv)
+    try:
+        free = shutil.disk_usage(options.folder).free
+        room = tempfile.TemporaryDirectory(dir=options.folder, prefix="rbee-bench-")
+    except OSError as error:
+        sys.stderr.write(f"cannot measure in {options.folder}: {error.strerror}; choose another --folder\n")
         return 1
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="rbee-bench-") as folder:
+    with room as folder:
+        if free < FREE_BYTES:
+            sys.stderr.write(f"{options.folder} has {free / MIB:.0f} MiB free; {FREE_BYTES / MIB:.0f} are needed\n")
+            return 1
         _measure(Path(folder), options.mib)
     return 0
 
@@ -195,11 +202,15 @@ def _print(what: str, seconds: list[float], mib: int) -> None:
     sys.stdout.write(f"{what:28} {mib / statistics.median(seconds):7.0f} MiB/s   s: {each}\n")
 
 
-def _options() -> argparse.Namespace:
+def read_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what is to be measured; a size that cannot be is one sentence and exit status 2."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.model_pull", description="Measure a download.")
-    parser.add_argument("--mib", type=int, default=2048, help="size of the file (default: 2048)")
+    parser.add_argument("--mib", type=int, default=2048, help=f"size of the file, 1 to {MOST_MIB} (default: 2048)")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="on the disk to measure")
-    return parser.parse_args()
+    options = parser.parse_args(argv)
+    if not 1 <= options.mib <= MOST_MIB:
+        parser.error(f"--mib {options.mib} is not between 1 and {MOST_MIB}")
+    return options
 
 
 if __name__ == "__main__":

@@ -16,8 +16,13 @@ LAB_TARGET = Target(python="3.13", arch="x86_64", glibc="2.41")
 
 def missing_compiler(target: Target = LAB_TARGET) -> tuple[str, ...]:
     """Return the package of the compiler if there is something to compile and nothing to do it with."""
-    there = shutil.which("c++") or shutil.which("g++") or is_cached("llama-cpp", DEFAULT_VARIANT, target)
+    there = shutil.which("c++") or shutil.which("g++") or not must_compile(target)
     return () if there else ("g++",)
+
+
+def must_compile(target: Target = LAB_TARGET) -> bool:
+    """Say whether the engine is not in the cache yet."""
+    return not is_cached("llama-cpp", DEFAULT_VARIANT, target)
 
 
 def build_all(target: Target = LAB_TARGET) -> tuple[Artefact | Path, ...]:

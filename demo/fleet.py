@@ -106,8 +106,11 @@ def add_host(story: Story, name: str) -> None:
 
 
 def remove_fleet(story: Story) -> None:
-    """Destroy the demo's hosts, and with them the secrets of its fleet."""
+    """Destroy the demo's hosts, and with them the secrets of its fleet; any user may ask whether there are some."""
     lab = hosts.existing()
-    if lab is not None:
-        lab.destroy()
-        story.tell(f"lab {lab.name} removed")
+    if lab is None:
+        return
+    if os.geteuid() != 0:
+        raise DemoError(f"the demo's hosts (lab {lab.name} in {lab.directory}) belong to root: sudo make demo-down")
+    lab.destroy()
+    story.tell(f"lab {lab.name} removed")

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from demo.build import missing_compiler
+from demo.build import missing_compiler, must_compile
 from demo.processes import running
 from demo.story import DemoError, Story
 from tests.lab import Lab, ensure_image, ensure_packages
@@ -47,7 +47,7 @@ def existing() -> Lab | None:
 
 
 def _finish(building: subprocess.Popen[bytes], story: Story) -> None:
-    if building.poll() is None:
+    if building.poll() is None and must_compile():
         story.tell("waiting for the engine to be compiled")
     if building.wait() != 0:
         raise DemoError("the artefacts could not be built: see the message above")

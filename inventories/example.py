@@ -99,8 +99,8 @@ queen, hives = fleet(
             source="file:/srv/models/SmolLM2-135M-Instruct.Q4_1.gguf",
             # False: do not copy the file to the hosts, it already lies there under the same path.
             preseed=False,
-            # True: its files stay on disk when room is needed for others. Once this is taken back they may go; on a
-            # host that does not serve the model then, somebody has to unpin them.
+            # True: its files stay on disk when room is needed for others, as long as the inventory says so. What a
+            # person pinned on a host goes only by a person.
             pin=False,
             # Left out, it follows from the source.
             engine="llama-cpp",
@@ -114,7 +114,7 @@ queen, hives = fleet(
             labels={"gpu": "rtx4090"},
             # Seconds that a request waits for a model that is still loading.
             load_wait=300,
-            # Settings of the engine.
+            # Settings of the engine; those of llama-cpp are threads and gpu_layers (0: all of it on the processor).
             options={"threads": 8},
         ),
         # A model without weights, to try a fleet out.

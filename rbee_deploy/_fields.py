@@ -20,7 +20,7 @@ class UnfitError(ValueError):
 
 
 class ExposedError(UnfitError):
-    """A secret stands in the inventory; no sentence may repeat it."""
+    """A value that no sentence may repeat: a secret that stands in the inventory, or what is too long for one."""
 
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
@@ -242,4 +242,47 @@ def operator_file(value: object) -> str:
     path = Path(value).expanduser()
     if not path.is_file():
         raise UnfitError("there is no such file on this machine")
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise UnfitError(f"it cannot be read ({plain(error)}); make it readable for you") from error
     return str(path.absolute())
+
+
+def private_key(value: object) -> str:
+    """Accept a file with a private SSH key that pyinfra can load; one with a passphrase is taken for what it says."""
+    # Inventories without such a field do without the SSH library.
+    from paramiko import ECDSAKey, Ed25519Key, PasswordRequiredException, RSAKey  # noqa: PLC0415
+
+    path = operator_file(value)
+    for kind in (RSAKey, ECDSAKey, Ed25519Key):
+        try:
+            kind.from_private_key_file(path)
+        except PasswordRequiredException:
+            return path
+        except Exception:  # noqa: BLE001, S112 - what is no key of this kind fails in many ways
+            continue
+        return path
+    raise UnfitError(f"it is not a private key of kind RSA, ECDSA or Ed25519{_beside(path)}")
+
+
+def _beside(path: str) -> str:
+    private = path.removesuffix(".pub")
+    return f"; did you mean {private!r}" if private != path and Path(private).is_file() else ""
+
+
+def plain(error: OSError) -> str:
+    """Return the system's reason alone, without number and path."""
+    return (error.strerror or str(error)).lower()
+
+
+def listed(kind: type[T], value: object) -> tuple[T, ...]:
+    """Accept a list of what the constructor called like `kind` returns."""
+    wanted = f"must be a list of {kind.__name__.lower()}(…)"
+    if not isinstance(value, list | tuple):
+        raise ExposedError(f"{wanted}, and is of type {type(value).__name__}")
+    for number, item in enumerate(value, 1):
+        if not isinstance(item, kind):
+            raise ExposedError(f"{wanted}, and item {number} is of type {type(item).__name__}")
+    return tuple(value)

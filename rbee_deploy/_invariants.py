@@ -7,8 +7,10 @@ from rbee_deploy.errors import InventoryError
 from rbee_deploy.modes import Mode
 from rbee_deploy.site import BUILT_IN_ENGINE, INSTALLABLE_ENGINES, Host, Model, Site
 from rbee_deploy.stores import Store
+from rbee_runtime.errors import ConfigError
 from rbee_runtime.models import references
 from rbee_runtime.models.references import Scheme, shown
+from rbee_runtime.worker.engines import options as engine_options
 
 
 def check_host(host: Host) -> None:
@@ -24,7 +26,7 @@ def check_store(store: Store) -> None:
 
 def check_model(model: Model) -> None:
     """Raise InventoryError unless every invariant of one model holds."""
-    for invariant in (engine_fits_source, only_files_are_copied, file_exists_here):
+    for invariant in (engine_fits_source, engine_takes_options, only_files_are_copied, file_exists_here):
         invariant(model)
 
 
@@ -100,6 +102,14 @@ def engine_fits_source(model: Model) -> None:
             f"model {model.name!r}: engine is {model.engine_name!r}, which cannot serve {shown(model.source)!r}; "
             f"drop the field or write engine={fits!r}"
         )
+
+
+def engine_takes_options(model: Model) -> None:
+    """Check that a worker will take the options, those in a fake source too: what it refuses, no host can serve."""
+    try:
+        engine_options.check(model.engine_name, model.source, model.options)
+    except ConfigError as error:
+        raise InventoryError(f"model {model.name!r}: {error}") from error
 
 
 def only_files_are_copied(model: Model) -> None:

@@ -13,6 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rbee_deploy.errors import ArtefactError
+
+CACHE_VARIABLE = "XDG_CACHE_HOME"
+
 Say = Callable[[str], None]
 """Receives one line of progress without a newline."""
 
@@ -52,8 +56,13 @@ class Artefact:
 
 def cache_root() -> Path:
     """Return the folder that holds everything expensive, keyed by content; removing it costs time only."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "rbee"
+    base = os.environ.get(CACHE_VARIABLE)
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "rbee"
+    except RuntimeError as error:
+        raise ArtefactError(
+            f"this user has no home folder for the cache: set {CACHE_VARIABLE} to a folder that it may write"
+        ) from error
 
 
 def say_to_stderr(line: str) -> None:
@@ -79,10 +88,23 @@ def tree_digest(root: Path, paths: list[Path]) -> str:
 
 
 @contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Make a folder of the cache for the block, which puts the first file there; raises ArtefactError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot write to {folder}: {error.strerror}; set {CACHE_VARIABLE} to a folder that you may write"
+        ) from error
+
+
+@contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive file lock beside `path`, so that two runs make it once; a dead holder frees it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f".{path.name}.lock").open("w") as handle:
+    with _writable(path.parent):
+        handle = (path.parent / f".{path.name}.lock").open("w")
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -90,8 +112,8 @@ def locked(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def fresh_dir(final: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `final` in one rename if the block succeeds, and vanishes if it fails."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    with _writable(final.parent):
+        draft = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
         yield draft
         draft.chmod(0o755)
@@ -104,8 +126,9 @@ def fresh_dir(final: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def fresh_file(final: Path) -> Iterator[Path]:
     """Yield a path to write that becomes `final` in one rename if the block succeeds, and vanishes if it fails."""
-    final.parent.mkdir(parents=True, exist_ok=True)
     draft = final.with_name(f".{final.name}.{os.getpid()}")
+    with _writable(final.parent):
+        draft.touch()
     try:
         yield draft
         draft.replace(final)

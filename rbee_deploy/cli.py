@@ -98,15 +98,20 @@ def _status(arguments: list[str], *, json: bool) -> int:
         pyinfra_command.main(arguments, prog_name="rbee-deploy", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        if json and _initialised(ctx_state.get()):
-            # pyinfra gives up without a word of JSON when no host is left.
-            print_run_json(ctx_state.get(), dry=False)
+        _print_json(json)
         return 1
     except SystemExit as end:
         if isinstance(end.code, str):
+            _print_json(json)
             raise
         return 1 if end.code else 0
     return 0
+
+
+def _print_json(wanted: bool) -> None:
+    """Print what pyinfra gives up without: a word of JSON, where no host is left or the run ended before it began."""
+    if wanted and _initialised(ctx_state.get()):
+        print_run_json(ctx_state.get(), dry=False)
 
 
 def _initialised(state: Any) -> bool:

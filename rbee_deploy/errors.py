@@ -7,6 +7,7 @@ DeployError
 └── ArtefactError    a release, engine or model file cannot be built, read or trusted
 
 InventoryError       (a SystemExit) the inventory file is wrong
+UnfitRunError        (a SystemExit) a run ends before it began
 """
 
 
@@ -35,4 +36,11 @@ class InventoryError(SystemExit):
 
     Not a DeployError on purpose. pyinfra executes the inventory file and prints a traceback for any Exception;
     it leaves SystemExit alone, and Python then prints the sentence and exits with status 1.
+    """
+
+
+class UnfitRunError(SystemExit):
+    """Nothing can be deployed before the operator puts something right: one sentence, exit status 1.
+
+    Not a DeployError for the reason above: pyinfra prefixes any Exception with itself and a line of our code.
     """

@@ -3,16 +3,16 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pyinfra import host as current_host
-from pyinfra.api.exceptions import PyinfraError
 
 from rbee_deploy import accounts, drift, preflight
 from rbee_deploy.accounts import Directory, Group, User
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.drift import Role
-from rbee_deploy.errors import DeployError
+from rbee_deploy.errors import DeployError, UnfitRunError
 from rbee_deploy.facts.memo import ASKED, PASSWORD, count_commands, observe
 from rbee_deploy.facts.state import Asked
 from rbee_deploy.inventory import Placement
@@ -22,7 +22,7 @@ from rbee_deploy.operations.models import Seed
 from rbee_deploy.operations.root import FETCHES, WARNINGS
 from rbee_deploy.plan import HostPlan, Workshop, fetched, needs
 from rbee_deploy.render import OwnedFile, roles, unwanted_paths
-from rbee_deploy.secrets import Secret
+from rbee_deploy.secrets import Secret, asked_for
 from rbee_deploy.site import Host, Site
 from rbee_runtime import ports
 
@@ -46,19 +46,20 @@ class Here:
         host = current_host.get() if hasattr(current_host, "get") else current_host
         placed = host.data.get("rbee")
         if not isinstance(placed, Placement):
-            raise PyinfraError(
+            raise UnfitRunError(
                 f"host {host.name} is not declared by rbee_deploy.inventory.fleet(); deploy with a fleet's inventory"
             )
         here = cls(host, placed.site, placed.host, _workshop(host.state, placed.site))
         try:
             here._introduce()
         except DeployError as error:
-            raise PyinfraError(str(error)) from error
+            raise UnfitRunError(str(error)) from error
         return here
 
     def _introduce(self) -> None:
         source = self.declared.sudo_password
-        password: Secret | None = source.read() if source is not None else None
+        with asked_for(f"host {self.declared.name!r}: sudo_password"):
+            password: Secret | None = source.read() if source is not None else None
         self.host.connector_data[PASSWORD] = password
         self.host.connector_data[ASKED] = self.asked(password=password is not None)
         count_commands(self.host)
@@ -69,7 +70,7 @@ class Here:
         users = accounts.users(self.declared)
         optional = {name for user in users for name in (*user.groups, *user.groups_if_present)}
         return Asked(
-            paths=(*self.workshop.paths(self.declared), *directories),
+            paths=(*self.workshop.paths(self.declared), *_parents(self.declared.models_dir), *directories),
             units=(*self.units(), *self.elsewhere(), f"{ports.WORKER_TEMPLATE.removesuffix('.service')}*.service"),
             users=tuple(user.name for user in users),
             groups=tuple(sorted({*optional, *(group.name for group in accounts.groups(self.declared))})),
@@ -211,6 +212,10 @@ class Here:
             if START_QUEEN in state.op_meta[op_hash].names and meta.is_complete() and meta.did_error():
                 return f"the queen on {name} did not start; put that right and run the same command again"
         return ""
+
+
+def _parents(path: str) -> tuple[str, ...]:
+    return tuple(str(parent) for parent in PurePosixPath(path).parents[:-1])
 
 
 def _sentence(problem: preflight.Problem) -> str:

@@ -12,7 +12,8 @@ class HostFacts:
 
     `sudo` is ok, missing, refused or silent. `python` is `major.minor`, `systemd` its number. `listeners` maps a TCP
     port to who listens: one of our units, else a command's name, else `unknown`. `units` maps a unit to its properties,
-    of which `active` matters here. `cpu_baseline` is the x86-64 level such as `x86_64_v3`.
+    of which `active` matters here, `paths` a path to its own, of which `kind` does. `cpu_baseline` is the x86-64 level
+    such as `x86_64_v3`.
     """
 
     sudo: str = "silent"
@@ -30,6 +31,7 @@ class HostFacts:
     disk_free: Mapping[str, int] = field(default_factory=dict)
     listeners: Mapping[int, str] = field(default_factory=dict)
     units: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    paths: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Self:

@@ -10,12 +10,14 @@
 `inventories/example.py` shows every field once. What is wrong raises InventoryError: one sentence, exit status 1.
 """
 
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from rbee_deploy import _fields as check
 from rbee_deploy import _invariants as invariants
 from rbee_deploy.devices import Recorded, Simulated, recorded, simulated
+from rbee_deploy.errors import InventoryError
 from rbee_deploy.secrets import secret_command, secret_env, secret_file
 from rbee_deploy.site import Host, Model, Replicas, Site, TlsPaths, each_host
 from rbee_deploy.stores import Store
@@ -73,8 +75,13 @@ def model(name: object = "", *extra: object, **fields: Any) -> Model:
 
 def store(*extra: object, **fields: Any) -> Store:
     """Declare how models come to hosts and how much disk they may take; the fields are those of Store."""
-    declared = check.construct_nameless(Store, "store", extra, fields)
-    invariants.check_store(declared)
+    try:
+        declared = check.construct_nameless(Store, "store", extra, fields)
+        invariants.check_store(declared)
+    except InventoryError as error:
+        # No host is known yet, and several may share it.
+        written = traceback.extract_stack(limit=2)[0]
+        raise InventoryError(f"{written.filename}, line {written.lineno}: {error.code}") from error
     return declared
 
 

@@ -15,7 +15,7 @@ from rbee_deploy.observed import Observed
 from rbee_deploy.packages import POLKIT
 from rbee_deploy.preflight import Needs
 from rbee_deploy.render import OwnedFile, SiteState, digest_path, owned_files, unwanted_paths
-from rbee_deploy.secrets import Secret
+from rbee_deploy.secrets import Secret, SecretSource, asked_for
 from rbee_deploy.site import Host, Model, Site
 from rbee_runtime.models.references import identity, shown
 from rbee_runtime.protocol import ModelFile
@@ -121,9 +121,13 @@ class Workshop:
     def _credentials(self, host: Host) -> dict[str, Secret]:
         # By source, so that a password manager asks its user once for all hosts.
         return {
-            name: self._once(("credential", name, id(source)), partial(model_credentials.read, name, source))
+            name: self._once(("credential", name, id(source)), partial(self._credential, host, name, source))
             for name, source in self.site.model_credentials(host).items()
         }
+
+    def _credential(self, host: Host, name: str, source: SecretSource) -> Secret:
+        with asked_for(self.site.credential_field(host, name)):
+            return model_credentials.read(name, source)
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
         # One lock for all: a file lock inside would stop every host's greenlet, not only the one that waits.

@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from rbee_deploy.host_facts import HostFacts
 from rbee_deploy.site import Host, Site
@@ -102,6 +103,8 @@ def _ssh_fix(host: Host, reason: str) -> str:
         return f"its host key changed: make sure that it is your host, then run ssh-keygen -R {host.ssh_address}"
     if "known_hosts" in reason:
         return f"run {login} once to accept its host key, or write ssh_host_keys='accept-new'"
+    if "private key" in reason:
+        return "correct ssh_key or its passphrase"
     if "auth" in reason:
         return f"correct ssh_user or ssh_key, and make sure that {login} logs in without a password"
     if "resolve" in reason:
@@ -205,6 +208,19 @@ def _disk_is_big_enough(case: _Case) -> Iterator[Problem]:
             )
 
 
+def _models_dir_is_a_folder(case: _Case) -> Iterator[Problem]:
+    models_dir = PurePosixPath(case.host.models_dir)
+    for path in (*reversed(models_dir.parents), models_dir) if case.host.hive else ():
+        kind = case.facts.paths.get(str(path), {}).get("kind", "directory")
+        # A link is followed when the folder is made.
+        if kind not in {"directory", "link"}:
+            yield case.problem(
+                f"models_dir is {case.host.models_dir}, and {path} is no folder there ({kind})",
+                "write models_dir='…' with another path, or move that away",
+            )
+            return
+
+
 def _ports_are_free(case: _Case) -> Iterator[Problem]:
     host = case.host
     queen = (("queen_port", host.queen_port), ("link_port", host.link_port)) if host.queen else ()
@@ -266,6 +282,7 @@ _CHECKERS: tuple[Checker, ...] = (
     _polkit_is_there,
     _engine_fits,
     _disk_is_big_enough,
+    _models_dir_is_a_folder,
     _ports_are_free,
     _clock_is_right,
     _others_can_reach_it,

@@ -4,11 +4,13 @@ import hashlib
 import os
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rbee_deploy._fields import plain
 from rbee_deploy.errors import SecretError
 
 COMMAND_SECONDS = 60.0
@@ -98,8 +100,10 @@ class FileSecret:
         try:
             mode = self.path.stat().st_mode
             value = self.path.read_text(encoding="utf-8").rstrip("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SecretError(f"cannot read the secret file {self.path}: {error}") from error
+        except OSError as error:
+            raise SecretError(f"cannot read the secret file {self.path}: {plain(error)}") from error
+        except UnicodeDecodeError as error:
+            raise SecretError(f"cannot read the secret file {self.path}: it is not UTF-8 text") from error
         if stat.S_IMODE(mode) & 0o077:
             raise SecretError(f"secret file {self.path} is open to others; run chmod 600 {self.path}")
         if not value:
@@ -121,11 +125,31 @@ class CommandSecret:
                 self.argv, stdout=subprocess.PIPE, timeout=COMMAND_SECONDS, check=False, encoding="utf-8"
             )
         except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError) as error:
-            raise SecretError(f"secret command {shown} failed: {error.__class__.__name__}; run it by hand") from error
+            raise SecretError(f"secret command {shown} failed: {_why(error)}; run it by hand") from error
         lines = done.stdout.splitlines()
         if done.returncode != 0 or not lines or not lines[0]:
             raise SecretError(f"secret command {shown} gave no secret (exit status {done.returncode}); run it by hand")
         return Secret(done.stdout.rstrip("\n") if whole else lines[0])
+
+
+def _why(error: OSError | subprocess.TimeoutExpired | UnicodeDecodeError) -> str:
+    match error:
+        case FileNotFoundError():
+            return "there is no such program"
+        case OSError():
+            return plain(error)
+        case UnicodeDecodeError():
+            return "what it printed is not UTF-8 text"
+    return f"it took longer than {COMMAND_SECONDS:.0f} s"
+
+
+@contextmanager
+def asked_for(where: str) -> Iterator[None]:
+    """Have what goes wrong with a secret begin with the place in the inventory that asks for it."""
+    try:
+        yield
+    except SecretError as error:
+        raise SecretError(f"{where}: {error}") from error
 
 
 def secret_env(variable: str) -> EnvironmentSecret:

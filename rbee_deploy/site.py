@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -136,7 +137,7 @@ class Host:
     worker_ports: tuple[int, int] = check.setting(check.port_range, default=ports.WORKER_PORTS)
     ssh_user: str | None = check.setting(check.text, default=None)
     ssh_port: int = check.setting(check.port, default=22)
-    ssh_key: str | None = check.setting(check.operator_file, default=None)
+    ssh_key: str | None = check.setting(check.private_key, default=None)
     ssh_known_hosts_file: str | None = check.setting(check.operator_file, default=None)
     ssh_config_file: str | None = check.setting(check.operator_file, default=None)
     ssh_host_keys: str = check.setting(check.one_of("strict", "accept-new"), default="accept-new")
@@ -202,18 +203,6 @@ class Model:
         return self.scheme not in {Scheme.FILE, Scheme.FAKE}
 
 
-def _hosts(value: object) -> tuple[Host, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(item, Host) for item in value):
-        raise check.UnfitError("it must be a list of host(…)")
-    return tuple(value)
-
-
-def _models(value: object) -> tuple[Model, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(item, Model) for item in value):
-        raise check.UnfitError("it must be a list of model(…)")
-    return tuple(value)
-
-
 def _secrets_dir(value: object) -> str:
     return str(Path(check.text(str(value) if isinstance(value, Path) else value)).expanduser().absolute())
 
@@ -229,8 +218,8 @@ class Site:
     """
 
     name: str = check.setting(check.host_name)
-    hosts: tuple[Host, ...] = check.setting(_hosts)
-    models: tuple[Model, ...] = check.setting(_models, default=())
+    hosts: tuple[Host, ...] = check.setting(partial(check.listed, Host))
+    models: tuple[Model, ...] = check.setting(partial(check.listed, Model), default=())
     version: str = check.setting(check.text, default=rbee_runtime.__version__)
     client_endpoint: str | TlsPaths = check.setting(_client_endpoint, default="fleet-tls")
     secrets_dir: str | None = check.setting(_secrets_dir, default=None)
@@ -261,6 +250,12 @@ class Site:
         """Return where the secrets come from that a host's hive fetches models with, by file name."""
         found = {file: getattr(host, field) or getattr(self, field) for field, file in MODEL_CREDENTIALS.items()}
         return {file: source for file, source in found.items() if source is not None} if host.hive else {}
+
+    def credential_field(self, host: Host, file: str) -> str:
+        """Return the place in the inventory that a host's credential comes from, for a sentence."""
+        field = next(field for field, known in MODEL_CREDENTIALS.items() if known == file)
+        own = getattr(host, field) is not None
+        return f"host {host.name!r}: {field}" if own else f"fleet {self.name!r}: {field}"
 
     def hives_for(self, wanted: Model) -> tuple[Host, ...]:
         """Return the hosts that may serve a model: by name, labels and engine."""

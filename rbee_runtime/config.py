@@ -217,5 +217,5 @@ def _sentence(error: ValidationError, section: type[Section]) -> str:
     if first["type"] != "extra_forbidden":
         return f"{field or 'settings'}: {first['msg'].removeprefix('Value error, ')}"
     near = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1)
-    hint = f"; did you mean {near[0]!r}" if near else ""
-    return f"unknown field {field!r}{hint}"
+    hint = f"did you mean {near[0]!r}? correct it there" if near else "remove it there"
+    return f"unknown field {field!r}; {hint}, or run the deploy again, which writes the file anew"

@@ -79,7 +79,7 @@ class _Case:
         if model is None or not model.ready:
             kept = self._adopted(status)
             # One that hangs does not serve on; it is killed for its own reason.
-            said = f"{drift}; serves on until the new model is on disk"
+            said = f"{drift}; it serves on with what it has open until the model is on disk"
             return kept if kept.act is not Act.NONE else replace(kept, said=said)
         return self._is(Observed.DRIFTED, f"{drift}; it stops after its requests and starts anew", Act.STOP)
 
@@ -113,14 +113,21 @@ class _Case:
         running = said or status.spec or self.record.spec
         if running != wanted.digest():
             return f"it runs spec {running or 'unknown'}, wanted is {wanted.digest()}"
-        now = self.scene.basis(wanted.model)
+        now, model = self.scene.basis(wanted.model), self.scene.models.get(wanted.model)
+        seen = model is not None and model.ready
         if not self.record.basis and self.record.spec:
             # Recovered before its model was seen: that it runs the wanted spec is all that can be known.
-            model = self.scene.models.get(wanted.model)
-            if model is not None and model.ready:
+            if seen:
                 self.record = msgspec.structs.replace(self.record, basis=now)
             return ""
-        return "" if self.record.basis == now else "its model's content or its credentials changed"
+        if self.record.basis == now:
+            return ""
+        return "its model's content or its credentials changed" if seen else self._absent(wanted.model, model)
+
+    def _absent(self, name: str, model: ModelState | None) -> str:
+        """Return why nothing can be said of a model's content; it may be the one that the worker has open."""
+        why = model.said if model is not None else self.scene.unseen or "the desired document does not describe it"
+        return f"the wanted model {name} is not on this host's disk" + (f" ({why})" if why else "")
 
     def _adopted(self, status: UnitStatus) -> Decision:
         health, now = self.health, self.scene.now

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from rbee_runtime.hive.events import EventKind, EventLog
 from rbee_runtime.hive.metrics import Meters
+from rbee_runtime.hive.wording import wording
 from rbee_runtime.protocol import DesiredAck, DeviceReport, FetchReport, ModelReport, WorkerReport
 from rbee_runtime.states import FetchState, Observed
 
@@ -69,7 +70,7 @@ class Feed:
             old = before.workers.get(name)
             if old is not None and _ended(old, worker):
                 self._exited(worker)
-            if old is None or old.state is not worker.state:
+            if old is None or _news(old) != _news(worker):
                 said = {"model": worker.model, "state": worker.state.value, "detail": worker.detail}
                 self._log.publish(EventKind.WORKER_STATE, name, **said)
         for name in before.workers.keys() - now.workers.keys():
@@ -135,6 +136,10 @@ class Feed:
 def _busy(now: Snapshot) -> bool:
     moving = {FetchState.WAITING, FetchState.FETCHING, FetchState.VERIFYING}
     return any(fetch.state in moving for fetch in now.fetches.values())
+
+
+def _news(worker: WorkerReport) -> tuple[Observed, str]:
+    return worker.state, wording(worker.state, worker.detail)
 
 
 def _ended(old: WorkerReport, now: WorkerReport) -> bool:

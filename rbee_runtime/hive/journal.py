@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rbee_runtime import logs
 from rbee_runtime.hive.scene import Decision
+from rbee_runtime.hive.wording import wording
 from rbee_runtime.states import Observed
 
 
@@ -16,7 +17,7 @@ class Journal:
     def tell(self, decisions: Sequence[Decision], *, now: float) -> None:
         """Say what is new: a state, why it is so, or a next try whose time has come and that still has to wait.
 
-        Sentences are no news by themselves: many count seconds or bytes.
+        Figures in a sentence are no news by themselves.
         """
         before = self._said
         self._said = {each.worker: _news(each, now) for each in decisions}
@@ -27,4 +28,4 @@ class Journal:
 
 def _news(decision: Decision, now: float) -> object:
     due = decision.state is Observed.BACKOFF and decision.record.next_try <= now
-    return decision.state, decision.reason, due
+    return decision.state, decision.reason, due, wording(decision.state, decision.said)

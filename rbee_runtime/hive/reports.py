@@ -12,10 +12,11 @@ from rbee_runtime.hive.launchers.containers import container_name
 from rbee_runtime.hive.ledger import Account, Ledger
 from rbee_runtime.hive.supervisor import Supervisor, View
 from rbee_runtime.link import Link
-from rbee_runtime.protocol import DeviceReport, Heartbeat, WorkerReport
-from rbee_runtime.states import Observed
+from rbee_runtime.protocol import DeviceReport, FetchReport, Heartbeat, WorkerReport
+from rbee_runtime.states import FetchState, Observed
 
 _WAITING = frozenset({Observed.BACKOFF, Observed.CRASH_LOOP})
+_FAILED = frozenset({FetchState.PARTIAL, FetchState.DISK_FULL, FetchState.QUARANTINED, FetchState.FAILED})
 
 
 def workers(
@@ -128,6 +129,14 @@ def summary(supervisor: Supervisor, *, queen: str) -> str:
     ready = counts.pop("ready", 0)
     others = [f"{count} {state}" for state, count in sorted(counts.items())]
     alone = ["drained"] if supervisor.draining else []
-    return ", ".join(
-        [*alone, f"{ready} worker{'' if ready == 1 else 's'} ready", *others, f"queen {queen}", *supervisor.troubles]
-    )
+    ways = [*supervisor.troubles, *unfetched(supervisor.fetching.fetches)]
+    return ", ".join([*alone, f"{ready} worker{'' if ready == 1 else 's'} ready", *others, f"queen {queen}", *ways])
+
+
+def unfetched(fetches: Sequence[FetchReport]) -> list[str]:
+    """Return one sentence for each reason why wanted models cannot be fetched now, with their names."""
+    why: dict[str, list[str]] = {}
+    for fetch in fetches:
+        if fetch.state in _FAILED and fetch.detail:
+            why.setdefault(fetch.detail.removeprefix(f"model {fetch.name}: "), []).append(fetch.name)
+    return [f"model{'s' if len(names) > 1 else ''} {', '.join(names)}: {said}" for said, names in why.items()]

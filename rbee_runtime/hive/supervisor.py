@@ -25,6 +25,7 @@ from rbee_runtime.hive.loading import Loads
 from rbee_runtime.hive.memory import Memory
 from rbee_runtime.hive.probes import Prober
 from rbee_runtime.hive.recovery import Recovery
+from rbee_runtime.hive.wording import wording
 from rbee_runtime.link import Link
 from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.sources.credentials import Credentials
@@ -157,7 +158,7 @@ class Supervisor:
         return tuple(said for said in (self._trouble, self._records.trouble, self._disk.trouble) if said)
 
     def watch(self, callback: Callable[[], None]) -> None:
-        """Call back after each tick that changed a worker's state or the models."""
+        """Call back after each tick that changed a worker's state, why it is so, or the models."""
         self._watchers.append(callback)
 
     async def follow(self, document: Desired) -> DesiredAck:
@@ -379,8 +380,8 @@ class Supervisor:
 
     def _tell_watchers(self) -> None:
         workers = [
-            (worker, view.decision.state, view.decision.record.port, view.decision.record.spec)
-            for worker, view in self.views.items()
+            (worker, shown.state, wording(shown.state, shown.said), shown.record.port, shown.record.spec)
+            for worker, shown in ((worker, view.decision) for worker, view in self.views.items())
         ]
         seen = (workers, self._fetching.reports, self.engine_names, self.troubles, self.draining)
         if seen != self._seen:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rbee_runtime import __version__
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.keeper.client import QueenClient
 from rbee_runtime.keeper.settings import DEFAULT_URL, Settings, settle
@@ -24,24 +25,26 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Hive = Annotated[str, typer.Argument(help="Name of the hive.", metavar="HIVE")]
 
 
-def main() -> None:
-    """Run the command line; whatever goes wrong is one sentence and exit status 1."""
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: list[str]) -> int:
     """Run the command line and return the exit status."""
     try:
         status = app(arguments or ["--help"], prog_name="rbee-keeper", standalone_mode=False)
+        # What a full disk refuses is known here, not when the interpreter goes.
+        sys.stdout.flush()
     except RbeeError as error:
         return _complain(str(error))
     except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("\n")
         return 130
     except BrokenPipeError:
-        # `| head` had enough; the interpreter must not try to flush the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `| head` had enough.
+        _drop_output()
         return 1
+    except OSError as error:
+        _drop_output()
+        # Only what is written carries no name.
+        what = f"use {error.filename}" if error.filename else "write to standard output"
+        return _complain(f"cannot {what}: {error.strerror}; make room or name another place")
     except Exception as error:
         # A wrong option; the class is click's, or that of typer's own copy of click, depending on the version.
         explain = getattr(error, "format_message", None)
@@ -51,6 +54,12 @@ def run(arguments: list[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rbee {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
@@ -58,6 +67,9 @@ def options(
     api_key: Annotated[str, typer.Option(envvar="RBEE_API_KEY", help="API key.", show_default=False)] = "",
     api_key_file: Annotated[Path | None, typer.Option(envvar="RBEE_API_KEY_FILE", help="File with the key.")] = None,
     ca: Annotated[Path | None, typer.Option(envvar="RBEE_CA", help="Authority of the queen's certificate.")] = None,
+    version: Annotated[  # noqa: ARG001 - its callback does it
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Keep where the queen is; the file is read only when a command asks."""
     if _typed(context, "api_key_file") and not _typed(context, "api_key"):
@@ -221,8 +233,9 @@ def revoke_key(
 def drain(context: typer.Context, hive: Hive) -> None:
     """Send a hive no new requests and move its workers away when they are idle."""
     with QueenClient(_settings(context)) as client:
-        client.set_drained(hive, drained=True)
-    typer.echo(f"hive {hive} drains; take it back with: rbee-keeper undrain {hive}")
+        waits = client.set_drained(hive, drained=True)
+    said = f"hive {hive} does not drain yet: {waits}" if waits else f"hive {hive} drains"
+    typer.echo(f"{said}; take it back with: rbee-keeper undrain {hive}")
 
 
 @app.command()
@@ -282,10 +295,11 @@ def _print_table(kind: str, rows: list[dict[str, Any]]) -> None:
     Console(width=None if sys.stdout.isatty() else 400).print(table(kind, rows))
 
 
+def _drop_output() -> None:
+    """Keep the interpreter from trying to flush the rest when it goes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(sentence: str) -> int:
     sys.stderr.write(f"rbee-keeper: {sentence}\n")
     return 1
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 
@@ -14,6 +14,8 @@ from rbee_runtime.errors import QueenCallError
 from rbee_runtime.keeper.settings import Settings
 
 Row = dict[str, Any]
+
+_API = "/api/v1/"
 
 _TIMEOUT = httpx.Timeout(10.0)
 _CHAT_TIMEOUT = httpx.Timeout(10.0, read=330.0)
@@ -67,14 +69,14 @@ class QueenClient:
 
     def of_hive(self, hive: str, kind: str) -> list[Row]:
         """Return `devices`, `models` or `events` of one hive, as it says itself."""
-        found = self._call("GET", f"/api/v1/hives/{quote(hive, safe='')}/{kind}", accept="application/json")
+        found = self._call("GET", f"{_place('hives', hive)}/{kind}", accept="application/json")
         if not isinstance(found, list):
             raise self._no_queen()
         return found
 
     def worker(self, worker: str) -> Row:
         """Return all that its hive knows of one worker."""
-        found = self._call("GET", f"/api/v1/workers/{quote(worker, safe='')}")
+        found = self._call("GET", _place("workers", worker))
         if not isinstance(found, dict):
             raise self._no_queen()
         return found
@@ -82,13 +84,13 @@ class QueenClient:
     def logs(self, worker: str, lines: int, *, follow: bool) -> Iterator[str]:
         """Yield the last lines that a worker wrote, and with `follow` those that it writes from now on."""
         query: Row = {"lines": lines, **({"follow": 1} if follow else {})}
-        yield from self._lines(f"/api/v1/workers/{quote(worker, safe='')}/logs", query, {})
+        yield from self._lines(f"{_place('workers', worker)}/logs", query, {})
 
     def events(self, hive: str, last: str = "") -> Iterator[Row]:
         """Yield what happens on a hive from now on, or after event `last`, each with its `name` to go on after."""
         headers = {"accept": "text/event-stream", **({"last-event-id": last} if last else {})}
         name = ""
-        for line in self._lines(f"/api/v1/hives/{quote(hive, safe='')}/events", {}, headers):
+        for line in self._lines(f"{_place('hives', hive)}/events", {}, headers):
             field, _, value = line.partition(": ")
             if field == "id":
                 name = value
@@ -112,9 +114,10 @@ class QueenClient:
             raise self._no_queen()
         return list(found["data"])
 
-    def set_drained(self, hive: str, *, drained: bool) -> None:
-        """Drain a hive, or take it back."""
-        self._call("POST", f"/api/v1/hives/{quote(hive, safe='')}/{'drain' if drained else 'undrain'}")
+    def set_drained(self, hive: str, *, drained: bool) -> str:
+        """Drain a hive, or take it back; return why a drain is not in force yet, "" if it is."""
+        found = self._call("POST", f"{_place('hives', hive)}/{'drain' if drained else 'undrain'}")
+        return str(found.get("detail", "")) if isinstance(found, dict) else ""
 
     def create_key(self, name: str, scopes: list[str], models: list[str]) -> Row:
         """Return a new key; the only time that it is shown."""
@@ -125,7 +128,7 @@ class QueenClient:
 
     def revoke_key(self, key_id: str) -> None:
         """Make a key invalid."""
-        self._call("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}")
+        self._call("DELETE", _place("keys", key_id))
 
     def chat(self, model: str, messages: list[Row]) -> Iterator[Piece]:
         """Yield an answer as it comes."""
@@ -179,6 +182,8 @@ class QueenClient:
     def _refusal(self, answer: httpx.Response) -> QueenCallError:
         if answer.status_code == 401:
             return QueenCallError(f"the queen at {self._url} {self._key_problem()}")
+        if answer.status_code == 404 and (sentence := _missing(answer.request.url)):
+            return QueenCallError(sentence)
         try:
             body = answer.json()
         except (json.JSONDecodeError, UnicodeDecodeError):
@@ -198,6 +203,19 @@ class QueenClient:
 
     def _no_queen(self, detail: str = "") -> QueenCallError:
         return QueenCallError(f"what answers at {self._url} is not a queen{detail}; check --url")
+
+
+def _place(kind: str, name: str) -> str:
+    """Return the path of one thing of a kind; a name of dots alone would be taken for a step on the path."""
+    segment = quote(name, safe="")
+    return f"{_API}{kind}/{segment if segment.strip('.') else segment.replace('.', '%2E')}"
+
+
+def _missing(url: httpx.URL) -> str:
+    """Return a sentence for a name with a slash, which a server reads as a longer path that it does not know."""
+    kind, _, rest = url.raw_path.decode("ascii").partition(_API)[2].partition("/")
+    name = unquote(rest.partition("/")[0])
+    return f"the queen has no {kind.removesuffix('s')} {name!r}: no name holds a slash" if "/" in name else ""
 
 
 def _message(body: Any) -> str:

@@ -12,9 +12,18 @@ Column = tuple[str, Callable[[Row], str]]
 _GOOD = frozenset({"ready", "live"})
 _BAD = frozenset({"lost", "unhealthy", "crash_loop", "unavailable", "exited"})
 
+
+def _hive_state(row: Row) -> str:
+    """Return what is known of a hive: one that is away has not heard that it shall drain, and its workers run on."""
+    state = str(row.get("state", ""))
+    if not row.get("drained"):
+        return state
+    return "drained" if state == "live" else f"{state}, to be drained"
+
+
 _HIVES: tuple[Column, ...] = (
     ("HIVE", lambda row: _text(row, "name")),
-    ("STATE", lambda row: "drained" if row.get("drained") else _text(row, "state")),
+    ("STATE", _hive_state),
     ("HEARD", lambda row: f"{row['heard']:.0f} s ago" if row.get("heard") is not None else "never"),
     ("WORKERS", lambda row: _text(row, "workers")),
     ("DEVICES", lambda row: ", ".join(_device(device) for device in row.get("devices", ()))),
@@ -30,7 +39,7 @@ _WORKERS: tuple[Column, ...] = (
     ("CONTEXT", lambda row: _text(row, "context")),
     ("UNIT", lambda row: _text(row, "unit")),
     ("RESTARTS", lambda row: _text(row, "restarts")),
-    ("DETAIL", lambda row: _text(row, "detail") or _text(row, "last_exit")),
+    ("DETAIL", lambda row: _text(row, "detail") or _last_end(row)),
 )
 _MODELS: tuple[Column, ...] = (
     ("MODEL", lambda row: _text(row, "name") or _text(row, "id")),
@@ -101,6 +110,12 @@ def gib(row: Row, name: str) -> str:
 def printable(text: str) -> str:
     """Return text of a model without control characters, which could steer the reader's terminal."""
     return "".join(letter for letter in text if letter in "\n\t" or letter.isprintable())
+
+
+def _last_end(row: Row) -> str:
+    """Return how a worker ended last, unless somebody asked for that; the bare reason would read as a fault of now."""
+    reason = _text(row, "last_exit")
+    return f"last ended: {reason}" if reason not in {"", "asked"} else ""
 
 
 def _cell(title: str, text: str) -> Text:

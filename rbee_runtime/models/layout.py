@@ -25,6 +25,7 @@ BLOB_MODE = 0o640
 """The folder's group (rbee-models, setgid) may read."""
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class Layout:
@@ -67,11 +68,21 @@ class Layout:
                 f"the folder of models_dir, {self.root.parent}, is not there; mount the disk or correct models_dir"
             )
         with sentences(f"cannot use the models folder {self.root}"):
-            self.root.mkdir(mode=0o750, exist_ok=True)
+            self._make_root()
             for folder in (self.blobs, self.manifests, self.facts, self.views):
                 folder.mkdir(mode=0o750, exist_ok=True)
             for folder in (self.partial, self.quarantine, self.chunks, self.locks, self.uses):
                 folder.mkdir(mode=0o700, exist_ok=True)
+
+    def _make_root(self) -> None:
+        try:
+            self.root.mkdir(mode=0o750, exist_ok=True)
+        except OSError as error:
+            if error.errno not in _FORBIDDEN or self.root.exists():
+                raise
+            # The hive may write into this folder only, so that the errno is the one of the folder above.
+            said = "it is gone; run the deploy again, which makes it, or mount its disk"
+            raise ModelStoreError(f"cannot use the models folder {self.root}: {said}") from error
 
     def free(self) -> int:
         """Return the bytes that are free on the model disk."""
@@ -89,7 +100,8 @@ def sentences(what: str, *, needed: int = 0) -> Iterator[None]:
         if error.errno in FULL:
             raise DiskFullError(f"{what}: the model disk is full; free space there", needed=needed) from error
         hint = {
-            errno.EROFS: "the disk is mounted read-only; mount it writable or set models_dir to another folder",
+            # A folder that is made anew is no longer the one that the running hive's unit was given for writing.
+            errno.EROFS: "the disk is mounted read-only; mount it writable, or restart rbee-hive if the folder is new",
             errno.EACCES: "permission denied; give the folder to the user that the hive runs as",
             errno.EPERM: "not permitted; give the folder to the user that the hive runs as",
             errno.ENOENT: "it is not there; mount the disk or correct models_dir",

@@ -17,14 +17,15 @@ from rbee_runtime.models import locks
 from rbee_runtime.models.adopt import Adoption
 from rbee_runtime.models.download import Download, Origin, Reader, begun
 from rbee_runtime.models.progress import Progress
+from rbee_runtime.models.references import Scheme, check_file_name, identity, parse_source, shown, slug
 from rbee_runtime.models.references import Source as Reference
-from rbee_runtime.models.references import check_file_name, identity, parse_source, shown, slug
 from rbee_runtime.models.sources import Credentials, Listing, RemoteFile, Source, TransientError, open_source
 from rbee_runtime.models.sources.peer import Peer
 from rbee_runtime.models.store import ModelStore, check_files
 from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec, encode
 from rbee_runtime.states import FetchState
 
+MAX_NAMED = 3
 MAX_FILES = 2000
 """Above any real model; each is a lock, a request and a link."""
 
@@ -191,13 +192,27 @@ class Puller:
             listing = await source.list()
         except ModelStoreError as error:
             held = Listing(tuple(declared)) if declared and peers else await self._held_elsewhere(spec, peers)
+            said = self._lost(spec) or str(error)
             if held is None:
-                error.args = (f"model {spec.name}: {error}",)
+                error.args = (f"model {spec.name}: {said}",)
                 raise
             logs.warning("source_unreachable", model=spec.name, detail=error)
-            return replace(held, said=str(error))
+            return replace(held, said=said)
         _check(spec, listing)
         return listing if not declared else _declared(spec, declared, listing)
+
+    def _lost(self, spec: ModelSpec) -> str:
+        """Return what is missing of a model that a deploy puts here, "" for any other.
+
+        The `file:` source of one whose files are declared is a path of the operator's machine, which says nothing here.
+        """
+        if not spec.files or parse_source(spec.source).scheme is not Scheme.FILE:
+            return ""
+        missing = [file for file in spec.files if not self._store.has(file)]
+        names = ", ".join(f"{file.name} (sha256-{file.sha256[:12]}…)" for file in missing[:MAX_NAMED])
+        more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
+        gone = f"{'is' if len(missing) == 1 else 'are'} gone from the model store {self._store.layout.root}"
+        return f"{names}{more} {gone} of this host; run the deploy again, which puts the files of this model there"
 
     async def _held_elsewhere(self, spec: ModelSpec, peers: Sequence[Peer]) -> Listing | None:
         """Return the files that the first hive which has this model says are it, each with the hash to hold it to."""

@@ -39,10 +39,11 @@ class KeyCreated(KeyAnswer):
 
 
 class DrainAnswer(BaseModel):
-    """Answer to drain and undrain."""
+    """Answer to drain and undrain; `detail` says why a drain is not in force yet."""
 
     name: str
     drained: bool
+    detail: str = ""
 
 
 def build(controller: Controller, calls: HiveCalls) -> FastAPI:
@@ -71,7 +72,7 @@ def _fleet_routes(app: FastAPI, controller: Controller) -> None:
     @app.post("/api/v1/hives/{name}/drain")
     async def drain(name: str) -> DrainAnswer:
         controller.set_drained(name, drained=True)
-        return DrainAnswer(name=name, drained=True)
+        return DrainAnswer(name=name, drained=True, detail=controller.unheard_drain(name))
 
     @app.post("/api/v1/hives/{name}/undrain")
     async def undrain(name: str) -> DrainAnswer:

@@ -5,6 +5,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from rbee_runtime import logs
 from rbee_runtime.config import FleetModel
@@ -67,6 +68,7 @@ class Controller:
         self._wake = asyncio.Event()
         self._frozen = False
         self._gave_up: frozenset[str] = frozenset()
+        self._drained_off: dict[str, tuple[Assignment, ...]] = {}
         self._said: dict[str, tuple[str, ...]] = {}
         self.membership.restore(store.hives())
         self.reconcile()
@@ -139,8 +141,27 @@ class Controller:
             raise RequestError(404, f"there is no hive {hive!r} in the inventory", code="hive_not_found")
         record = self.membership.set_drained(hive, drained=drained)
         self._remember(lambda: self._store.put_hive(record))
+        if not drained:
+            self._take_back(hive)
         logs.info("hive drained" if drained else "hive undrained", hive=hive)
         self.reconcile()
+
+    def unheard_drain(self, hive: str) -> str:
+        """Return why a drain that was asked for is not in force on its hive yet, or an empty string."""
+        member = self.membership.members.get(hive)
+        if member is None or not member.record.drained:
+            return ""
+        away = self.membership.presence(hive) is not Presence.LIVE
+        if not away and not (self.documents.unheard(hive) and self.documents.problem(hive)):
+            return ""
+        return "the drain is noted; the hive is away, and its workers run on until it is back and hears of it"
+
+    def _take_back(self, hive: str) -> None:
+        """Want the workers again that a drain let go and whose hive never heard of it: they run there as before."""
+        for entry in self._drained_off.pop(hive, ()):
+            if self.documents.unheard(hive):
+                self.assignments.setdefault(entry.id, entry)
+                self._remember(partial(self._store.change_assignments, [entry], ()))
 
     def reconcile(self) -> None:
         """Plan anew and carry the plan out."""
@@ -259,7 +280,10 @@ class Controller:
         for entry in put:
             logs.info("assigned", worker=entry.id, hive=entry.hive, intent=entry.intent)
         for worker in drop:
-            logs.info("released", worker=worker, hive=self.assignments[worker].hive)
+            entry = self.assignments[worker]
+            logs.info("released", worker=worker, hive=entry.hive)
+            if entry.hive in self.membership.members and self.membership.members[entry.hive].record.drained:
+                self._drained_off[entry.hive] = (*self._drained_off.get(entry.hive, ()), entry)
         self._remember(lambda: self._store.change_assignments(put, drop))
         self.assignments = wanted
 

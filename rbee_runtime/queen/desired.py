@@ -101,6 +101,11 @@ class Documents:
             self._wake.set()
         return desk.document
 
+    def unheard(self, hive: str) -> bool:
+        """Say whether a hive still follows an older document than its own."""
+        desk = self._desks.get(hive)
+        return desk is not None and self._stale(desk)
+
     def problem(self, hive: str) -> str:
         """Return why a hive does not follow, or an empty string."""
         desk = self._desks.get(hive)

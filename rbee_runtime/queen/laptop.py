@@ -13,6 +13,7 @@ from rbee_runtime.models.references import Scheme, check_name, parse_source
 from rbee_runtime.queen import fleet
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.records import Scope
+from rbee_runtime.worker.engines import options as engine_options
 
 HIVE_NAME = "local"
 LOOPBACK = "127.0.0.1"
@@ -69,11 +70,12 @@ def parse_model(text: str) -> FleetModel:
     try:
         source = parse_source(written)
         check_name(name)
-    except ReferenceFormError as error:
+        engine = "fake" if source.scheme is Scheme.FAKE else "llama-cpp"
+        engine_options.check(engine, written, {})
+    except (ReferenceFormError, ConfigError) as error:
         raise ConfigError(f"--model {text!r}: {error}") from error
     if source.scheme is Scheme.FILE and not Path(source.rest).is_file():
         raise ConfigError(f"--model {text!r}: there is no file {source.rest}")
-    engine = "fake" if source.scheme is Scheme.FAKE else "llama-cpp"
     return FleetModel(name=name, source=written, engine=engine, each_host=True, load_wait=_LOAD_WAIT)
 
 

@@ -111,7 +111,8 @@ def _still_wanted(entry: Assignment, model: FleetModel | None, situation: Situat
     hive = situation.hives.get(entry.hive)
     if model is None or hive is None or _not_for(model, hive) or entry.content != content(model):
         return None
-    if hive.drained and entry.id not in situation.busy:
+    # One that is away runs its workers on and may be undrained before it hears of the drain.
+    if hive.drained and hive.presence is Presence.LIVE and entry.id not in situation.busy:
         return None
     if hive.presence is Presence.LOST and not situation.frozen:
         return moved(entry, Intent.LOST)

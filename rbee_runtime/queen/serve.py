@@ -16,7 +16,7 @@ from rbee_runtime.config import HiveConfig, QueenConfig, TlsFiles
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.link import Link, Role
 from rbee_runtime.queen import laptop
-from rbee_runtime.queen.main import load
+from rbee_runtime.queen.command import load
 from rbee_runtime.queen.serving import Serving
 from rbee_runtime.queen.store import Store
 
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logs.capture_libraries()
     # Ctrl-C reaches the whole group of processes; the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         settings = load(options.config)
         hive = config.load(options.hive, HiveConfig) if options.hive is not None else None

@@ -26,6 +26,9 @@ hangs, and is killed so that the next one gets the state."""
 STOP_SECONDS = 200.0
 """Workers of an attached hive finish what is in flight first (at most 180 s)."""
 
+HURRY_SECONDS = 10.0
+"""After a second interrupt: idle workers end in a second or two, and who waits for others asks a third time."""
+
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,12 +48,18 @@ class Supervisor:
         self._order: Order | None = None
         self._deadline: float | None = None
         self._interrupts = 0
+        self._said = False
 
     def run(self) -> int:
         """Return the exit status of this process."""
         self._channel, theirs = socket.socketpair()
         with self._channel, _signal_wakeups(self._on_signal) as wakeups:
-            self._child = self._spawn(theirs)
+            # Held back until the child ignores it: its imports take a second, and Ctrl-C reaches both processes.
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._child = self._spawn(theirs)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
             theirs.close()
             return self._attend(wakeups)
 
@@ -74,9 +83,10 @@ class Supervisor:
                 ready = {key.fileobj for key, _ in selector.select(timeout)}
                 if wakeups in ready:
                     wakeups.recv(64)
+                    self._say_hurry()
                 status = self._hear() if self._channel in ready else None
                 if status is None and self._deadline is not None and time.monotonic() >= self._deadline:
-                    status = self._give_up("did not let go in time")
+                    status = self._give_up("was interrupted" if self._interrupts > 2 else "did not let go in time")
                 if status is not None:
                     return status
 
@@ -84,7 +94,7 @@ class Supervisor:
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
-                self._deadline = 0.0
+                self._hurry()
                 return
         order = Order.STOP if number == signal.SIGINT else Order.DRAIN
         if self._order is None:
@@ -93,6 +103,27 @@ class Supervisor:
             notify("STOPPING=1")
             with contextlib.suppress(OSError):
                 self._channel.sendall(f"{order}\n".encode())
+
+    def _hurry(self) -> None:
+        """Bound the end that was asked for before; what is said of it waits until no signal is handled."""
+        if self._interrupts > 2 or self._deadline is None:
+            self._deadline = 0.0
+        else:
+            self._deadline = min(self._deadline, time.monotonic() + HURRY_SECONDS)
+
+    def _say_hurry(self) -> None:
+        if self._interrupts == 2 and not self._said:
+            self._said = True
+            print(  # noqa: T201 - for the person who pressed Ctrl-C
+                f"rbee-queen: ends within {HURRY_SECONDS:.0f} s; Ctrl-C once more kills the serving process at once"
+                f"{self._left_behind()}",
+                file=sys.stderr,
+            )
+
+    def _left_behind(self) -> str:
+        """Return what becomes of workers that are not waited for; only an attached hive's end with the queen."""
+        attached = "--hive" in self._options
+        return "; workers that still run then go on, and the next start takes them over" if attached else ""
 
     def _hear(self) -> int | None:
         """Return the exit status if the child's words decide it."""
@@ -118,7 +149,8 @@ class Supervisor:
         return 1
 
     def _give_up(self, why: str) -> int:
-        print(f"rbee-queen: the serving process {why} and is killed", file=sys.stderr)  # noqa: T201 - log
+        said = f"rbee-queen: the serving process {why} and is killed{self._left_behind()}"
+        print(said, file=sys.stderr)  # noqa: T201 - log
         self._child.kill()
         self._child.wait()
         return 1

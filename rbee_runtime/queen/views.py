@@ -184,7 +184,8 @@ def _detail(controller: Controller, name: str) -> str:
     declared = [hive.name for hive in controller.fleet.current.hives]
     if declared and name not in declared:
         return "not in the inventory: nothing is placed here"
-    return controller.documents.problem(name)
+    said = (controller.unheard_drain(name), controller.documents.problem(name))
+    return "; ".join(part for part in said if part)
 
 
 def _worker(controller: Controller, entry: Assignment) -> WorkerAnswer:

@@ -12,71 +12,20 @@ crash_after_N    N tokens, then the process is gone without a word
 """
 
 import asyncio
-import difflib
 import os
-import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
-from itertools import cycle, islice
-from typing import Annotated
 
-import msgspec
-
-from rbee_runtime.errors import ConfigError, EngineLoadError, RequestError
+from rbee_runtime.errors import EngineLoadError, RequestError
 from rbee_runtime.protocol import WorkerLaunch
 from rbee_runtime.states import ExitReason
+from rbee_runtime.testing.fake_script import FakeScript, parse_options, read_script
 from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Progress, Usage
 
-_FAIL = "^(crash_at_start|bad_model|oom|hang|garbage|(crash|hang)_after_[0-9]{1,6})?$"
+__all__ = ["GARBAGE", "FakeEngine", "FakeScript", "create", "parse_options", "read_script"]
+
 _TEMPLATE_TOKENS = 3
 GARBAGE = b"\x00\xff<html>502</html>\n\n{]"
-
-
-class FakeScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a fake engine plays.
-
-    `slots` answers at a time (0: as the spec says), `tokens_per_s` per answer (0: at once), `tokens` of an answer for
-    which the client sets no limit, `load_s` seconds to load, `text` the words of an answer instead of tok0 tok1 ….
-    """
-
-    slots: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
-    tokens_per_s: Annotated[float, msgspec.Meta(ge=0)] = 50.0
-    tokens: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
-    load_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    text: str = ""
-    fail: Annotated[str, msgspec.Meta(pattern=_FAIL)] = ""
-
-    def words(self, limit: int | None) -> list[str]:
-        """Return the tokens of one answer: exactly `limit`, else `tokens`, else the whole text or 16."""
-        script = re.findall(r"\S+\s*", self.text)
-        count = limit or self.tokens or len(script) or 16
-        return list(islice(cycle(script), count)) if script else [f"tok{index} " for index in range(count)]
-
-    def tokens_before(self, accident: str) -> int | None:
-        """Return N of `crash_after_N` or `hang_after_N`, or None if that accident is not in the script."""
-        kind, separator, count = self.fail.partition("_after_")
-        return int(count) if separator and kind == accident else None
-
-
-def parse_options(rest: str) -> dict[str, str]:
-    """Return what follows `fake:` as options of a worker spec, or raise ConfigError."""
-    pairs = [part.partition("=") for part in rest.split(",") if part.strip()]
-    options = {key.strip(): value.strip() for key, _, value in pairs}
-    read_script(options)
-    return options
-
-
-def read_script(options: dict[str, str] | dict[str, str | int | float | bool]) -> FakeScript:
-    """Return validated options, texts of numbers included, or raise ConfigError naming the nearest known key."""
-    unknown = [key for key in options if key not in FakeScript.__struct_fields__]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], FakeScript.__struct_fields__, n=1)
-        hint = f"; did you mean {near[0]!r}" if near else f"; known: {', '.join(FakeScript.__struct_fields__)}"
-        raise ConfigError(f"unknown option {unknown[0]!r} of a fake engine{hint}")
-    try:
-        return msgspec.convert(options, FakeScript, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"a fake engine's option is wrong: {error}") from error
 
 
 class FakeEngine:

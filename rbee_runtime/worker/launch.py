@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from rbee_runtime import ports
+from rbee_runtime import __version__, ports
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.link import Link, Role
 from rbee_runtime.models.references import check_name
@@ -131,4 +131,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--token", default="", help="token that callers send as x-rbee-token (default: random, printed)"
     )
+    parser.add_argument("--version", action="version", version=f"rbee {__version__}")
     return parser

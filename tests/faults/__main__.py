@@ -1,5 +1,6 @@
 """`make faults-hive`: run every row of the table at full length, and print what held and what did not."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 from tests.faults.rows import ROOT, Row, read
 
 
-def main(names: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Return the exit status: 0 when every row passed."""
     rows = read()
+    names = _parser(rows).parse_args(argv).rows
     unknown = [name for name in names if name not in rows]
     if unknown:
         sys.stderr.write(f"faults-hive: there is no row {', '.join(unknown)}; known: {', '.join(rows)}\n")
@@ -65,6 +67,12 @@ def line(verdicts: Mapping[str, str], *, seconds: float) -> str:
     passed = sum(verdict == "passed" for verdict in verdicts.values())
     counts = {"passed": passed, "failed": len(verdicts) - passed, "seconds": round(seconds)}
     return json.dumps({"bench": "faults-hive", **counts, "rows": dict(verdicts)})
+
+
+def _parser(rows: Iterable[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"rows to run (default: all): {', '.join(rows)}")
+    return parser
 
 
 def _word(tag: str) -> str:

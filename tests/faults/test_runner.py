@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.faults.__main__ import judge, line, parse
+from tests.faults.__main__ import judge, line, main, parse
 from tests.faults.rows import Row
 
 CASE = '<testcase file="t/a.py" name="{}">{}</testcase>'
@@ -43,3 +43,12 @@ def test_the_last_line_counts_the_rows() -> None:
         "seconds": 1,
         "rows": {"R1": "passed", "C1": "failed"},
     }
+
+
+def test_help_is_a_usage_line_and_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` runs nothing; it names what can be run."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert said.startswith("usage: python -m tests.faults [-h] [ROW")
+    assert "R1, R2" in said

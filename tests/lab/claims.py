@@ -42,10 +42,15 @@ def is_stale(directory: Path) -> bool:
     return record is None or record.is_stale
 
 
+def check_host_name(name: str) -> None:
+    """Raise LabError if no host can be called so."""
+    if not name.replace("-", "a").isalnum() or len(name) > 63:
+        raise LabError(f"{name!r} is no host name: use up to 63 letters, digits and hyphens")
+
+
 def claim_host(lab: LabRecord, draft: HostRecord) -> HostRecord:
     """Give a new host its number, which is in its machine name, its link and its address."""
-    if not draft.name.replace("-", "a").isalnum() or len(draft.name) > 63:
-        raise LabError(f"{draft.name!r} is no host name: use up to 63 letters, digits and hyphens")
+    check_host_name(draft.name)
     if draft.name in {host.name for host in lab.hosts}:
         raise LabError(f"lab {lab.name} has a host called {draft.name} already: choose another name")
     used = {host.machine for host in lab.hosts}

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.lab.claims import check_host_name
 from tests.lab.errors import LabError
 from tests.lab.host import LabHost
 from tests.lab.images import ensure_image
 from tests.lab.lab import Lab
-from tests.lab.preconditions import ensure_packages
+from tests.lab.preconditions import ensure_packages, require_root
 from tests.lab.recipes import RECIPES
 
 
@@ -22,24 +23,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nlab: interrupted; python -m tests.lab list says what is there", file=sys.stderr)
+        return 130
     return 0
 
 
 def up(options: argparse.Namespace) -> None:
-    """Make a lab that stays and say how to reach its hosts."""
+    """Make a lab that stays and say how to reach its hosts; what fails leaves none."""
+    for name in options.hosts:
+        check_host_name(name)
+        if options.hosts.count(name) > 1:
+            raise LabError(f"{name} is named twice: give every host a name of its own")
+    require_root()
     ensure_packages()
     lab = Lab.create(options.label, persistent=True)
-    for name in options.hosts:
-        lab.add_host(name, image=options.image, online=options.online)
+    try:
+        for name in options.hosts:
+            lab.add_host(name, image=options.image, online=options.online)
+    except BaseException:
+        lab.destroy()
+        raise
     show(lab)
 
 
 def down(options: argparse.Namespace) -> None:
     """Remove labs by name, or all that were meant to stay."""
     names = options.labs or [lab.name for lab in Lab.list() if lab.state().persistent]
-    for name in names:
-        Lab.open(name).destroy()
-        print(f"{name} removed")
+    labs = [Lab.open(name) for name in names]
+    if labs:
+        require_root()
+    for lab in labs:
+        lab.destroy()
+        print(f"{lab.name} removed")
 
 
 def list_labs(options: argparse.Namespace) -> None:
@@ -59,12 +75,14 @@ def ssh(options: argparse.Namespace) -> None:
 
 def clean(options: argparse.Namespace) -> None:
     """Remove what interrupted runs left."""
+    require_root()
     for name in Lab.clean_stale():
         print(f"{name} removed")
 
 
 def images(options: argparse.Namespace) -> None:
     """Build the base images that are not in the cache, all at once."""
+    require_root()
     ensure_packages()
     with ThreadPoolExecutor() as pool:
         for tree in pool.map(ensure_image, options.images or RECIPES):

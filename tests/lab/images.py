@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.lab.commands import SLOW_S, output
 from tests.lab.errors import LabError, LabUnavailableError
-from tests.lab.places import image_cache, locked
+from tests.lab.places import CACHE_VARIABLE, image_cache, locked
 from tests.lab.recipes import RECIPES, Recipe
 
 MIRROR_VARIABLE = "RBEE_LAB_MIRROR"
@@ -25,7 +25,7 @@ def ensure_image(name: str) -> Path:
     tree = image_cache() / recipe.folder
     if tree.is_dir():
         return tree
-    with locked(tree.with_name(f"{tree.name}.lock")):
+    with locked(tree.with_name(f"{tree.name}.lock"), variable=CACHE_VARIABLE):
         # Another run may have built it while this one waited.
         if not tree.is_dir():
             _build(recipe, tree)
@@ -71,7 +71,7 @@ def _require_space(folder: Path) -> None:
     if free < NEEDED_BYTES:
         raise LabUnavailableError(
             f"{folder} has {free // 1_000_000} MB free and an image needs {NEEDED_BYTES // 1_000_000} MB: "
-            "free some or point XDG_CACHE_HOME at another disk"
+            f"free some or point {CACHE_VARIABLE} at another disk"
         )
 
 

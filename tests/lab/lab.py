@@ -14,7 +14,7 @@ from tests.lab.errors import LabError
 from tests.lab.host import LabHost
 from tests.lab.images import ensure_image, remove_tree
 from tests.lab.interrupts import end_by_exception, uninterrupted
-from tests.lab.places import labs_root, locked, registry_lock, sweep_lock
+from tests.lab.places import lab_folders, labs_root, locked, registry_lock, sweep_lock
 from tests.lab.preconditions import require_lab
 from tests.lab.records import Bind, HostRecord, LabRecord, Owner, load
 
@@ -55,9 +55,7 @@ class Lab:
     @classmethod
     def list(cls) -> tuple[Self, ...]:
         """Return handles on all labs of this machine, by name."""
-        root = labs_root()
-        folders = sorted(root.iterdir()) if root.is_dir() else []
-        return tuple(cls(folder) for folder in folders if load(folder) is not None)
+        return tuple(cls(folder) for folder in lab_folders() if load(folder) is not None)
 
     @classmethod
     def clean_stale(cls) -> tuple[str, ...]:

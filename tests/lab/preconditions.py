@@ -32,14 +32,19 @@ def require_lab() -> None:
     """Raise LabUnavailableError with the one thing to do first if this machine cannot make hosts."""
     if platform.system() != "Linux":
         raise LabUnavailableError(f"the lab needs Linux and this is {platform.system()}: run it on a Linux machine")
-    if os.geteuid() != 0:
-        raise LabUnavailableError("the lab makes hosts with systemd-nspawn and needs root: run the command with sudo")
+    require_root()
     missing = missing_packages()
     if missing:
         raise LabUnavailableError(f"the lab misses {', '.join(missing)}: apt-get install {' '.join(missing)}")
     if not _overlay_known():
         raise LabUnavailableError("this kernel has no overlay file system: load it with modprobe overlay")
     raise_limit(INOTIFY_INSTANCES, LEAST_INSTANCES)
+
+
+def require_root() -> None:
+    """Raise LabUnavailableError for any other user."""
+    if os.geteuid() != 0:
+        raise LabUnavailableError("the lab makes hosts with systemd-nspawn and needs root: run the command with sudo")
 
 
 def raise_limit(setting: Path, least: int) -> None:

@@ -84,8 +84,16 @@ class HiveBox:
 
     @property
     def units(self) -> str:
-        """Return the units of the engine, first the one that brings it back."""
+        """Return the units of the engine."""
         return f"{self.engine}.socket {self.engine}.service"
+
+    @property
+    def bring_back(self) -> str:
+        """Return the command that starts the engine, however often it was started within the last minute.
+
+        Docker's unit takes three starts in 60 s, and then its socket fails as well.
+        """
+        return f"systemctl reset-failed {self.units}; systemctl start {self.engine}.socket"
 
     def want(self, *workers: str, **scripted: dict[str, str]) -> None:
         """Have the hive follow a document with these workers, and with further ones of these scripts."""

@@ -44,7 +44,7 @@ def limiting(box: HiveBox, settings: str) -> Iterator[str]:
     """
     services = PROGRAMS[box.engine] if not unified(box) else {}
     stop = f"systemctl stop rbee.target rbee-workers; systemctl stop {box.units} {' '.join(services)}"
-    start = f"systemctl daemon-reload && systemctl start {box.engine}.socket rbee.target"
+    start = f"systemctl daemon-reload; {box.bring_back} rbee.target"
     enter = ""
     try:
         box.host.run(stop)

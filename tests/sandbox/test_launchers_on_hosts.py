@@ -210,7 +210,7 @@ def test_workers_serve_on_while_the_engine_is_down(box: HiveBox) -> None:
     during = box.worker(WORKER)
     assert (during["report"]["state"], during["pid"], during["silent"]) == ("ready", before["pid"], None)
     assert box.ask("/health", port=before["report"]["port"]).status_code == 200
-    box.host.run(f"systemctl start {box.units.split()[0]}")
+    box.host.run(box.bring_back)
     box.reach("more", "ready")
     after = box.worker(WORKER)
     assert (after["pid"], after["report"]["restarts"]) == (before["pid"], before["report"]["restarts"])

@@ -23,7 +23,7 @@ def site_of(*hosts: Host, models: tuple[Model, ...] = (), **fields: Any) -> Site
 def one_box(**fields: Any) -> Site:
     """Return the commonest fleet at its smallest: queen and hive on one host, every kind of model."""
     smol = model("smol", source="file:/srv/smol.gguf", preseed=False, replicas=(1, 2), labels={"gpu": "a"}, slots=2)
-    echo = model("org/echo:1", source="fake:tokens=3", replicas=each_host, load_wait=60, options={"seed": 1})
+    echo = model("org/echo:1", source="fake:tokens=3", replicas=each_host, load_wait=60, options={"load_s": 1})
     box = host("box1", address="192.0.2.10", queen=True, labels={"gpu": "a"})
     return site_of(box, models=(smol, echo), **fields)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paramiko import ECDSAKey
 
 from rbee_deploy.errors import InventoryError
 from rbee_deploy.inventory import TlsPaths, each_host, fleet, host, model, secret_env
@@ -17,6 +18,10 @@ def a_queen(**fields: Any) -> Any:
 
 def echo(name: str = "echo", **fields: Any) -> Any:
     return model(name, **{"source": "fake:tokens=1", **fields})
+
+
+def llama(**fields: Any) -> Any:
+    return model("m", source="file:/x", preseed=False, **fields)
 
 
 BAD: dict[str, tuple[Callable[[], object], str]] = {
@@ -130,9 +135,37 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "a wait for ever": (lambda: echo(load_wait=9e9), "model 'echo': load_wait is 9000000000.0: it must be seconds in"),
     "options as a list": (lambda: echo(options=[1]), "model 'echo': options is [1]: options are a dict"),
     "an option with parts": (lambda: echo(options={"a": {}}), "option 'a' must be a string, a number or True/False"),
+    "an option that llama.cpp has not": (
+        lambda: llama(options={"threds": 2}),
+        "model 'm': an option of engine llama-cpp is wrong: there is no 'threds'; did you mean 'threads'; known: gpu_",
+    ),
+    "an option of another type": (
+        lambda: llama(options={"gpu_layers": 0, "threads": "many"}),
+        "model 'm': an option of engine llama-cpp is wrong: threads is 'many': expected `int`, got `str`; known: gpu_",
+    ),
+    "a fake source that is no script": (
+        lambda: echo(source="fake:tokns=2"),
+        "model 'echo': unknown option 'tokns' of a fake engine; did you mean 'tokens'",
+    ),
+    "an option that fake has not": (
+        lambda: echo(options={"threads": 2}),
+        "model 'echo': unknown option 'threads' of a fake engine; known: slots, tokens_per_s",
+    ),
+    "a fake option out of bounds": (
+        lambda: echo(options={"load_s": -1}),
+        "model 'echo': a fake engine's option is wrong: load_s is -1: expected `float` >= 0.0",
+    ),
     "hosts that are not hosts": (
         lambda: fleet(hosts=["q"]),
-        "fleet 'rbee': hosts is ['q']: it must be a list of host(…)",
+        "fleet 'rbee': hosts must be a list of host(…), and item 1 is of type str",
+    ),
+    "a host's name among hosts": (
+        lambda: fleet(hosts=[a_queen(), "gpu1"]),
+        "fleet 'rbee': hosts must be a list of host(…), and item 2 is of type str",
+    ),
+    "one model without a list": (
+        lambda: fleet(hosts=[a_queen()], models=echo()),
+        "fleet 'rbee': models must be a list of model(…), and is of type Model",
     ),
     "no hosts": (lambda: fleet(hosts=[]), "fleet 'rbee': no host is the queen; add queen=True to one host"),
     "no queen": (lambda: site_of(host("g")), "fleet 'test': no host is the queen; add queen=True to one host"),
@@ -202,6 +235,19 @@ def test_a_password_in_the_open_is_not_repeated() -> None:
     assert "hunter2" not in str(caught.value.code)
 
 
+def test_a_wrong_list_of_hosts_is_not_dumped() -> None:
+    """However many hosts a list holds, the sentence about the one that is none stays short."""
+    with pytest.raises(InventoryError) as caught:
+        fleet(hosts=[*(host(f"g{number}") for number in range(50)), "gpu1"])
+    assert str(caught.value.code) == "fleet 'rbee': hosts must be a list of host(…), and item 51 is of type str"
+
+
+@pytest.mark.parametrize("options", [{}, {"threads": 8}, {"threads": "8", "gpu_layers": 0}])
+def test_options_that_the_worker_takes_are_taken(options: dict[str, object]) -> None:
+    """What llama-cpp knows passes as it was written, numbers as texts too."""
+    assert llama(options=options).options == options
+
+
 def test_a_host_that_is_both_is_in_both_groups() -> None:
     """Queen and hives are legal pyinfra groups, and a host that is both has one and the same data."""
     queen, hives = fleet(hosts=[a_queen(), host("g", address="192.0.2.2")])
@@ -213,7 +259,7 @@ def test_a_host_that_is_both_is_in_both_groups() -> None:
 def test_ssh_data_is_what_pyinfra_knows(tmp_path: Path) -> None:
     """Given SSH fields become pyinfra's keys; those not given leave pyinfra's defaults alone."""
     key = tmp_path / "key"
-    key.touch()
+    ECDSAKey.generate().write_private_key_file(str(key))
     queen, _ = fleet(hosts=[a_queen(ssh_user="ops", ssh_key=key, ssh_port=2222, ssh_host_keys="strict")])
     data = {name: value for name, value in queen[0][1].items() if name != "rbee"}
     assert data == {

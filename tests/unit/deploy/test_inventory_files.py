@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import re
 import runpy
 import subprocess
@@ -59,6 +60,40 @@ def test_pyinfra_prints_the_sentence_and_nothing_more(tmp_path: Path) -> None:
     assert len(said) == 1
     assert said[0].startswith(sentence)
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.fixture
+def without_its_secret(tmp_path: Path) -> Path:
+    """Return an inventory of this machine whose fleet asks for a variable that is not set."""
+    inventory = tmp_path / "inventory.py"
+    inventory.write_text(
+        "from rbee_deploy.inventory import fleet, host, secret_env\n"
+        "queen, _ = fleet(hosts=[host('a', queen=True)], object_store=secret_env('RBEE_NOT_SET'),"
+        f" secrets_dir={str(tmp_path / 'secrets')!r})\n"
+        "queen = [('@local', queen[0][1])]\n"
+    )
+    return inventory
+
+
+MISSING = "fleet 'rbee': object_store: environment variable RBEE_NOT_SET is not set; export it before the deploy"
+
+
+def test_a_secret_that_is_missing_gets_one_sentence(without_its_secret: Path) -> None:
+    """What ends a run before it began is said without pyinfra's prefix and our lines of code, with status 1."""
+    done = run_pyinfra(str(without_its_secret), "rbee_deploy/deploy.py", "--dry")
+    assert done.returncode == 1
+    assert MISSING in done.stderr.splitlines()
+    assert not [word for word in ("Traceback", "pyinfra error", "here.py") if word in done.stdout + done.stderr]
+
+
+def test_a_run_that_did_not_begin_is_json_too(without_its_secret: Path) -> None:
+    """Standard output stays pure JSON when a secret is missing; the sentence is on standard error."""
+    program = str(Path(sys.executable).with_name("rbee-deploy"))
+    line = [program, "apply", "--json", "-i", str(without_its_secret)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["results"]["totals"]["success"] == 0
+    assert MISSING in done.stderr.splitlines()
 
 
 def test_a_mistake_in_python_is_named_by_its_line(tmp_path: Path) -> None:

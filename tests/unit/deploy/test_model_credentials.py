@@ -123,3 +123,16 @@ def test_a_token_that_was_not_read_is_named() -> None:
     """Rendering without a secret that the inventory asks for says whose is missing."""
     with pytest.raises(RenderError, match="host 'box' has no credential hf-token"):
         rendered(site(hf_token=secret_env("X")))
+
+
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [({}, "fleet 'test': hf_token: "), ({"hf_token": secret_env("OWN")}, "host 'box': hf_token: ")],
+)
+def test_a_secret_that_cannot_be_read_is_named_by_its_field(own: dict[str, SecretSource], sentence: str) -> None:
+    """The sentence begins with the field that asks for the secret, of the host if that has its own."""
+    box = host("box", address="192.0.2.1", queen=True, **own)
+    declared = site_of(box, hf_token=secret_env("FLEETS"))
+    with pytest.raises(SecretError) as caught:
+        Workshop(declared).paths(box)
+    assert str(caught.value).startswith(f"{sentence}environment variable {'OWN' if own else 'FLEETS'} is not set; ")

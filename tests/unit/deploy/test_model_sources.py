@@ -1,5 +1,6 @@
 """Where models come from, as inventories say it: sources, stores, made-up devices, credentials; and what is refused."""
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,12 @@ def test_a_host_has_its_own_credentials_or_the_fleets() -> None:
     assert site.model_credentials(queen) == {}
     assert site.model_credentials(first) == {"hf-token": fleets, "object-store.env": keys}
     assert site.model_credentials(second) == {"hf-token": own, "object-store.env": keys}
+
+
+def test_a_wrong_store_is_found_by_its_line(tmp_path: Path) -> None:
+    """A store is made before its host is known, so the sentence says where in the inventory it stands."""
+    inventory = tmp_path / "inventory.py"
+    inventory.write_text("from rbee_deploy.inventory import host, store\nhost('g', store=store(\n  quotta=1))\n")
+    with pytest.raises(InventoryError) as caught:
+        runpy.run_path(str(inventory))
+    assert caught.value.code == f"{inventory}, line 2: store: unknown field 'quotta'; did you mean 'quota'"

@@ -62,6 +62,7 @@ FINE: dict[str, dict[str, Any]] = {
     "a clock five minutes off": {"clock_unix": NOW - 300},
     "an old engine level on a new CPU": {"cpu_baseline": "x86_64_v4"},
     "polkit that setup installs": {"polkit": False},
+    "a link for the models": {"paths": {"/var/lib": {"kind": "directory"}, "/var/lib/rbee/models": {"kind": "link"}}},
 }
 
 
@@ -128,6 +129,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"clock_unix": NOW - 3600},
         "its clock is 3600 s behind this machine's; run timedatectl set-ntp true on it, or correct",
     ),
+    "a file for the models": (
+        {"paths": {"/var/lib/rbee/models": {"kind": "file"}}},
+        "models_dir is /var/lib/rbee/models, and /var/lib/rbee/models is no folder there (file); write models_dir='…'",
+    ),
+    "a file on the way to the models": (
+        {"paths": {"/var": {"kind": "directory"}, "/var/lib/rbee": {"kind": "socket"}}},
+        "models_dir is /var/lib/rbee/models, and /var/lib/rbee is no folder there (socket); write models_dir='…'",
+    ),
     "an early clock": ({"clock_unix": NOW + 301}, "its clock is 301 s ahead of this machine's"),
 }
 
@@ -166,6 +175,7 @@ def test_a_loopback_address_among_several_hosts_is_a_problem(address: str) -> No
 
 
 REASONS = {
+    "Private key file (/k) is encrypted, set ssh_key_password to use this key": "correct ssh_key or its passphrase",
     "Authentication error (username=ops)": "correct ssh_user or ssh_key, and make sure that ssh -p 22 ops@192.0",
     "SSH host key error (Host key for 192.0.2.1 does not match.)": "its host key changed: make sure that it is",
     "SSH error (Server '192.0.2.1' not found in known_hosts)": "run ssh -p 22 ops@192.0.2.1 once to accept",

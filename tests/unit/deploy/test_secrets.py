@@ -62,12 +62,26 @@ def test_sources_give_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [source.read().reveal() for source in sources] == ["two words $1"] * 3
 
 
+def latin(path: Path) -> Path:
+    path.write_bytes("é".encode("latin-1"))
+    path.chmod(0o600)
+    return path
+
+
 BAD: dict[str, tuple[Callable[[Path], SecretSource], str]] = {
     "unset variable": (lambda _: secret_env("RBEE_NOT_SET"), "environment variable RBEE_NOT_SET is not set; export it"),
     "no file": (lambda folder: secret_file(folder / "no"), "cannot read the secret file"),
     "open file": (lambda folder: secret_file(private(folder / "s", CANARY, 0o640)), "is open to others; run chmod 600"),
+    "a folder": (secret_file, ": is a directory"),
+    "no text": (lambda folder: secret_file(latin(folder / "s")), ": it is not UTF-8 text"),
     "empty file": (lambda folder: secret_file(private(folder / "s", "\n")), "is empty"),
     "no command": (lambda _: secret_command(["rbee-no-such-command"]), "secret command rbee-no-such-command failed"),
+    "no program": (lambda _: secret_command(["rbee-no-such"]), "rbee-no-such failed: there is no such program; run it"),
+    "no permission": (
+        lambda folder: secret_command([str(private(folder / "program", "true"))]),
+        "/program failed: permission denied; run it",
+    ),
+    "command of other bytes": (lambda _: secret_command(["printf", "\\351"]), "failed: what it printed is not UTF-8"),
     "failing command": (lambda _: secret_command(["sh", "-c", f"echo {CANARY}; exit 3"]), "(exit status 3)"),
     "silent command": (lambda _: secret_command(["true"]), "secret command true gave no secret"),
     "a shell line": (lambda _: secret_command("pass show x"), "takes a list of words"),
@@ -82,3 +96,17 @@ def test_a_source_without_a_secret_says_so(case: str, tmp_path: Path) -> None:
         make(tmp_path).read()
     assert sentence in str(caught.value)
     assert CANARY not in str(caught.value)
+
+
+def test_a_missing_file_is_named_once(tmp_path: Path) -> None:
+    """The system's own sentence, which repeats the path and has a number, is not part of it."""
+    with pytest.raises(SecretError) as caught:
+        secret_file(tmp_path / "no").read()
+    assert str(caught.value) == f"cannot read the secret file {tmp_path / 'no'}: no such file or directory"
+
+
+def test_a_command_that_takes_too_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password manager that waits for nobody ends in a sentence with the limit."""
+    monkeypatch.setattr("rbee_deploy.secrets.COMMAND_SECONDS", 0.2)
+    with pytest.raises(SecretError, match="secret command sleep failed: it took longer than 0 s; run it by hand"):
+        secret_command(["sleep", "30"]).read()

@@ -2,11 +2,14 @@ import os
 import tarfile
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from rbee_deploy.artefacts import Target, cache_root, cached_dir, fresh_file, pack, tree_digest
+from rbee_deploy.artefacts import Target, cache_root, cached_dir, fresh_dir, fresh_file, locked, pack, tree_digest
+from rbee_deploy.errors import ArtefactError
 
 
 def write(root: Path, name: str, text: str, mode: int = 0o644) -> Path:
@@ -118,3 +121,33 @@ def test_this_machine_is_a_target() -> None:
     assert here.python.startswith("3.")
     assert here.glibc.startswith("2.")
     assert here.label == f"cp{here.python.replace('.', '')}-{here.arch}-glibc{here.glibc}"
+
+
+@pytest.mark.parametrize("use", [locked, fresh_dir, fresh_file])
+def test_a_cache_that_cannot_be_written_is_one_sentence(
+    use: Callable[[Path], AbstractContextManager[object]], tmp_path: Path
+) -> None:
+    """The sentence names the folder, the reason and the variable that moves it."""
+    (tmp_path / "file").write_text("")
+    sentence = f"cannot write to {tmp_path}/file/rbee: Not a directory; set XDG_CACHE_HOME to a folder"
+    with pytest.raises(ArtefactError, match=sentence), use(tmp_path / "file" / "rbee" / "thing"):
+        pass
+
+
+def test_what_fails_inside_the_cache_is_not_called_unwritable(tmp_path: Path) -> None:
+    """Only the first file of a block is the cache's affair; the rest is its caller's."""
+    for use in (locked, fresh_dir, fresh_file):
+        with pytest.raises(FileNotFoundError), use(tmp_path / "thing"):
+            (tmp_path / "gone").read_text()
+
+
+def test_a_user_without_a_home_is_told_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing says what the home folder is, the cache has no place."""
+
+    def fail() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    with pytest.raises(ArtefactError, match="no home folder for the cache: set XDG_CACHE_HOME"):
+        cache_root()

@@ -352,3 +352,19 @@ def test_a_kill_that_was_refused_is_repeated_and_told() -> None:
     assert (waits.act, again.act, again.record.stop_asked, again.record.stop_repeats) == (Act.NONE, Act.KILL, 105.0, 1)
     assert again.said.startswith("it gave no answer for 120 s; it could not be told to end: cannot kill worker w")
     assert one(**scene, records={"w": again.record}, now=106.0).act is Act.NONE
+
+
+@pytest.mark.parametrize(
+    ("models", "unseen", "said"),
+    [
+        ({"m": ABSENT}, "", "the wanted model m is not on this host's disk (being copied); it serves on"),
+        ({}, "the disk hangs", "the wanted model m is not on this host's disk (the disk hangs); it serves on"),
+        ({"m": ModelState(ready=True, basis="c1")}, "", "its model's content or its credentials changed"),
+    ],
+)
+def test_a_model_that_is_gone_is_not_called_another_one(models: dict[str, ModelState], unseen: str, said: str) -> None:
+    """A worker whose model is not on disk any more serves on and says that; only a model seen to differ changed."""
+    running = {"records": record(), "statuses": {"w": RUNS}, "health": {"w": GOOD}}
+    decision = one(**running, models=models, unseen=unseen)
+    assert decision.said.startswith(said)
+    assert (decision.act is Act.STOP) is (models == {"m": ModelState(ready=True, basis="c1")})

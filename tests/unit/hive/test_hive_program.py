@@ -178,6 +178,7 @@ async def test_running_json_tells_what_runs(settings: HiveConfig, file: Path, qu
     [
         ("fleet: [", "is not YAML"),
         ("flet: x", "did you mean 'fleet'"),
+        ("typoo: x", "unknown field 'typoo'; remove it there, or run the deploy again, which writes the file anew"),
         ("launcher: lxc", "launcher"),
         ("address: 192.0.2.7\nlauncher: process", "needs link_dir"),
         ("link_dir: /nowhere", "cannot load the hive certificate"),

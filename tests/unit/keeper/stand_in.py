@@ -67,6 +67,7 @@ class StandIn:
     calls: list[str] = field(default_factory=list)
     bodies: list[dict[str, object]] = field(default_factory=list)
     stream: str = ""
+    raw_paths: list[str] = field(default_factory=list)
 
     def app(self) -> Starlette:
         """Return the ASGI app."""
@@ -74,6 +75,7 @@ class StandIn:
 
     async def _answer(self, request: Request) -> Response:
         self.calls.append(f"{request.method} {request.url.path}")
+        self.raw_paths.append(request.scope["raw_path"].decode())
         raw = await request.body()
         if raw:
             self.bodies.append(json.loads(raw))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rbee_runtime import __version__
 from rbee_runtime.keeper.cli import run
 from tests.unit.keeper.stand_in import KEY, NEW_KEY, TABLES, StandIn, chat_stream, serving
 
@@ -28,6 +29,7 @@ def queen(server: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S
     """Give the stand-in with no calls yet, and the environment that leads to it."""
     server.calls.clear()
     server.bodies.clear()
+    server.raw_paths.clear()
     (tmp_path / "key").write_text(f"{KEY}\n")
     for name in ("RBEE_API_KEY", "RBEE_CA"):
         monkeypatch.delenv(name, raising=False)
@@ -182,3 +184,39 @@ def test_help_does_not_wait_for_what_it_does_not_need() -> None:
     probe = "import rbee_runtime.keeper.cli, sys; print(sorted({'fastapi', 'uvicorn', 'pydantic'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("line", [["status"], ["events"], ["hives", "--json"], ["--help"]], ids=" ".join)
+def test_a_full_disk_is_one_sentence(queen: StandIn, line: list[str]) -> None:
+    """Output that cannot be written ends in status 1 and the system's reason."""
+    command = [sys.executable, "-m", "rbee_runtime.keeper.main", *line]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=20)
+    sentence = "cannot write to standard output: No space left on device; make room or name another place"
+    assert (done.returncode, done.stderr) == (1, f"rbee-keeper: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        (["drain", "../x"], "hives/..%2Fx/drain"),
+        (["drain", ".."], "hives/%2E%2E/drain"),
+        (["worker", "a?b"], "workers/a%3Fb"),
+        (["keys", "revoke", "a#b"], "keys/a%23b"),
+    ],
+)
+def test_a_name_is_one_part_of_the_path(keeper: Keeper, queen: StandIn, line: list[str], path: str) -> None:
+    """No name leads to another call than the one that was typed."""
+    keeper(*line)
+    assert queen.raw_paths[-1] == f"/api/v1/{path}"
+
+
+def test_a_name_with_a_slash_is_nothing_that_there_is(keeper: Keeper) -> None:
+    """The queen knows no such call; the user asked for a hive."""
+    status, _, err = keeper("drain", "../gone")
+    assert (status, err) == (1, "rbee-keeper: the queen has no hive '../gone': no name holds a slash\n")
+
+
+def test_the_version_is_told(keeper: Keeper) -> None:
+    """As the other programs do."""
+    assert keeper("--version") == (0, f"rbee {__version__}\n", "")

@@ -48,7 +48,8 @@ async def test_taking_in_twice_is_taking_in_once(place: Place) -> None:
     [
         ({"files": wrong(sha256="0" * 64)}, "has sha256 .*, the inventory says 0000"),
         ({"files": wrong(size=3)}, "bytes, the inventory says 3"),
-        ({"source": "file:/nowhere/m.gguf"}, "is not a file here; run the deploy"),
+        ({"source": "file:/nowhere/m.gguf"}, "m.gguf .* is gone from the model store .*; run the deploy again"),
+        ({"source": "file:/nowhere/m.gguf", "files": ()}, "is not a file here; run the deploy"),
         ({"source": "fake:"}, "has no file"),
         ({"files": (FILE, *wrong(name="b.gguf", sha256="1" * 64))}, "has no file b.gguf"),
         ({"files": wrong(sha256="../../m")}, "is not allowed"),
@@ -149,6 +150,7 @@ async def test_a_store_that_cannot_be_written_says_so(
     def refused(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    place.root.mkdir()
     monkeypatch.setattr(Path, "mkdir", refused)
     with pytest.raises(ModelStoreError, match=said):
         await place.take_in(place.spec())

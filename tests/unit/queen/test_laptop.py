@@ -31,13 +31,13 @@ def two_free_ports() -> int:
 class Queen:
     """One run of the command; `banner` is what it printed until it was up."""
 
-    def __init__(self, root: Path, port: int) -> None:
+    def __init__(self, root: Path, port: int, *, log: int = subprocess.DEVNULL) -> None:
         command = [sys.executable, "-m", "rbee_runtime.queen.main", "--attached-hive", "--model", "m=fake:tokens=3"]
         self.process = subprocess.Popen(
             [*command, "--port", str(port), "--state-dir", str(root)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=log,
             text=True,
         )
         assert self.process.stdout is not None
@@ -112,6 +112,8 @@ def test_a_laptop_serves_adopts_and_ends(root: Path) -> None:
         ("m=file:relative", "needs an absolute path"),
         ("m=file:/no/such/file.gguf", "there is no file"),
         ("-m=fake:", "is not allowed"),
+        ("m=fake:tokns=5", "--model 'm=fake:tokns=5': unknown option 'tokns' of a fake engine; did you mean 'tokens'"),
+        ("m=fake:tokens=few", "a fake engine's option is wrong: tokens is 'few': expected `int`, got `str`"),
     ],
 )
 def test_a_wrong_model_flag_is_one_sentence(text: str, sentence: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from rbee_runtime import __version__
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.protocol import WorkerLaunch
 from rbee_runtime.worker.launch import link_of, parse_arguments
@@ -86,3 +87,10 @@ def test_wrong_options_get_one_sentence(arguments: list[str], message: str) -> N
     """A wrong command line is named, never a traceback."""
     with pytest.raises(ConfigError, match=message):
         parse_arguments(arguments, {})
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the other programs do."""
+    with pytest.raises(SystemExit, match="0"):
+        parse_arguments(["--version"], {})
+    assert capsys.readouterr().out == f"rbee {__version__}\n"

@@ -7,35 +7,19 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import msgspec
-
-from rbee_runtime.errors import ConfigError, EngineLoadError, ModelStoreError, RequestError
+from rbee_runtime.errors import EngineLoadError, ModelStoreError, RequestError
 from rbee_runtime.models import gguf
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.worker.engines import ChatRequest, Delta, Progress, artefact
 from rbee_runtime.worker.engines.llamacpp import native
 from rbee_runtime.worker.engines.llamacpp.generate import Job, generate
 from rbee_runtime.worker.engines.llamacpp.template import CHATML, Render, compile_template
+from rbee_runtime.worker.engines.options import read_llama
 
 T = TypeVar("T")
 _ALL_LAYERS = 999
-
-
-class LlamaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of a worker spec: layers on the GPU (None: all if it has one), threads (0: one per CPU allowed)."""
-
-    gpu_layers: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
-
-
-def _options(spec: WorkerSpec) -> LlamaOptions:
-    try:
-        return msgspec.convert(spec.options, LlamaOptions, strict=False)
-    except msgspec.ValidationError as error:
-        known = ", ".join(LlamaOptions.__struct_fields__)
-        raise ConfigError(f"an option of engine llama-cpp is wrong: {error}; known: {known}") from error
 
 
 class LlamaEngine:
@@ -44,7 +28,7 @@ class LlamaEngine:
     slots = 1
 
     def __init__(self, spec: WorkerSpec, path: Path, directory: Path | None) -> None:
-        options = _options(spec)
+        options = read_llama(spec.options)
         self.context = spec.context
         self._path = path
         self._directory = directory

@@ -1,0 +1,22 @@
+"""What is wrong with the options of an engine, said of the one option that it is about."""
+
+import difflib
+from collections.abc import Mapping
+
+import msgspec
+
+
+def first_mistake(kind: type[msgspec.Struct], options: Mapping[str, object]) -> str:
+    """Return what is wrong with the first option that `kind` refuses, texts of numbers taken as numbers, or ""."""
+    known = kind.__struct_fields__
+    for key, value in options.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            return f"there is no {key!r}" + (f"; did you mean {near[0]!r}" if near else "")
+        try:
+            msgspec.convert({key: value}, kind, strict=False)
+        except msgspec.ValidationError as error:
+            # The place is the option itself.
+            reason = str(error).partition(" - at `")[0]
+            return f"{key} is {value!r}: {reason[:1].lower()}{reason[1:]}"
+    return ""

@@ -1,0 +1,45 @@
+"""Cells of tables that mean another thing than the word that the queen sent."""
+
+from typing import Any
+
+import pytest
+
+from rbee_runtime.keeper.views import table
+
+
+def cell(kind: str, column: str, **row: Any) -> str:
+    """Return what one column shows of a row, "" if the column is left out."""
+    built = table(kind, [row])
+    return next((str(next(iter(each.cells))) for each in built.columns if each.header == column), "")
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"state": "ready", "detail": "", "last_exit": "killed"}, "last ended: killed"),
+        ({"state": "ready", "detail": "", "last_exit": "bad_config"}, "last ended: bad_config"),
+        ({"state": "ready", "detail": "", "last_exit": "asked"}, ""),
+        ({"state": "ready", "detail": "", "last_exit": ""}, ""),
+        (
+            {"state": "backoff", "detail": "killed: signal 9 ended it", "last_exit": "killed"},
+            "killed: signal 9 ended it",
+        ),
+    ],
+)
+def test_an_old_end_does_not_read_as_a_fault_of_now(row: dict[str, Any], shown: str) -> None:
+    """Beside `ready` a reason is told as what it is, the last end, and one that was asked for not at all."""
+    assert cell("workers", "DETAIL", id="w", **row) == shown
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"state": "live", "drained": True}, "drained"),
+        ({"state": "lost", "drained": True}, "lost, to be drained"),
+        ({"state": "suspect", "drained": True}, "suspect, to be drained"),
+        ({"state": "suspect", "drained": False}, "suspect"),
+    ],
+)
+def test_a_hive_that_is_away_is_not_called_drained(row: dict[str, Any], shown: str) -> None:
+    """What was asked of a hive that has not heard it is told as a wish beside the state that is known."""
+    assert cell("hives", "STATE", name="gpu1", **row) == shown

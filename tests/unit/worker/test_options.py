@@ -1,0 +1,57 @@
+"""Options of engines, read where no engine is: by the inventory and by the queen's command line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rbee_runtime.errors import ConfigError
+from rbee_runtime.worker.engines import options
+
+GGUF = "file:/x.gguf"
+GOOD: list[tuple[str, str, options.Options]] = [
+    ("llama-cpp", GGUF, {}),
+    ("llama-cpp", "hf:acme/bee", {"threads": "4", "gpu_layers": 0}),
+    ("fake", "fake:", {"load_s": 1}),
+    ("fake", "fake:tokens=3,fail=crash_after_2", {"text": "a b"}),
+    ("an engine that is not known here", GGUF, {"anything": True}),
+]
+
+
+@pytest.mark.parametrize(("engine", "source", "given"), GOOD)
+def test_what_a_worker_takes_is_taken(engine: str, source: str, given: options.Options) -> None:
+    """Numbers may be texts, and engines that are not known here check their own."""
+    options.check(engine, source, given)
+
+
+BAD: list[tuple[str, str, options.Options, str]] = [
+    ("llama-cpp", GGUF, {"threads": 2000}, "threads is 2000: expected `int` <= 1024; known: gpu_layers, threads"),
+    ("llama-cpp", GGUF, {"threads": True}, "threads is True: expected `int`, got `bool`"),
+    ("llama-cpp", GGUF, {"colour": "red"}, "there is no 'colour'; known: gpu_layers, threads"),
+    ("fake", "fake:tokens", {}, "tokens is '': expected `int`, got `str`"),
+    ("fake", "fake:tokens=1", {"slot": 2}, "unknown option 'slot' of a fake engine; did you mean 'slots'"),
+]
+
+
+@pytest.mark.parametrize(("engine", "source", "given", "sentence"), BAD)
+def test_what_a_worker_refuses_is_refused(engine: str, source: str, given: options.Options, sentence: str) -> None:
+    """The sentence names the one option that is wrong, and no path within a document that nobody wrote."""
+    with pytest.raises(ConfigError) as caught:
+        options.check(engine, source, given)
+    assert sentence in str(caught.value)
+    assert "$" not in str(caught.value)
+
+
+@pytest.mark.parametrize("module", ["rbee_runtime.worker.engines.options", "rbee_deploy.inventory"])
+def test_no_engine_is_loaded_for_it(module: str) -> None:
+    """Whoever reads options needs neither llama.cpp nor an event loop."""
+    heavy = {
+        "llama_cpp",
+        "numpy",
+        "asyncio",
+        "rbee_runtime.worker.engines.llamacpp",
+        "rbee_runtime.testing.fake_engine",
+    }
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & {heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == ""
