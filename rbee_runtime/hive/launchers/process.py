@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -88,17 +89,33 @@ class ProcessLauncher:
         self._command = tuple(command)
         self._stop_seconds = stop_seconds
         self._log_bytes = log_bytes
+        self._starting: dict[str, asyncio.Future[None]] = {}
 
     async def list(self) -> Mapping[str, UnitStatus]:
-        """Return every worker with a handle of this boot, or with a lock that somebody holds."""
+        """Return every worker with a handle of this boot, with a lock that somebody holds, or just being started."""
         names = {path.name.removesuffix(".handle.json") for path in self._folder.glob("*.handle.json")}
         names |= {path.name.removesuffix(".lock") for path in self._folder.glob("*.lock")}
         found = (self._status(name) for name in sorted(names) if not name.startswith("."))
-        return {status.worker: status for status in found if status is not None}
+        known = {
+            status.worker: status for status in found if status is not None and status.worker not in self._starting
+        }
+        return known | {worker: UnitStatus(worker, Phase.STARTING) for worker in self._starting}
 
     async def start(self, worker: str, launch_file: Path, spec: str) -> None:
         """Start a worker, unless one with this id runs."""
-        await asyncio.to_thread(self._start, worker, launch_file, spec)
+        if worker in self._starting:
+            raise LauncherError(f"worker {worker} is being started; a second copy is not started")
+        # Cancelling does not reach the thread, so that whoever ends the workers next has to see this one.
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start, worker, launch_file, spec))
+        self._starting[worker] = starting
+        starting.add_done_callback(partial(self._started, worker))
+        await asyncio.shield(starting)
+
+    def _started(self, worker: str, starting: asyncio.Future[None]) -> None:
+        del self._starting[worker]
+        if not starting.cancelled():
+            # Whoever was cancelled while it waited does not ask for this any more.
+            starting.exception()
 
     async def stop(self, worker: str) -> None:
         """Ask the shim to end its worker, or the worker itself if its shim is gone."""

@@ -61,6 +61,22 @@ async def test_another_hive_finds_the_same_process(script: Script, tmp_path: Pat
     assert (after.pid, after.spec) == (before.pid, DIGEST)
 
 
+async def test_a_start_that_nobody_waits_for_is_listed(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hive that ends in the middle of a start sees that worker, and can end it as soon as it runs."""
+    launcher, go_on = script("time.sleep(60)"), threading.Event()
+    start = launcher._start
+    monkeypatch.setattr(launcher, "_start", lambda *given: go_on.wait(10) and start(*given))
+    starting = asyncio.create_task(launcher.start(ID, Path("x"), DIGEST))
+    await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait({starting})
+    before = (await launcher.list())[ID].phase
+    go_on.set()
+    running = await reach(launcher, ID, Phase.RUNNING)
+    assert (before, running.spec) == (Phase.STARTING, DIGEST)
+    await end(launcher, ID)
+
+
 async def test_a_worker_leaves_the_session_of_its_hive(script: Script) -> None:
     """Neither shim nor worker is in our session or has our process as parent, so that our end is not theirs."""
     launcher = script("time.sleep(60)")
