@@ -20,8 +20,8 @@ _VERSION = 'import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.vers
 _STAT = r"stat\t%F\t%a\t%U\t%G\t%s\t%n\n"
 
 _PLAIN = "[!A-Za-z0-9._+-]"
-_MOST_JSON = 65536
-"""Bytes; running.json has some hundred, the manifest of a model of 160 parts 25 thousand."""
+_MOST_JSON = 1024**2
+"""Bytes; running.json has some hundred, the manifest of a model of as many files as there may be 400 thousand."""
 
 # The owner of a listening socket is named by its unit when that is one of ours, else by its command.
 _LISTEN = r"""

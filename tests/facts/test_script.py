@@ -10,6 +10,8 @@ import pytest
 
 from rbee_deploy.facts import script
 from rbee_deploy.facts.state import Asked, RbeeState
+from rbee_runtime.models.pull import MAX_FILES
+from rbee_runtime.protocol import ModelFile, ModelReport, encode
 
 ODD = ["plain", "with space", "it's", "$(touch pwned)", "`id`", 'say "hi"', "-n", "semi;colon", "glob*", "back\\slash"]
 
@@ -64,6 +66,17 @@ def test_a_model_store_is_listed(tmp_path: Path) -> None:
     fact = read(Asked(models_dir=str(store)), tmp_path)
     assert fact["models"] == [{"slug": "smol", "name": "smol", "size": 3}]
     assert (fact["blobs"], fact["incoming"]["aa.part"]) == ({"sha256-aa": 3}, 1)
+
+
+def test_the_largest_manifest_is_read_whole(tmp_path: Path) -> None:
+    """A model of as many files as there may be comes with all of them."""
+    (tmp_path / "manifests").mkdir()
+    files = tuple(
+        ModelFile(name=f"{number:04}-{'n' * 80}", sha256="a" * 64, size=10**10) for number in range(MAX_FILES)
+    )
+    (tmp_path / "manifests" / "m.json").write_bytes(encode(ModelReport(name="m", size=1, files=files)))
+    (found,) = read(Asked(models_dir=str(tmp_path)), tmp_path)["models"]
+    assert [file["name"] for file in found["files"]] == [file.name for file in files]
 
 
 @pytest.mark.parametrize("folder", ["blobs", "incoming"])
