@@ -14,10 +14,13 @@ _BAD = frozenset({"lost", "unhealthy", "crash_loop", "unavailable", "exited"})
 
 
 def _hive_state(row: Row) -> str:
-    """Return what is known of a hive: one that is away has not heard that it shall drain, and its workers run on."""
+    """Return what is known of a hive: one that is away has not heard that it shall drain, and its workers run on.
+
+    One that was told on its own host needs another command to serve again than one that the queen drains.
+    """
     state = str(row.get("state", ""))
     if not row.get("drained"):
-        return state
+        return f"{state}, drained on its host" if row.get("draining") else state
     return "drained" if state == "live" else f"{state}, to be drained"
 
 

@@ -36,6 +36,7 @@ def test_an_old_end_does_not_read_as_a_fault_of_now(row: dict[str, Any], shown: 
     [
         ({"state": "live", "drained": True}, "drained"),
         ({"state": "lost", "drained": True}, "lost, to be drained"),
+        ({"state": "live", "draining": True}, "live, drained on its host"),
         ({"state": "suspect", "drained": True}, "suspect, to be drained"),
         ({"state": "suspect", "drained": False}, "suspect"),
     ],
