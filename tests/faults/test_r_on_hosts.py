@@ -177,6 +177,8 @@ def watch_crashes(fleet: Fleet, *, count: int, seconds: float) -> Crashes:
     fleet.models = kept
     fleet.deploy()
     wait_for("the one worker", lambda: len(fleet.admin("workers")) == 1)
+    # The queen forgets them first, their hive once systemd has let go of their units.
+    wait_for("the one unit", lambda: len(worker_pids(gpu(fleet))) == 1)
     return Crashes(seen, reports, cpu / (ended - begun), len(lines) / (ended - begun))
 
 
