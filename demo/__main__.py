@@ -1,6 +1,7 @@
 """`python -m demo`: Ctrl-C while it imports ends it as quietly as later."""
 
 import sys
+from collections.abc import Callable
 
 from rbee_runtime import early_interrupt
 
@@ -9,13 +10,13 @@ INTERRUPTED = "\ndemo: interrupted; make demo goes on from here, make demo-down 
 
 def main() -> int:
     """Run one command and return the exit status."""
-    try:
-        with early_interrupt.ends_at_once(INTERRUPTED):
-            from demo.cli import run  # noqa: PLC0415 - see above
-        return run()
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        return early_interrupt.STATUS
+    return early_interrupt.run(_load, INTERRUPTED)
+
+
+def _load() -> Callable[[], int]:
+    from demo.cli import run  # noqa: PLC0415 - see above
+
+    return run
 
 
 if __name__ == "__main__":

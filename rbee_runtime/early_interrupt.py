@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -32,3 +33,14 @@ def ends_at_once(sentence: str = "") -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def run(load: Callable[[], Callable[[], int]], sentence: str = "") -> int:
+    """Return the exit status of the program that `load` imports; Ctrl-C at any time is `sentence` and 130."""
+    try:
+        with ends_at_once(sentence):
+            program = load()
+        return program()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{sentence}\n")
+        return STATUS
