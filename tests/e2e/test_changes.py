@@ -3,7 +3,7 @@
 import pytest
 
 from tests.e2e.fleets import Deployment, Fleet, wait_for
-from tests.e2e.test_restarts import worker_pids
+from tests.e2e.test_restarts import settled_pids, worker_pids
 from tests.lab import LabHost
 
 pytestmark = pytest.mark.lab
@@ -42,7 +42,7 @@ def test_a_second_run_changes_nothing(deployed: Fleet) -> None:
 def test_a_third_host_changes_only_itself(deployed: Fleet) -> None:
     """A new line brings up that host and its worker; queen and first GPU host keep their processes."""
     queen, first = deployed.queen, deployed.lab.hosts["gpu1"]
-    before = daemon_pids(queen), daemon_pids(first), worker_pids(first)
+    before = daemon_pids(queen), daemon_pids(first), settled_pids(deployed, first)
     third = deployed.lab.add_host("gpu2")
     deployed.declare(third)
     try:
@@ -62,7 +62,7 @@ def test_a_third_host_changes_only_itself(deployed: Fleet) -> None:
 def test_a_model_is_added_without_a_restart(deployed: Fleet) -> None:
     """A new model serves, and neither queen nor hive nor any other worker was restarted."""
     queen, first = deployed.queen, deployed.lab.hosts["gpu1"]
-    before = daemon_pids(queen), daemon_pids(first), worker_pids(first)
+    before = daemon_pids(queen), daemon_pids(first), settled_pids(deployed, first)
     deployed.models["extra"] = {"name": "extra", "source": "fake:tokens=3"}
     try:
         deployed.deploy()
@@ -91,7 +91,7 @@ def test_a_model_is_added_without_a_restart(deployed: Fleet) -> None:
 def test_hand_edits_are_put_right(deployed: Fleet, damage: str, named: str) -> None:
     """Whatever was changed by hand on a host is as declared after the same command, and then stays so."""
     host = deployed.lab.hosts["gpu1"]
-    pids = worker_pids(host)
+    pids = settled_pids(deployed, host)
     host.run(damage)
     assert set(changes(deployed.deploy("--json"))) == {"gpu1"}, named
     assert changes(deployed.deploy("--json")) == {}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.e2e.fleets import Fleet, wait_for
+from tests.e2e.test_restarts import settled_pids
 
 pytestmark = pytest.mark.lab
 
@@ -39,7 +40,7 @@ def test_workers_are_back_without_a_deploy(
 def test_workers_are_restored_while_the_queen_is_away(deployed: Fleet) -> None:
     """A GPU host that loses power brings its workers back from its own records, without a queen."""
     gpu = deployed.lab.hosts["gpu1"]
-    wanted = gpu.run("systemctl list-units 'rbee-worker@*' --state=active --no-legend").stdout.count("rbee-worker@")
+    wanted = len(settled_pids(deployed, gpu))
     deployed.queen.hard_stop()
     try:
         gpu.hard_stop()

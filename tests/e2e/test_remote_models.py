@@ -13,7 +13,7 @@ import pytest
 from rbee_deploy.model_files import describe
 from tests.e2e.fleets import Fleet
 from tests.e2e.test_changes import changes
-from tests.e2e.test_restarts import worker_pids
+from tests.e2e.test_restarts import settled_pids, worker_pids
 from tests.e2e.test_secrets import PLACES
 from tests.lab import Lab, LabHost
 from tests.unit.models.sources.hub import Hub
@@ -103,6 +103,7 @@ def test_a_cache_in_a_home_folder_is_used_in_place(remote: Remote, smol_model: P
     finally:
         del remote.fleet.models["cached"]
         remote.fleet.deploy()
+        settled_pids(remote.fleet, remote.box)
         remote.box.run(f"rm -rf {CACHE}/models--acme--bee")
 
 
@@ -148,7 +149,7 @@ def test_a_dropped_token_is_gone(remote: Remote) -> None:
     """Without the token in the inventory its file and its line in the unit go, the hive restarts and workers go on."""
     fleet, box = remote.fleet, remote.box
     ready(fleet)
-    workers, hive = worker_pids(box), box.run("systemctl show rbee-hive -p MainPID").stdout
+    workers, hive = settled_pids(fleet, box), box.run("systemctl show rbee-hive -p MainPID").stdout
     del fleet.options["hf_token"]
     try:
         fleet.deploy()

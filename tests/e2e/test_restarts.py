@@ -24,11 +24,28 @@ def worker_pids(host: LabHost) -> dict[str, str]:
     return {block["Id"]: block["MainPID"] for block in blocks}
 
 
+def settled_pids(fleet: Fleet, host: LabHost) -> dict[str, str]:
+    """Return the main process of every worker unit once all are ready workers of declared models.
+
+    A test that compares processes must not begin while a worker of an earlier test ends: the queen
+    reads a new fleet file a moment after the deploy, and systemd lets go of a unit after the queen did.
+    """
+
+    def settled() -> dict[str, str]:
+        rows = [row for row in fleet.workers() if row["hive"] == host.name]
+        ready = {f"rbee-worker@{row['id']}.service" for row in rows if row["model"] in fleet.models}
+        found = worker_pids(host)
+        return found if found.keys() == ready else {}
+
+    pids: dict[str, str] = wait_for(f"only ready workers on {host.name}", settled)
+    return pids
+
+
 @pytest.mark.parametrize("accident", ACCIDENTS)
 def test_no_stream_is_cut(deployed: Fleet, accident: str) -> None:
     """Streams end whole, new requests are answered throughout, and the workers are the same processes."""
     where, command = ACCIDENTS[accident]
-    before = worker_pids(deployed.lab.hosts["gpu1"])
+    before = settled_pids(deployed, deployed.lab.hosts["gpu1"])
     streams = [Stream(deployed).begin() for _ in range(4)]
     with Asking(deployed) as asking:
         deployed.lab.hosts[where].run(command)

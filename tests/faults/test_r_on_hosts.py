@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.fleets import Fleet, small_fleet, wait_for
 from tests.e2e.streams import Stream
-from tests.e2e.test_restarts import worker_pids
+from tests.e2e.test_restarts import settled_pids, worker_pids
 from tests.faults.rows import FULL, row
 from tests.lab import LabHost
 
@@ -56,7 +56,7 @@ def hive_is_active(fleet: Fleet) -> bool:
 def test_r1_a_restart_cuts_no_stream(fleet: Fleet) -> None:
     """Streams end byte for byte as an undisturbed one, the worker keeps its process, the hive is ready in time."""
     undisturbed = Stream(fleet).begin().end().text
-    before = worker_pids(gpu(fleet))
+    before = settled_pids(fleet, gpu(fleet))
     streams = [Stream(fleet).begin() for _ in range(STREAMS)]
     begun = time.monotonic()
     gpu(fleet).run("systemctl restart rbee-hive")
@@ -70,7 +70,7 @@ def test_r1_a_restart_cuts_no_stream(fleet: Fleet) -> None:
 
 def test_r2_kills_make_no_second_copy(fleet: Fleet) -> None:
     """After each of many kills at random moments the same processes run, and every file of the state can be read."""
-    before = worker_pids(gpu(fleet))
+    before = settled_pids(fleet, gpu(fleet))
     restarts = worker(fleet)["report"]["restarts"]
     moments = random.Random(2)
     for _ in range(row("R2").figure("kills")):
@@ -86,7 +86,7 @@ def test_r2_kills_make_no_second_copy(fleet: Fleet) -> None:
 
 def test_r3_an_end_in_absence_is_told(fleet: Fleet) -> None:
     """The signal that ended the worker and its last lines are there once the hive is back, and so is the worker."""
-    unit = next(iter(worker_pids(gpu(fleet))))
+    unit = next(iter(settled_pids(fleet, gpu(fleet))))
     restarts = worker(fleet)["report"]["restarts"]
     gpu(fleet).run("systemctl stop rbee-hive")
     gpu(fleet).run(f"systemctl kill -s KILL {unit}")
@@ -135,7 +135,7 @@ def test_r7_a_reboot_brings_the_workers_back(fleet: Fleet) -> None:
 
 def test_r8_workers_are_outside_the_hives_control_group(fleet: Fleet) -> None:
     """The kernel's own word: no process of a worker is below rbee-hive.service."""
-    pids = list(worker_pids(gpu(fleet)).values())
+    pids = list(settled_pids(fleet, gpu(fleet)).values())
     groups = [gpu(fleet).run(f"cat /proc/{pid}/cgroup").stdout for pid in pids]
     assert groups
     assert all("rbee-hive.service" not in group and "rbee-worker@" in group for group in groups)
@@ -255,7 +255,7 @@ def patience(fleet: Fleet) -> Iterator[None]:
 
 def test_c4_a_stalled_hive_is_restarted(fleet: Fleet, patience: None) -> None:
     """A hive that stands still is replaced by systemd within the promise, and its worker keeps its process."""
-    before = worker_pids(gpu(fleet))
+    before = settled_pids(fleet, gpu(fleet))
     old = gpu(fleet).run("systemctl show rbee-hive -p MainPID --value").stdout.strip()
     begun = time.monotonic()
     gpu(fleet).run("systemctl kill --kill-whom=main -s STOP rbee-hive")
