@@ -1,11 +1,18 @@
 """What every test may ask for: the real engine and the real small model, made once into the cache."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from rbee_deploy.local import install_engine
 from rbee_deploy.model_files import lab_model
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, for the tests of it: what a shell starts in the background ignores it, and so would its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
