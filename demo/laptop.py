@@ -1,8 +1,8 @@
 """The demo without root: queen and hive in one process tree of this user, same model, same answer."""
 
+import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,9 +16,11 @@ from demo.story import DemoError, Story
 from rbee_deploy.artefacts import cache_root
 from rbee_deploy.local import install_engine
 from rbee_deploy.model_files import lab_model
+from rbee_runtime.hive.worker_ports import is_free
 from rbee_runtime.queen.laptop import KEY_FILE
 
 MODEL = "smol"
+FIRST_PORT, LAST_PORT = 18500, 21000
 START_SECONDS = 60.0
 """A queen starts in two seconds; the rest is for a busy machine."""
 
@@ -75,9 +77,12 @@ def _queen_command(model: Path, port: int) -> list[str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that is free with the next one, which hives use; not of those that connections are given."""
+    starts = range(FIRST_PORT + os.getpid() % 100 * 20, LAST_PORT)
+    found = next((port for port in starts if all(is_free("127.0.0.1", each) for each in (port, port + 1))), None)
+    if found is None:
+        raise DemoError(f"every port from {starts.start} to {LAST_PORT} is in use: end what listens there (`ss -ltn`)")
+    return found
 
 
 def _first_key(queen: subprocess.Popen[bytes], log: Path) -> str:

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.fleets import ROOT, Fleet, wait_for
+from tests.ports import free_ports
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -60,9 +60,7 @@ def test_the_keeper_commands_work_in_their_order(deployed: Fleet) -> None:
 @pytest.mark.parametrize("line", QUEEN)
 def test_the_laptop_line_serves(line: str, tmp_path: Path) -> None:
     """The queen with an attached hive answers without root or other hosts, and Ctrl-C ends all of it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_ports(2)[0]
     run = subprocess.Popen(
         [*line.split(), "--port", str(port)],
         env=environment(XDG_DATA_HOME=str(tmp_path), HOME=str(tmp_path)),

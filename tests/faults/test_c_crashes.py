@@ -10,7 +10,7 @@ import pytest
 from rbee_runtime.states import ExitReason, Observed
 from tests.faults.rig import Clock, Rig, ScriptedLauncher, document, rig, settings, worker
 from tests.faults.rows import row
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from rbee_runtime.protocol import DeviceReport
 from rbee_runtime.states import ExitReason, Observed
 from tests.faults.rig import Clock, Rig, ScriptedLauncher, document, rig, settings, worker
 from tests.faults.rows import row
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 
 CARDS = tuple(DeviceReport(id=f"G{n}", kind="nvidia", name="card", total=100, used=0) for n in (1, 2))
 SCAN_SECONDS = 3.0

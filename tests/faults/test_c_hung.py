@@ -20,7 +20,7 @@ from rbee_runtime.protocol import DeviceReport
 from rbee_runtime.states import ExitReason, Observed
 from tests.faults.rig import Clock, Rig, ScriptedLauncher, document, rig, settings, worker
 from tests.faults.rows import row
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 from tests.unit.hive.launcher_contract import end, process_of
 from tests.unit.hive.waiting import until
 

@@ -7,7 +7,6 @@ selected for the launchers that make some.
 import dataclasses
 import json
 import os
-import socket
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from rbee_runtime.hive.launchers import Launcher, Phase
 from rbee_runtime.hive.launchers.around import surroundings
 from rbee_runtime.hive.launchers.engine import ContainerLauncher
 from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, encode
+from tests.ports import free_port
 from tests.unit.hive.launcher_contract import DIGEST, LauncherContract, end, fresh_id, reach
 from tests.unit.hive.waiting import until
 
@@ -35,13 +35,6 @@ def settings(*, hive: str = "box1", **containers: Any) -> HiveConfig:
     return HiveConfig(
         launcher=NAME, name=hive, state_dir=STATE, containers=ContainerSettings(**{"image": IMAGE, **containers})
     )
-
-
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        port: int = asked.getsockname()[1]
-        return port
 
 
 def write(worker: str, *, host: str = "127.0.0.1", **options: str) -> Path:

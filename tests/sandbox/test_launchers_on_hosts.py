@@ -22,6 +22,7 @@ ROOT = HERE.parent.parent
 PYTHON = f"{RELEASE}/bin/python"
 CARRIED = (
     "tests/__init__.py",
+    "tests/ports.py",
     "tests/sandbox/__init__.py",
     "tests/sandbox/contract_on_host.py",
     "tests/sandbox/worker_image.py",

@@ -1,6 +1,5 @@
 """A real hive on loopback: in this process, with the process launcher and real workers of the fake engine."""
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,12 @@ import pytest
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.hive import attached
 from rbee_runtime.hive.attached import AttachedHive
-from rbee_runtime.hive.worker_ports import is_free
 from rbee_runtime.link import Link, Role
 from rbee_runtime.protocol import Desired, ModelSpec, WorkerSpec, encode
+from tests.ports import free_ports
 
 TOKEN = "test-token"
 FLEET = "t"
-
-
-def free_ports(count: int) -> tuple[int, int]:
-    """Return the bounds of a range that is free right now; below the ephemeral ports, which come and go."""
-    starts = range(21000 + os.getpid() % 100 * 50, 31000, count)
-    first = next(start for start in starts if all(is_free("127.0.0.1", start + number) for number in range(count)))
-    return first, first + count - 1
 
 
 @pytest.fixture

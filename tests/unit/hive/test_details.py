@@ -11,7 +11,7 @@ from rbee_runtime.hive.answers import WorkerDetail
 from rbee_runtime.hive.details import detail
 from rbee_runtime.protocol import DeviceReport
 from tests.faults.rig import Clock, Rig, ScriptedLauncher, document, rig, settings, worker
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 
 CARD = DeviceReport(id="G1", kind="nvidia", name="card", total=10, used=0)
 

@@ -12,7 +12,7 @@ from rbee_runtime.hive.launchers import Launcher, Phase, UnitStatus
 from rbee_runtime.hive.launchers.stopping import stop_all
 from rbee_runtime.states import ExitReason
 from tests.faults.rig import Clock, Rig, ScriptedLauncher, document, rig, settings, worker
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 
 
 @dataclass

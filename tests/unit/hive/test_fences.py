@@ -10,7 +10,7 @@ from rbee_runtime.hive.records import WorkerRecord
 from rbee_runtime.protocol import DeviceReport
 from rbee_runtime.states import ExitReason
 from tests.faults.rig import Clock, ScriptedLauncher, document, rig, settings, worker
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 
 GOOD = DeviceReport(id="G1", kind="nvidia", name="card", total=1, used=0)
 BAD = DeviceReport(id="G2", kind="nvidia", name="card", total=1, used=0, healthy=False, detail="fell off the bus")

@@ -13,7 +13,7 @@ from rbee_runtime.errors import LauncherError
 from rbee_runtime.protocol import DeviceReport
 from rbee_runtime.states import Observed
 from tests.faults.rig import Clock, Rig, ScriptedLauncher, document, rig, settings, worker
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 
 CARDS = Scan(tuple(DeviceReport(id=name, kind="nvidia", name="card", total=10, used=0) for name in ("G1", "G2")))
 

@@ -15,7 +15,7 @@ from rbee_runtime.hive.launchers.engine import ContainerLauncher, Surroundings
 from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, encode
 from rbee_runtime.states import Observed
 from tests.faults.rig import Clock, ScriptedLauncher, document, rig, settings, worker
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 
 OWNER = Owner("f", "h1", "boot-1")
 

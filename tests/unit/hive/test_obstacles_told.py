@@ -10,7 +10,7 @@ from rbee_runtime.hive import reports
 from rbee_runtime.protocol import FetchReport, ModelSpec
 from rbee_runtime.states import FetchState
 from tests.faults.rig import Clock, Rig, ScriptedLauncher, document, rig, settings, worker
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 from tests.unit.hive.waiting import until
 
 

@@ -10,7 +10,7 @@ from rbee_runtime import durable
 from rbee_runtime.errors import StateError
 from rbee_runtime.states import Observed
 from tests.faults.rig import Clock, Rig, ScriptedLauncher, document, rig, settings, worker
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 
 
 @pytest.fixture

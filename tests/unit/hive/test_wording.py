@@ -15,7 +15,7 @@ from rbee_runtime.hive.wording import wording
 from rbee_runtime.protocol import WorkerReport
 from rbee_runtime.states import Observed
 from tests.faults.rig import Clock, Rig, ScriptedLauncher, document, rig, settings, worker
-from tests.unit.hive.conftest import free_ports
+from tests.ports import free_ports
 from tests.unit.hive.waiting import until
 
 REFUSED = "rbee-worker: an option of engine fake is wrong: tokens"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rbee_runtime.queen.supervisor import HURRY_SECONDS, STOP_SECONDS, Supervisor
-from tests.unit.queen.test_laptop import Queen, root, two_free_ports, workers
+from tests.ports import free_ports
+from tests.unit.queen.test_laptop import Queen, root, workers
 from tests.unit.queen.units import alive, wait_until
 
 __all__ = ["root"]
@@ -25,7 +26,7 @@ def said(tmp_path: Path) -> Path:
 def launched(root: Path, said: Path) -> Queen:
     """Return a queen with one worker that serves."""
     with said.open("wb") as log:
-        queen = Queen(root, two_free_ports(), log=log.fileno())
+        queen = Queen(root, free_ports(2)[0], log=log.fileno())
     assert queen.chat() == "tok0 tok1 tok2 "
     return queen
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,17 +14,8 @@ import pytest
 
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.queen import laptop
+from tests.ports import free_ports
 from tests.unit.queen.units import PATIENCE, ROOT, alive, wait_until
-
-
-def two_free_ports() -> int:
-    """Return a port that is free together with the next one."""
-    while True:
-        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError, OverflowError):
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            second.bind(("127.0.0.1", port + 1))
-            return port
 
 
 class Queen:
@@ -87,7 +77,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_laptop_serves_adopts_and_ends(root: Path) -> None:
     """It shows its key once; SIGTERM leaves the worker, which the next run adopts; Ctrl-C ends it."""
-    port = two_free_ports()
+    port = free_ports(2)[0]
     first = Queen(root, port)
     assert first.key in first.banner
     assert (root / "queen" / "api-key").stat().st_mode & 0o777 == 0o600

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from rbee_runtime.errors import StateError
 from rbee_runtime.protocol import Heartbeat, WorkerLaunch, WorkerReport, WorkerSpec, encode
 from rbee_runtime.queen.store import Store
 from rbee_runtime.states import Observed
+from tests.ports import free_port
 from tests.unit.certificates import issue_fleet
 from tests.unit.queen.states import cpu
 from tests.unit.queen.units import PATIENCE, ROOT, Unit, alive, unit, wait_until
@@ -59,9 +59,7 @@ def real_worker(u: Unit) -> Iterator[int]:
     """Give the port of a worker with the fake engine that accepts the unit's token."""
     token = (u.directory / "state" / "link-token").read_text().strip()
     spec = WorkerSpec(id="w", model="m", engine="fake", slots=16, options={"tokens_per_s": 20, "tokens": 40})
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     launch = WorkerLaunch(worker=spec, host="127.0.0.1", port=port, token=token, fleet="test")
     path = u.directory / "worker.json"
     path.write_bytes(encode(launch))

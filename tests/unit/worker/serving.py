@@ -127,13 +127,6 @@ async def ended(process: asyncio.subprocess.Process, seconds: float = 20.0) -> t
     return process.returncode, errors.decode()
 
 
-def free_port() -> int:
-    """Return a port that nobody uses right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def write_spec(path: Path, launch: WorkerLaunch) -> Path:
     """Write a spec file as a hive does."""
     path.write_bytes(msgspec.json.encode(launch))

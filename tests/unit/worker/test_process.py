@@ -14,8 +14,9 @@ import pytest
 
 from rbee_runtime.server import bind
 from rbee_runtime.states import WORKER_EXIT_CODES
+from tests.ports import free_port
 from tests.unit.models.gguf_builder import gguf
-from tests.unit.worker.serving import MODEL, TOKEN, Notices, ended, fake_launch, free_port, start_process, write_spec
+from tests.unit.worker.serving import MODEL, TOKEN, Notices, ended, fake_launch, start_process, write_spec
 
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
