@@ -51,6 +51,7 @@ def test_no_stream_is_cut(deployed: Fleet, accident: str) -> None:
         deployed.lab.hosts[where].run(command)
         for stream in streams:
             stream.end()
+        wait_for("more answers", lambda: asking.answered > 3)
     wait_for("an active unit", lambda: unit_is_active(deployed, where))
     assert [(stream.error, stream.finish) for stream in streams] == [("", "length")] * 4
     assert {len(stream.text.split()) for stream in streams} == {TOKENS}

@@ -53,8 +53,9 @@ def pid(made: Rig) -> int:
     return process_of(status) if status is not None else -1
 
 
-async def test_c3_a_hung_worker_leaves_rotation_and_returns(serving: Rig) -> None:
+async def test_c3_a_hung_worker_leaves_rotation_and_returns(serving: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped process is out of rotation in time, and in again after good answers, as the same process."""
+    monkeypatch.setattr("rbee_runtime.hive.decisions.HUNG_SECONDS", HUNG_SECONDS)
     before, begun = pid(serving), time.monotonic()
     os.kill(before, signal.SIGSTOP)
     try:

@@ -155,8 +155,7 @@ def test_an_interrupt_is_no_success(secrets: Path) -> None:
     command, environment = line(secrets, "-y", hosts=1, delay=20.0)
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while "Starting operation" not in process.stderr.readline():
-            pass
+        assert any("Starting operation" in line for line in iter(process.stderr.readline, ""))
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()

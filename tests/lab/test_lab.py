@@ -133,7 +133,7 @@ def test_a_daemon_started_by_run_belongs_to_the_host(host: LabHost) -> None:
     """It blocks nobody with its open output, and it dies with the host, not with the test."""
     started = time.monotonic()
     pid = host.run("sleep 47 & echo $!").stdout.strip()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40
     assert host.run(f"cat /proc/{pid}/cgroup").stdout.splitlines()[-1].endswith("::/lab-run")
     host.run(f"kill {pid}")
 

@@ -79,7 +79,7 @@ def test_the_compiler_is_waited_for_only_if_it_compiles(
 ) -> None:
     """With the engine in the cache there is nothing to say about a compiler."""
     monkeypatch.setattr("demo.build.is_cached", lambda *_: cached)
-    with subprocess.Popen(["sleep", "0.2"]) as building:
+    with subprocess.Popen(["sleep", "2"]) as building:
         hosts._finish(building, Story())
     out = capsys.readouterr().out
     assert ("waiting for the engine to be compiled" in out) is not cached

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-import time
 
 import pytest
 
 from rbee_runtime.errors import RequestError
-from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, gateway, limits
+from tests.unit.gateway.gateway import PATIENT, PLAIN, STREAM, Gate, gateway, limits
 from tests.unit.gateway.upstream import STREAM_HEAD, Call, Script, answer_json, say_hello, until_hung_up, worker
+from tests.unit.hive.waiting import until
 
 
 def error_events(text: str) -> list[dict[str, object]]:
@@ -88,7 +88,7 @@ async def test_events_go_out_as_they_come() -> None:
 
     async with worker(slow) as w, gateway(Gate([w.url])) as g, g.client.stream("POST", g.url, json=STREAM) as answer:
         pieces = answer.aiter_text()
-        assert await asyncio.wait_for(anext(pieces), 2) == 'data: {"n":1}\n\n'
+        assert await asyncio.wait_for(anext(pieces), 20) == 'data: {"n":1}\n\n'
         proceed.set()
         assert "".join([piece async for piece in pieces]) == "data: [DONE]\n\n"
 
@@ -132,14 +132,12 @@ async def test_a_spent_budget_forbids_retries() -> None:
         assert not b.calls
 
 
-async def test_a_crash_without_a_spare_is_told_within_a_second() -> None:
-    """A worker that dies over a request costs the client one quick 503, not a hang."""
-    started = time.monotonic()
+async def test_a_crash_without_a_spare_is_told_at_once() -> None:
+    """A worker that dies over a request costs the client one 503, without waiting for any limit."""
     async with worker(drop) as w, gateway(Gate([w.url])) as g:
-        answer = await g.post(STREAM)
+        answer = await asyncio.wait_for(g.post(STREAM), PATIENT.first_byte / 2)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "worker_failed"
-        assert time.monotonic() - started < 1
 
 
 async def test_a_request_that_reached_nobody_gets_what_policy_says() -> None:
@@ -153,7 +151,8 @@ async def test_a_request_that_reached_nobody_gets_what_policy_says() -> None:
 @pytest.mark.parametrize("fault", [dies_within_the_second_event, stops_without_done, falls_silent])
 async def test_a_stream_that_breaks_ends_in_one_error_event(fault: Script) -> None:
     """After the first byte: whole events, then one error event, no [DONE], no second worker."""
-    async with worker(fault) as bad, worker(say_hello) as good, gateway(Gate([bad.url, good.url])) as g:
+    bounds = limits(idle=1.0) if fault is falls_silent else PATIENT
+    async with worker(fault) as bad, worker(say_hello) as good, gateway(Gate([bad.url, good.url]), bounds) as g:
         text = (await g.post(STREAM)).text
         assert text.startswith('data: {"n":1}\n\ndata: {"error"')
         assert len(error_events(text)) == 1
@@ -188,23 +187,25 @@ async def test_a_refusal_of_the_worker_passes_through() -> None:
 
 @pytest.mark.parametrize("body", [STREAM, PLAIN], ids=["stream", "plain"])
 async def test_a_client_that_leaves_ends_the_upstream_call(body: dict[str, object]) -> None:
-    """Within a second of the client's close the worker sees its own connection closed, and the slot is free."""
+    """After the client's close the worker sees its own connection closed, and the slot is free."""
 
     async def endless(call: Call) -> None:
         await call.write(STREAM_HEAD)
         await until_hung_up(call)
 
-    async with worker(endless) as w, gateway(Gate([w.url]), limits(first_byte=30)) as g:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(g.post(body), 0.3)
-        await asyncio.wait_for(w.closed.wait(), 1)
-        await asyncio.wait_for(g.relay.wait_idle(), 1)
+    async with worker(endless) as w, gateway(Gate([w.url])) as g:
+        asking = asyncio.create_task(g.post(body))
+        await until(lambda: w.calls)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.wait_for(w.closed.wait(), 20)
+        await asyncio.wait_for(g.relay.wait_idle(), 20)
         assert g.gate.released == [w.url]
 
 
 async def test_a_worker_that_never_answers_hits_the_first_byte_limit() -> None:
     """A hanging worker is given up after its limit and another one answers."""
-    bounds = limits(first_byte=0.3)
+    bounds = limits(first_byte=1.0)
     async with (
         worker(until_hung_up) as hung,
         worker(answer_json) as good,
@@ -226,7 +227,8 @@ async def test_a_client_that_takes_no_bytes_is_cut() -> None:
         _, writer = await asyncio.open_connection(host, int(port), limit=1024)
         body = b'{"model":"m","stream":true}'
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-        await asyncio.wait_for(w.closed.wait(), 5)
+        await asyncio.wait_for(w.closed.wait(), 20)
+        await asyncio.wait_for(g.relay.wait_idle(), 20)
         writer.close()
         assert g.gate.released == [w.url]
         assert (w.url, False) not in g.gate.settled
@@ -234,7 +236,7 @@ async def test_a_client_that_takes_no_bytes_is_cut() -> None:
 
 async def test_a_waiting_stream_gets_pings_and_then_its_answer() -> None:
     """A stream that waits for a worker gets 200 and comment lines, which clients ignore."""
-    async with worker(say_hello) as w, gateway(Gate([w.url], delay=0.25)) as g:
+    async with worker(say_hello) as w, gateway(Gate([w.url], delay=0.25), limits(pings=0.1)) as g:
         text = (await g.post(STREAM)).text
         assert text.startswith(": waiting\n\n")
         assert text.endswith("data: [DONE]\n\n")
@@ -243,7 +245,7 @@ async def test_a_waiting_stream_gets_pings_and_then_its_answer() -> None:
 async def test_a_refusal_after_pings_is_an_error_event_with_retry_after() -> None:
     """Once the status is out, a refusal says in the event when to come back."""
     refusal = RequestError(503, "not ready", retry_after=10)
-    async with gateway(Gate([], delay=0.15, refusal=refusal)) as g:
+    async with gateway(Gate([], delay=0.15, refusal=refusal), limits(pings=0.1)) as g:
         answer = await g.post(STREAM)
         assert answer.status_code == 200
         assert [event["retry_after"] for event in error_events(answer.text)] == [10]
@@ -256,7 +258,8 @@ async def test_a_worker_may_still_fail_after_pings() -> None:
         await asyncio.sleep(0.2)
         call.drop()
 
-    async with worker(late_drop) as bad, worker(say_hello) as good, gateway(Gate([bad.url, good.url])) as g:
+    bounds = limits(pings=0.1)
+    async with worker(late_drop) as bad, worker(say_hello) as good, gateway(Gate([bad.url, good.url]), bounds) as g:
         text = (await g.post(STREAM)).text
         assert text.startswith(": waiting\n\n")
         assert text.endswith("data: [DONE]\n\n")
@@ -264,11 +267,15 @@ async def test_a_worker_may_still_fail_after_pings() -> None:
 
 async def test_cut_ends_a_stream_with_an_error_event() -> None:
     """What cannot be waited for at a restart is told, not dropped."""
-    async with worker(falls_silent) as w, gateway(Gate([w.url]), limits(idle=30)) as g:
-        answer = asyncio.create_task(g.post(STREAM))
-        await asyncio.sleep(0.3)
+    async with (
+        worker(falls_silent) as w,
+        gateway(Gate([w.url])) as g,
+        g.client.stream("POST", g.url, json=STREAM) as answer,
+    ):
+        pieces = answer.aiter_text()
+        assert await anext(pieces) == 'data: {"n":1}\n\n'
         g.relay.cut()
-        events = error_events((await answer).text)
+        events = error_events("".join([piece async for piece in pieces]))
         assert [event["code"] for event in events] == ["queen_restarting"]
         assert g.gate.released == [w.url]
 

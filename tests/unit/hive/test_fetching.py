@@ -249,8 +249,9 @@ async def test_a_full_quota_is_not_asked_about_at_each_look(case: Case) -> None:
     """Room on the disk says nothing about a quota: the source is left alone until the schedule's time."""
     case.store.settings = StoreSettings(spare=0, quota=10)
     await case.look()
+    await case.settle()
     for _ in range(5):
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.01)
         await case.look()
     assert (case.state, case.source.opened) == (FetchState.DISK_FULL, 1)
 

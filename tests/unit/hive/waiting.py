@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 @overload
-async def until(look: Callable[[], Awaitable[T]], *, within: float = 15.0) -> T: ...
+async def until(look: Callable[[], Awaitable[T]], *, within: float = 60.0) -> T: ...
 @overload
-async def until(look: Callable[[], T], *, within: float = 15.0) -> T: ...
-async def until(look: Callable[[], T | Awaitable[T]], *, within: float = 15.0) -> T:
+async def until(look: Callable[[], T], *, within: float = 60.0) -> T: ...
+async def until(look: Callable[[], T | Awaitable[T]], *, within: float = 60.0) -> T:
     """Return the first true result of `look`, or fail after `within` seconds with the last one."""
     deadline = time.monotonic() + within
     while True:

@@ -2,7 +2,6 @@
 
 import asyncio
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_d5_a_disk_that_fills_mid_way_is_told_at_once_and_gone_on_with(small: Path) -> None:
-    """Filled by somebody else, it ends within 5 s, serves what is there, and fetches the rest once there is room."""
+    """Filled by somebody else, it ends at once, serves what is there, and fetches the rest once there is room."""
     pulling = Pulling(small / "models")
     ballast = small / "ballast"
     ballast.write_bytes(bytes(8 * 1024 * 1024))
@@ -35,11 +34,9 @@ async def test_d5_a_disk_that_fills_mid_way_is_told_at_once_and_gone_on_with(sma
         pulling.store.layout.prepare()
         puller = pulling.puller()
         puller._store.layout.free = lambda: 2**40  # type: ignore[method-assign]
-        started = time.monotonic()
         with pytest.raises(DiskFullError, match="the model disk is full"):
             await puller.pull(spec(server))
-        assert time.monotonic() - started < 5
-        assert (pulling.visible(), server.gets) == ([], 1)
+        assert (pulling.visible(), pulling.pauses, server.gets) == ([], [], 1)
         await asyncio.to_thread(ballast.unlink)
         sent = server.sent
         report = await pulling.puller().pull(spec(server))

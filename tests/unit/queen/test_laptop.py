@@ -21,11 +21,12 @@ from tests.unit.queen.units import PATIENCE, ROOT, alive, wait_until
 class Queen:
     """One run of the command; `banner` is what it printed until it was up."""
 
-    def __init__(self, root: Path, port: int, *, log: int = subprocess.DEVNULL) -> None:
+    def __init__(self, root: Path, port: int, *, log: int = subprocess.DEVNULL, **environment: str) -> None:
         command = [sys.executable, "-m", "rbee_runtime.queen.main", "--attached-hive", "--model", "m=fake:tokens=3"]
         self.process = subprocess.Popen(
             [*command, "--port", str(port), "--state-dir", str(root)],
             cwd=ROOT,
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

@@ -102,8 +102,9 @@ def served(running: tuple[Unit, int]) -> Unit:
 class Streaming(threading.Thread):
     """One streamed answer read in the background."""
 
-    def __init__(self, u: Unit) -> None:
+    def __init__(self, u: Unit, *, tokens: int = 40) -> None:
         super().__init__()
+        self._tokens = tokens
         self._unit = u
         self.lines: list[str] = []
         self.first = threading.Event()
@@ -111,7 +112,12 @@ class Streaming(threading.Thread):
         assert self.first.wait(PATIENCE)
 
     def run(self) -> None:
-        body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+        body = {
+            "model": "m",
+            "stream": True,
+            "max_tokens": self._tokens,
+            "messages": [{"role": "user", "content": "hi"}],
+        }
         url = f"{self._unit.url}/v1/chat/completions"
         with (
             contextlib.suppress(httpx.HTTPError),
@@ -138,7 +144,7 @@ def test_it_serves_and_says_what_runs(served: Unit) -> None:
 def test_a_restart_cuts_no_stream_and_refuses_no_request(served: Unit) -> None:
     """The main process goes at once; its stream runs to its end while the next one answers on the same socket."""
     old, epoch = served.mains[-1], served.get("/health").json()["epoch"]
-    stream = Streaming(served)
+    stream = Streaming(served, tokens=160)
     old.signal(signal.SIGTERM)
     assert old.process.wait(PATIENCE) == 0
     assert alive(old.child)
@@ -200,7 +206,7 @@ def test_a_stream_longer_than_the_drain_is_told(tmp_path: Path) -> None:
         with real_worker(u) as port:
             beat(u, port)
             beat(u, port)
-            stream = Streaming(u)
+            stream = Streaming(u, tokens=2000)
             u.mains[0].signal(signal.SIGTERM)
             last = stream.finish()[-1]
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "queen_restarting"

@@ -1,6 +1,7 @@
 """What survives: keys, drains, assignments, the epoch."""
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,9 +115,11 @@ def replace_id(worker_id: str) -> WorkerSpec:
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Keys:
+def keys(tmp_path: Path) -> Iterator[Keys]:
     """Give keys over a store."""
-    return Keys(Store(tmp_path / "state"))
+    store = Store(tmp_path / "state")
+    yield Keys(store)
+    store.close()
 
 
 def test_a_key_is_shown_once_and_kept_as_a_digest(keys: Keys, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Served:
         """Return the whole answer."""
         return await self.client.post("/v1/chat/completions", json=self.chat(**fields))
 
-    async def until(self, in_flight: int, seconds: float = 1.0) -> None:
+    async def until(self, in_flight: int, seconds: float = 20.0) -> None:
         """Return when so many requests are in hand, or raise TimeoutError."""
         async with asyncio.timeout(seconds):
             while self.worker.in_flight != in_flight:  # noqa: ASYNC110 - the product has no event for a test to wait on
@@ -89,7 +89,7 @@ class Notices:
         self._socket.bind(str(path))
         self.lines: list[str] = []
 
-    async def until(self, line: str, seconds: float = 10.0) -> None:
+    async def until(self, line: str, seconds: float = 60.0) -> None:
         """Return when a notice holds `line`, or raise TimeoutError."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(seconds):
@@ -115,7 +115,7 @@ async def start_process(*arguments: str, environment: dict[str, str] | None = No
     )
 
 
-async def ended(process: asyncio.subprocess.Process, seconds: float = 20.0) -> tuple[int | None, str]:
+async def ended(process: asyncio.subprocess.Process, seconds: float = 60.0) -> tuple[int | None, str]:
     """Return exit status and stderr of a process that ends by itself; it is killed if it does not."""
     try:
         async with asyncio.timeout(seconds):

@@ -79,7 +79,7 @@ async def test_the_official_client_understands_us() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_frees_its_slot(stream: bool) -> None:
-    """Within a second after the client is gone the only slot is free again, also without `stream`."""
+    """After the client is gone the only slot is free again, also without `stream`."""
     async with served("fail=hang_after_1") as worker:
         ask = asyncio.create_task(worker.ask(stream=stream))
         await worker.until(in_flight=1)
@@ -95,11 +95,11 @@ async def test_a_neighbour_is_untouched_by_a_client_that_leaves() -> None:
     """The other answer of the same worker is complete."""
     async with served("tokens_per_s=100,slots=2") as worker:
         leaving = asyncio.create_task(worker.ask(stream=True, max_tokens=1000))
-        staying = asyncio.create_task(worker.ask(max_tokens=20))
+        staying = asyncio.create_task(worker.ask(max_tokens=100))
         await worker.until(in_flight=2)
         leaving.cancel()
         answer = (await staying).json()
-    assert answer["choices"][0]["message"]["content"].split() == [f"tok{index}" for index in range(20)]
+    assert answer["choices"][0]["message"]["content"].split() == [f"tok{index}" for index in range(100)]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ async def test_a_body_that_does_not_arrive_is_a_408(monkeypatch: pytest.MonkeyPa
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-rbee-token: {TOKEN}\r\ncontent-length: 5\r\n\r\n"
         writer.write(head.encode())
-        status = await asyncio.wait_for(reader.readline(), 2)
+        status = await asyncio.wait_for(reader.readline(), 20)
         writer.close()
     assert b" 408 " in status
 
@@ -157,7 +157,7 @@ async def test_a_client_that_stops_reading_is_cut(monkeypatch: pytest.MonkeyPatc
         )
         writer.write(head.encode() + b"\r\n\r\n" + content)
         await worker.until(in_flight=1)
-        await worker.until(in_flight=0, seconds=5)
+        await worker.until(in_flight=0)
         writer.transport.abort()
 
 
