@@ -95,7 +95,7 @@ class AttachedHive:
     async def run(self, listener: socket) -> None:
         """Start every part and return once the API listens and the workers were looked at."""
         self._tasks = [
-            asyncio.create_task(self.supervisor.run(), name="supervisor"),
+            asyncio.create_task(self._supervise(), name="supervisor"),
             asyncio.create_task(self._server.serve(sockets=[listener]), name="api"),
             asyncio.create_task(self._beat(), name="heartbeats"),
             asyncio.create_task(self.scanning.run(), name="devices"),
@@ -122,6 +122,11 @@ class AttachedHive:
             clock=boot_clock,
             digest=digest,
         )
+
+    async def _supervise(self) -> None:
+        # Without a look at the devices nobody knows what fits, nor who loads where; each probe has its deadline.
+        await self.scanning.known()
+        await self.supervisor.run()
 
     async def _beat(self) -> None:
         # The first heartbeat tells what really runs; before the first look that would be "nothing".

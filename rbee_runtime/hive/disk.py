@@ -32,6 +32,7 @@ class Disk:
         self._host = host
         self._threads = Threads(1, "engine-look")
         self._due = self._begun = 0.0
+        self._judged_by: engines.HostFacts | None = None
         self._looking_at = ""
         self._running: asyncio.Task[None] | None = None
         self.engines: Mapping[str, Path | None] = {}
@@ -48,7 +49,7 @@ class Disk:
         `in_use` are the models that running workers were started with.
         """
         now = self._clock()
-        if self._running is None and now >= self._due:
+        if self._running is None and (now >= self._due or self._host() != self._judged_by):
             self._due, self._begun = now + DISK_SECONDS, now
             self._running = asyncio.create_task(self._look(document, in_use))
         if self._running is None:
@@ -74,7 +75,8 @@ class Disk:
 
     async def _look(self, document: Desired | None, in_use: Collection[str]) -> None:
         self._looking_at = f"the engines folder {self._engines_dir}"
-        found = await self._threads.run(engines.installed, self._engines_dir, self._host())
+        self._judged_by = self._host()
+        found = await self._threads.run(engines.installed, self._engines_dir, self._judged_by)
         self._looking_at = f"the model store {self._fetching.store.layout.root}"
         self.engines, self.unfit = found.usable, found.unfit
         if document is None:

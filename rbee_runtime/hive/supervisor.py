@@ -94,9 +94,7 @@ class Supervisor:
         puller = Puller(store, credentials=credentials, link=link, clock=clock)
         self._fetching = Fetching(store, clock=clock, changed=self._look_at_disk, puller=puller)
         self._memory = Memory(config.state_dir, devices=devices, clock=clock)
-        self._disk = Disk(
-            config.engines_dir, self._fetching, clock=clock, host=lambda: engines.this_host(self._memory.scan)
-        )
+        self._disk = Disk(config.engines_dir, self._fetching, clock=clock, host=lambda: engines.this_host(devices()))
         self._prober = Prober(link, clock=clock, changed=self._event.set)
         self._recovery = Recovery(self._records, self._actions, boot=boot)
         self._loads = Loads(clock)
