@@ -22,6 +22,18 @@ def lost(scan: Scan | None, devices: Iterable[str]) -> dict[str, str]:
     return {device: said for device, said in found.items() if said}
 
 
+def unjudged(scan: Scan | None, devices: Iterable[str]) -> dict[str, str]:
+    """Return why it is not known whether these devices can be used, by id: no look has seen them, and looks fail."""
+    said = "; ".join(problems(scan))
+    seen = {device.id for device in scan.devices} if scan is not None else set()
+    return {device: said for device in devices if said and device != CPU and device not in seen}
+
+
+def problems(scan: Scan | None) -> tuple[str, ...]:
+    """Return what looks at the devices complain of."""
+    return tuple(dict.fromkeys(said for _, said in scan.problems)) if scan is not None else ()
+
+
 def faults(records: Mapping[str, WorkerRecord]) -> dict[str, tuple[str, ...]]:
     """Return the workers that found a device broken, by device, until one of them is ready there again.
 

@@ -43,6 +43,12 @@ def lost(scene: Scene, devices: tuple[str, ...]) -> str:
     return f"device {device}: {said}" if device else ""
 
 
+def _unjudged(scene: Scene, devices: tuple[str, ...]) -> str:
+    found = ((device, scene.unjudged[device]) for device in places(devices) if device in scene.unjudged)
+    device, said = next(found, ("", ""))
+    return f"device {device} cannot be seen: {said}" if device else ""
+
+
 def last(record: WorkerRecord) -> str:
     """Return how a worker ended last, in words."""
     reason = record.last_exit or ExitReason.CRASHED
@@ -73,7 +79,7 @@ def _engine(scene: Scene, _: WorkerRecord, wanted: WorkerSpec) -> Obstacle | Non
 
 
 def _device(scene: Scene, _: WorkerRecord, wanted: WorkerSpec) -> Obstacle | None:
-    said = lost(scene, wanted.devices)
+    said = lost(scene, wanted.devices) or _unjudged(scene, wanted.devices)
     for device in places(wanted.devices):
         # The worker that found it broken is the one that tries, on its own schedule, whether it works again.
         finders = scene.faults.get(device, ())

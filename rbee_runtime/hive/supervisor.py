@@ -153,7 +153,8 @@ class Supervisor:
     @property
     def troubles(self) -> tuple[str, ...]:
         """Return one sentence for everything that keeps the hive from its work now."""
-        return tuple(said for said in (self._trouble, self._records.trouble, self._disk.trouble) if said)
+        found = (self._trouble, self._records.trouble, self._disk.trouble, *fences.problems(self._memory.scan))
+        return tuple(said for said in found if said)
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call back after each tick that changed a worker's state, why it is so, or the models."""
@@ -290,7 +291,8 @@ class Supervisor:
     def _scene(self, document: Desired | None, statuses: Mapping[str, UnitStatus]) -> Scene:
         held, models = self._on_record(), self._fetching.models
         specs = document.workers if document is not None else ()
-        named = [*(spec.devices for spec in specs), *(record.devices for record in held.values())]
+        named = (*(spec.devices for spec in specs), *(record.devices for record in held.values()))
+        devices, scan = frozenset(chain.from_iterable(named)), self._memory.scan
         return Scene(
             now=self._clock(),
             boot=self._boot,
@@ -301,7 +303,8 @@ class Supervisor:
             models=models,
             engines=frozenset(self._disk.engines),
             unfit=self._disk.unfit,
-            lost=fences.lost(self._memory.scan, chain.from_iterable(named)),
+            lost=fences.lost(scan, devices),
+            unjudged=fences.unjudged(scan, devices),
             faults=fences.faults(held),
             ledger=self._memory.ledger,
             needs={spec.id: self._memory.need(spec, models.get(spec.model)) for spec in specs},
