@@ -117,8 +117,9 @@ def advance(before: Ledger, look: Look, holders: Iterable[Holder], *, now: float
     """Return the ledger of this moment."""
     held = tuple(holders)
     pending = (*before.leaving, *_ended(before, held, now))
-    kept = tuple(each for each in pending if not _released(each, look) and now - each.since < RELEASE_SECONDS)
-    assumed = tuple((each.worker, each.device) for each in pending if each not in kept and not _released(each, look))
+    held_back = _not_released(pending, look)
+    kept = tuple(each for each in held_back if now - each.since < RELEASE_SECONDS)
+    assumed = tuple((each.worker, each.device) for each in held_back if now - each.since >= RELEASE_SECONDS)
     accounts = {
         device.id: _account(device, look, held, kept, 1 if device.id != CPU else cpu_limit)
         for device in look.scan.devices
@@ -188,6 +189,19 @@ def _ended(before: Ledger, held: tuple[Holder, ...], now: float) -> list[Leaving
         and holder.worker not in known
         and (size := account.measured.get(holder.worker, holder.need))
     ]
+
+
+def _not_released(pending: Iterable[Leaving], look: Look) -> tuple[Leaving, ...]:
+    """Return those whose memory no scan has shown to be free; what one gave back is not counted for the next one."""
+    kept: list[Leaving] = []
+    returned: dict[str, int] = {}
+    for one in pending:
+        each = replace(one, used=one.used - returned.get(one.device, 0))
+        if _released(each, look):
+            returned[each.device] = returned.get(each.device, 0) + each.size
+        else:
+            kept.append(each)
+    return tuple(kept)
 
 
 def _released(each: Leaving, look: Look) -> bool:

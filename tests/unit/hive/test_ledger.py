@@ -74,6 +74,25 @@ def test_an_ended_worker_that_no_driver_measured_leaves_its_estimate() -> None:
     assert ledger.accounts[GPU].free == 70
 
 
+BOTH = (look(1, used=80, p7=40, p8=40), [holder("a", 40), holder("b", 40, pid=8)], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "left"),
+    [
+        (look(3, used=80, foreign=80), ["a", "b"]),
+        (look(3, used=40, foreign=40), ["b"]),
+        (look(3, used=40, p7=40), ["a"]),
+        (look(3, used=0), []),
+    ],
+    ids=["nothing back", "half back", "half back, one lingers", "all back"],
+)
+def test_memory_that_came_back_is_counted_for_one_worker_only(seen: Look, left: list[str]) -> None:
+    """Of two workers that ended at once on a card, the second waits until its share is back too."""
+    ledger = after(BOTH, (BOTH[0], [], 2.0), (seen, [], 3.0), (seen, [], 3.5))
+    assert [each.worker for each in ledger.leaving] == left
+
+
 def account(device: str = GPU, **fields: object) -> Account:
     return Account(device, total=100, used=0, foreign=0, **fields)  # type: ignore[arg-type]
 
