@@ -6,7 +6,7 @@ import msgspec
 
 from rbee_runtime.hive import records
 from rbee_runtime.hive.actions import Actions
-from rbee_runtime.hive.launchers import UnitStatus
+from rbee_runtime.hive.launchers import Phase, UnitStatus
 from rbee_runtime.hive.scene import ModelState
 from rbee_runtime.protocol import WorkerSpec
 
@@ -25,6 +25,15 @@ class Recovery:
             launch = self._actions.launch_of(worker) if status.alive and not self._records[worker].spec else None
             if launch is not None:
                 self._records.put(records.recovered(launch, boot=self._boot, basis=""))
+
+    def presumed(self) -> dict[str, UnitStatus]:
+        """Return the workers that ran when their records were written, for as long as the launcher tells nothing."""
+        held = (self._records[worker] for worker in self._records)
+        return {
+            record.id: UnitStatus(record.id, Phase.RUNNING, spec=record.spec)
+            for record in held
+            if record.launched is not None and record.boot == self._boot
+        }
 
     def complete(
         self,

@@ -31,6 +31,7 @@ from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.sources.credentials import Credentials
 from rbee_runtime.models.store import ModelStore
 from rbee_runtime.protocol import Desired, DesiredAck, WorkerSpec
+from rbee_runtime.states import Observed
 
 EAGER_SECONDS = 0.5
 EAGER_SPELL = 10.0
@@ -228,16 +229,14 @@ class Supervisor:
         begun = self._clock()
         try:
             statuses = await self._launcher.list()
-            document = self._desired.document
             # Before the disk is looked at, which lets go of models that nobody seems to use.
             self._recovery.adopt(statuses)
-            in_use = {self._records[worker].model for worker, status in statuses.items() if status.alive}
-            await self._disk.read(document, in_use)
+            await self._read_disk(statuses)
             await self._reconcile(statuses)
         except (RbeeError, OSError) as error:
             # Nothing is known now, so nothing is done; workers go on.
             self._say(str(error))
-            self._only_look(str(error))
+            await self._only_look(str(error))
         else:
             self._say("")
             self.reconciled.set()
@@ -246,10 +245,15 @@ class Supervisor:
         self.took = self.ticked - begun
         self._tell_watchers()
 
-    def _only_look(self, said: str) -> None:
+    async def _read_disk(self, statuses: Mapping[str, UnitStatus]) -> None:
+        in_use = {self._records[worker].model for worker, status in statuses.items() if status.alive}
+        await self._disk.read(self._desired.document, in_use)
+
+    async def _only_look(self, said: str) -> None:
         """Show how workers are by their own answers; `said` is why nothing is done about it."""
         if not self.reconciled.is_set():
-            return
+            self._statuses = self._recovery.presumed()
+            await self._read_disk(self._statuses)
         document = self._desired.document
         wanted = {spec.id: spec for spec in document.workers} if document is not None else {}
         found = [self._undone(each, said) for each in decide(self._scene(document, self._statuses))]
@@ -262,7 +266,10 @@ class Supervisor:
         if self._records[worker].launched is not None and shown is not None and not (status and status.alive):
             # Started since the last list, of which nothing more is known.
             return shown.decision
-        return decision if decision.act is Act.NONE else replace(decision, act=Act.NONE, said=said)
+        if decision.act is Act.NONE:
+            return decision
+        state = Observed.BACKOFF if decision.act is Act.START else decision.state
+        return replace(decision, state=state, act=Act.NONE, said=said)
 
     def _say(self, said: str) -> None:
         if said and said != self._trouble:

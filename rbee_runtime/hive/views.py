@@ -30,7 +30,8 @@ async def health(facts: Facts, _: Request) -> Response:
 async def ready(facts: Facts, _: Request) -> Response:
     """Say whether the workers of this host have been looked at."""
     known = facts.supervisor.reconciled.is_set()
-    said = "" if known else "the workers on this host have not been looked at yet"
+    troubles = facts.supervisor.troubles
+    said = "" if known else "; ".join(("the workers on this host have not been looked at yet", *troubles))
     return as_json(ReadyAnswer(ready=known, detail=said), 200 if known else 503)
 
 
