@@ -3,7 +3,8 @@
 running    wanted    identity  decision
 no         no        -         forget
 no         yes       -         fetch the model, wait for the next try, or start
-yes        no        -         orphan: stop, or keep while there is no desired document at all
+yes        no        -         orphan: stop, or keep while there is no desired document at all, or for 300 s if nothing
+                               on this host says what it is
 yes        yes       same      adopt: starting or ready by its probes; stop when it hangs
 yes        yes       other     drifted: stop, then start anew; keep while the new model is not on disk
 stopping   any       any       draining while requests are in flight, else stopping
@@ -31,6 +32,9 @@ __all__ = ["Act", "Decision", "ModelState", "Scene", "decide"]
 
 HUNG_SECONDS = 120.0
 """A worker that was ready and has been silent for so long is replaced; shorter pauses are waited out."""
+
+ORPHAN_SECONDS = 300.0
+"""A worker whose record and launch file are lost may be another queen's or a person's; somebody has time to see it."""
 
 STOP_REPEAT_SECONDS = 10.0
 """A stop that did not begin by then got lost between our record and the launcher, or was refused; it is repeated."""
@@ -106,7 +110,16 @@ class _Case:
     def _orphan(self) -> Decision:
         if self.scene.desired is None:
             return self._is(Observed.ORPHAN, "no desired document has come yet; it is kept as it is")
+        if not self.record.spec and self._strange() < ORPHAN_SECONDS:
+            said = f"nothing on this host says what it is; it is kept for {ORPHAN_SECONDS:g} s, then it is stopped"
+            return self._is(Observed.ORPHAN, said)
         return self._is(Observed.ORPHAN, "the queen does not want it any more; it stops after its requests", Act.STOP)
+
+    def _strange(self) -> float:
+        """Return for how many seconds this worker has been here without anything that tells what it is."""
+        since = self.record.stranger_since
+        self.record = msgspec.structs.replace(self.record, stranger_since=self.scene.now if since is None else since)
+        return self.scene.now - (self.record.stranger_since or 0.0)
 
     def _drift(self, wanted: WorkerSpec, status: UnitStatus) -> str:
         said = self.health.spec if self.health is not None else ""

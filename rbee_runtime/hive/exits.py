@@ -106,6 +106,7 @@ def closed(record: WorkerRecord) -> WorkerRecord:
         stop_as=None,
         stop_said="",
         stop_repeats=0,
+        stranger_since=None,
     )
 
 

@@ -33,7 +33,8 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     `launched` is None while none of our launches is unaccounted for. `streak` counts failures since the last healthy
     spell, `failures` are the times of the recent ones, `blocked` is the attempt that must not be repeated as it was.
     `restarts` counts starts after an end, a reboot being none. `stop_as` is what a stop counts as when the worker was
-    given up (None: it was asked for), `stop_repeats` how often it was asked again. `options` marks the engine's
+    given up (None: it was asked for), `stop_repeats` how often it was asked again; `stranger_since` is when a process
+    was first seen of which nothing on this host says what it is. `options` marks the engine's
     options. `starved` counts ends for want of memory in a row; `need` is what it may take on each of its devices and
     `had` what was free there at its last start, bytes.
     """
@@ -56,6 +57,7 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     stop_as: ExitReason | None = None
     stop_said: str = ""
     stop_repeats: int = 0
+    stranger_since: float | None = None
     restarts: int = 0
     streak: int = 0
     failures: tuple[float, ...] = ()

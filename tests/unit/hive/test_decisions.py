@@ -100,7 +100,17 @@ TABLE: dict[str, tuple[dict[str, Any], Observed, Act]] = {
         Act.STOP,
     ),
     "no document, runs": ({"desired": None, "records": record(), "statuses": {"w": RUNS}}, Observed.ORPHAN, Act.NONE),
-    "unknown, runs": ({"desired": NOTHING, "statuses": {"w": RUNS}}, Observed.ORPHAN, Act.STOP),
+    "unknown, runs": ({"desired": NOTHING, "statuses": {"w": RUNS}}, Observed.ORPHAN, Act.NONE),
+    "unknown, seen for a while": (
+        {"now": 399.0, "desired": NOTHING, "records": record(spec="", stranger_since=100.0), "statuses": {"w": RUNS}},
+        Observed.ORPHAN,
+        Act.NONE,
+    ),
+    "unknown, seen for long": (
+        {"now": 400.0, "desired": NOTHING, "records": record(spec="", stranger_since=100.0), "statuses": {"w": RUNS}},
+        Observed.ORPHAN,
+        Act.STOP,
+    ),
     "not wanted, ended": ({"desired": NOTHING, "records": ENDED}, Observed.EXITED, Act.FORGET),
     "no document, ended": ({"desired": None, "records": ENDED}, Observed.EXITED, Act.NONE),
     "other spec": ({"records": record(spec="old"), "statuses": {"w": RUNS}}, Observed.DRIFTED, Act.STOP),
