@@ -69,7 +69,9 @@ class Actions:
         """Choose the port and write the launch file and the record of a start; StateError, LauncherError."""
         self.refused.pop(spec.id, None)
         others = {self._records[worker].port for worker in self._records if worker != spec.id}
-        refused = record.port if record.last_exit is ExitReason.PORT_TAKEN else 0
+        # Only what the worker itself met there: a range without a free port says nothing about one port of it.
+        met = record.last_exit is ExitReason.PORT_TAKEN and record.exit_status is not None
+        refused = record.port if met else 0
         port = worker_ports.choose(
             self._config.address, self._config.worker_ports, taken=others, previous=record.port, refused=refused
         )

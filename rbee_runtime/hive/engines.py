@@ -17,6 +17,8 @@ BUILT_IN = "fake"
 
 _LEVEL = re.compile(r"x86[-_]64[-_]v([1-4])")
 _CUDA = re.compile(r"cuda-?([0-9]+)")
+_NAME = re.compile(r"-(?=[0-9])")
+"""Ends the name of an engine in the name of its folder, which goes on with the version."""
 
 
 class EngineManifest(Message, frozen=True, kw_only=True):
@@ -61,7 +63,9 @@ def this_host(scan: Scan | None) -> HostFacts:
     level = next((int(found[1]) for found in levels if found is not None), None)
     drivers = [device.attributes.get("cuda", "") for device in devices if device.kind == "nvidia"]
     cuda = max((_version(text)[:1] for text in drivers if text), default=(0,))[0] if devices else None
-    return HostFacts(platform.machine(), glibc, level, None if drivers and not any(drivers) else cuda)
+    silent = bool(drivers) and not any(drivers)
+    complains = scan is not None and any(kind == "nvidia" for kind, _ in scan.problems)
+    return HostFacts(platform.machine(), glibc, level, None if silent or (complains and not cuda) else cuda)
 
 
 def installed(engines_dir: Path, host: HostFacts) -> Engines:
@@ -71,7 +75,7 @@ def installed(engines_dir: Path, host: HostFacts) -> Engines:
     for path in sorted(engines_dir.glob("*/engine.json")):
         manifest = _read(path)
         if isinstance(manifest, str):
-            unfit[path.parent.name.partition("-")[0]] = manifest
+            unfit[_NAME.split(path.parent.name, maxsplit=1)[0]] = manifest
             continue
         said = misfit(manifest, host)
         if said:

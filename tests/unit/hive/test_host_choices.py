@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from rbee_runtime.devices import Scan
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive import engines, worker_ports
+from rbee_runtime.protocol import DeviceReport
 
 BOUNDS = (9000, 9003)
 
@@ -66,6 +68,36 @@ def test_the_newest_engine_of_a_name_wins(tmp_path: Path, artefact: Callable[...
     found = engines.installed(tmp_path, HOST)
     assert found.usable == {"fake": None, "llama-cpp": newest}
     assert "broken" in found.unfit
+
+
+@pytest.mark.parametrize("name", ["llama-cpp", "llama-server", "vllm"])
+def test_a_broken_manifest_is_told_for_its_engine(tmp_path: Path, name: str) -> None:
+    """The sentence is found under the name that workers ask for, whatever it looks like."""
+    (tmp_path / f"{name}-0.3.16-cpu-x86_64_v3-abcdef12").mkdir()
+    (tmp_path / f"{name}-0.3.16-cpu-x86_64_v3-abcdef12" / "engine.json").write_text("{")
+    found = engines.installed(tmp_path, HOST)
+    assert list(found.unfit) == [name]
+    assert "engine.json cannot be used" in found.unfit[name]
+
+
+CPU = DeviceReport(id="cpu", kind="cpu", name="c", total=1, used=0)
+CARD = DeviceReport(id="G", kind="nvidia", name="n", total=1, used=0, attributes={"cuda": "12.4"})
+
+
+@pytest.mark.parametrize(
+    ("scan", "cuda"),
+    [
+        (Scan((CPU,)), 0),
+        (Scan((CPU,), (("nvidia", "driver and library are of different versions; reboot the host"),)), None),
+        (Scan((CPU,), (("amd", "no driver"),)), 0),
+        (Scan((CPU, CARD)), 12),
+        (Scan((CPU, CARD), (("nvidia", "GPU 1 is off the bus"),)), 12),
+    ],
+    ids=["no card", "driver mismatch", "another kind complains", "a card", "a second card is lost"],
+)
+def test_a_driver_that_nobody_can_ask_is_not_judged(scan: Scan, cuda: int | None) -> None:
+    """That a driver serves no CUDA is only said where looks at NVIDIA devices succeed."""
+    assert engines.this_host(scan).cuda == cuda
 
 
 def test_a_host_without_engines_has_the_built_in_one(tmp_path: Path) -> None:
