@@ -3,12 +3,12 @@
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from rbee_runtime import durable, logs
 from rbee_runtime.errors import ReferenceFormError, RequestError, StaleDesiredError, StateError
+from rbee_runtime.hive import state_files
 from rbee_runtime.models.references import check_name
 from rbee_runtime.protocol import Desired, DesiredAck, Message, encode
 
@@ -17,6 +17,8 @@ _WORKER_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 SCHEMA = 1
 """Of both files; a newer one may mean something else, so it is not followed."""
+
+_UNTIL_THEN = "workers go on as they are until the queen sends a document"
 
 
 class Held(Desired, frozen=True, kw_only=True):
@@ -32,9 +34,6 @@ class Highest(Message, frozen=True, kw_only=True):
     epoch: int
     revision: int
     schema: int = SCHEMA
-
-
-M = TypeVar("M", Held, Highest)
 
 
 def parse(body: bytes) -> Desired:
@@ -60,13 +59,17 @@ def check_worker_id(worker: str) -> str:
 
 
 class DesiredFile:
-    """`desired.json` and `highest.json` in the state directory."""
+    """`desired.json` and `highest.json` in the state directory.
+
+    `trouble` is why what they say is not followed, until the queen sends a document, or "".
+    """
 
     def __init__(self, state_dir: Path, *, fleet: str, hive: str) -> None:
         self._path = state_dir / "desired.json"
         self._highest_path = state_dir / "highest.json"
         self._fleet = fleet
         self._hive = hive
+        self.trouble = ""
         self.document = self._load()
         self._highest = self._load_highest()
 
@@ -79,6 +82,7 @@ class DesiredFile:
         # This order: the mark alone would make the same document look old when the queen repeats it after a crash.
         durable.write(self._path, encode(_held(document)))
         self.document = document
+        self.trouble = ""
         self._highest = Highest(fleet=document.fleet, epoch=document.epoch, revision=document.revision)
         self._write_highest(self._highest)
         return True
@@ -118,36 +122,22 @@ class DesiredFile:
             )
 
     def _load(self) -> Desired | None:
-        held = _decode(self._path, Held)
+        held, self.trouble = state_files.read(self._path, Held, newest=SCHEMA, until_then=_UNTIL_THEN)
         document = msgspec.convert(held, Desired, from_attributes=True) if held is not None else None
         if document is not None and document.fleet != self._fleet:
             logs.warning("desired_of_other_fleet", file=self._path, fleet=document.fleet, wanted=self._fleet)
+            self.trouble = f"{self._path} is of fleet {document.fleet}, this is {self._fleet}: {_UNTIL_THEN}"
             return None
         return document
 
     def _load_highest(self) -> Highest | None:
-        kept = _decode(self._highest_path, Highest)
+        kept, said = state_files.read(self._highest_path, Highest, newest=SCHEMA, until_then=_UNTIL_THEN)
+        self.trouble = "; ".join(part for part in (self.trouble, said) if part)
         candidates = [kept] if kept is not None and kept.fleet == self._fleet else []
         if self.document is not None:
             held = self.document
             candidates.append(Highest(fleet=held.fleet, epoch=held.epoch, revision=held.revision))
         return max(candidates, key=lambda mark: (mark.epoch, mark.revision), default=None)
-
-
-def _decode(path: Path, kind: type[M]) -> M | None:
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.MsgspecError) as error:
-        said = f"cannot be used ({error}): workers go on as they are until the queen sends it again"
-        logs.error("state_file_damaged", file=path, detail=said)
-        return None
-    if found.schema <= SCHEMA:
-        return found
-    said = f"is of schema {found.schema}, this version reads {SCHEMA}: workers go on until the queen sends it again"
-    logs.error("state_file_newer", file=path, detail=said)
-    return None
 
 
 def _held(document: Desired) -> Held:

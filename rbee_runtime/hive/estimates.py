@@ -6,6 +6,7 @@ import msgspec
 
 from rbee_runtime import durable, logs
 from rbee_runtime.errors import StateError
+from rbee_runtime.hive import state_files
 from rbee_runtime.protocol import Message, encode
 
 SCHEMA = 1
@@ -38,11 +39,20 @@ def key(
 
 
 class Estimates:
-    """Peaks by key. A file that cannot be used costs what was learnt, a disk that cannot be written nothing."""
+    """Peaks by key. A file that cannot be used costs what was learnt, a disk that cannot be written nothing.
+
+    `trouble` is why the file is not followed, until it is written again, or "".
+    """
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "estimates.json"
-        self._peaks = _read(self._path)
+        kept, self.trouble = state_files.read(
+            self._path,
+            Peaks,
+            newest=SCHEMA,
+            until_then="estimates of memory begin anew",
+        )
+        self._peaks = dict(kept.peaks) if kept is not None else {}
         self._changed = False
         self._due = 0.0
 
@@ -70,18 +80,4 @@ class Estimates:
             logs.warning("estimates_not_written", detail=error)
         else:
             self._changed = False
-
-
-def _read(path: Path) -> dict[str, int]:
-    try:
-        kept = msgspec.json.decode(path.read_bytes(), type=Peaks)
-    except FileNotFoundError:
-        return {}
-    except (OSError, msgspec.MsgspecError) as error:
-        logs.warning("state_file_damaged", file=path, detail=f"cannot be used ({error}): estimates begin anew")
-        return {}
-    if kept.schema > SCHEMA:
-        said = f"is of schema {kept.schema}, this version reads {SCHEMA}: estimates begin anew"
-        logs.warning("state_file_newer", file=path, detail=said)
-        return {}
-    return dict(kept.peaks)
+            self.trouble = ""

@@ -44,6 +44,11 @@ class Memory:
         self.scan: Scan | None = None
         self.ledger = Ledger()
 
+    @property
+    def trouble(self) -> str:
+        """Return why the estimates on disk are not followed, or ""."""
+        return self._estimates.trouble
+
     def tick(self, statuses: Mapping[str, UnitStatus], records: Mapping[str, WorkerRecord]) -> None:
         """Take the latest scan and the running workers into account."""
         now, scan = self._clock(), self._devices()

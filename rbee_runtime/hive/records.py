@@ -15,6 +15,7 @@ import msgspec
 
 from rbee_runtime import durable, logs
 from rbee_runtime.errors import StateError
+from rbee_runtime.hive import state_files
 from rbee_runtime.protocol import Message, WorkerLaunch, WorkerSpec, encode
 from rbee_runtime.states import ExitReason
 
@@ -92,13 +93,20 @@ class Records:
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "records"
-        self._held = {record.id: record for path in sorted(self._folder.glob("*.json")) if (record := _read(path))}
+        read = {path.stem: _read(path) for path in sorted(self._folder.glob("*.json"))}
+        self._held = {record.id: record for record, _ in read.values() if record is not None}
+        self._unread = {worker: said for worker, (_, said) in read.items() if said}
         self._waiting: dict[Path, bytes | None] = {}
         self.trouble = ""
 
     def __getitem__(self, worker: str) -> WorkerRecord:
         """Return a record, empty if there is none."""
         return self._held.get(worker) or WorkerRecord(id=worker)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Return why files are not followed that have not been written again yet."""
+        return tuple(self._unread.values())
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the ids on record."""
@@ -143,6 +151,7 @@ class Records:
         record = self._held.get(worker)
         with contextlib.suppress(StateError):
             self.keep(self._folder / f"{worker}.json", None if record is None else encode(record))
+            self._unread.pop(worker, None)
 
 
 def options_mark(spec: WorkerSpec) -> str:
@@ -180,15 +189,9 @@ def is_recovered(record: WorkerRecord) -> bool:
     return record.launched == _UNKNOWN_LAUNCH
 
 
-def _read(path: Path) -> WorkerRecord | None:
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=WorkerRecord)
-    except (OSError, msgspec.MsgspecError) as error:
-        said = f"cannot be used ({error}): restart counts of that worker begin anew"
-        logs.warning("state_file_damaged", file=path, detail=said)
-        return None
-    if record.schema > SCHEMA:
-        said = f"is of schema {record.schema}, this version reads {SCHEMA}: restart counts of that worker begin anew"
-        logs.warning("state_file_newer", file=path, detail=said)
-        return None
-    return record if record.id == path.stem else None
+def _read(path: Path) -> tuple[WorkerRecord | None, str]:
+    then = "restart counts of that worker begin anew; if no such worker is wanted any more, remove the file"
+    record, said = state_files.read(path, WorkerRecord, newest=SCHEMA, until_then=then)
+    if record is None or record.id == path.stem:
+        return record, said
+    return None, state_files.refused(path, f"is of worker {record.id!r}", then)

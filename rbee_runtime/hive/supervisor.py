@@ -23,6 +23,7 @@ from rbee_runtime.hive.launchers import Launcher, UnitStatus
 from rbee_runtime.hive.ledger import Ledger
 from rbee_runtime.hive.loading import Loads
 from rbee_runtime.hive.memory import Memory
+from rbee_runtime.hive.orders import Order
 from rbee_runtime.hive.probes import Prober
 from rbee_runtime.hive.recovery import Recovery
 from rbee_runtime.hive.wording import wording
@@ -48,22 +49,6 @@ class View:
     since: float
 
 
-@dataclass(frozen=True)
-class _Request:
-    """A wish from outside, done by the one task that owns the state."""
-
-    order: Callable[[], object]
-    answer: asyncio.Future[None]
-
-    def confirm(self) -> None:
-        if not self.answer.cancelled():
-            self.answer.set_result(None)
-
-    def refuse(self, error: RbeeError) -> None:
-        if not self.answer.cancelled():
-            self.answer.set_exception(error)
-
-
 class Supervisor:
     """Owns desired document, records and actions. `watch` callbacks run after a tick that changed something.
 
@@ -85,7 +70,7 @@ class Supervisor:
         self._boot = boot
         self._clock = clock
         self._event = asyncio.Event()
-        self._requests: asyncio.Queue[_Request] = asyncio.Queue()
+        self._requests: asyncio.Queue[Order] = asyncio.Queue()
         self._desired = DesiredFile(config.state_dir, fleet=config.fleet, hive=config.name)
         self._drain = DrainFlag(config.state_dir)
         self._records = records.Records(config.state_dir)
@@ -154,7 +139,13 @@ class Supervisor:
     @property
     def troubles(self) -> tuple[str, ...]:
         """Return one sentence for everything that keeps the hive from its work now."""
-        found = (self._trouble, self._records.trouble, self._disk.trouble, *fences.problems(self._memory.scan))
+        now = (self._trouble, self._records.trouble, self._disk.trouble, *fences.problems(self._memory.scan))
+        return tuple(said for said in (*now, *self.unread) if said)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Return one sentence for each file of the state folder that is not followed."""
+        found = (self._desired.trouble, *self._records.unread, self._memory.trouble)
         return tuple(said for said in found if said)
 
     def watch(self, callback: Callable[[], None]) -> None:
@@ -172,7 +163,7 @@ class Supervisor:
 
     async def _ask(self, order: Callable[[], object]) -> None:
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._requests.put_nowait(_Request(order, answer))
+        self._requests.put_nowait(Order(order, answer))
         self._event.set()
         await answer
 
@@ -200,13 +191,7 @@ class Supervisor:
 
     def _answer_requests(self) -> None:
         while not self._requests.empty():
-            request = self._requests.get_nowait()
-            try:
-                request.order()
-            except RbeeError as error:
-                request.refuse(error)
-            else:
-                request.confirm()
+            self._requests.get_nowait().carry_out()
 
     def _accept(self, document: Desired) -> None:
         if self._desired.accept(document):

@@ -59,7 +59,8 @@ async def held_document(facts: Facts, _: Request) -> Response:
     """Return the document that is followed."""
     document = facts.supervisor.document
     if document is None:
-        raise RequestError(404, "no desired document has come yet", code="no_document")
+        said = "; ".join(("no desired document has come yet", *facts.supervisor.unread))
+        raise RequestError(404, said, code="no_document")
     return as_json(document)
 
 

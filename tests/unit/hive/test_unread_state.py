@@ -1,0 +1,75 @@
+"""Files of the state folder that cannot be used: told in the API and the status line until they are written again."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from rbee_runtime.config import HiveConfig
+from rbee_runtime.hive.estimates import Estimates
+from rbee_runtime.hive.records import Records, WorkerRecord
+from rbee_runtime.hive.state_files import read
+from rbee_runtime.protocol import Message
+from tests.unit.hive.conftest import Start, desired, fake
+from tests.unit.hive.waiting import until
+
+FILES = {"desired.json", "records/w.json", "estimates.json"}
+DAMAGE = {
+    "damaged": ("{", "cannot be used"),
+    "newer": ('{"schema": 9, "fleet": 1, "id": 1, "peaks": 1}', "is of schema 9, this version reads 1"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", sorted(FILES))
+async def test_a_file_that_cannot_be_used_is_told(start: Start, settings: HiveConfig, name: str, damage: str) -> None:
+    """Status line, `info` and, if nothing is followed, the answer to `desired` name the file and what is wrong."""
+    content, said = DAMAGE[damage]
+    path = settings.state_dir / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    hive, queen = await start()
+    told = [
+        (await queen.get("/api/v1/info")).json()["detail"],
+        hive.summary,
+        (await queen.get("/api/v1/desired")).json()["error"]["message"],
+    ]
+    assert [f"{path} {said}" in each for each in told] == [True, True, True]
+
+
+async def test_it_is_over_once_the_queen_has_sent_a_document(start: Start, settings: HiveConfig) -> None:
+    """A document and a record that are written anew leave nothing to tell."""
+    (settings.state_dir / "records").mkdir(parents=True)
+    for name in ("desired.json", "records/w.json"):
+        (settings.state_dir / name).write_text("{")
+    _, queen = await start()
+    await queen.put(desired(1, fake("w")))
+    await until(lambda: queen.in_state("w", "ready"))
+    assert (await queen.get("/api/v1/info")).json()["detail"] == ""
+
+
+def test_what_is_written_again_is_not_told_any_more(tmp_path: Path) -> None:
+    """A dropped record and new estimates end the sentence of the file that they replace."""
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "w.json").write_text("{")
+    (tmp_path / "estimates.json").write_text("{")
+    records, estimates = Records(tmp_path), Estimates(tmp_path)
+    before = (len(records.unread), bool(estimates.trouble))
+    records.drop("w")
+    estimates.observe("a", 5)
+    estimates.save(now=1.0)
+    assert before == (1, True)
+    assert (records.unread, estimates.trouble) == ((), "")
+
+
+class Newer(Message, frozen=True, kw_only=True):
+    schema: int = 2
+    id: int = 7
+
+
+def test_a_newer_file_is_called_newer_whatever_else_it_says(tmp_path: Path) -> None:
+    """Fields that changed their types in a newer schema do not make a file damaged."""
+    (tmp_path / "w.json").write_bytes(msgspec.json.encode(Newer()))
+    found, said = read(tmp_path / "w.json", WorkerRecord, newest=1, until_then="it begins anew")
+    assert found is None
+    assert said == f"{tmp_path / 'w.json'} is of schema 2, this version reads 1: it begins anew"
