@@ -11,7 +11,8 @@ RbeeError
 │   ├── QuarantinedError   what came is not what was announced; it is kept aside
 │   └── ModelFormatError   a file is not a whole, harmless model of a known format
 ├── LauncherError          systemd, an engine or the process table refused an action
-│   └── PortsTakenError    no port of the workers' range is free
+│   ├── PortsTakenError    no port of the workers' range is free
+│   └── NoLogError         nothing that this worker wrote is on this host
 ├── QueenCallError         the keeper cannot reach the queen, or the queen refuses
 ├── StaleDesiredError      a desired document of an older epoch or another fleet
 ├── EngineError
@@ -73,6 +74,10 @@ class LauncherError(RbeeError):
 
 class PortsTakenError(LauncherError):
     """No port of the workers' range is free."""
+
+
+class NoLogError(LauncherError):
+    """Nothing that this worker wrote is on this host."""
 
 
 class QueenCallError(RbeeError):

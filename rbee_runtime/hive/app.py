@@ -8,11 +8,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rbee_runtime.errors import LauncherError, RbeeError, RequestError
+from rbee_runtime.errors import LauncherError, NoLogError, RbeeError, RequestError, StateError
 from rbee_runtime.hive.facts import Facts
 from rbee_runtime.hive.routes import POLICIES, ROUTES
 from rbee_runtime.link import Link
 from rbee_runtime.server import RoleGate
+
+RETRY_SECONDS = 5
+"""Launchers and disks are looked at again within some seconds."""
 
 
 def build(facts: Facts, link: Link) -> RoleGate:
@@ -28,8 +31,13 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-    status = 404 if isinstance(error, LauncherError) else 500
-    return await _refuse(request, RequestError(status, str(error), kind="server_error"))
+    if isinstance(error, NoLogError):
+        return await _refuse(request, RequestError(404, str(error), code="no_log"))
+    if isinstance(error, LauncherError | StateError):
+        # A launcher that does not answer or a disk that takes nothing: both may be well again in a moment.
+        later = RequestError(503, str(error), kind="server_error", code="unavailable", retry_after=RETRY_SECONDS)
+        return await _refuse(request, later)
+    return await _refuse(request, RequestError(500, str(error), kind="server_error"))
 
 
 async def _unknown(request: Request, error: Exception) -> Response:

@@ -106,8 +106,8 @@ ROUTES: tuple[ApiRoute, ...] = (
     ApiRoute("GET", f"{API}/devices", tuple[DeviceReport, ...], roles=QUEEN, handler=views.devices),
     ApiRoute("GET", f"{API}/ledger", tuple[LedgerAccount, ...], roles=QUEEN, handler=views.ledger),
     ApiRoute("GET", f"{API}/workers", tuple[WorkerReport, ...], roles=QUEEN, handler=views.workers),
-    _written(f"{API}/logs", log_views.logs, 400),
-    _written(f"{API}/workers/{{worker}}/logs", log_views.log, 400, 404),
+    _written(f"{API}/logs", log_views.logs, 400, 503),
+    _written(f"{API}/workers/{{worker}}/logs", log_views.log, 400, 404, 503),
     ApiRoute("GET", f"{API}/workers/{{worker}}", WorkerDetail, failures=(400, 404), roles=QUEEN, handler=views.worker),
     ApiRoute("GET", f"{API}/models", tuple[HiveModel, ...], roles=QUEEN, handler=model_views.models),
     _order("verify", VerifyAnswer, model_views.verify),
@@ -122,13 +122,13 @@ ROUTES: tuple[ApiRoute, ...] = (
         f"{API}/desired",
         DesiredAck,
         body=Desired,
-        failures=(400, 409, 413),
+        failures=(400, 409, 413, 503),
         roles=QUEEN,
         handler=views.follow_document,
     ),
     ApiRoute("GET", f"{API}/drain", DrainAnswer, roles=QUEEN, handler=views.draining),
     ApiRoute(
-        "POST", f"{API}/drain", DrainAnswer, body=DrainOrder, failures=(400, 413), roles=QUEEN, handler=views.drain
+        "POST", f"{API}/drain", DrainAnswer, body=DrainOrder, failures=(400, 413, 503), roles=QUEEN, handler=views.drain
     ),
     ApiRoute(
         "GET",

@@ -84,7 +84,9 @@ class HiveCalls:
                     raise RequestError(502, said, kind="server_error")
         except httpx.HTTPError as error:
             raise _silent(hive, self._url(hive), error) from error
-        return Response(bytes(body), answer.status_code, media_type=answer.headers.get("content-type"))
+        after = answer.headers.get("retry-after")
+        later = {"retry-after": after} if after else {}
+        return Response(bytes(body), answer.status_code, later, answer.headers.get("content-type"))
 
     def _closed(self) -> None:
         self._open_streams -= 1

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from rbee_runtime import logs
 from rbee_runtime.config import ContainerSettings
-from rbee_runtime.errors import LauncherError
+from rbee_runtime.errors import LauncherError, NoLogError
 from rbee_runtime.hive.launchers import UnitStatus, engine_logs, handover
 from rbee_runtime.hive.launchers.containers import (
     STOP_SECONDS,
@@ -302,7 +302,7 @@ class ContainerLauncher:
     def _log_of(self, worker: str) -> tuple[str, Path]:
         engine = self._open()
         if not self._own(engine, worker):
-            raise LauncherError(f"worker {worker} has no container on this host, so there is no log of it")
+            raise NoLogError(f"worker {worker} has no container on this host, so there is no log of it")
         return container_name(worker), engine.socket
 
     def _own(self, engine: Engine, worker: str) -> Mapping[str, Any] | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from rbee_runtime.config import HiveConfig
-from rbee_runtime.errors import LauncherError
+from rbee_runtime.errors import LauncherError, NoLogError
 from rbee_runtime.hive.launchers import Phase, UnitStatus, identity
 from rbee_runtime.hive.launchers.tail import Tail
 from rbee_runtime.protocol import Message, encode
@@ -148,7 +148,7 @@ class ProcessLauncher:
                 file.seek(max(0, size - self._log_bytes))
                 text = file.read().decode(errors="replace")
         except FileNotFoundError:
-            raise LauncherError(_no_log(worker)) from None
+            raise NoLogError(_no_log(worker)) from None
         return "\n".join(text.splitlines()[-lines:])
 
     async def follow(self, worker: str, lines: int) -> AsyncGenerator[str, None]:
@@ -157,7 +157,7 @@ class ProcessLauncher:
         try:
             new = await asyncio.to_thread(tail.last, lines)
         except FileNotFoundError:
-            raise LauncherError(_no_log(worker)) from None
+            raise NoLogError(_no_log(worker)) from None
         while True:
             for line in new:
                 yield line

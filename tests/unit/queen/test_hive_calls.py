@@ -39,7 +39,7 @@ class Hive:
         if last == "devices" and self.breaks_off:
             return StreamingResponse(_broken(), headers={"content-length": "100"})
         if last == "models":
-            return JSONResponse({"error": {"message": "no models today"}}, 404)
+            return JSONResponse({"error": {"message": "no models today"}}, 503, {"retry-after": "5"})
         if last == "events" or "follow" in request.query_params:
             return StreamingResponse(self._endless(request.headers.get("last-event-id", "")))
         return PlainTextResponse("a line") if last == "logs" else JSONResponse([{"id": "cpu"}])
@@ -79,7 +79,8 @@ async def test_answers_pass_as_they_are(queen: Maker) -> None:
         worker = q.workers("a")[0]
         assert (await client.get("/api/v1/hives/a/devices")).json() == [{"id": "cpu"}]
         refused = await client.get("/api/v1/hives/a/models")
-        assert (refused.status_code, refused.json()["error"]["message"]) == (404, "no models today")
+        assert (refused.status_code, refused.json()["error"]["message"]) == (503, "no models today")
+        assert refused.headers["retry-after"] == "5"
         assert (await client.get(f"/api/v1/workers/{worker}/logs?lines=7")).text == "a line"
         assert hive.asked[-1] == f"/api/v1/workers/{worker}/logs?lines=7"
         asked = len(hive.asked)
