@@ -51,7 +51,10 @@ class AttachedHive:
         self.events = EventLog(secrets.token_hex(8))
         self.meters = Meters(name=config.name, events=self.events.counts)
         self.scanning = Scanning(
-            devices.build(config.devices), workers=self._pids, changed=self._seen_devices, clock=boot_clock
+            devices.build(config.devices),
+            workers=lambda: self.supervisor.pids,
+            changed=self._seen_devices,
+            clock=boot_clock,
         )
         self.supervisor = Supervisor(
             config, link, launcher, boot=identity.boot_id(), clock=boot_clock, devices=lambda: self.scanning.latest
@@ -64,6 +67,7 @@ class AttachedHive:
         api = app.build(self._facts, link)
         self._server = HttpServer(api, tls=link.server_context(), drain_seconds=API_DRAIN_SECONDS)
         self._tasks: list[asyncio.Task[None]] = []
+        self._looked = asyncio.Event()
         self.stopped = False
 
     @property
@@ -98,7 +102,7 @@ class AttachedHive:
             asyncio.create_task(self._supervise(), name="supervisor"),
             asyncio.create_task(self._server.serve(sockets=[listener]), name="api"),
             asyncio.create_task(self._beat(), name="heartbeats"),
-            asyncio.create_task(self.scanning.run(), name="devices"),
+            asyncio.create_task(self._scan(), name="devices"),
             asyncio.create_task(self.feed.run(), name="events"),
             asyncio.create_task(self._measure_lag(), name="lag"),
         ]
@@ -123,8 +127,14 @@ class AttachedHive:
             digest=digest,
         )
 
+    async def _scan(self) -> None:
+        await self.supervisor.look()
+        self._looked.set()
+        await self.scanning.run()
+
     async def _supervise(self) -> None:
         # Without a look at the devices nobody knows what fits, nor who loads where; each probe has its deadline.
+        await self._looked.wait()
         await self.scanning.known()
         await self.supervisor.run()
 
@@ -164,10 +174,6 @@ class AttachedHive:
 
     def _scanned(self) -> tuple[DeviceReport, ...]:
         return self.scanning.latest.devices if self.scanning.latest is not None else ()
-
-    def _pids(self) -> list[int]:
-        views = self.supervisor.views.values()
-        return [view.status.pid for view in views if view.status is not None and view.status.pid]
 
     def _seen_devices(self) -> None:
         before = self._health()

@@ -167,6 +167,16 @@ class Supervisor:
         self._event.set()
         await answer
 
+    @property
+    def pids(self) -> list[int]:
+        """Return the main processes of all workers that run, as of the last look."""
+        return [status.pid for status in self._statuses.values() if status.alive and status.pid]
+
+    async def look(self) -> None:
+        """Learn which workers run, as scans of devices have to know whose memory is ours; `run` tells of trouble."""
+        with contextlib.suppress(RbeeError, OSError):
+            self._statuses = await self._launcher.list()
+
     async def run(self) -> None:
         """Supervise until cancelled; workers stay as they are then."""
         probing = asyncio.create_task(self._prober.run())

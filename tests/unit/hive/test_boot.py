@@ -6,10 +6,11 @@ import time
 import pytest
 
 from rbee_runtime.config import DeviceSettings, HiveConfig, SimulatedDevice
+from rbee_runtime.devices.cpu import CpuProbe
 from rbee_runtime.devices.reading import Reading, Workers
 from rbee_runtime.devices.simulated import SimulatedProbe
 from rbee_runtime.protocol import Desired, WorkerSpec, encode
-from tests.unit.hive.conftest import Queen, Start, desired
+from tests.unit.hive.conftest import Queen, Start, desired, fake
 from tests.unit.hive.waiting import until
 
 CARD = SimulatedDevice(id="gpu", kind="nvidia", name="card", total=24 * 1024**3)
@@ -42,6 +43,28 @@ async def test_workers_of_one_card_start_one_after_the_other(
     found = (await queen.get("/api/v1/workers")).json()
     assert sorted(each["state"] for each in found) == ["backoff", "backoff", "starting"]
     assert {each["detail"] for each in found if each["state"] == "backoff"} == {"waits its turn: w0 loads on gpu"}
+
+
+async def test_the_first_look_at_devices_knows_the_workers_that_run(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory of workers that a new hive adopts is not taken for somebody else's until its second look."""
+    first, queen = await start()
+    await queen.put(desired(1, fake("w")))
+    await until(lambda: queen.in_state("w", "ready"))
+    pids = first.supervisor.pids
+    await first.stop(stop_workers=False)
+    asked: list[set[int]] = []
+    plain = CpuProbe.read
+
+    def read(probe: CpuProbe, workers: Workers) -> Reading:
+        asked.append(set(workers))
+        return plain(probe, workers)
+
+    monkeypatch.setattr(CpuProbe, "read", read)
+    _, queen = await start()
+    await until(lambda: queen.in_state("w", "ready"))
+    assert (len(pids), asked[0]) == (1, set(pids))
 
 
 async def loads(queen: Queen) -> bool:
