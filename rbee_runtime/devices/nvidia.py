@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rbee_runtime.devices.nvml import Nvml, Raw
+from rbee_runtime.devices.nvml import NO_BINDINGS, NO_DRIVER, NO_LIBRARY, Nvml, Raw
 from rbee_runtime.devices.reading import Reading, Workers
 from rbee_runtime.protocol import DeviceReport
 
@@ -120,6 +120,8 @@ def _attributes(part: Raw, gpu: Raw, raw: Raw) -> dict[str, str]:
 
 def _refusal(raw: Raw) -> str:
     code = raw["error"]
+    if code in (NO_DRIVER, NO_LIBRARY, NO_BINDINGS):
+        return _missing(code, raw)
     if code == _MISMATCH:
         loaded = f" ({raw['kernel']})" if raw.get("kernel") else ""
         return (
@@ -127,6 +129,24 @@ def _refusal(raw: Raw) -> str:
             " as after an upgrade; reboot the host"
         )
     return _REFUSED.get(code, f"NVML cannot be opened: {raw.get('said', code)}; run `nvidia-smi` to see what it says")
+
+
+def _missing(code: int, raw: Raw) -> str:
+    """Return what to install or load where NVML is not there although a card is."""
+    undriven = [f"{pci} has {f'the driver {driver}' if driver else 'no driver'}" for pci, driver in raw["cards"]]
+    loaded = raw["kernel"] or any(driver == KIND for _, driver in raw["cards"])
+    if undriven and not loaded:
+        fix = "install NVIDIA's driver and load it (`modprobe nvidia`) to compute on it"
+        return f"the NVIDIA GPU at {' and that at '.join(undriven)}; {fix}"
+    if code == NO_BINDINGS:
+        return f"Python's bindings of NVML cannot be loaded ({raw['said']}); run the deploy again"
+    driver = f"the NVIDIA driver {raw['kernel']}".rstrip()
+    if code == NO_LIBRARY:
+        packages = "libnvidia-ml1 on Debian, libnvidia-compute-… on Ubuntu"
+        return f"libnvidia-ml.so.1 of {driver} is missing; install the package that has it ({packages})"
+    if loaded:
+        return f"NVML does not reach {driver}, which is loaded; make its device files with `nvidia-modprobe -c 0 -u`"
+    return "the NVIDIA driver is not loaded; load it with `modprobe nvidia`, and see `journalctl -k | grep -i nvidia`"
 
 
 def _undivided(gpu: Raw) -> str:

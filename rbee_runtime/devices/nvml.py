@@ -1,35 +1,46 @@
 """Reads NVIDIA's management library (NVML) into plain data, and judges nothing.
 
 The data are `{driver, cuda, kernel, gpus: [...]}`, or `{absent: true}`, or `{error: code, said, kernel}` when NVML
-itself refuses. A GPU is a dict with the keys of `_FIELDS` that it supports, `index`, `processes` as [pid, bytes or
-None], `mig` (its instances) and `error` (a code of NVML) when it stopped answering. Units are NVML's: bytes, °C, mW.
+itself refuses; when it is not there although a card is, `cards` has [PCI address, driver] of each. A GPU is a dict
+with the keys of `_FIELDS` that it supports, `index`, `processes` as [pid, bytes or None], `mig` (its instances) and
+`error` (a code of NVML) when it stopped answering. Units are NVML's: bytes, °C, mW.
 """
 
 import importlib
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
 
-from rbee_runtime.devices.tree import HostTree
+from rbee_runtime.devices import pci
+from rbee_runtime.devices.tree import HostTree, Tree
 
 Raw = dict[str, Any]
 
-_SIGNS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
-"""One of these is there wherever NVML can work (the last is WSL); else its library is not even loaded."""
+VENDOR = 0x10DE
+
+_SIGNS = ("/proc/driver/nvidia", "/dev/nvidiactl")
+"""One of these is there wherever a driver is or was loaded."""
+
+_WSL = "/dev/dxg"
+"""Stands for graphics of any maker on WSL. Where neither it nor a sign is, NVML's library is not even loaded."""
+
+_LENT = "vfio-pci"
+"""Has the cards that virtual machines got; they are not this host's."""
 
 REOPEN_SECONDS = 30.0
 """Opening NVML wakes every GPU, which takes seconds when one is lost: not at each scan."""
 
 # Codes of nvml.h.
 _UNSUPPORTED = 3
-_ABSENT = {9, 12}  # driver not loaded, library not found
+NO_DRIVER, NO_LIBRARY = 9, 12
 _GONE = {15, 16, 28}  # GPU is lost, reset required, GPU not found
 _UNKNOWN = 999
+NO_BINDINGS = -1
+"""Ours, no code of NVML: Python's bindings are missing."""
+
 _SESSION = {1, 9, 15, 18, 999}  # uninitialised, driver not loaded, GPU is lost, version mismatch, unknown
 
 _VERSION = re.compile(r"\b\d{3,}\.\d+(?:\.\d+)?\b")
@@ -100,31 +111,45 @@ class Nvml:
         load: Callable[[], Any] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        kernel: Callable[[], str] | None = None,
+        tree: Tree | None = None,
     ) -> None:
         self._load = load or _library
         self._clock = clock
-        self._kernel = kernel or _kernel_driver
+        self._tree = tree or HostTree()
         self._nvml: Any = None
         self._broken_since: float | None = None
 
     def read(self) -> Raw:
         """Return everything that NVML says now."""
-        nvml = self._load()
-        if nvml is None:
-            return {"absent": True}
+        if not any(_there(self._tree, sign) for sign in (*_SIGNS, _WSL)):
+            return self._missing(NO_DRIVER, "no NVIDIA driver is loaded")
+        try:
+            nvml = self._load()
+        except ImportError as error:
+            return self._missing(NO_BINDINGS, str(error))
         try:
             self._open(nvml)
             raw = self._all(nvml)
         except nvml.NVMLError as error:
             self._close()
-            if error.value in _ABSENT:
-                return {"absent": True}
+            if error.value in (NO_DRIVER, NO_LIBRARY):
+                return self._missing(error.value, str(error))
             return {"error": error.value, "said": str(error), "kernel": self._kernel()}
         codes = {gpu.get("error") for gpu in raw["gpus"]}
         if self._broken_since is None and not codes.isdisjoint(_SESSION):
             self._broken_since = self._clock()
         return raw
+
+    def _missing(self, code: int, said: str) -> Raw:
+        """Return why NVML is not there, or that nothing here shows that it should be."""
+        cards = [list(found) for found in pci.displays(self._tree, VENDOR) if found[1] != _LENT]
+        if not cards and not any(_there(self._tree, sign) for sign in _SIGNS):
+            return {"absent": True}
+        return {"error": code, "said": said, "kernel": self._kernel(), "cards": cards}
+
+    def _kernel(self) -> str:
+        found = _VERSION.search(self._tree.text("/proc/driver/nvidia/version") or "")
+        return found.group() if found else ""
 
     def _open(self, nvml: Any) -> None:
         if self._broken_since is not None and self._clock() - self._broken_since >= REOPEN_SECONDS:
@@ -203,15 +228,10 @@ def _said(error: Any) -> Raw:
     return {"error": error.value, "said": str(error)}
 
 
-def _library() -> ModuleType | None:
-    if not any(Path(sign).exists() for sign in _SIGNS):
-        return None
-    try:
-        return importlib.import_module("pynvml")
-    except ImportError:
-        return None
+def _library() -> Any:
+    return importlib.import_module("pynvml")
 
 
-def _kernel_driver() -> str:
-    found = _VERSION.search(HostTree().text("/proc/driver/nvidia/version") or "")
-    return found.group() if found else ""
+def _there(tree: Tree, path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    return name in tree.names(folder)

@@ -11,6 +11,10 @@ from tests.unit.devices.recordings import played, raw
 MIB = 1024**2
 
 
+def missing(code: int, kernel: str, *cards: list[str]) -> Raw:
+    return {"error": code, "said": "said", "kernel": kernel, "cards": list(cards)}
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -105,6 +109,16 @@ def test_problems_name_what_and_the_fix(name: str, problems: list[tuple[str, str
         ({"error": 17, "said": "Operating System"}, "DeviceAllow="),
         ({"error": 18, "said": "mismatch", "kernel": ""}, "of different versions"),
         ({"error": 2, "said": "Invalid Argument"}, "Invalid Argument; run `nvidia-smi`"),
+        (missing(9, "", ["0000:01:00.0", ""]), "at 0000:01:00.0 has no driver; install"),
+        (missing(9, "", ["0000:01:00.0", "nouveau"]), "has the driver nouveau; install NVIDIA's driver"),
+        (missing(9, "", ["a", ""], ["b", "nouveau"]), "at a has no driver and that at b has the driver nouveau;"),
+        (missing(9, ""), "not loaded; load it with `modprobe nvidia`"),
+        (
+            missing(9, "550.54.15", ["0000:01:00.0", "nvidia"]),
+            "driver 550.54.15, which is loaded; make its device files",
+        ),
+        (missing(12, "550.54.15"), "libnvidia-ml.so.1 of the NVIDIA driver 550.54.15 is missing; install"),
+        (missing(-1, "550.54.15"), "bindings of NVML cannot be loaded (said); run the deploy again"),
     ],
 )
 def test_nvml_that_refuses_is_one_problem_and_no_device(refusal: Raw, fix: str) -> None:
@@ -115,7 +129,7 @@ def test_nvml_that_refuses_is_one_problem_and_no_device(refusal: Raw, fix: str) 
 
 
 def test_a_host_without_nvidia_is_no_problem() -> None:
-    """No driver and no library: no devices and nothing to say."""
+    """No sign of a card: no devices and nothing to say."""
     found = nvidia.reading({"absent": True})
     assert (found.absent, found.devices, found.problems) == (True, (), ())
 

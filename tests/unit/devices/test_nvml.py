@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 
 from rbee_runtime.devices.nvml import REOPEN_SECONDS, Nvml
+from rbee_runtime.devices.tree import RecordedTree
 from tests.unit.devices.fake_nvml import FakeNvml, gpu, process
+
+LOADED = RecordedTree({"/proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 550.54.15"}, {})
+WSL = RecordedTree({"/dev/dxg": ""}, {})
 
 
 class Clock:
@@ -18,7 +22,18 @@ class Clock:
 
 def read(*gpus: dict[str, Any], init: int = 0) -> Any:
     library = FakeNvml(*gpus, init=init)
-    return Nvml(lambda: library, kernel=lambda: "550.54.15").read()
+    return Nvml(lambda: library, tree=LOADED).read()
+
+
+def bus(*cards: tuple[int, int, str]) -> RecordedTree:
+    """Return the PCI bus of a host whose cards are (vendor, class, driver)."""
+    texts: dict[str, str] = {}
+    links: dict[str, str] = {}
+    for slot, (vendor, kind, driver) in enumerate(cards):
+        at = f"/sys/bus/pci/devices/0000:0{slot}:00.0"
+        texts |= {f"{at}/vendor": f"{vendor:#06x}", f"{at}/class": f"{kind:#08x}"}
+        links |= {f"{at}/driver": driver} if driver else {}
+    return RecordedTree(texts, links)
 
 
 FULL = gpu(
@@ -119,31 +134,52 @@ def test_memory_that_is_not_told_is_not_the_hosts(code: int) -> None:
     assert (divided["mig"][0]["memory"]["total"], divided.get("error")) == (1000, None)
 
 
+@pytest.mark.parametrize("code", [4, 18])
+def test_nvml_that_refuses_is_an_error(code: int) -> None:
+    """What NVML says is kept with the version that is loaded."""
+    assert read(init=code) == {"error": code, "said": f"code {code}", "kernel": "550.54.15"}
+
+
+@pytest.mark.parametrize("code", [9, 12])
+def test_missing_driver_or_library_is_an_error_where_a_driver_was(code: int) -> None:
+    """A sign of a driver is a card that somebody expects; WSL's graphics alone are none."""
+    assert read(init=code) == {"error": code, "said": f"code {code}", "kernel": "550.54.15", "cards": []}
+    assert Nvml(lambda: FakeNvml(init=code), tree=WSL).read() == {"absent": True}
+
+
+def test_missing_bindings_are_an_error_where_a_driver_was() -> None:
+    """The import's own words are kept; without a sign of a driver there is nothing to complain of."""
+
+    def load() -> None:
+        raise ImportError("No module named 'pynvml'")
+
+    assert Nvml(load, tree=LOADED).read()["said"] == "No module named 'pynvml'"
+    assert Nvml(load, tree=WSL).read() == {"absent": True}
+
+
 @pytest.mark.parametrize(
-    ("code", "raw"),
+    ("card", "found"),
     [
-        (9, {"absent": True}),
-        (12, {"absent": True}),
-        (18, {"error": 18, "said": "code 18", "kernel": "550.54.15"}),
-        (4, {"error": 4, "said": "code 4", "kernel": "550.54.15"}),
+        ((0x10DE, 0x030000, ""), [["0000:00:00.0", ""]]),
+        ((0x10DE, 0x030200, "nouveau"), [["0000:00:00.0", "nouveau"]]),
+        ((0x10DE, 0x030200, "vfio-pci"), None),
+        ((0x10DE, 0x040300, "snd_hda_intel"), None),
+        ((0x1002, 0x030000, ""), None),
     ],
+    ids=["no driver", "another driver", "given to a guest", "its sound", "another maker"],
 )
-def test_nvml_that_refuses_is_absent_or_an_error(code: int, raw: object) -> None:
-    """No driver and no library are a host without GPUs; anything else is told."""
-    assert read(init=code) == raw
-
-
-def test_a_host_without_signs_of_nvidia_does_not_load_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading takes 0.3 s, which hosts without such GPUs do not pay."""
-    monkeypatch.setattr("rbee_runtime.devices.nvml._SIGNS", ())
-    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"loaded {name}"))
-    assert Nvml().read() == {"absent": True}
+def test_a_card_without_its_driver_is_an_error(card: tuple[int, int, str], found: object) -> None:
+    """The card on the bus is named with what has it; a host without one is silent, and NVML is loaded on neither."""
+    raw = Nvml(lambda: pytest.fail("loaded NVML, which takes 0.3 s"), tree=bus(card)).read()
+    assert raw.get("cards") == found
+    assert raw.get("error") == (9 if found else None)
+    assert raw.get("absent", False) is (found is None)
 
 
 def test_nvml_is_opened_once_and_anew_after_an_error() -> None:
     """A good session is kept, one with a lost GPU is renewed after a while and not at each reading."""
     clock, library = Clock(), FakeNvml(gpu())
-    nvml = Nvml(lambda: library, clock=clock, kernel=str)
+    nvml = Nvml(lambda: library, clock=clock, tree=LOADED)
     for _ in range(3):
         nvml.read()
     assert (library.opened, library.closed) == (1, 0)
@@ -159,7 +195,7 @@ def test_nvml_is_opened_once_and_anew_after_an_error() -> None:
 def test_a_session_that_breaks_altogether_is_opened_at_the_next_reading() -> None:
     """After a reload of the driver NVML is uninitialised, once."""
     library = FakeNvml(gpu())
-    nvml = Nvml(lambda: library, kernel=str)
+    nvml = Nvml(lambda: library, tree=LOADED)
     nvml.read()
     library.init = 18
     library.nvmlDeviceGetCount = lambda: (_ for _ in ()).throw(library.NVMLError(1))  # type: ignore[method-assign]
