@@ -86,11 +86,19 @@ class DesiredAck(Message, frozen=True, kw_only=True):
     revision: int
 
 
+class DeviceProcess(Message, frozen=True, kw_only=True):
+    """A process on a device: its memory there in bytes (None: the driver does not say), its worker if it is ours."""
+
+    pid: int
+    memory: int | None = None
+    worker: str | None = None
+
+
 class DeviceReport(Message, frozen=True, kw_only=True):
     """One device; memory in bytes. `foreign` is what processes other than our workers use.
 
     `reserved` is what workers placed here may take, `measured` what they take. An unhealthy device serves what it
-    serves and gets nothing new; `detail` says why.
+    serves and gets nothing new; `detail` says why. `processes` are those that the driver names, the largest first.
     """
 
     id: str
@@ -105,6 +113,7 @@ class DeviceReport(Message, frozen=True, kw_only=True):
     healthy: bool = True
     detail: str = ""
     attributes: dict[str, str] = {}
+    processes: tuple[DeviceProcess, ...] = ()
 
 
 class ModelReport(Message, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from rbee_runtime.devices.intel import IntelProbe
 from rbee_runtime.devices.nvidia import NvidiaProbe
 from rbee_runtime.devices.reading import DeviceProbe, Reading, Workers
 from rbee_runtime.devices.simulated import SimulatedProbe
-from rbee_runtime.protocol import DeviceReport
+from rbee_runtime.protocol import DeviceProcess, DeviceReport
 
 __all__ = ["DeviceProbe", "Inventory", "Reading", "Scan", "build"]
 
@@ -27,6 +27,9 @@ PROBE_SECONDS = 3.0
 
 ABSENT_SECONDS = 60.0
 """A host without devices of a kind is asked for them again after this; cards are not plugged in often."""
+
+MOST_PROCESSES = 32
+"""Of one device; heartbeats stay small on a card that hundreds share."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,11 @@ class Inventory:
         readings = [answer for answer in answers if isinstance(answer, Reading)]
         silent = {p.kind: a for p, a in zip(self._probes, answers, strict=True) if isinstance(a, str)}
         said = _said(self._probes, answers)
-        seen = [with_foreign(device, reading, ours) for reading in readings for device in reading.devices]
+        seen = [
+            with_processes(with_foreign(device, reading, ours), reading)
+            for reading in readings
+            for device in reading.devices
+        ]
         problems = {kind: "; ".join(text for of, text in said if of == kind) for kind, _ in said}
         look = presence.Look(seen, silent, problems)
         self._known = presence.observe(self._known, look, self._clock())
@@ -138,6 +145,13 @@ def with_foreign(device: DeviceReport, reading: Reading, ours: frozenset[int]) -
     others = sum(taken or 0 for pid, taken in by_pid.items() if pid not in ours)
     foreign = device.used - sum(known) if len(known) == len(mine) else others
     return msgspec.structs.replace(device, foreign=min(max(foreign, 0), device.used))
+
+
+def with_processes(device: DeviceReport, reading: Reading) -> DeviceReport:
+    """Return the device with the processes that have the most of its memory."""
+    by_pid = reading.processes.get(device.id, {})
+    ranked = sorted(by_pid.items(), key=lambda item: (-(item[1] or 0), item[0]))[:MOST_PROCESSES]
+    return msgspec.structs.replace(device, processes=tuple(DeviceProcess(pid=pid, memory=size) for pid, size in ranked))
 
 
 def _in_thread(probe: DeviceProbe, workers: Workers) -> asyncio.Future[Reading]:

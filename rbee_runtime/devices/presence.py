@@ -88,7 +88,8 @@ def _missing(seen: Seen, look: Look, now: float) -> Seen:
     if silence is not None and (kind == "cpu" or now - seen.last_good < SILENCE_SECONDS):
         return seen
     said = silence or look.problems.get(kind) or _LOOK_HERE.get(kind, "see `journalctl -k` for the cause")
-    report = msgspec.structs.replace(seen.report, healthy=False, detail=f"{seen.report.name} has vanished: {said}")
+    detail = f"{seen.report.name} has vanished: {said}"
+    report = msgspec.structs.replace(seen.report, healthy=False, detail=detail, processes=())
     return replace(seen, report=report, trusted=False, good_looks=0, counted=now)
 
 

@@ -164,16 +164,12 @@ class AttachedHive:
             self._link,
             self.supervisor,
             incarnation=self.events.incarnation,
-            devices=self._scanned(),
+            scan=self.scanning.latest,
             now=boot_clock(),
         )
 
     async def _devices_now(self) -> Sequence[DeviceReport]:
-        await self.scanning.now()
-        return reports.with_workers(self._scanned(), self.supervisor)
-
-    def _scanned(self) -> tuple[DeviceReport, ...]:
-        return self.scanning.latest.devices if self.scanning.latest is not None else ()
+        return reports.with_workers(await self.scanning.now(), self.supervisor)
 
     def _seen_devices(self) -> None:
         before = self._health()

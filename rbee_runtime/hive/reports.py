@@ -7,6 +7,7 @@ import msgspec
 
 from rbee_runtime import __version__, ports
 from rbee_runtime.config import HiveConfig
+from rbee_runtime.devices import Scan
 from rbee_runtime.hive.health import Health
 from rbee_runtime.hive.launchers.containers import container_name
 from rbee_runtime.hive.ledger import Account, Ledger
@@ -38,10 +39,24 @@ def _unit(launcher: str, view: View) -> str:
     return container_name(worker)
 
 
-def with_workers(found: Sequence[DeviceReport], supervisor: Supervisor) -> tuple[DeviceReport, ...]:
-    """Return the devices of a scan with what the workers of this hive mean for them."""
-    faults = supervisor.faults
-    return tuple(_device(each, supervisor.ledger.accounts.get(each.id), faults.get(each.id, ())) for each in found)
+def with_workers(scan: Scan | None, supervisor: Supervisor) -> tuple[DeviceReport, ...]:
+    """Return the devices of a scan with what the workers of this hive mean for them; none before the first."""
+    if scan is None:
+        return ()
+    faults, accounts, owners = supervisor.faults, supervisor.ledger.accounts, _owners(scan, supervisor.views)
+    devices = (_device(each, accounts.get(each.id), faults.get(each.id, ())) for each in scan.devices)
+    return tuple(_attributed(device, owners) for device in devices)
+
+
+def _owners(scan: Scan, views: Mapping[str, View]) -> dict[int, str]:
+    """Return the worker of each pid."""
+    mains = {view.status.pid: worker for worker, view in views.items() if view.status is not None and view.status.pid}
+    return {pid: mains[main] for main, family in scan.workers.items() if main in mains for pid in family}
+
+
+def _attributed(device: DeviceReport, owners: Mapping[int, str]) -> DeviceReport:
+    named = (msgspec.structs.replace(each, worker=owners.get(each.pid)) for each in device.processes)
+    return msgspec.structs.replace(device, processes=tuple(named))
 
 
 def _device(device: DeviceReport, account: Account | None, finders: tuple[str, ...]) -> DeviceReport:
@@ -92,7 +107,7 @@ def heartbeat(
     supervisor: Supervisor,
     *,
     incarnation: str,
-    devices: tuple[DeviceReport, ...],
+    scan: Scan | None,
     now: float,
 ) -> Heartbeat:
     """Return the heartbeat of this moment."""
@@ -106,7 +121,7 @@ def heartbeat(
         revision=ack.revision,
         version=__version__,
         engines=supervisor.engine_names,
-        devices=with_workers(devices, supervisor),
+        devices=with_workers(scan, supervisor),
         draining=supervisor.draining,
         detail="; ".join(supervisor.troubles),
         models=supervisor.fetching.reports,

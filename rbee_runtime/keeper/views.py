@@ -12,6 +12,16 @@ Column = tuple[str, Callable[[Row], str]]
 _GOOD = frozenset({"ready", "live"})
 _BAD = frozenset({"lost", "unhealthy", "crash_loop", "unavailable", "exited"})
 
+_PIDS = 4
+"""Of one device in a table; `--json` has the rest."""
+
+
+def _foreign_pids(device: Row) -> str:
+    """Return the pids of processes that are no worker's, the largest first."""
+    pids = [str(each["pid"]) for each in device.get("processes", ()) if each.get("worker") is None]
+    more = [f"{len(pids) - _PIDS} more"] if len(pids) > _PIDS else []
+    return ", ".join([*pids[:_PIDS], *more])
+
 
 def _hive_state(row: Row) -> str:
     """Return what is known of a hive: one that is away has not heard that it shall drain, and its workers run on.
@@ -70,6 +80,7 @@ _DEVICES: tuple[Column, ...] = (
     ("TOTAL", lambda row: gib(row, "total")),
     ("USED", lambda row: gib(row, "used")),
     ("FOREIGN", lambda row: gib(row, "foreign")),
+    ("FOREIGN PIDS", _foreign_pids),
     ("RESERVED", lambda row: gib(row, "reserved")),
     ("MEASURED", lambda row: gib(row, "measured")),
     ("DETAIL", lambda row: _text(row, "detail")),

@@ -7,7 +7,7 @@ import pytest
 
 from rbee_runtime import devices
 from rbee_runtime.config import DeviceSettings, SimulatedDevice
-from rbee_runtime.devices import Inventory, Reading, Scan, with_foreign
+from rbee_runtime.devices import MOST_PROCESSES, Inventory, Reading, Scan, with_foreign
 from rbee_runtime.devices.reading import Workers
 from rbee_runtime.protocol import DeviceReport
 from tests.unit.hive.waiting import until
@@ -120,6 +120,18 @@ def test_foreign_is_what_is_used_less_what_ours_take(processes: Mapping[int, int
     reading = Reading(processes={} if processes is None else {"a": processes})
     found = with_foreign(device("a", used=60, foreign=7), reading, frozenset((1, 2)))
     assert found.foreign == foreign
+
+
+async def test_processes_of_a_device_are_listed_as_far_as_they_are_many() -> None:
+    """The largest come first, what is not known of one comes last, and a device that is gone has none."""
+    probe = Probe("a")
+    inventory = Inventory([probe])
+    few, many = {5: None, 6: 10, 7: 20}, dict.fromkeys(range(100), 1)
+    listed = []
+    for readings in (Reading((device("a"),), {"a": few}), Reading((device("a"),), {"a": many}), Reading()):
+        probe.reading = readings
+        listed.append([(each.pid, each.memory) for each in (await inventory.scan()).devices[0].processes])
+    assert listed == [[(7, 20), (6, 10), (5, None)], [(pid, 1) for pid in range(MOST_PROCESSES)], []]
 
 
 def test_a_worker_takes_what_its_processes_take() -> None:

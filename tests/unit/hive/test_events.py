@@ -9,7 +9,7 @@ import pytest
 from rbee_runtime.hive.events import EventKind, EventLog
 from rbee_runtime.hive.feed import Feed, Snapshot
 from rbee_runtime.hive.metrics import Meters
-from rbee_runtime.protocol import DesiredAck, DeviceReport, Event, FetchReport, ModelReport, WorkerReport
+from rbee_runtime.protocol import DesiredAck, DeviceProcess, DeviceReport, Event, FetchReport, ModelReport, WorkerReport
 from rbee_runtime.states import ExitReason, FetchState, Observed
 from tests.unit.hive.conftest import Start, desired, fake
 from tests.unit.hive.waiting import until
@@ -88,8 +88,9 @@ def worker(state: Observed, **fields: object) -> WorkerReport:
     return WorkerReport(id="w-1", model="m", spec="s", state=state, **fields)  # type: ignore[arg-type]
 
 
-def device(*, healthy: bool = True) -> DeviceReport:
-    return DeviceReport(id="GPU-1", kind="cuda", name="g", total=8, used=0, healthy=healthy, detail="")
+def device(*, healthy: bool = True, memory: int = 4) -> DeviceReport:
+    taken = (DeviceProcess(pid=9, memory=memory),)
+    return DeviceReport(id="GPU-1", kind="cuda", name="g", total=8, used=0, healthy=healthy, processes=taken)
 
 
 def fetch(state: FetchState, done: int = 0) -> FetchReport:
@@ -120,6 +121,7 @@ STEPS: list[tuple[Snapshot, Snapshot, list[str]]] = [
     (Snapshot(), Snapshot(models={"m": ModelReport(name="m", size=1)}), ["model_state"]),
     (Snapshot(models={"m": ModelReport(name="m", size=1)}), Snapshot(), ["model_state"]),
     (Snapshot(devices={"GPU-1": device()}), Snapshot(devices={"GPU-1": device(healthy=False)}), ["device_state"]),
+    (Snapshot(devices={"GPU-1": device()}), Snapshot(devices={"GPU-1": device(memory=5)}), []),
     (Snapshot(devices={"GPU-1": device()}), Snapshot(), ["device_state"]),
     (Snapshot(), Snapshot(ack=DesiredAck(fleet="t", epoch=1, revision=2)), ["desired"]),
     (Snapshot(), Snapshot(draining=True), ["drain"]),

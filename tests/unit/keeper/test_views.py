@@ -32,6 +32,20 @@ def test_an_old_end_does_not_read_as_a_fault_of_now(row: dict[str, Any], shown: 
 
 
 @pytest.mark.parametrize(
+    ("processes", "shown"),
+    [
+        ([], ""),
+        ([{"pid": 7, "memory": 5, "worker": "w"}], ""),
+        ([{"pid": 9, "memory": 5}, {"pid": 7, "worker": "w"}, {"pid": 8, "worker": None}], "9, 8"),
+        ([{"pid": pid} for pid in (5, 4, 3, 2, 1, 9)], "5, 4, 3, 2, 2 more"),
+    ],
+)
+def test_who_else_is_on_a_device_is_named_by_pid(processes: list[dict[str, Any]], shown: str) -> None:
+    """Workers are left out, and so is the tail of many."""
+    assert cell("devices", "FOREIGN PIDS", id="G", processes=processes) == shown
+
+
+@pytest.mark.parametrize(
     ("row", "shown"),
     [
         ({"state": "live", "drained": True}, "drained"),
