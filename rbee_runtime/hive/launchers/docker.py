@@ -12,6 +12,7 @@ import requests
 
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers.containers import ContainerPlan, EngineFacts, Owner, Seen, socket_path
+from rbee_runtime.hive.launchers.networks import Network, differing
 
 CALL_SECONDS = 60
 ASK_SECONDS = 1.0
@@ -20,6 +21,8 @@ ASK_SECONDS = 1.0
 LOG_SIZE = "8m"
 SOCKETS = (Path("/run/docker.sock"), Path("/var/run/docker.sock"))
 _BRIDGE = "com.docker.network.bridge"
+KIND = {"Driver": "bridge", "Internal": False}
+CLOSED = {f"{_BRIDGE}.enable_ip_masquerade": "false", f"{_BRIDGE}.enable_icc": "false"}
 
 
 class Docker:
@@ -74,19 +77,28 @@ class Docker:
         """Return how an image comes here."""
         return f"image {image} is not on this host: run `docker pull {image}` there, or `docker load -i FILE`"
 
-    def has_network(self, network: str) -> bool:
-        """Say whether a network exists."""
+    def network(self, network: str, callers: tuple[str, ...]) -> Network | None:  # noqa: ARG002 - as below
+        """Return a network and what of it is not as `make_network` makes it."""
         with self._asked():
-            return any(each["Name"] == network for each in self._api.networks(names=[network]))
+            # Docker looks for names that contain this one.
+            found = next((each for each in self._api.networks(names=[network]) if each["Name"] == network), None)
+            if found is None:
+                return None
+            inside = self._api.containers(all=True, filters={"network": found["Id"]})
+        return described(found, tuple(name.removeprefix("/") for each in inside for name in each["Names"]))
 
     def make_network(self, network: str, labels: Mapping[str, str], callers: tuple[str, ...]) -> None:  # noqa: ARG002
         """Make a network whose addresses nobody translates on their way out, so that no answer finds back to them.
 
         Callers need no route of their own here: answers to them go through the published port.
         """
-        options = {f"{_BRIDGE}.enable_ip_masquerade": "false", f"{_BRIDGE}.enable_icc": "false"}
         with self._asked():
-            self._api.create_network(network, driver="bridge", options=options, labels=dict(labels))
+            self._api.create_network(network, driver="bridge", options=CLOSED, labels=dict(labels))
+
+    def remove_network(self, network: str) -> None:
+        """Remove a network; Docker refuses that for one that a running container uses."""
+        with self._asked():
+            self._api.remove_network(network)
 
     def run(self, planned: ContainerPlan, facts: EngineFacts) -> None:
         """Make and start a container."""
@@ -174,6 +186,12 @@ def host_arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]
         "restart_policy": {"Name": "no"},
         "log_config": logs,
     }
+
+
+def described(found: Mapping[str, Any], users: tuple[str, ...]) -> Network:
+    """Return what Docker says of a network; callers need no routes in it."""
+    wrong = differing(KIND, found) + differing(CLOSED, found.get("Options") or {})
+    return Network(found.get("Labels") or {}, wrong, users=users)
 
 
 def requests_of(devices: tuple[str, ...], facts: EngineFacts) -> list[Any]:

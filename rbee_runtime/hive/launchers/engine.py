@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from rbee_runtime import logs
 from rbee_runtime.config import ContainerSettings
 from rbee_runtime.errors import LauncherError, NoLogError
-from rbee_runtime.hive.launchers import UnitStatus, engine_logs, handover
+from rbee_runtime.hive.launchers import UnitStatus, engine_logs, handover, networks
 from rbee_runtime.hive.launchers.containers import (
     STOP_SECONDS,
     ContainerPlan,
@@ -65,11 +65,14 @@ class Engine(Protocol):
     def has_image(self, image: str) -> bool:
         """Say whether an image is on this host."""
 
-    def has_network(self, network: str) -> bool:
-        """Say whether a network exists."""
+    def network(self, network: str, callers: tuple[str, ...]) -> networks.Network | None:
+        """Return the network of that name beside one that `make_network` would make, None if there is none."""
 
     def make_network(self, network: str, labels: Mapping[str, str], callers: tuple[str, ...]) -> None:
         """Make a network without a way to the internet, in which callers' addresses get answers."""
+
+    def remove_network(self, network: str) -> None:
+        """Remove a network that no container uses."""
 
     def run(self, planned: ContainerPlan, facts: EngineFacts) -> None:
         """Make and start a container."""
@@ -114,7 +117,7 @@ class ContainerLauncher:
         self._clock = clock
         self._last = LastAnswer(clock)
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="containers")
-        self._connecting = threading.Lock()
+        self._connecting, self._networking = threading.Lock(), threading.Lock()
         self._engine: Engine | None = None
         self._known: dict[str, tuple[str, UnitStatus]] = {}
         self._starting: set[str] = set()
@@ -273,11 +276,16 @@ class ContainerLauncher:
         engine.remove(name)
 
     def _ensure_network(self, engine: Engine, launch: WorkerLaunch) -> None:
-        network = self._around.settings.network
-        if engine.has_network(network):
-            return
-        labels = {"rbee.fleet": launch.fleet}
-        engine.make_network(network, labels, self._around.callers)
+        network, callers = self._around.settings.network, self._around.callers
+        # One start at a time: what another one is just making is not finished.
+        with self._networking:
+            found = engine.network(network, callers)
+            if found is not None:
+                if networks.usable(engine.name, network, found):
+                    return
+                logs.warning("container_network", network=network, detail="it is not as wanted and is made again")
+                engine.remove_network(network)
+            engine.make_network(network, {networks.MARK: launch.fleet}, callers)
 
     def _stop(self, worker: str) -> None:
         engine = self._open()

@@ -17,6 +17,7 @@ from podman.domain.system import SystemManager
 
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers.containers import ContainerPlan, EngineFacts, Owner, Seen, socket_path
+from rbee_runtime.hive.launchers.networks import Network, differing
 
 CALL_SECONDS = 60.0
 ASK_SECONDS = 1.0
@@ -25,6 +26,8 @@ ASK_SECONDS = 1.0
 JOURNAL = Path("/run/systemd/journal/socket")
 LOG_BYTES = 8 * 1024 * 1024
 ROOTFUL = Path("/run/podman/podman.sock")
+KIND = {"driver": "bridge", "internal": False, "dns_enabled": False}
+CLOSED = {"no_default_route": "true", "isolate": "true"}
 
 
 def usual_sockets() -> tuple[Path, ...]:
@@ -81,20 +84,29 @@ class Podman:
         """Return how an image comes here."""
         return f"image {image} is not on this host: run `podman pull {image}` there, or `podman load -i FILE`"
 
-    def has_network(self, network: str) -> bool:
-        """Say whether a network exists."""
+    def network(self, network: str, callers: tuple[str, ...]) -> Network | None:
+        """Return a network and what of it is not as `make_network` makes it."""
         with self._asked():
-            return bool(self._networks.exists(network))
+            try:
+                found = self._networks.get(network).attrs
+            except podman.errors.NotFound:
+                return None
+            inside = self._containers.list(all=True, sparse=True, filters={"network": network})
+        return described(found, callers, tuple(name for each in inside for name in each.attrs["Names"]))
 
     def make_network(self, network: str, labels: Mapping[str, str], callers: tuple[str, ...]) -> None:
         """Make a network with routes to callers and no other: an internal one would publish no port either."""
-        plain = {"name": network, "driver": "bridge", "dns_enabled": False, "labels": dict(labels)}
-        subnet = self._make_network(plain)["subnets"][0]
+        # Closed from the first moment: a hive that dies before the second one leaves no way out.
+        closed = {"name": network, **KIND, "labels": dict(labels), "options": CLOSED}
+        subnet = self._make_network(closed)["subnets"][0]
+        self.remove_network(network)
+        routes = [{"destination": each, "gateway": subnet["gateway"]} for each in _routed(callers)]
+        self._make_network(closed | {"subnets": [subnet], "routes": routes})
+
+    def remove_network(self, network: str) -> None:
+        """Remove a network; Podman refuses that for one that a container uses."""
         with self._asked():
             self._networks.get(network).remove()
-        routes = [{"destination": each, "gateway": subnet["gateway"]} for each in callers if ":" not in each]
-        options = {"no_default_route": "true", "isolate": "true"}
-        self._make_network(plain | {"subnets": [subnet], "routes": routes, "options": options})
 
     def _make_network(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         with self._asked():
@@ -189,6 +201,17 @@ def arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]:
         "use_config_proxy": False,
         "log_config": logs,
     }
+
+
+def described(found: Mapping[str, Any], callers: tuple[str, ...], users: tuple[str, ...]) -> Network:
+    """Return what Podman says of a network."""
+    wrong = differing(KIND, found) + differing(CLOSED, found.get("options") or {})
+    routes = {each["destination"] for each in found.get("routes") or ()}
+    return Network(found.get("labels") or {}, wrong, routes == set(_routed(callers)), users)
+
+
+def _routed(callers: tuple[str, ...]) -> list[str]:
+    return [each for each in callers if ":" not in each]
 
 
 def _root(error: BaseException) -> BaseException:

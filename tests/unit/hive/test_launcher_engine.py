@@ -12,6 +12,7 @@ from rbee_runtime.hive.launchers import Phase, UnitStatus, handover
 from rbee_runtime.hive.launchers.around import own_address
 from rbee_runtime.hive.launchers.containers import ContainerPlan, EngineFacts, Owner, Seen
 from rbee_runtime.hive.launchers.engine import ContainerLauncher, Surroundings
+from rbee_runtime.hive.launchers.networks import Network
 from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, encode
 from rbee_runtime.states import Observed
 from tests.faults.rig import Clock, ScriptedLauncher, document, rig, settings, worker
@@ -29,6 +30,7 @@ class MadeUpEngine:
     def __init__(self, **facts: Any) -> None:
         self.told = EngineFacts(frozenset({"memory", "pids"}), **facts)
         self.ran: list[ContainerPlan] = []
+        self.networks: dict[str, Network] = {}
 
     def facts(self) -> EngineFacts:
         return self.told
@@ -42,8 +44,14 @@ class MadeUpEngine:
     def has_image(self, image: str) -> bool:
         return True
 
-    def has_network(self, network: str) -> bool:
-        return True
+    def network(self, network: str, callers: tuple[str, ...]) -> Network | None:
+        return self.networks.get(network)
+
+    def remove_network(self, network: str) -> None:
+        del self.networks[network]
+
+    def make_network(self, network: str, labels: Mapping[str, str], callers: tuple[str, ...]) -> None:
+        self.networks[network] = Network(labels)
 
     def run(self, planned: ContainerPlan, facts: EngineFacts) -> None:
         self.ran.append(planned)

@@ -1,0 +1,49 @@
+"""The network that the containers of workers share: whether one that is there already may be used. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rbee_runtime.errors import LauncherError
+
+MARK = "rbee.fleet"
+"""The label of a network that a hive made, of whichever fleet: hives of one host share it."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as its engine describes it, beside one that this hive would make.
+
+    `wrong` are the settings that are otherwise, `routed` says whether it leads to our callers and to nobody else,
+    `users` are the containers in it, those that have ended included.
+    """
+
+    labels: Mapping[str, str]
+    wrong: tuple[str, ...] = ()
+    routed: bool = True
+    users: tuple[str, ...] = ()
+
+
+def usable(engine: str, name: str, found: Network) -> bool:
+    """Say whether workers may start in a network; one of ours may not until it is made again; LauncherError."""
+    wrong = (*found.wrong, *(() if found.routed else ("routes",)))
+    if not wrong:
+        # Whoever made it: there is no way out of it.
+        return True
+    if MARK not in found.labels:
+        raise LauncherError(
+            f"{engine} has a network called {name} that no hive made, and workers may reach the internet from it "
+            f"({', '.join(wrong)} not as wanted): remove it with `{engine} network rm {name}`, or set "
+            "containers.network in the hive's settings to another name; the worker starts at the next try"
+        )
+    if found.users and found.wrong:
+        raise LauncherError(
+            f"network {name} of {engine} may let workers reach the internet ({', '.join(wrong)} not as wanted) and is "
+            f"in use: remove the containers {', '.join(found.users)}, and the next start makes it again"
+        )
+    # Routes that lead to other callers are no reason to start nothing: they may be those of another hive.
+    return bool(found.users)
+
+
+def differing(wanted: Mapping[str, object], found: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the names of settings that are not as wanted; engines add some of their own, which do not matter."""
+    return tuple(name for name, value in wanted.items() if found.get(name) != value)
