@@ -1,17 +1,12 @@
 """Which models go when room is needed: the least recently used that nothing holds."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from rbee_runtime.protocol import ModelReport
 
 IDLE_SECONDS = 600.0
 """A model used within this time stays: another hive on the same store may use it, and says so once a minute."""
-
-
-def bytes_of(reports: Iterable[ModelReport]) -> int:
-    """Return what the models take on disk; content that several share counts once."""
-    return sum({file.sha256: file.size for report in reports for file in report.files}.values())
 
 
 def victims(

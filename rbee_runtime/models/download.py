@@ -63,7 +63,7 @@ class Download:
 
     async def run(self, file: RemoteFile) -> ModelFile:
         """Return the file once it is in the store; a ModelStoreError says why it is not, and what came is kept."""
-        key = _key(self._origin.name, file)
+        key = key_of(self._origin.name, file)
         async with locks.held(self._layout.locks / f"{key}.lock", self._threads, sleep=self._sleep):
             there = await self._threads.run(_there, self._layout, file)
             if there is not None:
@@ -72,7 +72,7 @@ class Download:
             partial = Partial(self._layout, key, floor=self._spare // 2, clock=self._clock)
             partial.stopped = lambda: self._progress.stopped
             try:
-                await self._threads.run(partial.open, self._origin.name, file)
+                await self._threads.run(partial.open, self._origin.name, file, self._progress.name)
                 if partial.offset and _only_source_checks(file):
                     await self._threads.run(partial.restart, file)
                 await self._threads.run(self._check_room, file, partial.offset)
@@ -218,15 +218,7 @@ def _there(layout: Layout, file: RemoteFile) -> ModelFile | None:
     return ModelFile(name=file.name, sha256=file.sha256, size=size) if file.size in {None, size} else None
 
 
-def begun(layout: Layout, origin: str, file: RemoteFile) -> int:
-    """Return the bytes that an earlier try left of a file; they have their room already."""
-    try:
-        return (layout.partial / f"{_key(origin, file)}.part").stat().st_size
-    except OSError:
-        return 0
-
-
-def _key(origin: str, file: RemoteFile) -> str:
+def key_of(origin: str, file: RemoteFile) -> str:
     """Return the name of partial file and lock: by content where it is known, else by where it comes from."""
     if file.sha256 is not None:
         return f"sha256-{file.sha256}"

@@ -32,6 +32,7 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
 
     origin: str
     name: str
+    model: str = ""
     etag: str | None = None
     size: int | None = None
     sha256: str | None = None
@@ -61,9 +62,17 @@ class Partial:
         self._broken = self._closed = False
         self.stopped: Callable[[], bool] = lambda: False
 
-    def open(self, origin: str, file: RemoteFile) -> None:
+    def open(self, origin: str, file: RemoteFile, model: str = "") -> None:
         """Open the file and hash what is there of the same content; start anew if it is another one."""
-        wanted = Resume(origin=origin, name=file.name, etag=file.etag, size=file.size, sha256=file.sha256, boot=_boot())
+        wanted = Resume(
+            origin=origin,
+            name=file.name,
+            model=model,
+            etag=file.etag,
+            size=file.size,
+            sha256=file.sha256,
+            boot=_boot(),
+        )
         with self._busy:
             # Whoever was cancelled closes while this thread is still on its way here.
             if not self._closed:

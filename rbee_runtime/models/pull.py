@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from rbee_runtime.errors import DiskFullError, ModelFormatError, ModelStoreError
 from rbee_runtime.link import Link
 from rbee_runtime.models import locks
 from rbee_runtime.models.adopt import Adoption
-from rbee_runtime.models.download import Download, Origin, Reader, begun
+from rbee_runtime.models.download import Download, Origin, Reader, key_of
 from rbee_runtime.models.progress import Progress
 from rbee_runtime.models.references import Scheme, check_file_name, identity, parse_source, shown, slug
 from rbee_runtime.models.references import Source as Reference
@@ -51,7 +51,7 @@ class _Places:
     read: _Read
     again: Callable[[RemoteFile], Awaitable[RemoteFile]]
     peers: Sequence[Reader]
-    make_room: Callable[[int], None]
+    make_room: Callable[[Mapping[str, int]], None]
 
 
 @dataclass
@@ -133,18 +133,20 @@ class Puller:
             listing = await self._listing(spec, source, peers)
             progress.total = sum(file.size or 0 for file in listing.files)
             blobs = [file.sha256 for file in listing.files if file.sha256 is not None]
+            self._store.claims.begin(spec.name)
+            stack.callback(self._store.claims.drop, spec.name)
             stack.push_async_callback(self._threads.run, self._store.leases.pulled, spec.name)
             await self._lease(spec.name, blobs)
             copied = await self._threads.run(self._copied, spec, listing)
-            make_room = partial(self._store.make_room, keep={*keep, spec.name})
-            if copied:
-                await self._threads.run(make_room, copied)
+            make_room = partial(self._store.reserve, spec.name, keep={*keep, spec.name})
+            await self._threads.run(make_room, copied)
             read = source.read if not listing.said else _away(listing.said)
             places = _Places(read, partial(_again, source), [peer.read for peer in peers], make_room)
             came: list[ModelFile] = []
             for file in listing.files:
                 came.append(await self._file(spec, file, places, progress))
                 if file.sha256 is None:
+                    self._store.claims.settle(spec.name, key_of(identity(spec.source), file), came[-1])
                     # Its hash is known only now; the rest of a large model may take days.
                     await self._lease(spec.name, [*blobs, *(each.sha256 for each in came)])
             return await self._threads.run(self._commit, spec, listing.revision, came, progress)
@@ -165,12 +167,10 @@ class Puller:
             # Such as one that `offline` forbids: other hives may have the model.
             return _Unopened(error)
 
-    def _copied(self, spec: ModelSpec, listing: Listing) -> int:
-        """Return the bytes that are still to come and need room."""
+    def _copied(self, spec: ModelSpec, listing: Listing) -> dict[str, int]:
+        """Return the files that are still to come and need room, with their bytes."""
         missing = [file for file in listing.files if file.path is None and not self._is_here(file)]
-        return sum(
-            max(0, (file.size or 0) - begun(self._store.layout, identity(spec.source), file)) for file in missing
-        )
+        return {key_of(identity(spec.source), file): file.size or 0 for file in missing}
 
     def _peers(self, spec: ModelSpec, stack: AsyncExitStack) -> list[Peer]:
         if self._link is None:
@@ -251,11 +251,14 @@ class Puller:
         return await download.run(file)
 
     async def _taken_in(
-        self, spec: ModelSpec, file: RemoteFile, make_room: Callable[[int], None], progress: Progress
+        self, spec: ModelSpec, file: RemoteFile, make_room: Callable[[Mapping[str, int]], None], progress: Progress
     ) -> ModelFile | None:
         """Take in a file of this host; None if it is damaged and its source has it as well."""
         path, settings, before = file.path or Path(file.locator), self._store.settings, progress.done
-        adoption = Adoption(self._store.layout, progress, make_room=make_room, kept=settings.hf_caches)
+        key = key_of(identity(spec.source), file)
+        adoption = Adoption(
+            self._store.layout, progress, make_room=lambda size: make_room({key: size}), kept=settings.hf_caches
+        )
         try:
             return await self._threads.run(adoption.run, spec.name, path, file)
         except ModelStoreError as error:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import msgspec
 from rbee_runtime import durable
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import DiskFullError, ModelInUseError, ModelStoreError, ReferenceFormError, StateError
-from rbee_runtime.models import collect, digests, locks, sweep, views
+from rbee_runtime.models import collect, digests, locks, room, sweep, views
 from rbee_runtime.models.layout import BLOB_MODE, Layout, sentences
 from rbee_runtime.models.leases import LEASE_SECONDS, Leases
 from rbee_runtime.models.pins import Pins
@@ -44,6 +44,7 @@ class ModelStore:
         holder = holder or f"{socket.gethostname()}-{os.getpid()}"
         self.leases = Leases(self.layout, holder, clock=clock)
         self.pins = Pins(self.layout, holder, self._write)
+        self.claims = room.Claims()
         self._clock = clock
 
     def path_of(self, file: ModelFile) -> Path:
@@ -138,43 +139,81 @@ class ModelStore:
         with locks.brief(self.leases.lock):
             self._make_room(size, keep)
 
-    def _make_room(self, size: int, keep: Collection[str]) -> None:
-        reports, quota = tuple(self._all()), self.settings.quota
+    def reserve(self, model: str, sizes: Mapping[str, int], keep: Collection[str]) -> None:
+        """Make room for files that a pull of `model` brings, by their names on the way, until `claims.drop`."""
+        if not sizes:
+            return
+        self.pins.known()
+        with locks.brief(self.leases.lock):
+            size = room.to_come(self.layout, sizes, self.claims.sizes())
+            if size:
+                self._make_room(size, keep, mine=sizes)
+            self.claims.hold(model, sizes)
+
+    def _make_room(self, size: int, keep: Collection[str], mine: Collection[str] = ()) -> None:
+        """Do it for bytes that nothing claims yet; `mine` are files of which they are the rest."""
+        reports, quota, claimed = tuple(self._all()), self.settings.quota, self.claims.sizes()
         short, limit = size + self.settings.spare - self.layout.free(), f"{self.settings.spare} bytes to spare"
-        over = collect.bytes_of(reports) + size - quota if quota is not None else 0
+        if coming := room.to_come(self.layout, claimed, {}):
+            short, limit = short + coming, f"{limit} and {coming} to come for other models"
+        over = room.used(self.layout, reports, claimed) + size - quota if quota is not None else 0
         if over > max(short, 0):
             short, limit = over, f"the quota of {quota} bytes"
         if short <= 0:
             return
-        chosen = self._victims(reports, keep, short)
-        if not chosen:
+        rest, chosen = self._going(reports, keep, short, mine=mine)
+        if not rest and not chosen:
             raise DiskFullError(
                 f"{size} bytes do not fit in {self.layout.root} with {limit}: {short} are missing; "
                 "free space there, unpin or remove a model, or set models_dir to a larger disk",
                 needed=size,
             )
-        for report in chosen:
-            self._remove(report)
+        self._let_go(rest, chosen)
 
     def collect(self, keep: Collection[str]) -> tuple[str, ...]:
-        """Remove what is over the quota, as far as it may go; return the names."""
+        """Remove what is over the quota, as far as it may go; return the names of models."""
         self.pins.known()
         reports, quota = tuple(self._all()), self.settings.quota
-        over = collect.bytes_of(reports) - quota if quota is not None else 0
+        over = room.used(self.layout, reports, self.claims.sizes()) - quota if quota is not None else 0
         if over <= 0:
             return ()
         with locks.brief(self.leases.lock):
-            chosen = self._victims(reports, keep, over, partly=True)
-            for report in chosen:
-                self._remove(report)
+            rest, chosen = self._going(reports, keep, over, partly=True)
+            self._let_go(rest, chosen)
         return tuple(report.name for report in chosen)
 
-    def _victims(
-        self, reports: Sequence[ModelReport], keep: Collection[str], needed: int, *, partly: bool = False
-    ) -> tuple[ModelReport, ...]:
-        others, blobs = self.leases.others(), self.leases.blobs()
+    def _going(
+        self,
+        reports: Sequence[ModelReport],
+        keep: Collection[str],
+        needed: int,
+        *,
+        mine: Collection[str] = (),
+        partly: bool = False,
+    ) -> tuple[list[Path], tuple[ModelReport, ...]]:
+        """Return the leftovers and the models that go so that `needed` bytes come free; models only for the rest."""
+        now, others, blobs = self._clock(), self.leases.others(), self.leases.blobs()
+        held = {*mine, *self.claims.sizes(), *map(room.blob_key, blobs)}
+        rest: list[Path] = []
+        for path, size in room.leftovers(self.layout, wanted=keep, held=held, now=now):
+            if needed <= 0:
+                break
+            rest.append(path)
+            needed -= size
+        if needed <= 0:
+            return rest, ()
         used = {*keep, *(report.name for report in reports if slug(report.name) in others)}
-        return collect.victims(reports, keep=used, needed=needed, now=self._clock(), blobs=blobs, partly=partly)
+        chosen = collect.victims(reports, keep=used, needed=needed, now=now, blobs=blobs, partly=partly)
+        return (rest, chosen) if chosen or partly else ([], ())
+
+    def _let_go(self, rest: Iterable[Path], chosen: Iterable[ModelReport]) -> None:
+        for path in rest:
+            if path.parent == self.layout.partial:
+                sweep.drop_part(self.layout, path)
+            else:
+                sweep.drop(path)
+        for report in chosen:
+            self._remove(report)
 
     def remove(self, name: str, in_use: Collection[str] = ()) -> int:
         """Remove a model and the content that no other one shares; return the bytes freed, or raise ModelStoreError."""

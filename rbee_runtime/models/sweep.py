@@ -36,8 +36,8 @@ def sweep(
         gone += [path for path in _old(layout.blobs, "*", now - ORPHAN_SECONDS) if path.name not in held]
         gone += [path for path in _old(layout.chunks, "*.json", now - ORPHAN_SECONDS) if path.stem not in held]
     for path in gone:
-        _remove(path)
-    parts = [path for path in _old(layout.partial, "*.part", now - PARTIAL_SECONDS) if _abandoned(layout, path)]
+        drop(path)
+    parts = [path for path in _old(layout.partial, "*.part", now - PARTIAL_SECONDS) if drop_part(layout, path)]
     return tuple(path.name for path in [*gone, *parts])
 
 
@@ -60,7 +60,8 @@ def _old(folder: Path, pattern: str, before: float) -> list[Path]:
     return found
 
 
-def _abandoned(layout: Layout, part: Path) -> bool:
+def drop_part(layout: Layout, part: Path) -> bool:
+    """Remove a partial file unless somebody has its lock; return whether it went."""
     with locks.tried(layout.locks / f"{part.stem}.lock") as mine:
         if mine:
             part.unlink(missing_ok=True)
@@ -68,7 +69,8 @@ def _abandoned(layout: Layout, part: Path) -> bool:
         return mine
 
 
-def _remove(path: Path) -> None:
+def drop(path: Path) -> None:
+    """Remove a file or folder, as far as that may be."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
