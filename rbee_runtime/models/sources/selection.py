@@ -32,12 +32,12 @@ COMPANIONS = (
     "tekken.json",
     "params.json",
 )
-"""What an engine reads beside safetensors weights."""
+"""What an engine reads beside weights that are no GGUF."""
 
 MAX_NAMES = 100_000
 """Above any repository of models; all names are looked at at once."""
 
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.gguf|\.safetensors)")
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.gguf|\.safetensors|\.bin)")
 _NOT_A_MODEL = re.compile(r"(^|[-_.])(mmproj|imatrix)", re.IGNORECASE)
 _SHOWN = 12
 """Candidates named in a message; repositories of quantisations have dozens."""
@@ -72,7 +72,7 @@ def _by_glob(names: Sequence[str], glob: str, where: str) -> list[str]:
         raise ModelStoreError(
             f"{glob!r} matches {len(models)} models at {where}; choose one: {_shown(models, '.gguf')}"
         )
-    if any(name.endswith(".safetensors") for name in chosen):
+    if not models or any(name.endswith(".safetensors") for name in chosen):
         chosen += [name for name in _companions(names, chosen) if name not in chosen]
     return chosen
 
@@ -115,9 +115,10 @@ def _one_set(sets: dict[str, list[str]], where: str) -> list[str]:
 
 
 def _companions(names: Iterable[str], weights: Sequence[str]) -> list[str]:
-    """Return what lies beside safetensors weights: their index, configuration and tokenizer."""
-    folders = {str(PurePosixPath(name).parent) for name in weights if name.endswith(".safetensors")}
-    indexes = {f"{stem}.safetensors.index.json" for stem in weight_sets(weights, ".safetensors")}
+    """Return what lies beside weights that are no GGUF: their index, configuration and tokenizer."""
+    endings = (".safetensors", *PICKLES)
+    folders = {_folder(name) for name in weights if name.endswith(endings)}
+    indexes = {f"{stem}{ending}.index.json" for ending in endings for stem in weight_sets(weights, ending)}
     return [name for name in names if name in indexes or (_folder(name) in folders and _is_companion(name))]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rbee_runtime.config import StoreSettings
-from rbee_runtime.errors import ModelStoreError, QuarantinedError
+from rbee_runtime.errors import ModelFormatError, ModelStoreError, QuarantinedError
 from rbee_runtime.models.download import Download
 from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.sources import Credentials, Listing, RemoteFile, TransientError
@@ -139,3 +140,28 @@ async def test_a_check_that_did_not_come_to_its_end_is_none(tmp_path: Path) -> N
     puller = Puller(store, inspect=uninspected, opener=lambda *_: Breaking())
     report = await puller.pull(ModelSpec(name="bee", source="https://models.example/bee.gguf"))
     assert (report.files[0].sha256, tries) == (hashlib.sha256(WEIGHTS).hexdigest(), [])
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_a_pickle_comes_as_the_refusal_advises(
+    serve: Callable[..., Server], tmp_path: Path, allowed: bool
+) -> None:
+    """Named by a glob and allowed, it comes with its configuration and is committed; not allowed, it is refused."""
+    config = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2}
+    repository = {"pytorch_model.bin": b"\x80\x02" + WEIGHTS, "config.json": json.dumps(config).encode()}
+    settings = StoreSettings(
+        spare=0,
+        hf_endpoint=serve(Hub(repository).answer).url,
+        plain_http_hosts=LOOPBACK.plain_http_hosts,
+        allow_pickle=allowed,
+    )
+    puller = Puller(ModelStore(tmp_path / "models", settings))
+    with pytest.raises(ModelStoreError, match=r"name the file by a glob and set store\.allow_pickle"):
+        await puller.pull(ModelSpec(name="bee", source="hf:acme/bee"))
+    spec = ModelSpec(name="bee", source="hf:acme/bee:pytorch_model.bin")
+    if allowed:
+        report = await puller.pull(spec)
+        assert {file.name for file in report.files} == set(repository)
+    else:
+        with pytest.raises(ModelFormatError, match="is a pickle"):
+            await puller.pull(spec)

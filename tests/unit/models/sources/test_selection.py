@@ -5,6 +5,7 @@ from rbee_runtime.models.sources.selection import select
 
 PARTS = [f"Q8/bee-Q8-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
 SHARDS = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+BINS = [f"pytorch_model-0000{n}-of-00002.bin" for n in (1, 2)]
 INDEX = "model.safetensors.index.json"
 
 CHOSEN = [
@@ -41,7 +42,14 @@ CHOSEN = [
         ["fp8/config.json", "fp8/model.safetensors"],
         id="folder",
     ),
-    pytest.param(["weights.bin", "config.json"], "weights.bin", ["weights.bin"], id="pickle by name"),
+    pytest.param(["weights.bin", "config.json"], "weights.bin", ["config.json", "weights.bin"], id="pickle by name"),
+    pytest.param(
+        [*BINS, "pytorch_model.bin.index.json", "config.json", "tokenizer.json", "training_args.bin"],
+        "pytorch_model-*",
+        [*BINS, "pytorch_model.bin.index.json", "config.json", "tokenizer.json"],
+        id="pickles by glob",
+    ),
+    pytest.param(["a.gguf", "a.bin", "config.json"], "a.*", ["a.bin", "a.gguf"], id="pickle beside a GGUF"),
 ]
 
 
@@ -64,6 +72,7 @@ REFUSED = [
     pytest.param(["a-Q4.gguf"], "a-Q5.gguf", "no file that matches 'a-Q5.gguf'; there is a-Q4.gguf", id="no match"),
     pytest.param(PARTS[:2], "", r"lacks 1 of the 3 parts of Q8/bee-Q8\.gguf \(part 3 first\)", id="missing part"),
     pytest.param(SHARDS, SHARDS[0], "lacks 1 of the 2 parts", id="glob leaves a part out"),
+    pytest.param(BINS, BINS[0], "lacks 1 of the 2 parts", id="glob leaves a pickle out"),
     pytest.param(["a.gguf", "model.safetensors"], "", "both GGUF and safetensors", id="both kinds"),
     pytest.param(["a.safetensors", "b.safetensors"], "", "2 sets of safetensors weights", id="two sets"),
     pytest.param(["pytorch_model.bin", "config.json"], "", "can run programs .*pytorch_model.bin", id="pickle only"),
