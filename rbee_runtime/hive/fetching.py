@@ -91,6 +91,7 @@ class Fetching:
         self._touched = self._swept = float("-inf")
         self._begun: float | None = None
         self._free: int | None = None
+        self._damage: dict[str, str] = {}
         self.models: dict[str, ModelState] = {}
         self.reports: tuple[ModelReport, ...] = ()
 
@@ -98,7 +99,11 @@ class Fetching:
     def fetches(self) -> tuple[FetchReport, ...]:
         """Return how far each model is that is wanted and not there."""
         found, silence = (fetch.progress.report() for fetch in self._fetches.values()), self.silence
-        return tuple(replace(report, detail=silence) if silence else report for report in found)
+        return tuple(replace(each, detail=silence or self._told(each.name, each.detail)) for each in found)
+
+    def _told(self, name: str, detail: str) -> str:
+        """Return what is said of a model that is not there, after what is wrong with its manifest."""
+        return "; ".join(text for text in (self._damage.get(name, ""), detail) if text)
 
     @property
     def silence(self) -> str:
@@ -156,6 +161,7 @@ class Fetching:
             self._touched = now
             self._look_after(kept)
         found = {spec.name: self.store.find(spec) for spec in wanted}
+        self._damage = {name: self.store.damage(name) for name, report in found.items() if report is None}
         for spec in wanted:
             if found[spec.name] is not None:
                 self._pin(spec.name, pinned=spec.pin)
@@ -248,7 +254,7 @@ class Fetching:
         if fetch.task is None and self._is_due(fetch):
             fetch.move(FetchState.WAITING)
             fetch.task = asyncio.create_task(self._fetch(fetch))
-        return ModelState(ready=False, said=_said(fetch.progress))
+        return ModelState(ready=False, said=self._told(spec.name, _said(fetch.progress)))
 
     def _is_due(self, fetch: _Fetch) -> bool:
         if fetch.progress.state is FetchState.DISK_FULL and fetch.needed and self._has_room(self._free, fetch.needed):

@@ -18,6 +18,7 @@ from rbee_runtime import durable
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import DiskFullError, ModelInUseError, ModelStoreError, ReferenceFormError, StateError
 from rbee_runtime.models import collect, digests, locks, room, sweep, views
+from rbee_runtime.models.damage import Damaged
 from rbee_runtime.models.layout import BLOB_MODE, Layout, sentences
 from rbee_runtime.models.leases import LEASE_SECONDS, Leases
 from rbee_runtime.models.pins import Pins
@@ -45,6 +46,7 @@ class ModelStore:
         self.leases = Leases(self.layout, holder, clock=clock)
         self.pins = Pins(self.layout, holder, self._write)
         self.claims = room.Claims()
+        self._damaged = Damaged()
         self._clock = clock
 
     def path_of(self, file: ModelFile) -> Path:
@@ -69,6 +71,10 @@ class ModelStore:
         """Return the complete model of this name, or None."""
         report = self._read(self.layout.manifest(name))
         return report if report is not None and report.name == name and self._complete(report) else None
+
+    def damage(self, name: str) -> str:
+        """Return what the last look found wrong with the manifest of a model, "" for nothing."""
+        return self._damaged.of(self.layout.manifest(name))
 
     def reports(self) -> tuple[ModelReport, ...]:
         """Return every complete model."""
@@ -303,8 +309,13 @@ class ModelStore:
             report = msgspec.json.decode(path.read_bytes(), type=ModelReport)
             check_name(report.name)
             check_files(report.files)
-        except (OSError, msgspec.MsgspecError, ReferenceFormError):
+        except FileNotFoundError:
+            self._damaged.sound(path)
             return None
+        except (OSError, msgspec.MsgspecError, ReferenceFormError) as error:
+            self._damaged.found(path, error)
+            return None
+        self._damaged.sound(path)
         return msgspec.structs.replace(
             report,
             source=identity(report.source),

@@ -338,3 +338,22 @@ async def test_any_failure_in_any_state_is_tried_again(
         assert [report.detail for report in fetching.fetches] == ["no"]
         changed.clear()
         now[0] += 100_000
+
+
+async def test_a_damaged_manifest_is_said_with_what_becomes_of_its_model(case: Case) -> None:
+    """While its source is away the reason is the manifest too, and once it answers the model comes again."""
+    case.store.layout.prepare()
+    manifest = case.store.layout.manifest("m")
+    manifest.write_bytes(b"{")
+    case.source.error = ModelStoreError("not on this host")
+    await case.look()
+    await case.settle()
+    for said in (case.fetching.fetches[0].detail, case.fetching.models["m"].said):
+        assert said.startswith(f"the manifest {manifest} is damaged (")
+        assert said.endswith("; model m: not on this host")
+    case.source.error = None
+    case.source.go_on.set()
+    case.now += 60
+    await case.look()
+    await case.settle()
+    assert (case.fetching.models["m"].ready, case.fetching.fetches) == (True, ())

@@ -233,3 +233,22 @@ def test_t13_hostile_names_change_nothing(place: Place) -> None:
             with pytest.raises(ReferenceFormError, match="is not allowed"):
                 entry(name)
     assert sorted(place.root.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("manifest", [b"{", encode(HOSTILE)])
+def test_a_damaged_manifest_is_told_once_per_change(
+    place: Place, manifest: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The journal names the file and what is wrong once and again when it changes, and nothing once it is mended."""
+    place.add("m", 10, NOW)
+    path = place.store.layout.manifest("m")
+    sound = path.read_bytes()
+    for content in (manifest, manifest + b" "):
+        path.write_bytes(content)
+        for _ in range(3):
+            assert place.store.reports() == ()
+    assert str(path) in place.store.damage("m")
+    path.write_bytes(sound)
+    assert (len(place.store.reports()), place.store.damage("m")) == (1, "")
+    told = capsys.readouterr()
+    assert (told.out + told.err).count("event=model_manifest_damaged") == 2
