@@ -25,7 +25,7 @@ STALL_SECONDS = 30.0
 """Without a byte for so long the connection is given up."""
 
 HEADER_SECONDS = 60.0
-MAX_REDIRECTS = 5
+MAX_REDIRECTS = 3
 MAX_HEADERS = 200
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

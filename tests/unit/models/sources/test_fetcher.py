@@ -148,7 +148,7 @@ NAMED = StoreSettings(plain_http_hosts=("127.0.0.1",))
         ("https://localhost:{p}/x", "not an address of the public internet"),
         ("https://169.254.169.254/latest", "not an address of the public internet"),
         ("file:///etc/passwd", "is not fetched"),
-        ("http://127.0.0.1:{p}/again", "redirects more than 5 times"),
+        ("http://127.0.0.1:{p}/again", "redirects more than 3 times"),
         ("http://u:p@127.0.0.1:{p}/x", "user name"),
         ("http://[", "is not a URL that can be fetched"),
         ("//[::1/x", "is not a URL that can be fetched"),
@@ -163,7 +163,22 @@ async def test_d6_every_redirect_is_checked(target: str, said: str) -> None:
         with pytest.raises(ModelStoreError, match=said):
             await read(fetcher, server.url())
         await fetcher.close()
-        assert (canary.connections, len(server.asked) <= 6) == (0, True)
+        assert (canary.connections, len(server.asked) <= 4) == (0, True)
+
+
+@pytest.mark.parametrize(("redirects", "followed"), [(3, True), (4, False)])
+async def test_three_redirects_are_followed(redirects: int, followed: bool) -> None:
+    """A file may be three redirects away; for a fourth nothing is asked."""
+    async with faulty_server(CONTENT) as server:
+        server.faults = [to(server.url(f"/{number}")) for number in range(redirects)] + [Fault()]
+        fetcher = Fetcher(NAMED, resolver=scripted)
+        if followed:
+            assert await read(fetcher, server.url()) == CONTENT
+        else:
+            with pytest.raises(ModelStoreError, match="redirects more than 3 times"):
+                await read(fetcher, server.url())
+        await fetcher.close()
+        assert server.gets == 4
 
 
 @pytest.mark.parametrize("across", [True, False])
