@@ -96,6 +96,8 @@ queen, hives = fleet(
             # file: and the absolute path of a GGUF file on this machine. Hosts fetch everything else themselves:
             # hf:org/repo, hf:org/repo@revision:*Q4_K_M.gguf, https://host/model.gguf#sha256=…, s3://bucket/key.gguf,
             # gs://…, az://…, oci://registry/repository:tag, and http://… from hosts in plain_http_hosts.
+            # An image holds one model file, under models/ in a layer that is plain or compressed by gzip (zstd takes
+            # Python 3.14 on the host); a model of several files is pushed as an artefact with a layer for each.
             source="file:/srv/models/SmolLM2-135M-Instruct.Q4_1.gguf",
             # False: do not copy the file to the hosts, it already lies there under the same path.
             preseed=False,
