@@ -35,7 +35,7 @@ def run_until(fleet: Fleet, seconds: float, with_signal: signal.Signals) -> None
         run.wait(seconds)
     except subprocess.TimeoutExpired:
         os.killpg(run.pid, with_signal)
-        run.wait(30)
+        run.wait(120)
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def traces(lab: Lab) -> list[str]:
 
 
 def ssh(host: LabHost, command: str, user: str = "ops") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(host.ssh_argv(command, user=user), capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(host.ssh_argv(command, user=user), capture_output=True, text=True, timeout=90, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_second_host_costs_seconds(lab: Lab, host: LabHost) -> None:
     """With the image cached, one more host answers SSH in far less time than a virtual machine needs."""
     started = time.monotonic()
     second = lab.add_host("second")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert second.address != host.address
     assert second.run(f"bash -c 'exec 3<>/dev/tcp/{host.address}/22; head -c 4 <&3'").stdout == "SSH-"
 
@@ -231,7 +231,7 @@ def test_an_interrupted_run_is_cleaned_up(number: signal.Signals) -> None:
         assert child.stdout is not None
         left = Lab.open(child.stdout.readline().strip())
         os.kill(child.pid, number)
-        child.wait(timeout=30)
+        child.wait(timeout=90)
     if number == signal.SIGKILL:
         clean = [sys.executable, "-m", "tests.lab", "clean"]
         sweeps = [subprocess.Popen(clean, cwd=REPOSITORY, stdout=subprocess.DEVNULL) for _ in range(3)]

@@ -94,7 +94,7 @@ async def start(settings: HiveConfig, quick: None) -> AsyncIterator[Start]:
     async def make(**changes: Any) -> tuple[AttachedHive, Queen]:
         hive = await attached.start(settings.model_copy(update=changes), link)
         running.append(hive)
-        client = queen_link.client(timeout=httpx.Timeout(5))
+        client = queen_link.client(timeout=httpx.Timeout(30))
         clients.append(client)
         return hive, Queen(f"http://127.0.0.1:{hive.config.port}", client)
 

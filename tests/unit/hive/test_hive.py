@@ -87,8 +87,9 @@ async def test_a_changed_spec_replaces_the_process(start: Start) -> None:
     assert identity.start_time(pid) is None
 
 
-async def test_a_killed_worker_comes_back_after_its_delay(start: Start) -> None:
+async def test_a_killed_worker_comes_back_after_its_delay(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason is reported while the hive waits, and the count of restarts afterwards."""
+    monkeypatch.setattr("rbee_runtime.hive.exits.delay", lambda _: 5.0)  # long enough to be seen on a busy machine
     hive, queen = await start()
     await queen.put(desired(1, fake("w-1")))
     await until(lambda: queen.in_state("w-1", "ready"))
