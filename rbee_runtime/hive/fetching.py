@@ -234,12 +234,20 @@ class Fetching:
         gone = [name for name, fetch in self._fetches.items() if not _is_same(missing.get(name), fetch.spec)]
         for name, fetch in self._fetches.items():
             fetch.spec = missing.get(name, fetch.spec)
+        if gone:
+            self._claimed_less()
         tasks = [task for name in gone if (task := self._fetches.pop(name).task) is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             # Those that wait for a disk which hangs end when it answers, and nothing waits for them.
             await asyncio.wait(tasks, timeout=PATIENCE)
+
+    def _claimed_less(self) -> None:
+        """Try those again that did not fit: what another fetch had claimed may be theirs now."""
+        for fetch in self._fetches.values():
+            if fetch.progress.state is FetchState.DISK_FULL:
+                fetch.next_try = min(fetch.next_try, self._clock())
 
     def _state(self, spec: ModelSpec, found: ModelState | None) -> ModelState:
         if found is not None:
@@ -299,6 +307,7 @@ class Fetching:
             fetch.needed = 0 if self._has_room(free, error.needed) else error.needed
         else:
             fetch.needed = 0
+            self._claimed_less()
         fetch.next_try = self._clock() + min(most, first * 2**fetch.failures)
         fetch.failures = min(fetch.failures + 1, 16)
 

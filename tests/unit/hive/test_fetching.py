@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import DiskFullError, ModelFormatError, ModelStoreError, QuarantinedError, RbeeError
@@ -18,6 +19,7 @@ from rbee_runtime.models.sources import Listing, RemoteFile, TransientError
 from rbee_runtime.models.store import ModelStore
 from rbee_runtime.protocol import ModelSpec
 from rbee_runtime.states import FetchState
+from tests.unit.hive.waiting import until
 from tests.unit.models.pulling import uninspected
 
 CONTENT = b"x" * 1000
@@ -32,6 +34,7 @@ class Source:
         self.go_on = asyncio.Event()
         self.error: Exception | None = None
         self.opened = 0
+        self.fails_midway = False
         self.sha256: str | None = None
 
     async def list(self) -> Listing:
@@ -43,6 +46,8 @@ class Source:
     async def read(self, file: RemoteFile, *, offset: int) -> AsyncIterator[bytes]:
         yield CONTENT[offset:400] if offset < 400 else b""
         await self.go_on.wait()
+        if self.fails_midway:
+            raise ModelStoreError("gone")
         yield CONTENT[max(offset, 400) :]
 
     async def close(self) -> None: ...
@@ -254,6 +259,34 @@ async def test_a_full_quota_is_not_asked_about_at_each_look(case: Case) -> None:
         await asyncio.sleep(0.01)
         await case.look()
     assert (case.state, case.source.opened) == (FetchState.DISK_FULL, 1)
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["the other fails", "the other is not wanted any more"])
+async def test_room_that_another_fetch_gives_up_is_used_at_once(case: Case, fails: bool) -> None:
+    """What did not fit beside another fetch is tried when that one ends without its model, not after ten minutes."""
+    other = replace(SPEC, name="other")
+    await case.look(other)
+    await until(lambda: case.fetching.fetches[0].total)
+    case.source.error = DiskFullError("no room beside other")
+    await case.look(other, SPEC)
+
+    async def refused() -> bool:
+        await case.look(other, SPEC)
+        return case.fetching.fetches[-1].state is FetchState.DISK_FULL
+
+    await until(refused)
+    assert case.source.opened == 2
+    if fails:
+        case.source.error = ModelStoreError("gone")
+        case.source.fails_midway = True
+        case.source.go_on.set()
+    wanted = (other, SPEC) if fails else (SPEC,)
+
+    async def tried_again() -> bool:
+        await case.look(*wanted)
+        return case.source.opened == 3
+
+    await until(tried_again)
 
 
 async def test_who_else_has_a_model_does_not_interrupt_its_fetch(case: Case) -> None:
