@@ -78,18 +78,21 @@ class DesiredFile:
         self._check(document)
         held = self.document
         if held is not None and (held.epoch, held.revision) == (document.epoch, document.revision):
+            if self.trouble:
+                # The mark beside it was damaged, and this is the document that it stands for.
+                self._settle(document)
             return False
         # This order: the mark alone would make the same document look old when the queen repeats it after a crash.
         durable.write(self._path, encode(_held(document)))
+        self._settle(document)
+        return True
+
+    def _settle(self, document: Desired) -> None:
         self.document = document
         self.trouble = ""
         self._highest = Highest(fleet=document.fleet, epoch=document.epoch, revision=document.revision)
-        self._write_highest(self._highest)
-        return True
-
-    def _write_highest(self, mark: Highest) -> None:
         try:
-            durable.write(self._highest_path, encode(mark))
+            durable.write(self._highest_path, encode(self._highest))
         except StateError as error:
             # The document is in force and carries the same mark; the next one writes it again.
             logs.warning("mark_not_written", detail=error)

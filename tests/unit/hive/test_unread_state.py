@@ -13,7 +13,7 @@ from rbee_runtime.protocol import Message
 from tests.unit.hive.conftest import Start, desired, fake
 from tests.unit.hive.waiting import until
 
-FILES = {"desired.json", "records/w.json", "estimates.json"}
+FILES = {"desired.json", "highest.json", "records/w.json", "estimates.json"}
 DAMAGE = {
     "damaged": ("{", "cannot be used"),
     "newer": ('{"schema": 9, "fleet": 1, "id": 1, "peaks": 1}', "is of schema 9, this version reads 1"),
@@ -35,6 +35,22 @@ async def test_a_file_that_cannot_be_used_is_told(start: Start, settings: HiveCo
         (await queen.get("/api/v1/desired")).json()["error"]["message"],
     ]
     assert [f"{path} {said}" in each for each in told] == [True, True, True]
+
+
+async def test_a_damaged_mark_is_written_again_with_the_document_that_it_stands_for(
+    start: Start, settings: HiveConfig
+) -> None:
+    """The queen repeats the document that is followed already, and nothing is left to tell."""
+    first, queen = await start()
+    await queen.put(desired(3))
+    await first.stop(stop_workers=False)
+    (settings.state_dir / "highest.json").write_text("{")
+    _, queen = await start()
+    before = (await queen.get("/api/v1/info")).json()["detail"]
+    assert (await queen.put(desired(3))).status_code == 200
+    assert "highest.json cannot be used" in before
+    assert (await queen.get("/api/v1/info")).json()["detail"] == ""
+    assert '"revision":3' in (settings.state_dir / "highest.json").read_text()
 
 
 async def test_it_is_over_once_the_queen_has_sent_a_document(start: Start, settings: HiveConfig) -> None:
