@@ -17,7 +17,7 @@ def boot_id() -> str:
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None if it is gone or only waits to be reaped."""
     try:
-        stat = (_PROC / str(pid) / "stat").read_text()
+        stat = Path(f"{_PROC}/{pid}/stat").read_text()
     except (OSError, ValueError):
         return None
     # The command name may hold spaces and brackets; the fields after its last bracket do not.

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -93,9 +93,9 @@ class ProcessLauncher:
 
     async def list(self) -> Mapping[str, UnitStatus]:
         """Return every worker with a handle of this boot, with a lock that somebody holds, or just being started."""
-        names = {path.name.removesuffix(".handle.json") for path in self._folder.glob("*.handle.json")}
-        names |= {path.name.removesuffix(".lock") for path in self._folder.glob("*.lock")}
-        found = (self._status(name) for name in sorted(names) if not name.startswith("."))
+        files = self._files()
+        names = {name.removesuffix(kind) for kind in (".handle.json", ".lock") for name in files if name.endswith(kind)}
+        found = (self._status(name, files) for name in sorted(names) if not name.startswith("."))
         known = {
             status.worker: status for status in found if status is not None and status.worker not in self._starting
         }
@@ -134,7 +134,7 @@ class ProcessLauncher:
 
     async def forget(self, worker: str) -> None:
         """Remove the files of a worker that has ended; its log stays for whoever asks why."""
-        status = self._status(worker)
+        status = self._status(worker, self._files())
         if status is not None and status.alive:
             raise LauncherError(f"worker {worker} still runs; stop it before it is forgotten")
         for kind in ("handle.json", "exit.json", "stop", "lock"):
@@ -164,18 +164,27 @@ class ProcessLauncher:
             await asyncio.sleep(self.follow_seconds)
             new = await asyncio.to_thread(tail.take)
 
-    def _status(self, worker: str) -> UnitStatus | None:
+    def _files(self) -> Collection[str]:
+        try:
+            with os.scandir(self._folder) as entries:
+                return frozenset(entry.name for entry in entries)
+        except FileNotFoundError:
+            return frozenset()
+
+    def _status(self, worker: str, files: Collection[str]) -> UnitStatus | None:
+        """Return how a worker is; `files` spares a look for each that is seldom there."""
         handle = self._handle(worker)
         if handle is None:
             held = self._lock_is_held(worker)
             return UnitStatus(worker, Phase.STARTING, said="its handle file is missing") if held else None
         if handle.boot != identity.boot_id():
             return None
-        ended = self._exit(worker)
+        ended = self._exit(worker) if f"{worker}.exit.json" in files else None
         if ended is None and self._lives(handle):
-            phase = Phase.STOPPING if self._file(worker, "stop").exists() else Phase.RUNNING
+            phase = Phase.STOPPING if f"{worker}.stop" in files else Phase.RUNNING
             return UnitStatus(worker, phase, pid=handle.pid, spec=handle.spec)
-        ended = ended or Exit()
+        # Read again now that nothing lives, because the shim notes the end and then ends itself.
+        ended = ended or self._exit(worker) or Exit()
         return UnitStatus(worker, Phase.ENDED, spec=handle.spec, exit_status=ended.status, exit_signal=ended.signal)
 
     @staticmethod

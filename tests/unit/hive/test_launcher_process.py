@@ -165,6 +165,22 @@ async def cut(folder: Path, shim: int) -> None:
     await until(lambda: log_size(folder) <= 10_000)
 
 
+async def test_an_end_in_the_middle_of_a_look_is_seen_with_its_status(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that ends between the look for the note of its end and the look at its process has its exit status."""
+    launcher = script("time.sleep(60)")
+    await launcher.start(ID, Path("x"), DIGEST)
+    await reach(launcher, ID, Phase.RUNNING)
+    note = tmp_path / "process" / f"{ID}.exit.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(identity, "is_same", lambda *_: note.write_text('{"status": 73}') and False)
+        seen = (await launcher.list())[ID]
+    note.unlink()
+    await end(launcher, ID)
+    assert (seen.phase, seen.exit_status) == (Phase.ENDED, 73)
+
+
 async def test_a_log_is_followed_over_a_cut(script: Script, tmp_path: Path) -> None:
     """A follower misses no line and sees none twice although the log's front half is cut off meanwhile."""
     launcher = script(f"folder = {str(tmp_path)!r}\n{WAITS_FOR_CUTS}")
