@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import msgspec
 import psutil
 import yaml
 from starlette.applications import Starlette
@@ -28,7 +27,7 @@ from starlette.routing import Route
 from rbee_runtime.hive.launchers.process import ProcessLauncher
 from rbee_runtime.hive.worker_ports import is_free
 from rbee_runtime.link import Link, Role
-from rbee_runtime.protocol import Desired, Heartbeat, HeartbeatAck, ModelSpec, WorkerSpec, encode
+from rbee_runtime.protocol import Desired, Heartbeat, HeartbeatAck, ModelSpec, WorkerSpec, decode, encode
 from rbee_runtime.server import HttpServer, bind
 from tests.unit.certificates import issue_fleet
 
@@ -56,7 +55,7 @@ class Queen:
 
     async def heartbeat(self, request: Request) -> Response:
         """Note how many workers there are."""
-        beat = msgspec.json.decode(await request.body(), type=Heartbeat)
+        beat = decode(await request.body(), Heartbeat)
         self.hive_url, self.workers = beat.url, len(beat.workers)
         self.ready = sum(worker.state == "ready" for worker in beat.workers)
         ack = HeartbeatAck(fleet=FLEET, epoch=self.document.epoch, revision=self.document.revision)

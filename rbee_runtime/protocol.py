@@ -4,13 +4,15 @@ Unknown fields are ignored and missing ones have defaults, so that neighbours on
 """
 
 import hashlib
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from rbee_runtime.states import ExitReason, FetchState, Observed
 
 PROTOCOL_VERSION = 1
+
+T = TypeVar("T")
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -237,6 +239,17 @@ class WorkerLaunch(Message, frozen=True, kw_only=True):
 def encode(message: Message) -> bytes:
     """Return a message as JSON."""
     return msgspec.json.encode(message)
+
+
+def decode(data: bytes | bytearray | str, kind: type[T]) -> T:
+    """Return a value from its JSON; whatever is wrong with that is `msgspec.DecodeError`.
+
+    The library itself raises other errors for a byte that is no UTF-8 and for lists in lists without end.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)  # noqa: TID251
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def to_builtins(message: Message) -> Any:

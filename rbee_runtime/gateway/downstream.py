@@ -7,6 +7,7 @@ import msgspec
 from starlette.types import Send
 
 from rbee_runtime.errors import RequestError
+from rbee_runtime.protocol import decode
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -114,8 +115,8 @@ def _event(body: dict[str, Any]) -> bytes:
 
 def _error_of(data: bytes) -> dict[str, Any]:
     try:
-        body = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+        body = decode(data, object)
+    except msgspec.DecodeError:
         body = None
     if isinstance(body, dict) and body.get("error"):
         return {"error": body["error"]}

@@ -14,6 +14,7 @@ from rbee_runtime.gateway.body import ChatBody, ClientGoneError, header, parse_c
 from rbee_runtime.gateway.downstream import Downstream, end_to_end
 from rbee_runtime.gateway.events import Events
 from rbee_runtime.gateway.seam import Ask, Gate, Lease, Limits, UpstreamFailure, worker_busy, worker_failed
+from rbee_runtime.protocol import decode
 
 _ANOTHER_WORKER = frozenset({502, 503, 504})
 POOL = httpx.Limits(max_connections=None, max_keepalive_connections=128, keepalive_expiry=60.0)
@@ -266,8 +267,8 @@ class Exchange:
 
 def _is_json(data: bytes) -> bool:
     try:
-        msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        decode(data, object)
+    except msgspec.DecodeError:
         return False
     return True
 

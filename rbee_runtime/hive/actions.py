@@ -15,7 +15,7 @@ from rbee_runtime.hive.decisions import ModelState
 from rbee_runtime.hive.launchers import Launcher, around, stopping
 from rbee_runtime.hive.records import Records, WorkerRecord
 from rbee_runtime.link import Link
-from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, encode
+from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, decode, encode
 from rbee_runtime.states import ExitReason
 
 SYSTEMD_CREDENTIALS = "$CREDENTIALS_DIRECTORY"
@@ -59,7 +59,7 @@ class Actions:
     def launch_of(self, worker: str) -> WorkerLaunch | None:
         """Return what a worker was last launched with, or None if its launch file is not usable."""
         try:
-            return msgspec.json.decode(self._path(worker).read_bytes(), type=WorkerLaunch)
+            return decode(self._path(worker).read_bytes(), WorkerLaunch)
         except (OSError, msgspec.MsgspecError):
             return None
 

@@ -10,7 +10,7 @@ from rbee_runtime import durable, logs
 from rbee_runtime.errors import ReferenceFormError, RequestError, StaleDesiredError, StateError
 from rbee_runtime.hive import state_files
 from rbee_runtime.models.references import check_name
-from rbee_runtime.protocol import Desired, DesiredAck, Message, encode
+from rbee_runtime.protocol import Desired, DesiredAck, Message, decode, encode
 
 _WORKER_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -39,7 +39,7 @@ class Highest(Message, frozen=True, kw_only=True):
 def parse(body: bytes) -> Desired:
     """Return a document that is safe to act on, or raise RequestError; ids become unit names and file names."""
     try:
-        document = msgspec.json.decode(body, type=Desired)
+        document = decode(body, Desired)
         for name in [worker.model for worker in document.workers] + [model.name for model in document.models]:
             check_name(name)
     except (msgspec.MsgspecError, ReferenceFormError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from rbee_runtime.devices import Scan
-from rbee_runtime.protocol import Message
+from rbee_runtime.protocol import Message, decode
 
 BUILT_IN = "fake"
 """Comes with the release and needs no artefact."""
@@ -106,7 +106,7 @@ def misfit(engine: EngineManifest, host: HostFacts) -> str:
 
 def _read(path: Path) -> EngineManifest | str:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=EngineManifest)
+        return decode(path.read_bytes(), EngineManifest)
     except (OSError, msgspec.MsgspecError) as error:
         return f"{path} cannot be used ({error}); run the deploy again"
 

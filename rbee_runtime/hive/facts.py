@@ -17,7 +17,7 @@ from rbee_runtime.hive.metrics import Meters
 from rbee_runtime.hive.supervisor import Supervisor
 from rbee_runtime.models.chunks import BlobServer
 from rbee_runtime.models.store import ModelStore
-from rbee_runtime.protocol import DeviceReport, Heartbeat
+from rbee_runtime.protocol import DeviceReport, Heartbeat, decode
 
 M = TypeVar("M", bound=msgspec.Struct)
 
@@ -61,8 +61,8 @@ async def body(request: Request, *, most: int, what: str) -> bytes:
 def decoded(data: bytes, kind: type[M], *, what: str) -> M:
     """Return a message from its JSON, or refuse it with a sentence."""
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return decode(data, kind)
+    except msgspec.MsgspecError as error:
         raise RequestError(400, f"this is not {what}: {error}") from None
 
 

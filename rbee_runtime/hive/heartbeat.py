@@ -11,7 +11,7 @@ import msgspec
 from rbee_runtime import logs
 from rbee_runtime.errors import LinkError
 from rbee_runtime.link import Link, Role
-from rbee_runtime.protocol import Heartbeat, HeartbeatAck, encode
+from rbee_runtime.protocol import Heartbeat, HeartbeatAck, decode, encode
 
 JITTER = 0.1
 """Keeps the hives of a fleet that starts at once from reporting at once for ever."""
@@ -92,7 +92,7 @@ def _refusal(answer: httpx.Response) -> str:
     if answer.status_code != 200:
         return f"the queen refused a heartbeat: {answer.status_code} {answer.text[:200]}"
     try:
-        msgspec.json.decode(answer.content, type=HeartbeatAck)
+        decode(answer.content, HeartbeatAck)
     except msgspec.MsgspecError as error:
         return f"the queen answered a heartbeat with something else: {error}"
     return ""

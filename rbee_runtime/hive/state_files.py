@@ -6,7 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from rbee_runtime import logs
-from rbee_runtime.protocol import Message
+from rbee_runtime.protocol import Message, decode
 
 M = TypeVar("M", bound=Message)
 
@@ -24,10 +24,10 @@ def read(path: Path, kind: type[M], *, newest: int, until_then: str) -> tuple[M 
     """
     try:
         data = path.read_bytes()
-        schema = msgspec.json.decode(data, type=_Marked).schema
+        schema = decode(data, _Marked).schema
         if schema > newest:
             return None, refused(path, f"is of schema {schema}, this version reads {newest}", until_then)
-        return msgspec.json.decode(data, type=kind), ""
+        return decode(data, kind), ""
     except FileNotFoundError:
         return None, ""
     except (OSError, msgspec.MsgspecError) as error:

@@ -14,6 +14,7 @@ from rbee_runtime import durable
 from rbee_runtime.errors import ModelStoreError, ReferenceFormError, StateError
 from rbee_runtime.models.digests import BLOCK_BYTES, blocks, is_sha256
 from rbee_runtime.models.layout import Layout, sentences
+from rbee_runtime.protocol import decode
 
 CHUNK_BYTES = BLOCK_BYTES
 """Small enough to be checked in memory before any of it reaches the disk."""
@@ -104,7 +105,7 @@ def _kept(kept: Path, path: Path) -> ChunkTable | None:
     try:
         if kept.stat().st_mtime_ns < path.stat().st_mtime_ns:
             return None
-        found = msgspec.json.decode(kept.read_bytes(), type=ChunkTable)
+        found = decode(kept.read_bytes(), ChunkTable)
     except (OSError, msgspec.MsgspecError):
         return None
     return found if found.size == path.stat().st_size and found.chunk == CHUNK_BYTES else None

@@ -9,6 +9,7 @@ from rbee_runtime.errors import ModelFormatError
 from rbee_runtime.models.bounded_json import parse_object, read_bytes
 from rbee_runtime.models.chat_template import check_templates
 from rbee_runtime.models.facts import MAX_LAYERS, MAX_WIDTH
+from rbee_runtime.protocol import decode
 
 MAX_CONFIG = 1 << 20
 MAX_TOKENIZER_CONFIG = 8 << 20
@@ -128,8 +129,8 @@ def template_of_tokenizer(path: Path, name: str) -> str | None:
     """Return the (default) chat template of a `tokenizer_config.json`, checked."""
     content = read_bytes(path, name, MAX_TOKENIZER_CONFIG)
     try:
-        found = msgspec.json.decode(content, type=_TokenizerConfig).chat_template
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        found = decode(content, _TokenizerConfig).chat_template
+    except msgspec.MsgspecError as error:
         raise ModelFormatError(f"{name} is damaged: {error}") from error
     named = [("default", found)] if isinstance(found, str) else [(each.name, each.template) for each in found or ()]
     check_templates([source for _, source in named], name)

@@ -26,6 +26,7 @@ import msgspec
 from rbee_runtime.models import locks
 from rbee_runtime.models.layout import Layout, sentences
 from rbee_runtime.models.references import check_name, slug
+from rbee_runtime.protocol import decode
 
 LEASE_SECONDS = 3600.0
 """Longer than a hive may be away while its workers serve: an upgrade, a reboot, a repair."""
@@ -96,7 +97,7 @@ class Leases:
         found: set[str] = set()
         for lease in self._leases():
             with contextlib.suppress(OSError, msgspec.MsgspecError):
-                found.update(msgspec.json.decode(lease.path.read_bytes(), type=list[str]) if lease.pull else ())
+                found.update(decode(lease.path.read_bytes(), list[str]) if lease.pull else ())
         return frozenset(found)
 
     def drop_all(self, name: str) -> None:

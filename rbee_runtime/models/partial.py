@@ -15,6 +15,7 @@ from rbee_runtime.errors import DiskFullError, ModelStoreError
 from rbee_runtime.models.layout import BLOB_MODE, Layout, sentences
 from rbee_runtime.models.sources import RemoteFile
 from rbee_runtime.models.threads import Threads
+from rbee_runtime.protocol import decode
 
 SYNC_BYTES = 128 * 1024 * 1024
 """Written to the disk in the background so often: the rest of it is all that the end has to wait for."""
@@ -188,7 +189,7 @@ class Partial:
     def _usable(self, wanted: Resume) -> int:
         """Return how many bytes of the present file are a beginning of what is wanted."""
         try:
-            found = msgspec.json.decode(self._beside.read_bytes(), type=Resume)
+            found = decode(self._beside.read_bytes(), Resume)
         except (OSError, msgspec.MsgspecError):
             return 0
         if not _continues(found, wanted):

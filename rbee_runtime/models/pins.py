@@ -16,6 +16,7 @@ from rbee_runtime.errors import ModelStoreError
 from rbee_runtime.models import locks
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.references import check_name
+from rbee_runtime.protocol import decode
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ class Pins:
 
 def _read(path: Path, kind: type[T], otherwise: T) -> T:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return decode(path.read_bytes(), kind)
     except FileNotFoundError:
         return otherwise
     except (OSError, msgspec.MsgspecError) as error:

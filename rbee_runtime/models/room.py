@@ -15,7 +15,7 @@ import msgspec
 from rbee_runtime.models import locks
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.partial import Resume
-from rbee_runtime.protocol import ModelFile, ModelReport
+from rbee_runtime.protocol import ModelFile, ModelReport, decode
 
 ABANDONED_SECONDS = 900.0
 """Longer than a hive pauses between two tries (600 s): another one on the same store may go on with the file."""
@@ -106,7 +106,7 @@ def leftovers(
 def _is_abandoned(layout: Layout, part: Path, wanted: Collection[str], now: float) -> bool:
     beside = part.with_suffix(".json")
     try:
-        resume = msgspec.json.decode(beside.read_bytes(), type=Resume)
+        resume = decode(beside.read_bytes(), Resume)
     except (OSError, msgspec.MsgspecError):
         # Nobody can go on with it, but somebody may just be about to say what it is.
         resume = None

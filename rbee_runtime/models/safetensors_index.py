@@ -8,6 +8,7 @@ import msgspec
 
 from rbee_runtime.errors import ModelFormatError
 from rbee_runtime.models.bounded_json import TextPairs, name_of, read_bytes
+from rbee_runtime.protocol import decode
 
 SUFFIX = ".safetensors.index.json"
 
@@ -30,8 +31,8 @@ def read_index(path: Path, name: str) -> dict[str, str]:
     """Return which file each tensor is in, or raise ModelFormatError."""
     content = read_bytes(path, name, MAX_INDEX)
     try:
-        msgspec.json.decode(content, type=_Index)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        decode(content, _Index)
+    except msgspec.MsgspecError as error:
         raise ModelFormatError(f"{name} is damaged: it has no weight_map ({error})") from error
     start = _WEIGHT_MAP.search(content)
     if content.count(b'"weight_map"') != 1 or start is None:

@@ -23,7 +23,7 @@ from rbee_runtime.models.layout import BLOB_MODE, Layout, sentences
 from rbee_runtime.models.leases import LEASE_SECONDS, Leases
 from rbee_runtime.models.pins import Pins
 from rbee_runtime.models.references import check_file_name, check_name, identity, slug
-from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec, encode
+from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec, decode, encode
 
 
 class ModelStore:
@@ -99,7 +99,7 @@ class ModelStore:
     def facts(self, name: str) -> dict[str, Any]:
         """Return what the model's header says, as `formats` read it when it came; empty if unknown."""
         try:
-            found = msgspec.json.decode((self.layout.facts / f"{slug(check_name(name))}.json").read_bytes())
+            found = decode((self.layout.facts / f"{slug(check_name(name))}.json").read_bytes(), object)
         except (OSError, msgspec.MsgspecError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -306,7 +306,7 @@ class ModelStore:
 
     def _read(self, path: Path) -> ModelReport | None:
         try:
-            report = msgspec.json.decode(path.read_bytes(), type=ModelReport)
+            report = decode(path.read_bytes(), ModelReport)
             check_name(report.name)
             check_files(report.files)
         except FileNotFoundError:

@@ -10,7 +10,7 @@ import msgspec
 from rbee_runtime import logs, protocol
 from rbee_runtime.config import FleetFile
 from rbee_runtime.errors import LinkError
-from rbee_runtime.protocol import Desired, DesiredAck, ModelSpec
+from rbee_runtime.protocol import Desired, DesiredAck, ModelSpec, decode
 from rbee_runtime.queen.records import Assignment
 
 PUSH_TIMEOUT = httpx.Timeout(5.0, connect=2.0)
@@ -156,7 +156,7 @@ class Documents:
                 )
             if answer.status_code != 200:
                 return f"{answer.status_code}: {_sentence(answer)}"
-            ack = msgspec.json.decode(answer.content, type=DesiredAck)
+            ack = decode(answer.content, DesiredAck)
         except (httpx.HTTPError, LinkError, TimeoutError) as error:
             return f"cannot reach {desk.url}: {error or type(error).__name__}"
         except msgspec.DecodeError as error:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from rbee_runtime import protocol
 from rbee_runtime.errors import RequestError
 from rbee_runtime.link import Identity, Link, Role
-from rbee_runtime.protocol import Heartbeat
+from rbee_runtime.protocol import Heartbeat, decode
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.status import Status
 from rbee_runtime.server import PEER, RoleGate, RoutePolicy
@@ -81,8 +81,8 @@ async def _read(request: Request) -> Heartbeat:
         if len(data) > _MAX_BYTES:
             raise RequestError(413, f"a heartbeat has at most {_MAX_BYTES} bytes")
     try:
-        return msgspec.json.decode(data, type=Heartbeat)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode(data, Heartbeat)
+    except msgspec.DecodeError as error:
         raise RequestError(400, f"this is not a heartbeat: {error}") from None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from rbee_runtime.errors import StateError
-from rbee_runtime.protocol import WorkerSpec
+from rbee_runtime.protocol import WorkerSpec, decode
 from rbee_runtime.queen.records import Assignment, HiveRecord, KeyRecord, Scope
 from rbee_runtime.states import Intent, Observed
 
@@ -195,8 +195,8 @@ def _key(row: tuple[str, str, str, str, str, int, int]) -> KeyRecord:
         id=key_id,
         name=name,
         digest=digest,
-        scopes=frozenset(msgspec.json.decode(scopes, type=list[Scope])),
-        models=msgspec.json.decode(models, type=tuple[str, ...]),
+        scopes=frozenset(decode(scopes, list[Scope])),
+        models=decode(models, tuple[str, ...]),
         created=created,
         revoked=revoked,
     )
@@ -205,7 +205,7 @@ def _key(row: tuple[str, str, str, str, str, int, int]) -> KeyRecord:
 def _assignment(row: tuple[str, str, str, str, str, int, str, int]) -> Assignment:
     spec, hive, content, intent, address, port, observed, slots = row
     return Assignment(
-        spec=msgspec.json.decode(spec, type=WorkerSpec),
+        spec=decode(spec, WorkerSpec),
         hive=hive,
         content=content,
         intent=Intent(intent),

@@ -12,7 +12,7 @@ from rbee_runtime import __version__, ports
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.link import Link, Role
 from rbee_runtime.models.references import check_name
-from rbee_runtime.protocol import WorkerLaunch, WorkerSpec
+from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, decode
 from rbee_runtime.testing.fake_engine import parse_options
 
 _CREDENTIALS = "$CREDENTIALS_DIRECTORY"
@@ -65,10 +65,10 @@ def _from_registry(options: argparse.Namespace, environment: Mapping[str, str]) 
 def read_spec(path: Path, environment: Mapping[str, str]) -> WorkerLaunch:
     """Return the spec file at `path`, its `$CREDENTIALS_DIRECTORY` replaced by the service manager's folder."""
     try:
-        launch = msgspec.json.decode(path.read_bytes(), type=WorkerLaunch)
+        launch = decode(path.read_bytes(), WorkerLaunch)
     except OSError as error:
         raise ConfigError(f"cannot read the worker spec {path}: {error.strerror}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except msgspec.MsgspecError as error:
         raise ConfigError(
             f"the worker spec {path} is damaged: {error}; the hive writes it anew when told so"
         ) from error

@@ -11,7 +11,7 @@ import msgspec
 from rbee_runtime import ports
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers.containers import CERTIFICATES, LAUNCH_NAME, inside
-from rbee_runtime.protocol import WorkerLaunch, encode
+from rbee_runtime.protocol import WorkerLaunch, decode, encode
 
 NOBODY = 65534
 
@@ -35,7 +35,7 @@ def groups_of(folders: Iterable[Path]) -> tuple[int, ...]:
 def read(launch_file: Path) -> WorkerLaunch:
     """Return what the hive wrote for a worker; LauncherError."""
     try:
-        return msgspec.json.decode(launch_file.read_bytes(), type=WorkerLaunch)
+        return decode(launch_file.read_bytes(), WorkerLaunch)
     except (OSError, msgspec.MsgspecError) as error:
         raise LauncherError(f"the launch file {launch_file} cannot be read: {error}") from error
 

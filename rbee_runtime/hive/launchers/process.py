@@ -20,7 +20,7 @@ from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import LauncherError, NoLogError
 from rbee_runtime.hive.launchers import Phase, UnitStatus, identity
 from rbee_runtime.hive.launchers.tail import Tail
-from rbee_runtime.protocol import Message, encode
+from rbee_runtime.protocol import Message, decode, encode
 
 STOP_SECONDS = 200.0
 """A worker drains for up to 180 s; what still runs then is killed."""
@@ -244,13 +244,13 @@ class ProcessLauncher:
 
     def _handle(self, worker: str) -> Handle | None:
         try:
-            return msgspec.json.decode(self._file(worker, "handle.json").read_bytes(), type=Handle)
+            return decode(self._file(worker, "handle.json").read_bytes(), Handle)
         except (OSError, msgspec.MsgspecError):
             return None
 
     def _exit(self, worker: str) -> Exit | None:
         try:
-            return msgspec.json.decode(self._file(worker, "exit.json").read_bytes(), type=Exit)
+            return decode(self._file(worker, "exit.json").read_bytes(), Exit)
         except (OSError, msgspec.MsgspecError):
             return None
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from rbee_runtime.errors import ConfigError
+from rbee_runtime.protocol import decode
 
 HF_TOKEN = "hf-token"  # noqa: S105 - the name of a file
 OBJECT_STORE = "object-store.env"
@@ -77,7 +78,7 @@ def _auths(text: str, where: Path | str) -> dict[str, str]:
     if not text:
         return {}
     try:
-        auths: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any]).get("auths", {})
+        auths: dict[str, Any] = decode(text, dict[str, Any]).get("auths", {})
         return {host: str(entry["auth"]) for host, entry in auths.items() if "auth" in entry}
     except (msgspec.MsgspecError, AttributeError, TypeError) as error:
         raise ConfigError(f"the credential {where} is not the file that `podman login` writes") from error

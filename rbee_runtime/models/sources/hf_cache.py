@@ -23,6 +23,7 @@ from rbee_runtime.models import references
 from rbee_runtime.models.sources import Listing, RemoteFile
 from rbee_runtime.models.sources.git_blob import GitBlob
 from rbee_runtime.models.sources.selection import select
+from rbee_runtime.protocol import decode
 
 MAX_JSON = 64 * 1024 * 1024
 """Bytes of an index or tree listing; the largest real ones have a few MB."""
@@ -177,7 +178,7 @@ def _indexed(there: Mapping[str, Path], chosen: Sequence[str]) -> set[str]:
 def _json(path: Path) -> dict[str, Any]:
     """Return a JSON file as a mapping, empty where it is none: such a file only adds to what is known."""
     try:
-        read = msgspec.json.decode(_head(path, MAX_JSON), type=dict[str, Any])
+        read = decode(_head(path, MAX_JSON), dict[str, Any])
     except (OSError, msgspec.MsgspecError):
         return {}
     return {name: value for name, value in read.items() if isinstance(value, dict)}

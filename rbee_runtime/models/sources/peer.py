@@ -16,7 +16,7 @@ from rbee_runtime.models import references
 from rbee_runtime.models.chunks import MAX_TABLE_BYTES, ChunkTable
 from rbee_runtime.models.sources import RemoteFile, TransientError
 from rbee_runtime.models.sources.pace import paced
-from rbee_runtime.protocol import ModelReport, ModelSpec
+from rbee_runtime.protocol import ModelReport, ModelSpec, decode
 
 STALL_SECONDS = 30.0
 
@@ -60,7 +60,7 @@ class Peer:
         try:
             async with asyncio.timeout(MANIFEST_SECONDS):
                 text = await self._bounded(f"/api/v1/manifests/{quote(spec.name)}", MAX_MANIFEST_BYTES, STALL_SECONDS)
-            report = msgspec.json.decode(text, type=ModelReport)
+            report = decode(text, ModelReport)
         except (httpx.HTTPError, httpx.InvalidURL, LinkError, msgspec.MsgspecError, TimeoutError) as error:
             raise PeerError(f"{self._url} tells nothing of {spec.name}: {error or type(error).__name__}") from error
         revision = references.parse_source(spec.source).revision
@@ -81,7 +81,7 @@ class Peer:
     async def _table(self, file: RemoteFile) -> ChunkTable:
         text = await self._bounded(f"/api/v1/blobs/sha256-{file.sha256}/chunks", MAX_TABLE_BYTES, TABLE_SECONDS)
         try:
-            table = msgspec.json.decode(text, type=ChunkTable)
+            table = decode(text, ChunkTable)
         except msgspec.MsgspecError as error:
             raise PeerError(f"{self._url} sends no table of chunks: {error}") from error
         fits = 0 < table.chunk <= MAX_CHUNK_BYTES and len(table.sha256s) == -(-table.size // table.chunk)

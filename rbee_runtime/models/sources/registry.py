@@ -15,6 +15,7 @@ from rbee_runtime.models.sources import Credentials, TransientError
 from rbee_runtime.models.sources.addresses import is_named
 from rbee_runtime.models.sources.fetcher import Answer, Fetcher
 from rbee_runtime.models.sources.oci_names import DIGEST, INDEXES, MANIFESTS, Blob
+from rbee_runtime.protocol import decode
 
 MAX_DOCUMENT = 4 * 1024 * 1024
 """Bytes of a manifest or token; registries refuse larger manifests."""
@@ -156,6 +157,6 @@ async def _bounded(answer: Answer, where: str) -> bytes:
 
 def _decoded(body: bytes, where: str) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError) as error:
+        return decode(body, dict[str, Any])
+    except msgspec.MsgspecError as error:
         raise ModelStoreError(f"{where}: the registry answers something that is not a manifest") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from rbee_runtime.errors import EngineLoadError
+from rbee_runtime.protocol import decode
 from rbee_runtime.states import ExitReason
 
 
@@ -40,7 +41,7 @@ def activate(directory: Path, name: str) -> Artefact:
 
 def _read(directory: Path) -> Artefact:
     try:
-        return msgspec.json.decode((directory / "engine.json").read_bytes(), type=Artefact)
+        return decode((directory / "engine.json").read_bytes(), Artefact)
     except OSError as error:
         raise _missing(
             f"no engine in {directory}: cannot read engine.json ({error.strerror}); run the deploy again"

@@ -10,6 +10,7 @@ from rbee_runtime.errors import RequestError, StaleDesiredError
 from rbee_runtime.hive import desired
 from rbee_runtime.hive.desired import DesiredFile
 from rbee_runtime.protocol import Desired, ModelSpec, WorkerSpec, encode
+from tests.unit.damage import UNREADABLE
 
 WORKER = WorkerSpec(id="m-0a1b2c", model="m", engine="fake")
 
@@ -45,7 +46,7 @@ def test_older_and_foreign_documents_change_nothing(tmp_path: Path, stale: Desir
         assert held.document == document(2, 3)
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe", b'{"fleet": 1}'])
+@pytest.mark.parametrize("damage", [*UNREADABLE, b'{"fleet": 1}'])
 def test_a_damaged_file_loses_the_document_but_not_the_epoch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes
 ) -> None:
@@ -75,8 +76,7 @@ def raw(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"", "cannot be used"),
-        (b"[1]", "cannot be used"),
+        *((body, "cannot be used") for body in UNREADABLE),
         (raw(epoch="x"), "cannot be used"),
         (raw(workers=[{"id": "../x", "model": "m", "engine": "fake"}]), "no worker id"),
         (raw(workers=[{"id": "a@b", "model": "m", "engine": "fake"}]), "no worker id"),

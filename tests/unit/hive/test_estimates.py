@@ -13,6 +13,7 @@ from rbee_runtime.hive.memory import STUBBORN_REPEATS, STUBBORN_SECONDS, Memory
 from rbee_runtime.hive.records import WorkerRecord, options_mark
 from rbee_runtime.hive.scene import ModelState
 from rbee_runtime.protocol import DeviceReport, WorkerSpec
+from tests.unit.damage import UNREADABLE
 
 KEY = key(content="c", engine="fake", context=4096, slots=1, device="card")
 
@@ -26,12 +27,12 @@ def test_the_highest_figure_is_kept(tmp_path: Path) -> None:
     assert Estimates(tmp_path).peak(KEY) == 300
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2, "peaks": {"k": 1}}', '{"peaks": {"k": "x"}}'])
+@pytest.mark.parametrize("content", [*UNREADABLE, b'{"schema": 2, "peaks": {"k": 1}}', b'{"peaks": {"k": "x"}}'])
 def test_a_file_that_cannot_be_used_begins_anew(
-    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Damage and an unknown newer schema cost the estimates, are told, and the next save replaces the file."""
-    (tmp_path / "estimates.json").write_text(content)
+    (tmp_path / "estimates.json").write_bytes(content)
     estimates = Estimates(tmp_path)
     assert (estimates.peak("k"), "begin anew" in capsys.readouterr().err) == (None, True)
     estimates.observe(KEY, 5)

@@ -12,6 +12,7 @@ from rbee_runtime.devices import Scan
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive import engines, worker_ports
 from rbee_runtime.protocol import DeviceReport
+from tests.unit.damage import UNREADABLE
 
 BOUNDS = (9000, 9003)
 
@@ -70,11 +71,12 @@ def test_the_newest_engine_of_a_name_wins(tmp_path: Path, artefact: Callable[...
     assert "broken" in found.unfit
 
 
+@pytest.mark.parametrize("damage", UNREADABLE)
 @pytest.mark.parametrize("name", ["llama-cpp", "llama-server", "vllm"])
-def test_a_broken_manifest_is_told_for_its_engine(tmp_path: Path, name: str) -> None:
+def test_a_broken_manifest_is_told_for_its_engine(tmp_path: Path, name: str, damage: bytes) -> None:
     """The sentence is found under the name that workers ask for, whatever it looks like."""
     (tmp_path / f"{name}-0.3.16-cpu-x86_64_v3-abcdef12").mkdir()
-    (tmp_path / f"{name}-0.3.16-cpu-x86_64_v3-abcdef12" / "engine.json").write_text("{")
+    (tmp_path / f"{name}-0.3.16-cpu-x86_64_v3-abcdef12" / "engine.json").write_bytes(damage)
     found = engines.installed(tmp_path, HOST)
     assert list(found.unfit) == [name]
     assert "engine.json cannot be used" in found.unfit[name]

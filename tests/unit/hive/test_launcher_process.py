@@ -17,6 +17,7 @@ from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers import Phase, identity, shim
 from rbee_runtime.hive.launchers.process import ProcessLauncher
 from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, encode
+from tests.unit.damage import UNREADABLE
 from tests.unit.hive.launcher_contract import DIGEST, LauncherContract, end, fresh_id, reach
 from tests.unit.hive.waiting import until
 
@@ -232,18 +233,18 @@ def test_a_cut_loses_nothing_that_is_written_meanwhile() -> None:
     assert kept == list(range(kept[0], last[0] + 1))
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]"])
-async def test_a_damaged_handle_is_no_reason_for_a_second_copy(script: Script, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", UNREADABLE)
+async def test_a_damaged_handle_is_no_reason_for_a_second_copy(script: Script, tmp_path: Path, damage: bytes) -> None:
     """While the worker holds its lock it is listed, and a second start is refused."""
     launcher = script("time.sleep(60)")
     await launcher.start(ID, Path("x"), DIGEST)
     path = tmp_path / "process" / f"{ID}.handle.json"
-    good = path.read_text()
-    path.write_text(damage)
+    good = path.read_bytes()
+    path.write_bytes(damage)
     status = (await launcher.list())[ID]
     with pytest.raises(LauncherError, match="already runs"):
         await launcher.start(ID, Path("x"), DIGEST)
-    path.write_text(good)
+    path.write_bytes(good)
     await end(launcher, ID)
     assert (status.alive, status.pid) == (True, None)
 

@@ -7,6 +7,7 @@ import pytest
 
 from rbee_runtime.hive.records import Records, WorkerRecord, recovered
 from rbee_runtime.protocol import WorkerLaunch, WorkerSpec
+from tests.unit.damage import UNREADABLE
 
 RECORD = WorkerRecord(id="w", boot="b", spec="s", port=9001, launched=3.5, failures=(1.0, 2.0))
 
@@ -21,13 +22,13 @@ def test_records_outlive_the_hive(tmp_path: Path) -> None:
     assert (list(again), again["w"], again["x"]) == (["w"], RECORD, WorkerRecord(id="x"))
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"id": "other"}', '{"id": "w", "port": "x"}'])
-def test_a_damaged_record_costs_only_itself(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", [*UNREADABLE, b'{"id": "other"}', b'{"id": "w", "port": "x"}'])
+def test_a_damaged_record_costs_only_itself(tmp_path: Path, damage: bytes) -> None:
     """Other records are still read."""
     records = Records(tmp_path)
     records.put(RECORD)
     records.put(WorkerRecord(id="x", port=9002))
-    (tmp_path / "records" / "w.json").write_text(damage)
+    (tmp_path / "records" / "w.json").write_bytes(damage)
     assert list(Records(tmp_path)) == ["x"]
 
 

@@ -15,8 +15,9 @@ from tests.unit.hive.waiting import until
 
 FILES = {"desired.json", "highest.json", "records/w.json", "estimates.json"}
 DAMAGE = {
-    "damaged": ("{", "cannot be used"),
-    "newer": ('{"schema": 9, "fleet": 1, "id": 1, "peaks": 1}', "is of schema 9, this version reads 1"),
+    "damaged": (b"{", "cannot be used"),
+    "an odd byte": (b'{"id": "\xff", "fleet": "\xff", "peaks": {"\xff": 1}}', "cannot be used"),
+    "newer": (b'{"schema": 9, "fleet": 1, "id": 1, "peaks": 1}', "is of schema 9, this version reads 1"),
 }
 
 
@@ -27,7 +28,7 @@ async def test_a_file_that_cannot_be_used_is_told(start: Start, settings: HiveCo
     content, said = DAMAGE[damage]
     path = settings.state_dir / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
+    path.write_bytes(content)
     hive, queen = await start()
     told = [
         (await queen.get("/api/v1/info")).json()["detail"],

@@ -51,13 +51,14 @@ def seeded(root: Path, *names: str) -> ModelStore:
     return ModelStore(root, StoreSettings(spare=0, quota=1), clock=lambda: LATER)
 
 
-@pytest.mark.parametrize("damage", ["garbage", "folder away"])
+@pytest.mark.parametrize("damage", ["garbage", "an odd byte", "folder away"])
 def test_a_manifest_that_cannot_be_read_keeps_its_blobs(tmp_path: Path, damage: str) -> None:
     """A network disk that shows blobs and hides manifests for a moment costs no model."""
     store = seeded(tmp_path / "models", "a", "b")
     store.layout.prepare()
     manifest = store.layout.manifest("a")
-    manifest.write_bytes(b"?") if damage == "garbage" else store.layout.manifests.rename(tmp_path / "away")
+    content = {"garbage": b"?", "an odd byte": b'{"name": "\xff"}'}.get(damage)
+    manifest.write_bytes(content) if content else store.layout.manifests.rename(tmp_path / "away")
     assert sweep(store.layout, store.manifests(), now=LATER + ORPHAN_SECONDS) == ()
     assert len(list(store.layout.blobs.iterdir())) == 2
 

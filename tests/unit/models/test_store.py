@@ -12,6 +12,7 @@ from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.store import ModelStore
 from rbee_runtime.models.sweep import ORPHAN_SECONDS, sweep
 from rbee_runtime.protocol import ModelFile, ModelReport, encode
+from tests.unit.damage import UNREADABLE
 
 from .places import CONTENT, DIGEST, FILE, Place, wrong
 
@@ -58,7 +59,7 @@ async def test_an_incomplete_model_is_not_there(place: Place) -> None:
 HOSTILE = ModelReport(name="org/m:q4", size=1, files=(ModelFile(name="../../x", sha256="../../x", size=1),))
 
 
-@pytest.mark.parametrize("manifest", [b"", b"{", encode(ModelReport(name="org/m:q4", size=0)), encode(HOSTILE)])
+@pytest.mark.parametrize("manifest", [*UNREADABLE, encode(ModelReport(name="org/m:q4", size=0)), encode(HOSTILE)])
 async def test_a_damaged_manifest_is_no_model(place: Place, manifest: bytes) -> None:
     """It neither counts nor gets in the way of taking the model in again."""
     (place.root / "manifests").mkdir(parents=True)

@@ -18,6 +18,7 @@ from rbee_runtime.queen import link_app
 from rbee_runtime.queen.status import Status
 from rbee_runtime.server import HttpServer, bind
 from tests.unit.certificates import issue_fleet
+from tests.unit.damage import UNREADABLE
 from tests.unit.queen.states import Fixture, fleet, model
 
 Maker = Callable[[FleetFile], Fixture]
@@ -61,7 +62,7 @@ async def test_a_hive_speaks_under_its_own_name_only(queen: Maker, tmp_path: Pat
     ("path", "body", "status"),
     [
         ("/api/v1/hives/a/heartbeat", b"{}", 400),
-        ("/api/v1/hives/a/heartbeat", b"\xff", 400),
+        *(("/api/v1/hives/a/heartbeat", body, 400) for body in UNREADABLE),
         ("/api/v1/hives/b/heartbeat", None, 400),
         ("/api/v1/hives/a", None, 404),
         ("/api/v1/keys", None, 403),
