@@ -156,7 +156,7 @@ class Fetching:
         here = frozenset(name for name in kept if self.store.layout.manifest(name).exists())
         if now - self._touched >= TOUCH_SECONDS or here - self._leased:
             # Before it is told ready: from here on no hive on the same disk removes it.
-            self._lease(here)
+            self._lease(here, kept - here)
         if now - self._touched >= TOUCH_SECONDS:
             self._touched = now
             self._look_after(kept)
@@ -188,10 +188,10 @@ class Fetching:
                 logs.warning("model_pin_not_set", model=name, pin=pinned, detail=error)
             self._unpinned.add(name)
 
-    def _lease(self, here: frozenset[str]) -> None:
+    def _lease(self, here: frozenset[str], coming: frozenset[str]) -> None:
         self._leased = here
         try:
-            self.store.leases.keep(here)
+            self.store.leases.keep(here, coming)
         except RbeeError as error:
             # A store that cannot be written serves; the docstring of `leases` says what that means for neighbours.
             if not self._unleased:

@@ -43,7 +43,8 @@ class Adoption:
                 file = self._taken_in(model, path, draft, wanted)
                 draft.replace(self._layout.blob(file.sha256))
             finally:
-                draft.unlink(missing_ok=True)
+                for left in (draft, _copy(draft)):
+                    left.unlink(missing_ok=True)
             durable.sync_folder(self._layout.blobs)
         return file
 
@@ -84,11 +85,13 @@ class Adoption:
         except DiskFullError as error:
             error.args = (f"model {model}: {error}",)
             raise
-        with draft.open("xb") as target:
+        copy = _copy(draft)
+        with copy.open("xb") as target:
             digest = self._hashed(path, target.write)
             target.flush()
             os.fchmod(target.fileno(), BLOB_MODE)
             os.fsync(target.fileno())
+        copy.replace(draft)
         return digest
 
     def _hashed(self, path: Path, write: Callable[[bytes], object] | None = None) -> str:
@@ -102,6 +105,11 @@ class Adoption:
                     write(block)
                 self._progress.add(len(block))
         return digest.hexdigest()
+
+
+def _copy(draft: Path) -> Path:
+    """Return the name of a draft that takes room of its own, as `room.copied` looks for it."""
+    return draft.with_name(f"{draft.name}.copy")
 
 
 def _placed(path: Path, draft: Path) -> bool:

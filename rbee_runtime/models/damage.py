@@ -18,6 +18,11 @@ class Damaged:
         with self._lock:
             return self._said.get(manifest, (None, ""))[1]
 
+    def any(self) -> str:
+        """Return the sentence about one manifest, "" if nothing is wrong with all of them."""
+        with self._lock:
+            return next((said for _, said in self._said.values()), "")
+
     def sound(self, manifest: Path) -> None:
         """Note that a manifest can be used, or is not there."""
         with self._lock:

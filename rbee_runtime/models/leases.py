@@ -5,7 +5,7 @@ uses/<slug>.<hive>.pull   this hive is bringing the model; the content names the
 
 absent → fresh     `keep` and `pull`, under locks/uses.lock, before the model is told ready or its blobs are counted on
 fresh → fresh      `keep` every minute
-fresh → absent     the model is not used any more, or the pull ended
+fresh → absent     the model is not used any more, or the pull succeeded, or failed and will not be tried again
 fresh → stale      LEASE_SECONDS without a heartbeat: the hive is gone, or cannot write the disk
 stale → absent     whoever removes the model
 
@@ -56,9 +56,12 @@ class Leases:
         """Return the lock under which leases are taken and models removed."""
         return self._layout.locks / "uses.lock"
 
-    def keep(self, names: Collection[str]) -> None:
-        """Hold leases on exactly these models, and on what is being pulled; ModelStoreError if that fails."""
-        wanted = {self._path(name) for name in names}
+    def keep(self, names: Collection[str], coming: Collection[str] = ()) -> None:
+        """Hold leases on exactly these models, and on what is being pulled; ModelStoreError if that fails.
+
+        `coming` are models that are still to be pulled: what a try that failed counted on stays for the next one.
+        """
+        wanted, waiting = {self._path(name) for name in names}, {self._path(name, _PULL) for name in coming}
         if not wanted and not self._layout.uses.is_dir():
             return
         with locks.brief(self.lock):
@@ -66,7 +69,7 @@ class Leases:
                 self._layout.uses.mkdir(mode=0o700, exist_ok=True)
             for path in wanted:
                 self._write(path, ())
-            wanted.update(pulls := tuple(self._pulls))
+            wanted.update(pulls := (*self._pulls, *waiting))
             for path in pulls:
                 self._beat(path)
             for lease in self._leases(fresh=False):
@@ -80,6 +83,10 @@ class Leases:
             # In here, because `keep` removes what it does not find among them.
             self._pulls.add(path)
             self._write(path, blobs)
+
+    def paused(self, name: str) -> None:
+        """Leave what `pull` said to the next `keep`, which knows whether there will be another try."""
+        self._pulls.discard(self._path(name, _PULL))
 
     def pulled(self, name: str) -> None:
         """Give up what `pull` said."""

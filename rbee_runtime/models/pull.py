@@ -135,7 +135,7 @@ class Puller:
             blobs = [file.sha256 for file in listing.files if file.sha256 is not None]
             self._store.claims.begin(spec.name)
             stack.callback(self._store.claims.drop, spec.name)
-            stack.push_async_callback(self._threads.run, self._store.leases.pulled, spec.name)
+            stack.callback(self._store.leases.paused, spec.name)
             await self._lease(spec.name, blobs)
             copied = await self._threads.run(self._copied, spec, listing)
             make_room = partial(self._store.reserve, spec.name, keep={*keep, spec.name})
@@ -149,7 +149,9 @@ class Puller:
                     self._store.claims.settle(spec.name, key_of(identity(spec.source), file), came[-1])
                     # Its hash is known only now; the rest of a large model may take days.
                     await self._lease(spec.name, [*blobs, *(each.sha256 for each in came)])
-            return await self._threads.run(self._commit, spec, listing.revision, came, progress)
+            report = await self._threads.run(self._commit, spec, listing.revision, came, progress)
+            await self._threads.run(self._store.leases.pulled, spec.name)
+            return report
 
     async def _lease(self, name: str, blobs: Sequence[str]) -> None:
         taking = asyncio.ensure_future(self._threads.run(self._store.leases.pull, name, blobs))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from rbee_runtime.models import locks
+from rbee_runtime.models import locks, sweep
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.partial import Resume
 from rbee_runtime.protocol import ModelFile, ModelReport, decode
@@ -88,12 +88,28 @@ def used(layout: Layout, reports: Iterable[ModelReport], claimed: Mapping[str, i
     return sum(taken.values()) + beside + sum(size for _, size in _sizes(layout.quarantine, "*"))
 
 
-def leftovers(
-    layout: Layout, *, wanted: Collection[str], held: Collection[str], now: float
-) -> Iterator[tuple[Path, int]]:
-    """Yield what may go before any model, with its bytes: quarantined files, then partial ones of no pull.
+def copied(layout: Layout) -> int:
+    """Return the bytes that came of copies which this process makes, and which it claims whole."""
+    return sum(size for _, size in _sizes(layout.partial, f"draft-{os.getpid()}-*.copy"))
 
-    `wanted` are names of models, `held` are files that running pulls need, by the names that they have on their way.
+
+def unnamed(layout: Layout, reports: Collection[ModelReport]) -> dict[str, int]:
+    """Return the blobs, with their bytes, that none of these models names."""
+    named = {blob_key(file.sha256) for report in reports for file in report.files}
+    return {key: size for key, size in _sizes(layout.blobs, "sha256-*") if key not in named}
+
+
+def leftovers(
+    layout: Layout,
+    reports: Collection[ModelReport],
+    *,
+    wanted: Collection[str],
+    held: Collection[str],
+    now: float,
+) -> Iterator[tuple[Path, int]]:
+    """Yield what may go before any model, with its bytes: quarantined files, then partial ones and blobs of nobody.
+
+    `wanted` are names of models, `held` are files that pulls need, by the names that they have on their way.
     """
     for name, size in _sizes(layout.quarantine, "*"):
         yield layout.quarantine / name, size
@@ -101,6 +117,11 @@ def leftovers(
         part = layout.partial / name
         if part.stem not in held and _is_abandoned(layout, part, wanted, now):
             yield part, size
+    if not sweep.all_read(layout, reports):
+        return
+    for key, size in unnamed(layout, reports).items():
+        if key not in held and now - _placed(layout.blobs / key) >= ABANDONED_SECONDS:
+            yield layout.blobs / key, size
 
 
 def _is_abandoned(layout: Layout, part: Path, wanted: Collection[str], now: float) -> bool:
@@ -132,6 +153,15 @@ def _sizes(folder: Path, pattern: str) -> list[tuple[str, int]]:
             with contextlib.suppress(FileNotFoundError):
                 found.append((path.name, path.lstat().st_size))
     return found
+
+
+def _placed(path: Path) -> float:
+    """Return when a file came to where it is, which a link to an old one tells by its status alone."""
+    try:
+        stat = path.lstat()
+    except OSError:
+        return 0.0
+    return max(stat.st_mtime, stat.st_ctime)
 
 
 def _changed(path: Path) -> float:

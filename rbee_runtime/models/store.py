@@ -160,7 +160,7 @@ class ModelStore:
         """Do it for bytes that nothing claims yet; `mine` are files of which they are the rest."""
         reports, quota, claimed = tuple(self._all()), self.settings.quota, self.claims.sizes()
         short, limit = size + self.settings.spare - self.layout.free(), f"{self.settings.spare} bytes to spare"
-        if coming := room.to_come(self.layout, claimed, {}):
+        if (coming := room.to_come(self.layout, claimed, {}) - room.copied(self.layout)) > 0:
             short, limit = short + coming, f"{limit} and {coming} to come for other models"
         over = room.used(self.layout, reports, claimed) + size - quota if quota is not None else 0
         if over > max(short, 0):
@@ -171,10 +171,18 @@ class ModelStore:
         if not rest and not chosen:
             raise DiskFullError(
                 f"{size} bytes do not fit in {self.layout.root} with {limit}: {short} are missing; "
-                "free space there, unpin or remove a model, or set models_dir to a larger disk",
+                f"free space there, unpin or remove a model, or set models_dir to a larger disk{self._stray(reports)}",
                 needed=size,
             )
         self._let_go(rest, chosen)
+
+    def _stray(self, reports: Collection[ModelReport]) -> str:
+        """Return what to know of files that are of no model, "" where there are none."""
+        size, damage = sum(room.unnamed(self.layout, reports).values()), self._damaged.any()
+        if not size:
+            return ""
+        later = "they go 15 minutes after they came, unless a pull counts on them"
+        return f"; {size} bytes there may be of no model: {f'nobody can tell, because {damage}' if damage else later}"
 
     def collect(self, keep: Collection[str]) -> tuple[str, ...]:
         """Remove what is over the quota, as far as it may go; return the names of models."""
@@ -201,7 +209,7 @@ class ModelStore:
         now, others, blobs = self._clock(), self.leases.others(), self.leases.blobs()
         held = {*mine, *self.claims.sizes(), *map(room.blob_key, blobs)}
         rest: list[Path] = []
-        for path, size in room.leftovers(self.layout, wanted=keep, held=held, now=now):
+        for path, size in room.leftovers(self.layout, reports, wanted=keep, held=held, now=now):
             if needed <= 0:
                 break
             rest.append(path)

@@ -32,7 +32,7 @@ def sweep(
     gone = [*_old(layout.quarantine, "*", now - QUARANTINE_SECONDS), *_old(layout.partial, "draft-*", now - 86400)]
     gone += _old(layout.uses, "*.*", now - LEFT_SECONDS)
     # A manifest that cannot be read now, on a network disk that is away for a moment, still holds its blobs.
-    if _manifests(layout) == len(reports):
+    if all_read(layout, reports):
         gone += [path for path in _old(layout.blobs, "*", now - ORPHAN_SECONDS) if path.name not in held]
         gone += [path for path in _old(layout.chunks, "*.json", now - ORPHAN_SECONDS) if path.stem not in held]
     for path in gone:
@@ -41,12 +41,13 @@ def sweep(
     return tuple(path.name for path in [*gone, *parts])
 
 
-def _manifests(layout: Layout) -> int:
-    """Return how many manifests there are, readable or not; -1 if nobody can tell."""
+def all_read(layout: Layout, reports: Collection[ModelReport]) -> bool:
+    """Say whether these are all models that have a manifest, so that a blob that none of them names is of no model."""
     try:
-        return sum(path.suffix == ".json" and path.name[0] != "." for path in layout.manifests.iterdir())
+        names = [path.name for path in layout.manifests.iterdir()]
     except OSError:
-        return -1
+        return False
+    return sum(name.endswith(".json") and not name.startswith(".") for name in names) == len(reports)
 
 
 def _old(folder: Path, pattern: str, before: float) -> list[Path]:

@@ -1,6 +1,7 @@
 """Models on their way: states by the table, reports, retries by the schedule, what is not wanted any more."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
@@ -371,6 +372,21 @@ async def test_any_failure_in_any_state_is_tried_again(
         assert [report.detail for report in fetching.fetches] == ["no"]
         changed.clear()
         now[0] += 100_000
+
+
+async def test_what_a_failed_try_counted_on_stays_while_the_model_is_wanted(case: Case) -> None:
+    """Its blobs are leased over the pause, and no longer once nobody wants the model."""
+    case.source.sha256 = hashlib.sha256(CONTENT).hexdigest()
+    case.source.fails_midway = True
+    case.source.go_on.set()
+    await case.look()
+    await case.settle()
+    leased = []
+    for wanted in (SPEC, FAKE):
+        case.fetching._touched = 0.0
+        await case.look(wanted)
+        leased.append(case.store.leases.blobs())
+    assert leased == [{case.source.sha256}, frozenset()]
 
 
 async def test_a_damaged_manifest_is_said_with_what_becomes_of_its_model(case: Case) -> None:

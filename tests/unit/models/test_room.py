@@ -11,9 +11,10 @@ import pytest
 
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import DiskFullError
-from rbee_runtime.models import locks
+from rbee_runtime.models import adopt, locks
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.partial import Resume
+from rbee_runtime.models.progress import Progress
 from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.room import ABANDONED_SECONDS
 from rbee_runtime.models.sources import Listing, RemoteFile
@@ -31,9 +32,10 @@ SIZE = 60
 class Slow:
     """Has files of 60 bytes, and sends the second half of each when it is told to."""
 
-    def __init__(self, *names: str, hashed: bool = True) -> None:
+    def __init__(self, *names: str, hashed: bool = True, waits: str = "") -> None:
         self.names = names
         self.hashed = hashed
+        self.waits = waits
         self.half = asyncio.Event()
         self.go_on = asyncio.Event()
 
@@ -46,8 +48,9 @@ class Slow:
 
     async def read(self, file: RemoteFile, *, offset: int) -> AsyncIterator[bytes]:
         yield self.content(file.name)[offset : SIZE // 2]
-        self.half.set()
-        await self.go_on.wait()
+        if file.name.startswith(self.waits):
+            self.half.set()
+            await self.go_on.wait()
         yield self.content(file.name)[max(offset, SIZE // 2) :]
 
     async def close(self) -> None: ...
@@ -98,6 +101,45 @@ async def test_a_pull_counts_once(tmp_path: Path, hashed: bool) -> None:
     store.make_room(0, ())
     with pytest.raises(DiskFullError, match="1 are missing"):
         store.make_room(1, ())
+
+
+async def test_a_file_that_came_counts_once_while_the_next_one_comes(tmp_path: Path) -> None:
+    """Its claim is under the name of its content as soon as that is known, also where no source told its hash."""
+    store, source = store_of(tmp_path / "models", 2 * SIZE), Slow("a.gguf", "b.gguf", hashed=False, waits="b")
+    running = pull(store, source, "a")
+    await source.half.wait()
+    store.make_room(0, ())
+    with pytest.raises(DiskFullError, match="1 are missing"):
+        store.make_room(1, ())
+    source.go_on.set()
+    await running
+
+
+async def test_a_copy_that_is_being_made_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came of it is on the disk, so that only its rest is still to come."""
+    store, source = store_of(tmp_path / "models", None), tmp_path / "mine.gguf"
+    source.write_bytes(bytes(SIZE))
+    store.layout.prepare()
+    monkeypatch.setattr(adopt, "_placed", lambda *_: False)
+    monkeypatch.setattr(adopt, "_BLOCK", SIZE // 2)
+    monkeypatch.setattr(Layout, "free", lambda layout: 100 - sum(p.stat().st_size for p in layout.partial.iterdir()))
+    add, seen = Progress.add, list[str]()
+
+    def halfway(progress: Progress, size: int) -> None:
+        add(progress, size)
+        if not seen:
+            copy = next(store.layout.partial.iterdir())
+            # So few bytes wait in a buffer; those of a real block do not.
+            os.truncate(copy, SIZE // 2)
+            store.make_room(40, ())
+            with pytest.raises(DiskFullError, match="1 are missing"):
+                store.make_room(41, ())
+            seen.append(copy.name)
+
+    monkeypatch.setattr(Progress, "add", halfway)
+    puller = Puller(store, inspect=uninspected)
+    await puller.pull(ModelSpec(name="mine", source=f"file:{source}"))
+    assert (len(seen), [report.name for report in store.reports()]) == (1, ["mine"])
 
 
 class Rest:
@@ -166,6 +208,38 @@ def test_a_partial_file_that_somebody_goes_on_with_stays(place: Place, why: str)
             rest.store.make_room(80, ["idle", "new"] if why == "wanted" else ["idle"])
         rest.store.make_room(70, ["new"] if why == "wanted" else [])
     assert rest.left() == {f"{key}.part"}
+
+
+STRAYS = {
+    "old": (set[str](), ""),
+    "young": ({"stray", "idle"}, "30 bytes there may be of no model: they go 15 minutes after they came"),
+    "pulled": ({"stray", "idle"}, "unless a pull counts on them"),
+    "maybe of a damaged manifest": ({"stray", "idle"}, "nobody can tell, because the manifest .*other.json is damaged"),
+}
+
+
+@pytest.mark.parametrize("why", STRAYS)
+def test_content_of_no_model_goes_before_models(place: Place, why: str) -> None:
+    """What a pull left that nobody goes on with; as long as it may be needed it stays, and a refusal says so."""
+    left, said = STRAYS[why]
+    place.add("idle", 30, 0)
+    stray = place.store.layout.blob("b" * 64)
+    stray.write_bytes(bytes(30))
+    now = stray.lstat().st_ctime + (1 if why == "young" else ABANDONED_SECONDS + 1)
+    store = ModelStore(place.root, StoreSettings(spare=0, quota=60), clock=lambda: now)
+    if why == "pulled":
+        store.leases.pull("new", ["b" * 64])
+    if why == "maybe of a damaged manifest":
+        place.store.layout.manifest("other").write_bytes(b"{")
+    if said:
+        with pytest.raises(DiskFullError, match=said):
+            store.make_room(60, ())
+    else:
+        store.make_room(30, ())
+        assert [report.name for report in store.reports()] == ["idle"]
+        store.make_room(60, ())
+    names = {"stray"} if stray.exists() else set()
+    assert names | {report.name for report in store.reports()} == left
 
 
 def test_what_a_neighbour_brings_counts(place: Place) -> None:
