@@ -36,7 +36,8 @@ MOST_PROCESSES = 32
 class Scan:
     """What all probes found.
 
-    `problems` are (kind, sentence). `processes` is bytes by pid by device id, as far as drivers say; `workers` has
+    `problems` are (kind, sentence), `late` the kinds among them whose driver still works on its first answer and has
+    not had long for it. `processes` is bytes by pid by device id, as far as drivers say; `workers` has
     every worker's own and its descendants' pids by the worker's pid.
     """
 
@@ -44,6 +45,7 @@ class Scan:
     problems: tuple[tuple[str, str], ...] = ()
     processes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     workers: Workers = field(default_factory=dict)
+    late: frozenset[str] = frozenset()
 
     def taken(self, worker: int) -> dict[str, int]:
         """Return the bytes by device id that a worker (its main pid) and its children take; known ones only."""
@@ -85,6 +87,7 @@ class Inventory:
         self._absent_until: dict[DeviceProbe, float] = {}
         self._known: dict[str, presence.Seen] = {}
         self._problems: tuple[tuple[str, str], ...] = ()
+        self._late_until: dict[DeviceProbe, float] = {}
 
     async def scan(self, workers: Iterable[int] = ()) -> Scan:
         """Return what the probes see, at the latest after the deadline; `workers` are their main pids."""
@@ -105,7 +108,7 @@ class Inventory:
         self._known = presence.observe(self._known, look, self._clock())
         self._report(said)
         devices = tuple(entry.report for entry in self._known.values())
-        return Scan(devices, said, _known_memory(readings), by_worker)
+        return Scan(devices, said, _known_memory(readings), by_worker, self._late())
 
     async def _ask(self, probe: DeviceProbe, workers: Workers) -> Reading | str:
         """Return the answer, or the sentence that says why there is none."""
@@ -114,10 +117,12 @@ class Inventory:
         # A hung probe keeps its one thread; asking it again would pile up threads. Scans at one time share a reading.
         reading = self._running.get(probe) or _in_thread(probe, workers)
         self._running[probe] = reading
+        self._late_until.setdefault(probe, self._clock() + presence.SILENCE_SECONDS)
         done, _ = await asyncio.wait({reading}, timeout=self._deadline)
         if not done:
             return f"the {probe.kind} devices did not answer within {self._deadline:g} s"
         self._running.pop(probe, None)
+        self._late_until[probe] = 0.0
         error = reading.exception()
         if error is not None:
             return f"the {probe.kind} devices cannot be read: {error}"
@@ -125,6 +130,11 @@ class Inventory:
         if reading.result().absent and probe.kind not in {seen.report.kind for seen in self._known.values()}:
             self._absent_until[probe] = self._clock() + ABSENT_SECONDS
         return reading.result()
+
+    def _late(self) -> frozenset[str]:
+        """Return the kinds whose first answer is not here yet and may still come: drivers load, which takes seconds."""
+        now = self._clock()
+        return frozenset(probe.kind for probe in self._running if now < self._late_until[probe])
 
     def _report(self, problems: tuple[tuple[str, str], ...]) -> None:
         for _, said in set(problems) - set(self._problems):

@@ -6,6 +6,7 @@ until it gets better by itself      a model on its way, a lost device, memory th
 until its time comes                the schedule of tries, the turn to load on a device (see `turns`)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rbee_runtime.hive.ledger import gib, places
@@ -38,15 +39,12 @@ def obstacle(scene: Scene, record: WorkerRecord, wanted: WorkerSpec) -> Obstacle
 
 def lost(scene: Scene, devices: tuple[str, ...]) -> str:
     """Return why one of these devices may not be used, or ""."""
-    found = ((device, scene.lost[device]) for device in places(devices) if device in scene.lost)
-    device, said = next(found, ("", ""))
-    return f"device {device}: {said}" if device else ""
+    return _said(scene.lost, devices, "")
 
 
-def _unjudged(scene: Scene, devices: tuple[str, ...]) -> str:
-    found = ((device, scene.unjudged[device]) for device in places(devices) if device in scene.unjudged)
-    device, said = next(found, ("", ""))
-    return f"device {device} cannot be seen: {said}" if device else ""
+def _said(of: Mapping[str, str], devices: tuple[str, ...], how: str) -> str:
+    device = next((device for device in places(devices) if device in of), None)
+    return f"device {device}{how}: {of[device]}" if device is not None else ""
 
 
 def last(record: WorkerRecord) -> str:
@@ -79,7 +77,10 @@ def _engine(scene: Scene, _: WorkerRecord, wanted: WorkerSpec) -> Obstacle | Non
 
 
 def _device(scene: Scene, _: WorkerRecord, wanted: WorkerSpec) -> Obstacle | None:
-    said = lost(scene, wanted.devices) or _unjudged(scene, wanted.devices)
+    said = lost(scene, wanted.devices) or _said(scene.unjudged, wanted.devices, " cannot be seen")
+    if not said and (waits := _said(scene.awaited, wanted.devices, " cannot be seen yet")):
+        # No reason to start it elsewhere.
+        return Obstacle(Observed.BACKOFF, waits)
     for device in places(wanted.devices):
         # The worker that found it broken is the one that tries, on its own schedule, whether it works again.
         finders = scene.faults.get(device, ())

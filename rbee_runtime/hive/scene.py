@@ -60,11 +60,11 @@ class Decision:
 class Scene:
     """Everything that decisions are made from, at one moment; maps are by worker id, `models` by model name.
 
-    `lost` is why nothing may run on a device, `unjudged` why nobody can see whether it is there, and `faults` the
-    workers that found it broken, by device id; `unfit` why an engine that is installed cannot run here, by engine;
-    `needs` bytes on each of a worker's devices; `drained` that nothing shall run here; `loads` the workers that are
-    loading; `refused` why a worker could not be told to end; `trouble` is why nothing can be put on record now;
-    `unseen` why the disk is not known.
+    `lost` is why nothing may run on a device, `unjudged` why nobody can see whether it is there, `awaited` why nobody
+    can see it yet, and `faults` the workers that found it broken, by device id; `unfit` why an engine that is
+    installed cannot run here, by engine; `needs` bytes on each of a worker's devices; `drained` that nothing shall run
+    here; `loads` the workers that are loading; `refused` why a worker could not be told to end; `trouble` is why
+    nothing can be put on record now; `unseen` why the disk is not known.
     """
 
     now: float
@@ -78,6 +78,7 @@ class Scene:
     unfit: Mapping[str, str] = field(default_factory=dict)
     lost: Mapping[str, str] = field(default_factory=dict)
     unjudged: Mapping[str, str] = field(default_factory=dict)
+    awaited: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     needs: Mapping[str, int] = field(default_factory=dict)

@@ -67,6 +67,34 @@ async def test_a_hanging_probe_is_not_waited_for_nor_asked_twice() -> None:
     assert hanging.asked_while_it_hung == 1
 
 
+async def test_a_driver_has_ten_seconds_for_its_first_answer() -> None:
+    """For so long it is late, which says nothing about its devices; later it is silent."""
+    clock, release = Clock(), threading.Event()
+    inventory = Inventory([Probe("a", release=release)], deadline=0.05, clock=clock)
+    late = []
+    for clock.now in (0, 9, 10):
+        late.append((await inventory.scan()).late)
+    assert late == [{"a"}, {"a"}, set()]
+    release.set()
+
+
+async def test_a_driver_that_answered_once_is_not_late() -> None:
+    """One that hangs afterwards is silent at once."""
+    clock, release = Clock(), threading.Event()
+    release.set()
+    probe = Probe("a", release=release)
+    inventory = Inventory([probe], deadline=1.0, clock=clock)
+    await until(lambda: _seen(inventory))
+    release.clear()
+    scan = await inventory.scan()
+    release.set()
+    assert (len(scan.problems), len(scan.late)) == (1, 0)
+
+
+async def _seen(inventory: Inventory) -> bool:
+    return not (await inventory.scan()).problems
+
+
 async def test_a_kind_that_is_absent_is_asked_for_once_a_minute() -> None:
     """A host without such devices pays for looking once, and a card that is plugged in is found."""
     clock, probe = Clock(), Probe("a")
