@@ -21,7 +21,9 @@ ASK_SECONDS = 1.0
 LOG_SIZE = "8m"
 SOCKETS = (Path("/run/docker.sock"), Path("/var/run/docker.sock"))
 _BRIDGE = "com.docker.network.bridge"
-KIND = {"Driver": "bridge", "Internal": False}
+KIND = {"Driver": "bridge", "Internal": False, "EnableIPv6": False}
+"""Addresses of IPv6 get out without being translated."""
+
 CLOSED = {f"{_BRIDGE}.enable_ip_masquerade": "false", f"{_BRIDGE}.enable_icc": "false"}
 
 
@@ -190,7 +192,10 @@ def host_arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]
 
 def described(found: Mapping[str, Any], users: tuple[str, ...]) -> Network:
     """Return what Docker says of a network; callers need no routes in it."""
-    wrong = differing(KIND, found) + differing(CLOSED, found.get("Options") or {})
+    options = found.get("Options") or {}
+    # A bridge that somebody else made may have a way out of its own.
+    named = tuple(name for name in (f"{_BRIDGE}.name",) if name in options)
+    wrong = differing(KIND, found) + differing(CLOSED, options) + named
     return Network(found.get("Labels") or {}, wrong, users=users)
 
 

@@ -282,6 +282,9 @@ class ContainerLauncher:
             found = engine.network(network, callers)
             if found is not None:
                 if networks.usable(engine.name, network, found):
+                    if not found.routed:
+                        said = "it leads to other callers than this hive has, and is made again once it is empty"
+                        logs.warning("container_network", network=network, detail=said)
                     return
                 logs.warning("container_network", network=network, detail="it is not as wanted and is made again")
                 engine.remove_network(network)

@@ -1,6 +1,7 @@
 """The network that the containers of workers share: whether one that is there already may be used. Pure."""
 
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from rbee_runtime.errors import LauncherError
@@ -13,8 +14,8 @@ MARK = "rbee.fleet"
 class Network:
     """A network as its engine describes it, beside one that this hive would make.
 
-    `wrong` are the settings that are otherwise, `routed` says whether it leads to our callers and to nobody else,
-    `users` are the containers in it, those that have ended included.
+    `wrong` are the settings that are otherwise and let somebody out, `routed` says whether it leads to our callers and
+    to no others, `users` are the containers in it, those that have ended included.
     """
 
     labels: Mapping[str, str]
@@ -25,7 +26,7 @@ class Network:
 
 def usable(engine: str, name: str, found: Network) -> bool:
     """Say whether workers may start in a network; one of ours may not until it is made again; LauncherError."""
-    wrong = (*found.wrong, *(() if found.routed else ("routes",)))
+    wrong = tuple(dict.fromkeys((*found.wrong, *(() if found.routed else ("routes",)))))
     if not wrong:
         # Whoever made it: there is no way out of it.
         return True
@@ -40,8 +41,14 @@ def usable(engine: str, name: str, found: Network) -> bool:
             f"network {name} of {engine} may let workers reach the internet ({', '.join(wrong)} not as wanted) and is "
             f"in use: remove the containers {', '.join(found.users)}, and the next start makes it again"
         )
-    # Routes that lead to other callers are no reason to start nothing: they may be those of another hive.
+    # Routes to other single callers are no reason to start nothing: they may be those of another hive.
     return bool(found.users)
+
+
+def wide(routes: Iterable[str], wanted: Collection[str]) -> bool:
+    """Say whether these routes lead to more than the wanted ones and single addresses."""
+    networks = (ipaddress.ip_network(each, strict=False) for each in set(routes).difference(wanted))
+    return any(network.num_addresses > 1 for network in networks)
 
 
 def differing(wanted: Mapping[str, object], found: Mapping[str, object]) -> tuple[str, ...]:

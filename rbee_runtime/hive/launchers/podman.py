@@ -17,7 +17,7 @@ from podman.domain.system import SystemManager
 
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers.containers import ContainerPlan, EngineFacts, Owner, Seen, socket_path
-from rbee_runtime.hive.launchers.networks import Network, differing
+from rbee_runtime.hive.launchers.networks import Network, differing, wide
 
 CALL_SECONDS = 60.0
 ASK_SECONDS = 1.0
@@ -206,8 +206,10 @@ def arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]:
 def described(found: Mapping[str, Any], callers: tuple[str, ...], users: tuple[str, ...]) -> Network:
     """Return what Podman says of a network."""
     wrong = differing(KIND, found) + differing(CLOSED, found.get("options") or {})
-    routes = {each["destination"] for each in found.get("routes") or ()}
-    return Network(found.get("labels") or {}, wrong, routes == set(_routed(callers)), users)
+    routes, wanted = {each["destination"] for each in found.get("routes") or ()}, set(_routed(callers))
+    if wide(routes, wanted):
+        wrong = (*wrong, "routes")
+    return Network(found.get("labels") or {}, wrong, routes == wanted, users)
 
 
 def _routed(callers: tuple[str, ...]) -> list[str]:

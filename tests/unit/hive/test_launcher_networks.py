@@ -43,6 +43,7 @@ def test_a_network_is_used_only_if_there_is_no_way_out(found: Network, answer: b
     [
         (OPEN, "called rbee-workers that no hive made.*no_default_route.*`podman network rm rbee-workers`"),
         (Network({}, routed=False), r"\(routes not as wanted\).*containers\.network"),
+        (Network(OURS, wrong=("routes",), routed=False, users=("a",)), r"\(routes not as wanted\) and is in use"),
         (Network(OURS, wrong=("isolate",), users=("a", "b")), "isolate not as wanted.*remove the containers a, b, and"),
     ],
 )
@@ -163,7 +164,9 @@ PODMAN: dict[str, Any] = podman.KIND | {"options": podman.CLOSED, "routes": ROUT
         ({"internal": True}, ("internal",), True),
         ({"driver": "macvlan"}, ("driver",), True),
         ({"routes": None}, (), False),
-        ({"routes": [*ROUTES, {"destination": "0.0.0.0/0", "gateway": "10.89.0.1"}]}, (), False),
+        ({"routes": [*ROUTES, {"destination": "0.0.0.0/0", "gateway": "10.89.0.1"}]}, ("routes",), False),
+        ({"routes": [*ROUTES, {"destination": "198.51.100.0/31", "gateway": "10.89.0.1"}]}, ("routes",), False),
+        ({"routes": [*ROUTES, {"destination": "198.51.100.7/32", "gateway": "10.89.0.1"}]}, (), False),
     ],
 )
 def test_podmans_networks_are_told_apart(changed: dict[str, Any], wrong: tuple[str, ...], routed: bool) -> None:
@@ -194,6 +197,8 @@ class DockerService:
         ({"Options": None}, tuple(docker.CLOSED)),
         ({"Options": docker.CLOSED | {"com.docker.network.bridge.enable_icc": "true"}}, tuple(docker.CLOSED)[1:]),
         ({"Internal": True}, ("Internal",)),
+        ({"EnableIPv6": True}, ("EnableIPv6",)),
+        ({"Options": docker.CLOSED | {"com.docker.network.bridge.name": "lan"}}, ("com.docker.network.bridge.name",)),
     ],
 )
 def test_dockers_networks_are_told_apart(
