@@ -61,7 +61,7 @@ def check_worker_id(worker: str) -> str:
 class DesiredFile:
     """`desired.json` and `highest.json` in the state directory.
 
-    `trouble` is why what they say is not followed, until the queen sends a document, or "".
+    Both are written anew with each document of the queen; a mark that the disk refuses is tried again with its repeat.
     """
 
     def __init__(self, state_dir: Path, *, fleet: str, hive: str) -> None:
@@ -69,33 +69,41 @@ class DesiredFile:
         self._highest_path = state_dir / "highest.json"
         self._fleet = fleet
         self._hive = hive
-        self.trouble = ""
+        self._said: dict[Path, str] = {}
         self.document = self._load()
         self._highest = self._load_highest()
+
+    @property
+    def trouble(self) -> str:
+        """Return why what the files say is not followed or not as it should be, "" for nothing."""
+        return "; ".join(said for said in self._said.values() if said)
 
     def accept(self, document: Desired) -> bool:
         """Keep a newer document and say True; False for the one that is held; StaleDesiredError for any other."""
         self._check(document)
         held = self.document
         if held is not None and (held.epoch, held.revision) == (document.epoch, document.revision):
-            if self.trouble:
-                # The mark beside it was damaged, and this is the document that it stands for.
+            if self._said.get(self._highest_path):
+                # The mark beside it is damaged or old, and this is the document that it stands for.
                 self._settle(document)
             return False
         # This order: the mark alone would make the same document look old when the queen repeats it after a crash.
         durable.write(self._path, encode(_held(document)))
+        self._said.pop(self._path, None)
         self._settle(document)
         return True
 
     def _settle(self, document: Desired) -> None:
         self.document = document
-        self.trouble = ""
         self._highest = Highest(fleet=document.fleet, epoch=document.epoch, revision=document.revision)
         try:
             durable.write(self._highest_path, encode(self._highest))
         except StateError as error:
-            # The document is in force and carries the same mark; the next one writes it again.
+            # The document is in force and carries the same mark.
+            self._said[self._highest_path] = str(error)
             logs.warning("mark_not_written", detail=error)
+        else:
+            self._said.pop(self._highest_path, None)
 
     def ack(self) -> DesiredAck:
         """Return what is held; epoch and revision 0 when nothing is."""
@@ -125,17 +133,17 @@ class DesiredFile:
             )
 
     def _load(self) -> Desired | None:
-        held, self.trouble = state_files.read(self._path, Held, newest=SCHEMA, until_then=_UNTIL_THEN)
+        held, self._said[self._path] = state_files.read(self._path, Held, newest=SCHEMA, until_then=_UNTIL_THEN)
         document = msgspec.convert(held, Desired, from_attributes=True) if held is not None else None
         if document is not None and document.fleet != self._fleet:
             logs.warning("desired_of_other_fleet", file=self._path, fleet=document.fleet, wanted=self._fleet)
-            self.trouble = f"{self._path} is of fleet {document.fleet}, this is {self._fleet}: {_UNTIL_THEN}"
+            self._said[self._path] = f"{self._path} is of fleet {document.fleet}, this is {self._fleet}: {_UNTIL_THEN}"
             return None
         return document
 
     def _load_highest(self) -> Highest | None:
         kept, said = state_files.read(self._highest_path, Highest, newest=SCHEMA, until_then=_UNTIL_THEN)
-        self.trouble = "; ".join(part for part in (self.trouble, said) if part)
+        self._said[self._highest_path] = said
         candidates = [kept] if kept is not None and kept.fleet == self._fleet else []
         if self.document is not None:
             held = self.document

@@ -93,9 +93,9 @@ class Records:
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "records"
-        read = {path.stem: _read(path) for path in sorted(self._folder.glob("*.json"))}
+        read = {path: _read(path) for path in sorted(self._folder.glob("*.json"))}
         self._held = {record.id: record for record, _ in read.values() if record is not None}
-        self._unread = {worker: said for worker, (_, said) in read.items() if said}
+        self._unread = {path: said for path, (_, said) in read.items() if said}
         self._waiting: dict[Path, bytes | None] = {}
         self.trouble = ""
 
@@ -105,8 +105,8 @@ class Records:
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """Return why files are not followed that have not been written again yet."""
-        return tuple(self._unread.values())
+        """Return why files are not followed that have neither been written again nor removed yet."""
+        return tuple(said for path, said in self._unread.items() if path.exists())
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the ids on record."""
@@ -143,6 +143,7 @@ class Records:
             self.trouble = str(error)
             raise
         del self._waiting[path]
+        self._unread.pop(path, None)
         if self.trouble and not self._waiting:
             logs.info("state_written")
             self.trouble = ""
@@ -151,7 +152,6 @@ class Records:
         record = self._held.get(worker)
         with contextlib.suppress(StateError):
             self.keep(self._folder / f"{worker}.json", None if record is None else encode(record))
-            self._unread.pop(worker, None)
 
 
 def options_mark(spec: WorkerSpec) -> str:

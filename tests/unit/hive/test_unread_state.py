@@ -1,15 +1,19 @@
 """Files of the state folder that cannot be used: told in the API and the status line until they are written again."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from rbee_runtime import durable
 from rbee_runtime.config import HiveConfig
+from rbee_runtime.errors import StateError
+from rbee_runtime.hive.desired import DesiredFile
 from rbee_runtime.hive.estimates import Estimates
 from rbee_runtime.hive.records import Records, WorkerRecord
 from rbee_runtime.hive.state_files import read
-from rbee_runtime.protocol import Message
+from rbee_runtime.protocol import Desired, Message
 from tests.unit.hive.conftest import Start, desired, fake
 from tests.unit.hive.waiting import until
 
@@ -77,6 +81,57 @@ def test_what_is_written_again_is_not_told_any_more(tmp_path: Path) -> None:
     estimates.save(now=1.0)
     assert before == (1, True)
     assert (records.unread, estimates.trouble) == ((), "")
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Have the disk refuse this one file."""
+    write = durable.write
+
+    def refuse(path: Path, data: bytes, **options: Any) -> None:
+        if path.name == name:
+            raise StateError(f"cannot write {path}: No space left on device")
+        write(path, data, **options)
+
+    monkeypatch.setattr(durable, "write", refuse)
+
+
+def test_a_record_that_is_written_late_is_not_told_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sentence ends with the try that the disk takes, not only where that is the first one."""
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "w.json").write_text("{")
+    records = Records(tmp_path)
+    with monkeypatch.context() as patch:
+        refusing(patch, "w.json")
+        records.put(WorkerRecord(id="w"))
+    before = len(records.unread)
+    records.retry()
+    assert (before, records.unread, records.trouble) == (1, (), "")
+
+
+def test_a_record_that_a_person_removes_is_not_told_any_more(tmp_path: Path) -> None:
+    """Which is what the sentence asks for."""
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "w.json").write_text("{")
+    records = Records(tmp_path)
+    before = len(records.unread)
+    (tmp_path / "records" / "w.json").unlink()
+    assert (before, records.unread) == (1, ())
+
+
+def test_a_mark_that_the_disk_refuses_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The document is followed, the damaged mark stays named, and the queen's repeat writes it."""
+    (tmp_path / "desired.json").write_text("{")
+    (tmp_path / "highest.json").write_text("{")
+    file = DesiredFile(tmp_path, fleet="f", hive="h")
+    document = Desired(fleet="f", epoch=1, revision=1)
+    with monkeypatch.context() as patch:
+        refusing(patch, "highest.json")
+        file.accept(document)
+    between = file.trouble
+    file.accept(document)
+    assert (file.document, between) == (document, f"cannot write {tmp_path / 'highest.json'}: No space left on device")
+    assert file.trouble == ""
+    assert '"revision":1' in (tmp_path / "highest.json").read_text()
 
 
 class Newer(Message, frozen=True, kw_only=True):
