@@ -63,6 +63,11 @@ class Actions:
         except (OSError, msgspec.MsgspecError):
             return None
 
+    def launched_models(self) -> frozenset[str]:
+        """Return the models of all launch files, which outlive the workers by a while."""
+        launches = (self.launch_of(path.stem) for path in self._folder.glob("*.json"))
+        return frozenset(launch.worker.model for launch in launches if launch is not None)
+
     def prepare(
         self, record: WorkerRecord, spec: WorkerSpec, model: ModelState, engines: Mapping[str, Path | None]
     ) -> WorkerRecord:

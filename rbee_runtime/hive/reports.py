@@ -43,18 +43,23 @@ def with_workers(scan: Scan | None, supervisor: Supervisor) -> tuple[DeviceRepor
     """Return the devices of a scan with what the workers of this hive mean for them; none before the first."""
     if scan is None:
         return ()
-    faults, accounts, owners = supervisor.faults, supervisor.ledger.accounts, _owners(scan, supervisor.views)
+    faults, accounts = supervisor.faults, supervisor.ledger.accounts
+    owners = _owners(scan, supervisor.views) if supervisor.reconciled.is_set() else None
     devices = (_device(each, accounts.get(each.id), faults.get(each.id, ())) for each in scan.devices)
     return tuple(_attributed(device, owners) for device in devices)
 
 
-def _owners(scan: Scan, views: Mapping[str, View]) -> dict[int, str]:
-    """Return the worker of each pid."""
+def _owners(scan: Scan, views: Mapping[str, View]) -> dict[int, str] | None:
+    """Return the worker of each pid, None if the scan was not told of any that runs: all would look like others'."""
     mains = {view.status.pid: worker for worker, view in views.items() if view.status is not None and view.status.pid}
+    if mains and not scan.workers:
+        return None
     return {pid: mains[main] for main, family in scan.workers.items() if main in mains for pid in family}
 
 
-def _attributed(device: DeviceReport, owners: Mapping[int, str]) -> DeviceReport:
+def _attributed(device: DeviceReport, owners: Mapping[int, str] | None) -> DeviceReport:
+    if owners is None:
+        return msgspec.structs.replace(device, processes=())
     named = (msgspec.structs.replace(each, worker=owners.get(each.pid)) for each in device.processes)
     return msgspec.structs.replace(device, processes=tuple(named))
 

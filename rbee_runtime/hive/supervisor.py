@@ -242,6 +242,9 @@ class Supervisor:
 
     async def _read_disk(self, statuses: Mapping[str, UnitStatus]) -> None:
         in_use = {self._records[worker].model for worker, status in statuses.items() if status.alive}
+        if not self.reconciled.is_set():
+            # Whoever runs has no record where that was lost, as long as the launcher cannot be asked.
+            in_use |= self._actions.launched_models()
         await self._disk.read(self._desired.document, in_use)
 
     async def _only_look(self, said: str) -> None:

@@ -11,6 +11,9 @@ import pytest
 from rbee_runtime.devices import Scan
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive import engines, worker_ports
+from rbee_runtime.hive.disk import Disk
+from rbee_runtime.hive.fetching import Fetching
+from rbee_runtime.models.store import ModelStore
 from rbee_runtime.protocol import DeviceReport
 from tests.unit.damage import UNREADABLE
 
@@ -133,3 +136,21 @@ def test_what_is_not_known_of_the_host_is_not_judged(tmp_path: Path, artefact: C
     host = engines.this_host(None)
     assert (host.level, host.cuda) == (None, None)
     assert "llama-cpp" in engines.installed(tmp_path, host).usable
+
+
+async def test_engines_are_judged_again_as_soon_as_more_is_known_of_the_host(
+    tmp_path: Path, artefact: Callable[..., Path]
+) -> None:
+    """Between two looks at the disk, what the devices say makes an engine one that cannot be started here."""
+    artefact("llama-cpp-1-cuda12", name="llama-cpp", version="1", variant="cuda12")
+    facts = [engines.HostFacts("x86_64", "2.36")]
+    fetching = Fetching(ModelStore(tmp_path / "models"), clock=lambda: 1000.0, changed=lambda: None)
+    disk = Disk(tmp_path, fetching, clock=lambda: 1000.0, host=lambda: facts[0])
+    known = []
+    for cuda in (None, 0):
+        facts[0] = engines.HostFacts("x86_64", "2.36", cuda=cuda)
+        await disk.read(None, ())
+        known.append((sorted(disk.engines), sorted(disk.unfit)))
+    await disk.close()
+    await fetching.close()
+    assert known == [(["fake", "llama-cpp"], []), (["fake"], ["llama-cpp"])]
