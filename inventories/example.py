@@ -21,7 +21,8 @@ queen, hives = fleet(
     # secret_file("~/.config/rbee/object-store.env") or secret_command(["pass", "show", "object-store"]).
     # A token of the Hugging Face hub, for gated and private models.
     hf_token=None,
-    # Lines such as AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…, for s3://, gs:// and az://.
+    # Lines NAME=value by the names of the providers' own tools: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION
+    # and, for a store of your own, AWS_ENDPOINT_URL; GOOGLE_SERVICE_ACCOUNT_KEY; AZURE_STORAGE_ACCOUNT_NAME, …_KEY.
     object_store=None,
     # What `podman login` writes, for oci://.
     registry_auth=None,

@@ -134,6 +134,7 @@ class FetchReport(Message, frozen=True, kw_only=True):
     """A model on its way to a hive's disk.
 
     `done` and `total` are bytes (`total` 0 while unknown), `rate` bytes/s, `eta` seconds (None while unknown).
+    `next_try` is seconds until it is fetched again (0 when that is not planned).
     """
 
     name: str
@@ -143,6 +144,7 @@ class FetchReport(Message, frozen=True, kw_only=True):
     rate: float = 0.0
     eta: float | None = None
     detail: str = ""
+    next_try: float = 0.0
 
 
 class WorkerReport(Message, frozen=True, kw_only=True):

@@ -40,7 +40,8 @@ class ReadyAnswer(Message, frozen=True, kw_only=True):
 class HiveModel(Message, frozen=True, kw_only=True):
     """One model on this host's disk or on its way there; `workers` are the ids of those that use it.
 
-    Sizes in bytes; `done`, `total`, `rate` (bytes/s) and `eta` (seconds) are of a fetch; `last_used` unix seconds.
+    Sizes in bytes; `done`, `total`, `rate` (bytes/s), `eta` and `next_try` (seconds) are of a fetch; `last_used` unix
+    seconds.
     """
 
     name: str
@@ -56,6 +57,7 @@ class HiveModel(Message, frozen=True, kw_only=True):
     rate: float = 0.0
     eta: float | None = None
     detail: str = ""
+    next_try: float = 0.0
     workers: tuple[str, ...] = ()
 
 
@@ -133,7 +135,9 @@ def model(name: str, held: ModelReport | None, fetch: FetchReport | None, worker
         built |= {field: getattr(held, field) for field in ("size", "source", "revision", "pinned", "last_used")}
         built["files"] = len(held.files)
     if fetch is not None:
-        built |= {field: getattr(fetch, field) for field in ("state", "done", "total", "rate", "eta", "detail")}
+        built |= {
+            field: getattr(fetch, field) for field in ("state", "done", "total", "rate", "eta", "detail", "next_try")
+        }
     return HiveModel(**built)
 
 

@@ -1,9 +1,11 @@
 """Why a worker is in its state and what happens next, for a person who asks about this one."""
 
+from collections.abc import Iterable
+
 from rbee_runtime.hive.answers import WorkerDetail
 from rbee_runtime.hive.scene import Act, Decision
 from rbee_runtime.hive.supervisor import Supervisor
-from rbee_runtime.protocol import WorkerReport
+from rbee_runtime.protocol import FetchReport, WorkerReport
 from rbee_runtime.states import Observed
 
 _NEXT = {
@@ -30,7 +32,7 @@ def detail(host: str, report: WorkerReport, supervisor: Supervisor, *, now: floa
         wanted=view.wanted,
         pid=view.status.pid if view.status is not None else None,
         phase=view.status.phase.value if view.status is not None else "",
-        next_step=_next_step(view.decision, report),
+        next_step=_next_step(view.decision, report, supervisor.fetching.fetches),
         streak=record.streak,
         recent_failures=len(record.failures),
         blocked=bool(record.blocked),
@@ -39,11 +41,14 @@ def detail(host: str, report: WorkerReport, supervisor: Supervisor, *, now: floa
     )
 
 
-def _next_step(decision: Decision, report: WorkerReport) -> str:
+def _next_step(decision: Decision, report: WorkerReport, fetches: Iterable[FetchReport]) -> str:
     if decision.record.blocked:
         return "it is not tried again until its spec or its model changes"
     if decision.act is Act.START:
         return "it is being started"
     if report.next_try > 0:
         return f"it is started again in {report.next_try:.0f} s"
+    after = next((fetch.next_try for fetch in fetches if fetch.name == report.model), 0.0)
+    if decision.state is Observed.FETCHING and after:
+        return f"its model is fetched again in {after:.0f} s, and at once when its source in the inventory changes"
     return _NEXT.get(decision.state, "")

@@ -98,8 +98,13 @@ class Fetching:
     @property
     def fetches(self) -> tuple[FetchReport, ...]:
         """Return how far each model is that is wanted and not there."""
-        found, silence = (fetch.progress.report() for fetch in self._fetches.values()), self.silence
-        return tuple(replace(each, detail=silence or self._told(each.name, each.detail)) for each in found)
+        return tuple(self._report(fetch) for fetch in self._fetches.values())
+
+    def _report(self, fetch: "_Fetch") -> FetchReport:
+        found = fetch.progress.report()
+        after = fetch.next_try - self._clock() if found.state in _AGAIN and fetch.task is None else 0.0
+        detail = self.silence or self._told(found.name, found.detail)
+        return replace(found, detail=detail, next_try=round(max(0.0, after), 3))
 
     def _told(self, name: str, detail: str) -> str:
         """Return what is said of a model that is not there, after what is wrong with its manifest."""

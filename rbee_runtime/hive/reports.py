@@ -16,6 +16,9 @@ from rbee_runtime.link import Link
 from rbee_runtime.protocol import DeviceReport, FetchReport, Heartbeat, WorkerReport
 from rbee_runtime.states import FetchState, Observed
 
+MOST_SENTENCES, MOST_LETTERS, MOST_NAMES = 3, 240, 5
+"""In the one line of `systemctl status`; the API has all."""
+
 _WAITING = frozenset({Observed.BACKOFF, Observed.CRASH_LOOP})
 _FAILED = frozenset({FetchState.PARTIAL, FetchState.DISK_FULL, FetchState.QUARANTINED, FetchState.FAILED})
 
@@ -149,8 +152,16 @@ def summary(supervisor: Supervisor, *, queen: str) -> str:
     ready = counts.pop("ready", 0)
     others = [f"{count} {state}" for state, count in sorted(counts.items())]
     alone = ["drained"] if supervisor.draining else []
-    ways = [*supervisor.troubles, *unfetched(supervisor.fetching.fetches)]
+    ways = shortened([*supervisor.troubles, *unfetched(supervisor.fetching.fetches)])
     return ", ".join([*alone, f"{ready} worker{'' if ready == 1 else 's'} ready", *others, f"queen {queen}", *ways])
+
+
+def shortened(sentences: Sequence[str]) -> list[str]:
+    """Return the first sentences, the long ones cut, and how many more there are: a line that a person can read."""
+    more = len(sentences) - MOST_SENTENCES
+    told = [said if len(said) <= MOST_LETTERS else f"{said[: MOST_LETTERS - 1]}…" for said in sentences]
+    rest = [f"and {more} more: see `rbee-keeper models` and `rbee-keeper workers`"] if more > 0 else []
+    return [*told[:MOST_SENTENCES], *rest]
 
 
 def unfetched(fetches: Sequence[FetchReport]) -> list[str]:
@@ -159,4 +170,9 @@ def unfetched(fetches: Sequence[FetchReport]) -> list[str]:
     for fetch in fetches:
         if fetch.state in _FAILED and fetch.detail:
             why.setdefault(fetch.detail.removeprefix(f"model {fetch.name}: "), []).append(fetch.name)
-    return [f"model{'s' if len(names) > 1 else ''} {', '.join(names)}: {said}" for said, names in why.items()]
+    return [f"model{'s' if len(names) > 1 else ''} {_listed(names)}: {said}" for said, names in why.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

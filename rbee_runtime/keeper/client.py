@@ -143,6 +143,7 @@ class QueenClient:
             yield from self._pieces(answer)
 
     def _pieces(self, answer: httpx.Response) -> Iterator[Piece]:
+        began = False
         for line in answer.iter_lines():
             if not line.startswith("data: "):
                 continue
@@ -150,9 +151,11 @@ class QueenClient:
                 return
             event = self._json(line.removeprefix("data: "))
             if event.get("error"):
-                raise QueenCallError(f"the answer broke off: {_message(event)}")
+                said = _message(event)
+                raise QueenCallError(f"the answer broke off: {said}" if began else f"there is no answer: {said}")
             usage = event.get("usage") or {}
             text = "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
+            began = began or bool(text)
             yield Piece(text, usage.get("completion_tokens"))
         raise QueenCallError("the answer broke off: the connection ended before the answer did")
 

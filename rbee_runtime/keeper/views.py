@@ -111,8 +111,9 @@ def fetch_line(fetch: Row) -> str:
     share = f" {100 * (fetch.get('done') or 0) / total:.0f} %" if total else ""
     speed = f", {rate / 2**20:.1f} MiB/s" if rate else ""
     left = f", {eta:.0f} s left" if eta is not None else ""
+    again = f", next try in {fetch['next_try']:.0f} s" if fetch.get("next_try") else ""
     why = f" ({fetch['detail']})" if fetch.get("detail") else ""
-    return f"{fetch.get('hive', '?')}: {fetch.get('state', '?')}{share}{speed}{left}{why}"
+    return f"{fetch.get('hive', '?')}: {fetch.get('state', '?')}{share}{speed}{left}{again}{why}"
 
 
 def gib(row: Row, name: str) -> str:

@@ -35,6 +35,10 @@ class Catalogue(Protocol):
         """Return why waiting for a worker of this model is in vain, or an empty string."""
         ...
 
+    def absence(self, model: str) -> str:
+        """Return what keeps the workers of this model from being ready now, or an empty string."""
+        ...
+
 
 @dataclass(frozen=True)
 class Route:
@@ -73,7 +77,7 @@ def _to_a_worker(ask: Ask, model: FleetModel, catalogue: Catalogue, queue_wait: 
     if ask.tried and not healthy:
         return Refusal(_unavailable("no other worker of this model is ready"))
     if not usable:
-        return _cold(model, catalogue.hopeless(ask.model))
+        return _cold(model, catalogue.hopeless(ask.model), catalogue.absence(ask.model))
     seat = choose(healthy)
     if seat is not None:
         return Route(seat.worker, seat.url)
@@ -113,10 +117,11 @@ def _not_allowed(ask: Ask, catalogue: Catalogue) -> RequestError | None:
     return None
 
 
-def _cold(model: FleetModel, hopeless: str) -> Refusal:
+def _cold(model: FleetModel, hopeless: str, absence: str) -> Refusal:
     if hopeless:
         return Refusal(_unavailable(f"{model.name}: {hopeless}", retry_after=60))
-    return Refusal(_unavailable(f"{model.name} is not ready yet", retry_after=10), model.load_wait, cold=True)
+    message = f"{model.name} is not ready yet" + (f" ({absence})" if absence else "")
+    return Refusal(_unavailable(message, retry_after=10), model.load_wait, cold=True)
 
 
 def _unavailable(message: str, retry_after: int = 2) -> RequestError:

@@ -10,7 +10,7 @@ from functools import partial
 from rbee_runtime import logs
 from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError, StateError
-from rbee_runtime.protocol import Heartbeat, HeartbeatAck, WorkerReport
+from rbee_runtime.protocol import FetchReport, Heartbeat, HeartbeatAck, WorkerReport
 from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys
@@ -19,7 +19,7 @@ from rbee_runtime.queen.placement import HiveView, Situation, plan
 from rbee_runtime.queen.records import Assignment, KeyRecord
 from rbee_runtime.queen.routing import Roster, Seat
 from rbee_runtime.queen.store import Store
-from rbee_runtime.states import ExitReason, Observed
+from rbee_runtime.states import ExitReason, FetchState, Observed
 
 TICK_SECONDS = 1.0
 SETTLE_SECONDS = 10.0
@@ -98,9 +98,23 @@ class Controller:
         reports = [self.report(entry.id) for entry in mine]
         if mine and all(report is not None and _needs_help(report) for report in reports):
             return f"its workers fail to start: {reports[0].detail if reports[0] else 'see the hive'}"
+        fetches = [self._fetch(entry) for entry in mine]
+        if fetches and all(fetch is not None and fetch.state is FetchState.QUARANTINED for fetch in fetches):
+            return f"its files are not what they should be: {fetches[0].detail if fetches[0] else ''}"
         reasons = self.reasons.get(model, ())
         may_come = any(reason.endswith((": not heard yet", ": silent")) for reason in reasons)
         return "" if mine or may_come or not reasons else f"it fits nowhere ({'; '.join(reasons)})"
+
+    def absence(self, model: str) -> str:
+        """Return what its hives say of the workers of a model that are not ready, "" where they say nothing."""
+        mine = [entry for entry in self.assignments.values() if entry.spec.model == model]
+        said = {entry.hive: report.detail for entry in mine if (report := self.report(entry.id)) and report.detail}
+        return "; ".join([*(f"{hive}: {text}" for hive, text in sorted(said.items())), *self.reasons.get(model, ())])
+
+    def _fetch(self, entry: Assignment) -> FetchReport | None:
+        member = self.membership.members.get(entry.hive)
+        fetches = member.report.fetches if member and member.report else ()
+        return next((fetch for fetch in fetches if fetch.name == entry.spec.model), None)
 
     def report(self, worker: str) -> WorkerReport | None:
         """Return what its hive last said about a worker."""

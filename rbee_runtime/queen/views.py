@@ -80,6 +80,7 @@ class FetchAnswer(BaseModel):
     rate: float = 0.0
     eta: float | None = None
     detail: str = ""
+    next_try: float = 0.0
 
 
 class ModelAnswer(BaseModel):

@@ -31,6 +31,7 @@ BLOCK_SECONDS = BLOCK / FLOOR_BYTES_PER_SECOND
 _QUERY = re.compile(r"(?<=\S)\?\S+")
 """A shared access signature is a query."""
 
+_URL = re.compile(r"https?://([^/\s?]+)")
 _STATUS = re.compile(r"status code: (\d{3})")
 _PREFIXES: dict[Scheme, str] = {Scheme.S3: "aws_", Scheme.GS: "google_", Scheme.AZ: "azure_"}
 _SECRETS = ("access_key", "secret", "token", "service_account", "application_credentials", "account_key", "sas_key")
@@ -139,7 +140,9 @@ class ObjectSource:
         if isinstance(error, FileNotFoundError) or status == 404:
             return ModelStoreError(f"{self._where}: there is no such bucket or object; check the name and the region")
         passing = isinstance(error, exceptions.GenericError) and (status is None or status == 429 or status >= 500)
-        return (TransientError if passing else ModelStoreError)(f"{self._where}: {_first_line(error)}")
+        if passing:
+            return TransientError(f"{self._where}: {_silence(error, status)}; check its address and the network")
+        return ModelStoreError(f"{self._where}: {_first_line(error)}")
 
 
 def _open(parsed: references.Source, settings: StoreSettings, objects: dict[str, str]) -> "ObjectStore":
@@ -185,6 +188,13 @@ def _file(name: str, meta: Any) -> RemoteFile:
     except ReferenceFormError as error:
         raise ModelStoreError(str(error)) from error
     return RemoteFile(name=name, size=meta["size"], etag=meta["e_tag"], locator=meta["path"])
+
+
+def _silence(error: Exception, status: int | None) -> str:
+    """Return how a store failed for now, in the same words at each try: the client tells milliseconds of each."""
+    found = _URL.search(str(error))
+    where = f"the object store at {found[1]}" if found else "the object store"
+    return f"{where} answers {status}" if status is not None else f"{where} does not answer"
 
 
 def _first_line(error: Exception) -> str:

@@ -150,6 +150,7 @@ async def test_failures_are_tried_again_by_the_schedule(
         await case.settle()
         assert (case.state, case.source.opened) == (state, number)
         case.now += pause - 1
+        assert case.fetching.fetches[0].next_try == 1
         await case.look()
         await asyncio.sleep(0)
         assert case.source.opened == number

@@ -1,5 +1,6 @@
 """`systemctl status rbee-hive` names what is in the way of a wanted model."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from rbee_runtime.hive import reports
+from rbee_runtime.hive.details import detail
 from rbee_runtime.protocol import FetchReport, ModelSpec
 from rbee_runtime.states import FetchState
 from tests.faults.rig import Clock, Rig, ScriptedLauncher, document, rig, settings, worker
@@ -31,6 +33,29 @@ async def test_a_model_that_cannot_be_fetched_is_in_the_status_line(hive: Rig, t
     await until(lambda: hive.supervisor.fetching.fetches[0].state is FetchState.FAILED)
     said = reports.summary(hive.supervisor, queen="reachable")
     assert said.startswith(f"0 workers ready, 1 fetching, queen reachable, model m: {gone} is not a file here")
+    report = hive.report("a")
+    assert report is not None
+    step = detail("h1", report, hive.supervisor, now=hive.clock()).next_step
+    assert re.fullmatch(r"its model is fetched again in \d+ s, and at once when its source .* changes", step)
+
+
+def test_the_status_line_stays_one_line() -> None:
+    """Long sentences are cut, and of many the first ones are told and how many more there are."""
+    told = reports.shortened(["x" * 1000, *(f"model {number} is gone" for number in range(6))])
+    assert (len(told), [len(each) for each in told][:1]) == (4, [reports.MOST_LETTERS])
+    assert told[0].endswith("x…")
+    assert told[1:] == [
+        "model 0 is gone",
+        "model 1 is gone",
+        "and 4 more: see `rbee-keeper models` and `rbee-keeper workers`",
+    ]
+    assert reports.shortened(["a", "b", "c"]) == ["a", "b", "c"]
+
+
+def test_many_models_that_fail_alike_are_counted() -> None:
+    """The first names stand for all."""
+    fetches = [FetchReport(name=f"m{number}", state=FetchState.FAILED, detail="no disk") for number in range(7)]
+    assert reports.unfetched(fetches) == ["models m0, m1, m2, m3, m4 and 2 more: no disk"]
 
 
 def test_one_reason_for_several_models_is_told_once() -> None:

@@ -114,6 +114,7 @@ def test_a_model_cannot_steer_the_terminal(keeper: Keeper, queen: StandIn) -> No
     ("stream", "message"),
     [
         (chat_stream("a", end='data: {"error": {"message": "the worker died"}}\n\n'), "broke off: the worker died"),
+        ('data: {"error": {"message": "toy is not ready yet"}}\n\n', "there is no answer: toy is not ready yet"),
         (chat_stream("a", end=""), "broke off: the connection ended before the answer did"),
         ("data: {nonsense\n\n", "is not a queen"),
     ],

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rbee_runtime.keeper.views import table
+from rbee_runtime.keeper.views import fetch_line, table
 
 
 def cell(kind: str, column: str, **row: Any) -> str:
@@ -29,6 +29,12 @@ def cell(kind: str, column: str, **row: Any) -> str:
 def test_an_old_end_does_not_read_as_a_fault_of_now(row: dict[str, Any], shown: str) -> None:
     """Beside `ready` a reason is told as what it is, the last end, and one that was asked for not at all."""
     assert cell("workers", "DETAIL", id="w", **row) == shown
+
+
+def test_a_fetch_that_failed_is_shown_with_its_next_try() -> None:
+    """Beside the reason stands for how long nothing happens."""
+    fetch = {"hive": "h", "state": "failed", "detail": "answers 404", "next_try": 29.7}
+    assert fetch_line(fetch) == "h: failed, next try in 30 s (answers 404)"
 
 
 @pytest.mark.parametrize(

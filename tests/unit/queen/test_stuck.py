@@ -6,7 +6,11 @@ import msgspec
 import pytest
 
 from rbee_runtime.config import FleetFile
-from rbee_runtime.states import ExitReason, Observed
+from rbee_runtime.gateway.seam import Ask
+from rbee_runtime.protocol import FetchReport
+from rbee_runtime.queen.admission import Refusal, admit
+from rbee_runtime.queen.records import Scope
+from rbee_runtime.states import ExitReason, FetchState, Observed
 from tests.unit.queen.states import Fixture, fleet, model
 
 Queen = Callable[[FleetFile], Fixture]
@@ -66,3 +70,32 @@ def test_when_no_hive_can_clients_are_told_at_once(queen: Queen) -> None:
     assert made.controller.hopeless("m") == ""
     says(made, "b", Observed.EXITED, ExitReason.OUT_OF_MEMORY)
     assert "no room" in made.controller.hopeless("m")
+
+
+def fetches(made: Fixture, hive: str, state: FetchState) -> None:
+    """Let a hive report that it waits for the model's files."""
+    fetch = FetchReport(name="m", state=state, detail="model m: wrong content")
+    report = made.report(hive, Observed.FETCHING, fetches=(fetch,))
+    workers = tuple(msgspec.structs.replace(each, detail=fetch.detail) for each in report.workers)
+    made.controller.heartbeat(msgspec.structs.replace(report, workers=workers))
+
+
+@pytest.mark.parametrize(("state", "hopeless"), [(FetchState.QUARANTINED, True), (FetchState.FAILED, False)])
+def test_files_that_are_wrong_are_told_at_once(queen: Queen, state: FetchState, hopeless: bool) -> None:
+    """What a source has wrong stays wrong until somebody acts; one that is away may be back any moment."""
+    made = queen(fleet(model(), hives=("a",)))
+    made.beat("a")
+    fetches(made, "a", state)
+    said = "its files are not what they should be: model m: wrong content"
+    assert made.controller.hopeless("m") == (said if hopeless else "")
+
+
+def test_who_waits_in_vain_is_told_why(queen: Queen) -> None:
+    """The refusal after the wait has the hive's sentence."""
+    made = queen(fleet(model(), hives=("a",)))
+    made.beat("a")
+    fetches(made, "a", FetchState.FAILED)
+    ask = Ask(made.keys.create("test", [Scope.INFER], ("*",))[0].id, "m")
+    found = admit(ask, made.controller, queue_wait=1.0)
+    assert isinstance(found, Refusal)
+    assert str(found.error) == "m is not ready yet (a: model m: wrong content)"
