@@ -78,7 +78,8 @@ def _checked(where: str, field: "dataclasses.Field[Any]", value: object) -> obje
     except ExposedError as error:
         raise InventoryError(f"{where}: {field.name} {error}") from error
     except ValueError as error:
-        raise InventoryError(f"{where}: {field.name} is {value!r}: {error}") from error
+        shown = str(value) if isinstance(value, Path) else value
+        raise InventoryError(f"{where}: {field.name} is {shown!r}: {error}") from error
 
 
 def text(value: object) -> str:

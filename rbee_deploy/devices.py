@@ -1,5 +1,6 @@
 """Devices that a host does not have, to try out a fleet: made-up ones, or those that another host had."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,9 @@ def declared(value: object) -> Devices:
     if not isinstance(value, list | tuple) or not all(isinstance(item, Simulated) for item in value):
         raise check.UnfitError("it must be a list of simulated(…), or recorded(…)")
     names = [item.name for item in value]
-    if len(set(names)) != len(names):
-        raise check.UnfitError("it names a device twice")
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise check.ExposedError(f"has the device {twice!r} twice; give each its own name")
     return tuple(value)
 
 

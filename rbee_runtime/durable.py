@@ -14,7 +14,10 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, data, mode)
     except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror}; check its owner and the free space there") from error
+        hint = "check its owner and the free space there"
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            hint = "a part of this path is a file; move that, or use another folder"
+        raise StateError(f"cannot write {path}: {error.strerror}; {hint}") from error
 
 
 def remove(path: Path) -> None:

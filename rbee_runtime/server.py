@@ -6,6 +6,7 @@ a row fails closed.
 
 import asyncio
 import contextlib
+import errno
 import functools
 import re
 import ssl
@@ -186,6 +187,18 @@ class HttpServer(uvicorn.Server):
                 transport.abort()
 
 
+def _way_out(error: OSError, port: int) -> str:
+    """Return what to do about a port that cannot be had."""
+    another = "choose another port (in the inventory; or by --port, which takes the next one too)"
+    if error.errno == errno.EADDRINUSE:
+        return f"stop what uses it (`ss -ltnp 'sport = :{port}'`; Consul uses 8500 and 8600 by default) or {another}"
+    if error.errno == errno.EACCES:
+        return f"ports this low are root's: {another}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this host has no such address; correct it"
+    return another
+
+
 def bind(address: str, port: int) -> socket:
     """Return a bound TCP socket (port 0: any free one) or raise ConfigError saying who else uses such a port."""
     if not 0 <= port <= 65535:
@@ -196,9 +209,6 @@ def bind(address: str, port: int) -> socket:
         listener.bind((address, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(
-            f"cannot listen on {address}:{port}: {error.strerror}; stop what uses it (`ss -ltnp 'sport = :{port}'`; "
-            "Consul uses 8500 and 8600 by default) or choose another port in the inventory"
-        ) from error
+        raise ConfigError(f"cannot listen on {address}:{port}: {error.strerror}; {_way_out(error, port)}") from error
     listener.setblocking(False)
     return listener

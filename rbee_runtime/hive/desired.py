@@ -1,5 +1,6 @@
 """The desired document that the hive follows: checked, kept on disk, never replaced by an older one."""
 
+import contextlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -104,6 +105,12 @@ class DesiredFile:
             logs.warning("mark_not_written", detail=error)
         else:
             self._said.pop(self._highest_path, None)
+
+    def forget(self) -> None:
+        """Drop the document, as if none had come; the mark stays, so that no older one is taken for new."""
+        self.document = None
+        with contextlib.suppress(StateError):
+            durable.remove(self._path)
 
     def ack(self) -> DesiredAck:
         """Return what is held; epoch and revision 0 when nothing is."""

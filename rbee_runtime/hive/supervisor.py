@@ -196,8 +196,9 @@ class Supervisor:
             await self._fetching.close()
 
     async def stop_all(self, *, within: float) -> None:
-        """Ask every worker to stop and wait for that; only once `run` has ended, which would start them again."""
+        """Stop every worker once `run` has ended, and wait; the next hive starts none before the queen says so anew."""
         await self._actions.stop_all(within=within)
+        self._desired.forget()
 
     def _answer_requests(self) -> None:
         while not self._requests.empty():

@@ -9,6 +9,7 @@ import yaml
 from rbee_runtime import durable
 from rbee_runtime.config import FleetFile, FleetHive, FleetModel, HiveConfig, QueenConfig, Section
 from rbee_runtime.errors import ConfigError, ReferenceFormError
+from rbee_runtime.hive import engines
 from rbee_runtime.models.references import Scheme, check_name, parse_source
 from rbee_runtime.queen import fleet
 from rbee_runtime.queen.keys import Keys
@@ -36,6 +37,7 @@ def prepare(root: Path, engines_dir: Path, port: int, models: list[str]) -> Setu
     """Write the settings of queen, hive and fleet under `root` and return where they are, or raise ConfigError."""
     declared = FleetFile(hives=(FleetHive(name=HIVE_NAME),), models=tuple(parse_model(text) for text in models))
     fleet.check(declared, where="--model")
+    _check_engines(declared, engines_dir)
     state = root / "queen"
     config = QueenConfig(
         address=LOOPBACK,
@@ -60,6 +62,18 @@ def prepare(root: Path, engines_dir: Path, port: int, models: list[str]) -> Setu
     for path, section in ((setup.queen_file, config), (setup.hive_file, hive), (config.fleet_file, declared)):
         durable.write(path, _yaml(section))
     return setup
+
+
+def _check_engines(declared: FleetFile, engines_dir: Path) -> None:
+    """Raise ConfigError for a model whose engine is not there: nothing would ever come of it on this machine."""
+    found = engines.installed(engines_dir, engines.this_host(None))
+    for model in declared.models:
+        if model.engine not in found.usable:
+            said = found.unfit.get(model.engine, f"there is no engine {model.engine} in {engines_dir}")
+            raise ConfigError(
+                f"--model {model.name}={model.source}: {said}; name a folder that has it with --engines-dir, "
+                "or try a model that needs none, such as --model demo=fake:tokens=5"
+            )
 
 
 def parse_model(text: str) -> FleetModel:

@@ -2,11 +2,17 @@
 
 import asyncio
 import contextlib
+import errno
+import os
+import re
 from collections.abc import AsyncIterator
+from socket import socket
 
 import pytest
 from starlette.responses import PlainTextResponse
 
+from rbee_runtime import server
+from rbee_runtime.errors import ConfigError
 from rbee_runtime.server import HEAD_BYTES, HttpServer, bind
 
 
@@ -62,3 +68,26 @@ async def test_a_long_body_is_no_long_head(port: int) -> None:
         await writer.drain()
     assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 200")
     writer.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EADDRINUSE, "stop what uses it (`ss -ltnp 'sport = :80'`;"),
+        (errno.EACCES, "ports this low are root's: choose another port"),
+        (errno.EADDRNOTAVAIL, "this host has no such address"),
+        (errno.ENOBUFS, "choose another port"),
+    ],
+)
+def test_a_port_that_cannot_be_had_is_told_with_what_helps(
+    monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    """Only one that is in use is freed by stopping what uses it."""
+
+    class Refusing(socket):
+        def bind(self, _: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(server, "socket", Refusing)
+    with pytest.raises(ConfigError, match=re.escape(f"{os.strerror(number)}; {said}")):
+        bind("127.0.0.1", 80)

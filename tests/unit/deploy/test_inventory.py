@@ -102,6 +102,10 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         lambda: host("g", ssh_key="/nowhere/key"),
         "host 'g': ssh_key is '/nowhere/key': there is no such file on this machine",
     ),
+    "a key as a path that is not there": (
+        lambda: host("g", ssh_key=Path("/nowhere/key")),
+        "host 'g': ssh_key is '/nowhere/key': there is no such file on this machine",
+    ),
     "no host key check": (
         lambda: host("g", ssh_host_keys="no"),
         "host 'g': ssh_host_keys is 'no': it must be 'strict' or 'accept-new'",

@@ -121,7 +121,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "one device twice": (
         lambda _: host("g", devices=[simulated("gpu0"), simulated("gpu0")]),
-        "it names a device twice",
+        "host 'g': devices has the device 'gpu0' twice; give each its own name",
     ),
     "a device that is more than full": (
         lambda _: simulated("gpu0", memory="1 GiB", used="2 GiB"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import ConfigError, StateError
 from rbee_runtime.hive.launchers import identity
 from tests.unit.hive.conftest import Start, desired, fake
@@ -121,8 +122,23 @@ async def test_a_taken_port_is_replaced(start: Start) -> None:
     taker = await asyncio.start_server(lambda *_: None, "127.0.0.1", before["port"])
     async with taker:
         _, queen = await start()
+        await queen.put(desired(1, fake("w-1")))
         after = await until(lambda: queen.in_state("w-1", "ready"))
     assert after["port"] != before["port"]
+
+
+async def test_a_hive_that_ended_with_its_workers_begins_empty(start: Start, settings: HiveConfig) -> None:
+    """What an earlier run served is not started again unless the queen, who may want another model now, says so."""
+    hive, queen = await start()
+    await queen.put(desired(5, fake("w-1")))
+    await until(lambda: queen.in_state("w-1", "ready"))
+    await hive.stop(stop_workers=True)
+    _, queen = await start()
+    await until(lambda: queen.in_state("w-1", "exited"))
+    stale = await queen.put(desired(4, fake("w-1")))
+    await queen.put(desired(5, fake("w-2")))
+    assert await until(lambda: queen.in_state("w-2", "ready"))
+    assert (stale.status_code, (settings.state_dir / "desired.json").exists()) == (409, True)
 
 
 async def test_a_model_that_is_not_here_is_told_and_awaited(start: Start, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rbee_runtime.errors import ConfigError
+from rbee_runtime.errors import ConfigError, StateError
 from rbee_runtime.queen import laptop
 from tests.ports import free_ports
 from tests.unit.queen.units import PATIENCE, ROOT, alive, wait_until
@@ -111,6 +111,26 @@ def test_a_wrong_model_flag_is_one_sentence(text: str, sentence: str) -> None:
     """The flag is quoted, with what to write instead."""
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         laptop.parse_model(text)
+
+
+@pytest.mark.parametrize("manifest", [None, b"{"], ids=["absent", "damaged"])
+def test_a_model_without_an_engine_is_refused(tmp_path: Path, manifest: bytes | None) -> None:
+    """Nothing would ever answer, so nothing begins, and the sentence has a way out."""
+    engines = tmp_path / "engines"
+    if manifest is not None:
+        (engines / "llama-cpp-1").mkdir(parents=True)
+        (engines / "llama-cpp-1" / "engine.json").write_bytes(manifest)
+    said = f"there is no engine llama-cpp in {engines}" if manifest is None else "engine.json cannot be used"
+    with pytest.raises(ConfigError, match=f"--model m=hf:org/repo: .*{said}.*; name a folder .* --engines-dir"):
+        laptop.prepare(tmp_path / "rbee", engines, 0, ["m=hf:org/repo"])
+    assert not (tmp_path / "rbee").exists()
+
+
+def test_a_state_folder_that_is_a_file_is_called_one(tmp_path: Path) -> None:
+    """Neither an owner nor free space would help."""
+    (tmp_path / "rbee").write_text("")
+    with pytest.raises(StateError, match="a part of this path is a file; move that, or use another folder"):
+        laptop.prepare(tmp_path / "rbee", tmp_path, 0, ["m=fake:"])
 
 
 def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
