@@ -25,7 +25,7 @@ RETURN_PROBES = 2
 class Answer:
     """One probe. `reached` is False when there was no HTTP answer at all.
 
-    `in_flight` and `loaded` (0 to 1: how much of its model) are None when it did not say.
+    `in_flight`, `loaded` (0 to 1: how much of its model), `slots` and `context` are None when it did not say.
     """
 
     reached: bool
@@ -33,6 +33,8 @@ class Answer:
     spec: str = ""
     in_flight: int | None = None
     loaded: float | None = None
+    slots: int | None = None
+    context: int | None = None
     said: str = ""
 
 
@@ -41,7 +43,8 @@ class Health:
     """A running worker as its probes show it.
 
     `since` is the first probe and `at` the last, `silent_since` the first that failed in a row (for people; the limits
-    do not use it). `silent` is the seconds of silence that failed probes have witnessed.
+    do not use it). `silent` is the seconds of silence that failed probes have witnessed. `slots` and `context` are what
+    its engine made of the spec's, 0 until it says so.
     """
 
     since: float
@@ -50,6 +53,8 @@ class Health:
     spec: str = ""
     in_flight: int = 0
     loaded: float = 0.0
+    slots: int = 0
+    context: int = 0
     good: int = 0
     fell_silent: bool = False
     silent_since: float | None = None
@@ -79,6 +84,8 @@ def _heard(health: Health, answer: Answer) -> Health:
         spec=answer.spec or health.spec,
         in_flight=health.in_flight if answer.in_flight is None else answer.in_flight,
         loaded=health.loaded if answer.loaded is None else answer.loaded,
+        slots=answer.slots or health.slots,
+        context=answer.context or health.context,
         fell_silent=health.fell_silent and not ready,
         silent_since=None,
         silent=0.0,

@@ -107,6 +107,8 @@ class Prober:
             spec=str(facts.get("spec", "")),
             in_flight=_count(facts.get("in_flight")),
             loaded=_share(facts.get("loaded")),
+            slots=_count(facts.get("slots")),
+            context=_count(facts.get("context")),
             said="" if ready.status == 200 else _sentence(ready),
         )
 

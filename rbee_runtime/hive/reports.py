@@ -87,6 +87,8 @@ def _worker(view: View, health: Health | None, memory: dict[str, int], address: 
     running = view.status is not None and view.status.alive
     wanted = view.wanted
     spec = record.spec if running or wanted is None else wanted.digest()
+    # What the engine made of what is on record, which is what was asked of it.
+    context, slots = (health.context, health.slots) if health is not None else (0, 0)
     return WorkerReport(
         id=decision.worker,
         model=record.model or (wanted.model if wanted is not None else ""),
@@ -95,8 +97,8 @@ def _worker(view: View, health: Health | None, memory: dict[str, int], address: 
         engine=record.engine or (wanted.engine if wanted is not None else ""),
         address=address if record.port else "",
         port=record.port,
-        context=record.context or (wanted.context if wanted is not None else 0),
-        slots=record.slots,
+        context=context or record.context or (wanted.context if wanted is not None else 0),
+        slots=slots or record.slots,
         in_flight=health.in_flight if health is not None else 0,
         restarts=record.restarts,
         since=round(now - view.since, 3),

@@ -12,6 +12,7 @@ import pytest
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import ConfigError, StateError
 from rbee_runtime.hive.launchers import identity
+from rbee_runtime.protocol import WorkerSpec
 from tests.unit.hive.conftest import Start, desired, fake
 from tests.unit.hive.waiting import until
 from tests.unit.models.gguf_builder import gguf
@@ -99,6 +100,13 @@ async def test_a_killed_worker_comes_back_after_its_delay(start: Start, monkeypa
     assert "killed: signal 9" in waiting["detail"]
     report = await until(lambda: queen.in_state("w-1", "ready"))
     assert (report["restarts"], report["last_exit"]) == (1, "killed")
+
+
+async def test_a_worker_is_reported_with_what_its_engine_made_of_the_spec(start: Start) -> None:
+    """Requests are routed by the slots that there are, not by those that were asked for."""
+    _, queen = await start()
+    await queen.put(desired(1, WorkerSpec(id="w-1", model="m", engine="fake", slots=16, options={"slots": 2})))
+    assert (await until(lambda: queen.in_state("w-1", "ready")))["slots"] == 2
 
 
 async def test_a_bad_model_is_not_tried_again_until_the_spec_changes(start: Start) -> None:
