@@ -109,7 +109,7 @@ queen, hives = fleet(
             engine="llama-cpp",
             # Workers that are kept up: a number, (minimum, maximum), or each_host for one on every host that fits.
             replicas=(1, 2),
-            # Tokens per conversation, and conversations at a time in one worker.
+            # Tokens per conversation, and conversations at a time in one worker (llama-cpp: one in this version).
             context=8192,
             slots=4,
             # Where it may run: these hosts, and only where all these labels hold. Left out, everywhere.

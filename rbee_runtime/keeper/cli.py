@@ -13,6 +13,9 @@ from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.keeper.client import QueenClient
 from rbee_runtime.keeper.settings import DEFAULT_URL, Settings, settle
 
+MOST_LETTERS = 100_000
+"""Of a row that goes into a file or a pipe, far above any real one."""
+
 app = typer.Typer(
     help="Look at a fleet, chat with it, manage it.",
     add_completion=False,
@@ -291,8 +294,15 @@ def _print_table(kind: str, rows: list[dict[str, Any]]) -> None:
 
     from rbee_runtime.keeper.views import table  # noqa: PLC0415 - brings rich
 
-    # Piped output is for grep: never wrapped at a guessed width.
-    Console(width=None if sys.stdout.isatty() else 400).print(table(kind, rows))
+    if sys.stdout.isatty():
+        Console().print(table(kind, rows))
+        return
+    # Piped output is for grep: a line per row, whatever its length.
+    console = Console(width=MOST_LETTERS)
+    with console.capture() as text:
+        console.print(table(kind, rows))
+    for line in text.get().splitlines():
+        typer.echo(line.rstrip())
 
 
 def _drop_output() -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -33,7 +34,7 @@ WORKER = {
     "next_step": "it is started again in 7 s",
     "streak": 3,
 }  # fmt: skip
-TABLES = {
+TABLES: dict[str, Any] = {
     "hives": [
         {
             "name": "gpu1", "state": "live", "drained": False, "heard": 2.1, "workers": 1, "engines": ["fake"],

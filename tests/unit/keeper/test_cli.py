@@ -104,6 +104,15 @@ def test_chat_takes_a_piped_prompt_and_a_ready_model(
     assert queen.bodies[-1]["messages"] == [{"role": "user", "content": "from a pipe"}]
 
 
+def test_a_piped_table_has_a_line_for_each_row(keeper: Keeper, queen: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a long reason nor a narrow terminal makes two of one, and no line ends in blanks."""
+    long = [{**TABLES["models"][0], "missing": ["gpu2: too small " * 100]}, TABLES["models"][0]]
+    monkeypatch.setitem(TABLES, "models", long)
+    lines = keeper("models")[1].splitlines()
+    assert [line.split()[0] for line in lines if line.strip("─━ ")] == ["MODEL", "toy", "toy"]
+    assert all(line == line.rstrip() for line in lines)
+
+
 def test_a_model_cannot_steer_the_terminal(keeper: Keeper, queen: StandIn) -> None:
     """Escape sequences in an answer lose their escape character."""
     queen.stream = chat_stream("a\x1b]0;owned\x07b\nc\u202e")
