@@ -7,7 +7,7 @@ from contextlib import aclosing, suppress
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from rbee_runtime.errors import LauncherError
+from rbee_runtime.errors import LauncherError, NoLogError
 from rbee_runtime.hive import desired as documents
 from rbee_runtime.hive.facts import Facts, accepts, flag, number
 from rbee_runtime.hive.launchers import Launcher
@@ -28,8 +28,21 @@ async def log(facts: Facts, request: Request) -> Response:
     worker = documents.check_worker_id(request.path_params["worker"])
     lines = number(request, "lines", default=LINES, most=MAX_LINES)
     if not flag(request, "follow"):
-        return PlainTextResponse(await facts.launcher.logs(worker, lines))
+        try:
+            return PlainTextResponse(await facts.launcher.logs(worker, lines))
+        except LauncherError as error:
+            if said := _unstarted(facts, worker):
+                raise NoLogError(said) from error
+            raise
     return await _stream(facts, request, facts.launcher.follow(worker, lines))
+
+
+def _unstarted(facts: Facts, worker: str) -> str:
+    """Return why a worker has never run here, "" if it has or nobody knows."""
+    view = facts.supervisor.views.get(worker)
+    if view is None or view.decision.record.launched is not None or view.decision.record.last_exit is not None:
+        return ""
+    return f"worker {worker} wrote nothing, because it has not been started yet: {view.decision.said}"
 
 
 async def logs(facts: Facts, request: Request) -> Response:

@@ -159,6 +159,18 @@ async def test_a_model_that_is_not_here_is_told_and_awaited(start: Start, tmp_pa
     assert "run the deploy to pre-seed it" in report["detail"]
 
 
+async def test_the_log_of_a_worker_that_never_started_says_why(start: Start, tmp_path: Path) -> None:
+    """Who looks for what it wrote is told what keeps it, and of one that nobody knows only that."""
+    _, queen = await start()
+    await queen.put(desired(1, fake("w-1"), sources={"m": f"file:{tmp_path}/later.gguf"}))
+    await until(lambda: _said(queen, "is not a file here"))
+    found, unknown = await queen.get("/api/v1/workers/w-1/logs"), await queen.get("/api/v1/workers/w-2/logs")
+    said = "worker w-1 wrote nothing, because it has not been started yet: "
+    assert (found.status_code, unknown.status_code) == (404, 404)
+    assert found.json()["error"]["message"].startswith(said)
+    assert "it was never started here" in unknown.json()["error"]["message"]
+
+
 async def _said(queen: object, text: str) -> dict[str, str]:
     report: dict[str, str] = await queen.worker("w-1")  # type: ignore[attr-defined]
     return report if text in report.get("detail", "") else {}
