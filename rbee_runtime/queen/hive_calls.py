@@ -44,7 +44,9 @@ class HiveCalls:
         for name, member in self._controller.membership.members.items():
             if member.report is not None and any(report.id == worker for report in member.report.workers):
                 return name
-        raise RequestError(404, f"there is no worker {worker[:64]!r}", code="worker_not_found")
+        mine = [name for name, entry in self._controller.assignments.items() if entry.spec.model == worker]
+        others = f"; the workers of model {worker} are {', '.join(sorted(mine))}" if mine else ""
+        raise RequestError(404, f"there is no worker {worker[:64]!r}{others}", code="worker_not_found")
 
     async def get(self, hive: str, path: str, query: Mapping[str, str | int] | None = None) -> Response:
         """Return a hive's answer to `GET /api/v1/<path>`."""

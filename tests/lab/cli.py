@@ -69,7 +69,7 @@ def ssh(options: argparse.Namespace) -> None:
     host = Lab.open(options.lab).hosts.get(options.host)
     if host is None:
         raise LabError(f"lab {options.lab} has no host called {options.host}: see python -m tests.lab list")
-    line = host.ssh_argv(options.line, user=options.user)
+    line = host.ssh_argv(" ".join(options.line) or None, user=options.user)
     os.execvp(line[0], line)
 
 
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     of["down"].add_argument("labs", nargs="*", help="default: every lab that stays")
     of["ssh"].add_argument("lab")
     of["ssh"].add_argument("host")
-    of["ssh"].add_argument("line", nargs="?", help="a command to run instead of a shell")
-    of["ssh"].add_argument("--user", default=LabHost.ssh_user)
+    of["ssh"].add_argument("line", nargs=argparse.REMAINDER, help="a command to run instead of a shell")
+    of["ssh"].add_argument("--user", default=LabHost.ssh_user, help="before the names of lab and host")
     of["images"].add_argument("images", nargs="*", help="default: all")
     return parser

@@ -6,7 +6,7 @@ import pytest
 
 from tests.lab import cli
 from tests.lab.lab import Lab
-from tests.lab.records import LabRecord, Owner
+from tests.lab.records import HostRecord, LabRecord, Owner
 
 
 @pytest.fixture
@@ -92,3 +92,15 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(
     said = capsys.readouterr().err
     assert said.startswith(f"lab: cannot write to {tmp_path}/file{folder}: ")
     assert said.endswith(f"; set {variable} to a folder that you may write\n")
+
+
+def test_a_command_for_a_host_is_typed_as_for_ssh(labs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words and options need no quotes."""
+    host = HostRecord(name="gpu1", machine="m", address="192.0.2.1", image="i")
+    owner = Owner(1, 2, "")
+    record = LabRecord(name="rbl0a1b", label="t", subnet="", gateway="", owner=owner, persistent=True, hosts=(host,))
+    record.save(labs / "rbl0a1b")
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execvp", lambda _, line: started.append(line))
+    assert cli.main(["ssh", "--user", "root", "rbl0a1b", "gpu1", "journalctl", "-u", "rbee-hive"]) == 0
+    assert started[0][-2:] == ["root@192.0.2.1", "journalctl -u rbee-hive"]

@@ -106,6 +106,15 @@ async def test_what_cannot_be_asked_is_one_sentence(queen: Maker, path: str, sta
     assert (answer.status_code, bool(answer.json()["error"]["message"])) == (status, True)
 
 
+async def test_who_names_a_model_for_a_worker_gets_its_workers(queen: Maker) -> None:
+    """A person knows the model's name first."""
+    q = queen(fleet(model(), hives=("a",)))
+    async with operator(q, Hive()) as (client, _):
+        answer = await client.get("/api/v1/workers/m/logs")
+    said = f"there is no worker 'm'; the workers of model m are {', '.join(q.workers('a'))}"
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, said)
+
+
 async def test_a_silent_hive_is_named(queen: Maker) -> None:
     """503 with the address and a time to ask again."""
     q = queen(fleet(model(), hives=("a",)))
