@@ -9,7 +9,6 @@ import yaml
 from rbee_runtime import durable
 from rbee_runtime.config import FleetFile, FleetHive, FleetModel, HiveConfig, QueenConfig, Section
 from rbee_runtime.errors import ConfigError, ReferenceFormError
-from rbee_runtime.hive import engines
 from rbee_runtime.models.references import Scheme, check_name, parse_source
 from rbee_runtime.queen import fleet
 from rbee_runtime.queen.keys import Keys
@@ -66,6 +65,8 @@ def prepare(root: Path, engines_dir: Path, port: int, models: list[str]) -> Setu
 
 def _check_engines(declared: FleetFile, engines_dir: Path) -> None:
     """Raise ConfigError for a model whose engine is not there: nothing would ever come of it on this machine."""
+    from rbee_runtime.hive import engines  # noqa: PLC0415 - a queen of a fleet has no hive and no devices
+
     found = engines.installed(engines_dir, engines.this_host(None))
     for model in declared.models:
         if model.engine not in found.usable:
