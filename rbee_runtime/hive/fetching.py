@@ -161,7 +161,8 @@ class Fetching:
         here = frozenset(name for name in kept if self.store.layout.manifest(name).exists())
         if now - self._touched >= TOUCH_SECONDS or here - self._leased:
             # Before it is told ready: from here on no hive on the same disk removes it.
-            self._lease(here, kept - here)
+            # All of them: one with a manifest of another version may still be on its way as well.
+            self._lease(here, kept)
         if now - self._touched >= TOUCH_SECONDS:
             self._touched = now
             self._look_after(kept)

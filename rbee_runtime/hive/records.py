@@ -106,7 +106,7 @@ class Records:
     @property
     def unread(self) -> tuple[str, ...]:
         """Return why files are not followed that have neither been written again nor removed yet."""
-        return tuple(said for path, said in self._unread.items() if path.exists())
+        return tuple(said for path, said in self._unread.items() if not _is_gone(path))
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the ids on record."""
@@ -187,6 +187,17 @@ def recovered(launch: WorkerLaunch, *, boot: str, basis: str) -> WorkerRecord:
 def is_recovered(record: WorkerRecord) -> bool:
     """Say whether this is such a record, and still of the process that was running then."""
     return record.launched == _UNKNOWN_LAUNCH
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        # On a disk that fails it is not known to be gone.
+        return False
+    return False
 
 
 def _read(path: Path) -> tuple[WorkerRecord | None, str]:

@@ -68,7 +68,7 @@ class Leases:
             with sentences(f"cannot make {self._layout.uses}"):
                 self._layout.uses.mkdir(mode=0o700, exist_ok=True)
             for path in wanted:
-                self._write(path, ())
+                self._write(path)
             wanted.update(pulls := (*self._pulls, *waiting))
             for path in pulls:
                 self._beat(path)
@@ -82,6 +82,7 @@ class Leases:
         with locks.brief(self.lock):
             # In here, because `keep` removes what it does not find among them.
             self._pulls.add(path)
+            # Also an empty list: of what an earlier try counted on, this one may have no use.
             self._write(path, blobs)
 
     def paused(self, name: str) -> None:
@@ -116,12 +117,13 @@ class Leases:
     def _path(self, name: str, *more: str) -> Path:
         return self._layout.uses / ".".join((slug(check_name(name)), self._holder, *more))
 
-    def _write(self, path: Path, blobs: Collection[str]) -> None:
+    def _write(self, path: Path, blobs: Collection[str] | None = None) -> None:
+        """Take or renew a lease; a list of blobs replaces what it said."""
         with sentences(f"cannot write {path}"):
-            if blobs or not path.exists():
+            if blobs is not None or not path.exists():
                 # Nothing has to outlast a crash: who comes back takes its leases anew.
                 draft = path.with_name(f".{path.name}.{os.getpid()}")
-                draft.write_bytes(msgspec.json.encode(sorted(blobs)))
+                draft.write_bytes(msgspec.json.encode(sorted(blobs or ())))
                 draft.replace(path)
             self._beat(path)
 

@@ -158,6 +158,8 @@ class ModelStore:
 
     def _make_room(self, size: int, keep: Collection[str], mine: Collection[str] = ()) -> None:
         """Do it for bytes that nothing claims yet; `mine` are files of which they are the rest."""
+        # Leases first: a pull that ends in between has its manifest by the time these are read.
+        leased = self.leases.blobs()
         reports, quota, claimed = tuple(self._all()), self.settings.quota, self.claims.sizes()
         short, limit = size + self.settings.spare - self.layout.free(), f"{self.settings.spare} bytes to spare"
         if (coming := room.to_come(self.layout, claimed, {}) - room.copied(self.layout)) > 0:
@@ -167,7 +169,7 @@ class ModelStore:
             short, limit = over, f"the quota of {quota} bytes"
         if short <= 0:
             return
-        rest, chosen = self._going(reports, keep, short, mine=mine)
+        rest, chosen = self._going(reports, keep, short, leased=leased, mine=mine)
         if not rest and not chosen:
             raise DiskFullError(
                 f"{size} bytes do not fit in {self.layout.root} with {limit}: {short} are missing; "
@@ -187,14 +189,19 @@ class ModelStore:
     def collect(self, keep: Collection[str]) -> tuple[str, ...]:
         """Remove what is over the quota, as far as it may go; return the names of models."""
         self.pins.known()
-        reports, quota = tuple(self._all()), self.settings.quota
-        over = room.used(self.layout, reports, self.claims.sizes()) - quota if quota is not None else 0
-        if over <= 0:
+        if self._over(tuple(self._all())) <= 0:
             return ()
         with locks.brief(self.leases.lock):
-            rest, chosen = self._going(reports, keep, over, partly=True)
+            # Read anew, and leases first as above: the lock may have been waited for while pulls ended.
+            leased, reports = self.leases.blobs(), tuple(self._all())
+            rest, chosen = self._going(reports, keep, self._over(reports), leased=leased, partly=True)
             self._let_go(rest, chosen)
         return tuple(report.name for report in chosen)
+
+    def _over(self, reports: Sequence[ModelReport]) -> int:
+        """Return by how many bytes the quota is passed, 0 or less for none."""
+        quota = self.settings.quota
+        return room.used(self.layout, reports, self.claims.sizes()) - quota if quota is not None else 0
 
     def _going(
         self,
@@ -202,12 +209,13 @@ class ModelStore:
         keep: Collection[str],
         needed: int,
         *,
+        leased: Collection[str],
         mine: Collection[str] = (),
         partly: bool = False,
     ) -> tuple[list[Path], tuple[ModelReport, ...]]:
         """Return the leftovers and the models that go so that `needed` bytes come free; models only for the rest."""
-        now, others, blobs = self._clock(), self.leases.others(), self.leases.blobs()
-        held = {*mine, *self.claims.sizes(), *map(room.blob_key, blobs)}
+        now, others = self._clock(), self.leases.others()
+        held = {*mine, *self.claims.sizes(), *map(room.blob_key, leased)}
         rest: list[Path] = []
         for path, size in room.leftovers(self.layout, reports, wanted=keep, held=held, now=now):
             if needed <= 0:
@@ -217,7 +225,7 @@ class ModelStore:
         if needed <= 0:
             return rest, ()
         used = {*keep, *(report.name for report in reports if slug(report.name) in others)}
-        chosen = collect.victims(reports, keep=used, needed=needed, now=now, blobs=blobs, partly=partly)
+        chosen = collect.victims(reports, keep=used, needed=needed, now=now, blobs=leased, partly=partly)
         return (rest, chosen) if chosen or partly else ([], ())
 
     def _let_go(self, rest: Iterable[Path], chosen: Iterable[ModelReport]) -> None:

@@ -22,6 +22,9 @@ from rbee_runtime.queen.store import Store
 from rbee_runtime.states import ExitReason, FetchState, Observed
 
 TICK_SECONDS = 1.0
+MOST_HIVES, MOST_LETTERS = 3, 240
+"""Of what a client is told about a model that is not ready."""
+
 SETTLE_SECONDS = 10.0
 """Two heartbeats: after that, hives that have not spoken do not hold up placement."""
 
@@ -106,10 +109,20 @@ class Controller:
         return "" if mine or may_come or not reasons else f"it fits nowhere ({'; '.join(reasons)})"
 
     def absence(self, model: str) -> str:
-        """Return what its hives say of the workers of a model that are not ready, "" where they say nothing."""
+        """Return how far the workers of a model are that is not ready, by hive, "" where nobody knows.
+
+        Clients read it, so it names nothing of other models: what is said of this one's files, else the bare state.
+        """
         mine = [entry for entry in self.assignments.values() if entry.spec.model == model]
-        said = {entry.hive: report.detail for entry in mine if (report := self.report(entry.id)) and report.detail}
-        return "; ".join([*(f"{hive}: {text}" for hive, text in sorted(said.items())), *self.reasons.get(model, ())])
+        said = [
+            f"{entry.hive}: {fetch.detail if fetch is not None and fetch.detail else report.state.value}"
+            for entry in sorted(mine, key=lambda entry: entry.hive)
+            if (report := self.report(entry.id)) is not None
+            for fetch in (self._fetch(entry),)
+        ]
+        told = [text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…" for text in said[:MOST_HIVES]]
+        more = len(said) - MOST_HIVES
+        return "; ".join([*told, f"and {more} more"] if more > 0 else told)
 
     def _fetch(self, entry: Assignment) -> FetchReport | None:
         member = self.membership.members.get(entry.hive)

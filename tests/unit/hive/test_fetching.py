@@ -18,7 +18,7 @@ from rbee_runtime.models.progress import Progress
 from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.sources import Listing, RemoteFile, TransientError
 from rbee_runtime.models.store import ModelStore
-from rbee_runtime.protocol import ModelSpec
+from rbee_runtime.protocol import ModelReport, ModelSpec
 from rbee_runtime.states import FetchState
 from tests.unit.hive.waiting import until
 from tests.unit.models.pulling import uninspected
@@ -375,8 +375,12 @@ async def test_any_failure_in_any_state_is_tried_again(
         now[0] += 100_000
 
 
-async def test_what_a_failed_try_counted_on_stays_while_the_model_is_wanted(case: Case) -> None:
-    """Its blobs are leased over the pause, and no longer once nobody wants the model."""
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_what_a_failed_try_counted_on_stays_while_the_model_is_wanted(case: Case, earlier: bool) -> None:
+    """Its blobs are leased over the pause, beside an earlier version too, and not once nobody wants the model."""
+    if earlier:
+        case.store.layout.prepare()
+        case.store.commit(ModelReport(name="m", size=0, source="https://models.example/before.gguf"))
     case.source.sha256 = hashlib.sha256(CONTENT).hexdigest()
     case.source.fails_midway = True
     case.source.go_on.set()

@@ -1,5 +1,6 @@
 """Files of the state folder that cannot be used: told in the API and the status line until they are written again."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,20 @@ def test_a_record_that_a_person_removes_is_not_told_any_more(tmp_path: Path) -> 
     before = len(records.unread)
     (tmp_path / "records" / "w.json").unlink()
     assert (before, records.unread) == (1, ())
+
+
+def test_a_record_on_a_disk_that_fails_is_told_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it cannot be looked at does not mean that it is gone, nor does it end the hive."""
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "w.json").write_text("{")
+    records = Records(tmp_path)
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "stat", fail)
+    monkeypatch.setattr(Path, "lstat", fail)
+    assert len(records.unread) == 1
 
 
 def test_a_mark_that_the_disk_refuses_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

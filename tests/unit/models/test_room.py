@@ -5,13 +5,14 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import DiskFullError
-from rbee_runtime.models import adopt, locks
+from rbee_runtime.models import adopt, locks, room
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.models.partial import Resume
 from rbee_runtime.models.progress import Progress
@@ -19,7 +20,7 @@ from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.room import ABANDONED_SECONDS
 from rbee_runtime.models.sources import Listing, RemoteFile
 from rbee_runtime.models.store import ModelStore
-from rbee_runtime.protocol import ModelReport, ModelSpec
+from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec
 
 from .places import Place
 from .pulling import uninspected
@@ -254,3 +255,33 @@ def test_what_a_neighbour_brings_counts(place: Place) -> None:
     store.make_room(5, ())
     with pytest.raises(DiskFullError, match="1 are missing"):
         store.make_room(6, ())
+
+
+def test_what_is_committed_while_room_is_made_stays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pull that ends between the looks at leases and at manifests is seen by one of both."""
+    place.add("idle", 30, 0)
+    new = ModelFile(name="m.gguf", sha256="b" * 64, size=30)
+    place.store.layout.blob(new.sha256).write_bytes(bytes(30))
+    place.add("m", 30, 0)
+    now = place.store.layout.blob(new.sha256).lstat().st_ctime + ABANDONED_SECONDS + 1
+    store = ModelStore(place.root, StoreSettings(spare=0, quota=100), clock=lambda: now)
+    store.leases.pull("m", [new.sha256])
+    used = room.used
+
+    def ends(*given: Any) -> int:
+        store.commit(ModelReport(name="m", size=30, files=(new,)))
+        store.leases.pulled("m")
+        return used(*given)
+
+    monkeypatch.setattr(room, "used", ends)
+    store.make_room(30, ["m"])
+    assert [report.name for report in store.reports()] == ["m"]
+
+
+def test_a_try_without_hashes_does_not_hold_what_an_earlier_one_counted_on(place: Place) -> None:
+    """It cannot use those files, and nobody else could have their room."""
+    place.store.layout.prepare()
+    place.store.leases.pull("m", ["a" * 64])
+    place.store.leases.paused("m")
+    place.store.leases.pull("m", [])
+    assert place.store.leases.blobs() == frozenset()

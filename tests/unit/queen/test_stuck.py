@@ -9,6 +9,7 @@ from rbee_runtime.config import FleetFile
 from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.protocol import FetchReport
 from rbee_runtime.queen.admission import Refusal, admit
+from rbee_runtime.queen.controller import MOST_LETTERS
 from rbee_runtime.queen.records import Scope
 from rbee_runtime.states import ExitReason, FetchState, Observed
 from tests.unit.queen.states import Fixture, fleet, model
@@ -72,9 +73,9 @@ def test_when_no_hive_can_clients_are_told_at_once(queen: Queen) -> None:
     assert "no room" in made.controller.hopeless("m")
 
 
-def fetches(made: Fixture, hive: str, state: FetchState) -> None:
+def fetches(made: Fixture, hive: str, state: FetchState, said: str = "model m: wrong content") -> None:
     """Let a hive report that it waits for the model's files."""
-    fetch = FetchReport(name="m", state=state, detail="model m: wrong content")
+    fetch = FetchReport(name="m", state=state, detail=said)
     report = made.report(hive, Observed.FETCHING, fetches=(fetch,))
     workers = tuple(msgspec.structs.replace(each, detail=fetch.detail) for each in report.workers)
     made.controller.heartbeat(msgspec.structs.replace(report, workers=workers))
@@ -99,3 +100,22 @@ def test_who_waits_in_vain_is_told_why(queen: Queen) -> None:
     found = admit(ask, made.controller, queue_wait=1.0)
     assert isinstance(found, Refusal)
     assert str(found.error) == "m is not ready yet (a: model m: wrong content)"
+
+
+def test_who_waits_is_told_nothing_of_other_models(queen: Queen) -> None:
+    """A hive's sentence about memory names its other workers, which a key for one model need not know."""
+    made = queen(fleet(model(), hives=("a",)))
+    made.beat("a")
+    says(made, "a", Observed.BACKOFF, ExitReason.OUT_OF_MEMORY)
+    assert made.controller.absence("m") == "a: backoff"
+
+
+def test_what_many_hives_say_is_cut(queen: Queen) -> None:
+    """Three stand for all, and none says more than a line."""
+    names = tuple(f"h{number}" for number in range(5))
+    made = queen(fleet(model(each_host=True), hives=names))
+    made.beat(*names)
+    for name in names:
+        fetches(made, name, FetchState.FAILED, "x" * 1000)
+    told = made.controller.absence("m").split("; ")
+    assert ([len(text) for text in told[:3]], told[3]) == ([MOST_LETTERS] * 3, "and 2 more")
