@@ -24,16 +24,8 @@ def lost(scan: Scan | None, devices: Iterable[str]) -> dict[str, str]:
 
 def unjudged(scan: Scan | None, devices: Iterable[str]) -> dict[str, str]:
     """Return why it is not known whether these devices can be used, by id: no look has seen them, and looks fail."""
-    return {} if scan is None or scan.late else _unseen(scan, devices)
-
-
-def awaited(scan: Scan | None, devices: Iterable[str]) -> dict[str, str]:
-    """Return why it is not known yet, by id, of devices that may still be among those of a driver that comes up."""
-    return _unseen(scan, devices) if scan is not None and scan.late else {}
-
-
-def _unseen(scan: Scan, devices: Iterable[str]) -> dict[str, str]:
-    said, seen = "; ".join(problems(scan)), {device.id for device in scan.devices}
+    said = "; ".join(problems(scan))
+    seen = {device.id for device in scan.devices} if scan is not None else set()
     return {device: said for device in devices if said and device != CPU and device not in seen}
 
 

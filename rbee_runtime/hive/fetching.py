@@ -100,7 +100,7 @@ class Fetching:
         """Return how far each model is that is wanted and not there."""
         return tuple(self._report(fetch) for fetch in self._fetches.values())
 
-    def _report(self, fetch: "_Fetch") -> FetchReport:
+    def _report(self, fetch: _Fetch) -> FetchReport:
         found = fetch.progress.report()
         after = fetch.next_try - self._clock() if found.state in _AGAIN and fetch.task is None else 0.0
         detail = self.silence or self._told(found.name, found.detail)
@@ -160,8 +160,8 @@ class Fetching:
         self._free = self._measured()
         here = frozenset(name for name in kept if self.store.layout.manifest(name).exists())
         if now - self._touched >= TOUCH_SECONDS or here - self._leased:
-            # Before it is told ready: from here on no hive on the same disk removes it.
-            # All of them: one with a manifest of another version may still be on its way as well.
+            # Before it is told ready: from here on no hive on the same disk removes it. Any may be on its way as well,
+            # since its manifest may be of another version than the wanted one.
             self._lease(here, kept)
         if now - self._touched >= TOUCH_SECONDS:
             self._touched = now

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 
 from rbee_runtime import logs
+from rbee_runtime.brief import cut
 from rbee_runtime.errors import RbeeError
 from rbee_runtime.hive import exits
 from rbee_runtime.hive.launchers import Launcher
@@ -30,8 +31,7 @@ def sentence(text: str) -> str:
     """Return the last sentence that a worker wrote, on one line and cut to a bounded length, or ""."""
     found = next((line for line in reversed(text.splitlines()) if line.startswith(PREFIX)), "")
     plain = "".join(char if char.isprintable() else " " for char in found.removeprefix(PREFIX))
-    words = " ".join(plain.split())
-    return words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}…"
+    return cut(" ".join(plain.split()), LONGEST)
 
 
 class LastWords:

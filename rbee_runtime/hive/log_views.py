@@ -27,14 +27,14 @@ async def log(facts: Facts, request: Request) -> Response:
     """Return the end of what a worker wrote, or that and what it writes from now on."""
     worker = documents.check_worker_id(request.path_params["worker"])
     lines = number(request, "lines", default=LINES, most=MAX_LINES)
-    if not flag(request, "follow"):
-        try:
-            return PlainTextResponse(await facts.launcher.logs(worker, lines))
-        except LauncherError as error:
-            if said := _unstarted(facts, worker):
-                raise NoLogError(said) from error
-            raise
-    return await _stream(facts, request, facts.launcher.follow(worker, lines))
+    try:
+        if flag(request, "follow"):
+            return await _stream(facts, request, facts.launcher.follow(worker, lines))
+        return PlainTextResponse(await facts.launcher.logs(worker, lines))
+    except LauncherError as error:
+        if said := _unstarted(facts, worker):
+            raise NoLogError(said) from error
+        raise
 
 
 def _unstarted(facts: Facts, worker: str) -> str:

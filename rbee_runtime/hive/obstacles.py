@@ -77,10 +77,10 @@ def _engine(scene: Scene, _: WorkerRecord, wanted: WorkerSpec) -> Obstacle | Non
 
 
 def _device(scene: Scene, _: WorkerRecord, wanted: WorkerSpec) -> Obstacle | None:
-    said = lost(scene, wanted.devices) or _said(scene.unjudged, wanted.devices, " cannot be seen")
-    if not said and (waits := _said(scene.awaited, wanted.devices, " cannot be seen yet")):
-        # No reason to start it elsewhere.
-        return Obstacle(Observed.BACKOFF, waits)
+    said = lost(scene, wanted.devices)
+    if not said and (said := _said(scene.unjudged, wanted.devices, " cannot be seen")) and scene.early:
+        # It may be among the devices of the driver that comes up, which is no reason to start elsewhere.
+        return Obstacle(Observed.BACKOFF, f"{said}; its driver may still come up")
     for device in places(wanted.devices):
         # The worker that found it broken is the one that tries, on its own schedule, whether it works again.
         finders = scene.faults.get(device, ())

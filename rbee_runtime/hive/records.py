@@ -106,7 +106,7 @@ class Records:
     @property
     def unread(self) -> tuple[str, ...]:
         """Return why files are not followed that have neither been written again nor removed yet."""
-        return tuple(said for path, said in self._unread.items() if not _is_gone(path))
+        return tuple(self._unread.values())
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the ids on record."""
@@ -124,7 +124,8 @@ class Records:
         self._write(worker)
 
     def retry(self) -> None:
-        """Do what the disk refused so far."""
+        """Do what the disk refused so far, and see which files that were not followed a person has removed."""
+        self._unread = {path: said for path, said in self._unread.items() if not _is_gone(path)}
         with contextlib.suppress(StateError):
             for path, data in sorted(self._waiting.items()):
                 self.keep(path, data)

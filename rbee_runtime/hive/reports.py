@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from rbee_runtime import __version__, ports
+from rbee_runtime.brief import cut, few
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.devices import Scan
 from rbee_runtime.hive.health import Health
@@ -87,19 +88,19 @@ def _worker(view: View, health: Health | None, memory: dict[str, int], address: 
     running = view.status is not None and view.status.alive
     wanted = view.wanted
     spec = record.spec if running or wanted is None else wanted.digest()
-    # What the engine made of what is on record, which is what was asked of it.
-    context, slots = (health.context, health.slots) if health is not None else (0, 0)
+    # What the engine made of the spec counts before what is on record, which is what was asked of it.
+    heard = health or Health(since=now)
     return WorkerReport(
         id=decision.worker,
         model=record.model or (wanted.model if wanted is not None else ""),
-        spec=(health.spec if health is not None else "") or spec,
+        spec=heard.spec or spec,
         state=decision.state,
         engine=record.engine or (wanted.engine if wanted is not None else ""),
         address=address if record.port else "",
         port=record.port,
-        context=context or record.context or (wanted.context if wanted is not None else 0),
-        slots=slots or record.slots,
-        in_flight=health.in_flight if health is not None else 0,
+        context=heard.context or record.context or (wanted.context if wanted is not None else 0),
+        slots=heard.slots or record.slots,
+        in_flight=heard.in_flight,
         restarts=record.restarts,
         since=round(now - view.since, 3),
         detail=decision.said,
@@ -161,9 +162,8 @@ def summary(supervisor: Supervisor, *, queen: str) -> str:
 def shortened(sentences: Sequence[str]) -> list[str]:
     """Return the first sentences, the long ones cut, and how many more there are: a line that a person can read."""
     more = len(sentences) - MOST_SENTENCES
-    told = [said if len(said) <= MOST_LETTERS else f"{said[: MOST_LETTERS - 1]}…" for said in sentences]
     rest = [f"and {more} more: see `rbee-keeper models` and `rbee-keeper workers`"] if more > 0 else []
-    return [*told[:MOST_SENTENCES], *rest]
+    return [*(cut(said, MOST_LETTERS) for said in sentences[:MOST_SENTENCES]), *rest]
 
 
 def unfetched(fetches: Sequence[FetchReport]) -> list[str]:
@@ -172,9 +172,4 @@ def unfetched(fetches: Sequence[FetchReport]) -> list[str]:
     for fetch in fetches:
         if fetch.state in _FAILED and fetch.detail:
             why.setdefault(fetch.detail.removeprefix(f"model {fetch.name}: "), []).append(fetch.name)
-    return [f"model{'s' if len(names) > 1 else ''} {_listed(names)}: {said}" for said, names in why.items()]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return [f"model{'s' if len(names) > 1 else ''} {few(names, MOST_NAMES)}: {said}" for said, names in why.items()]

@@ -60,8 +60,8 @@ class Decision:
 class Scene:
     """Everything that decisions are made from, at one moment; maps are by worker id, `models` by model name.
 
-    `lost` is why nothing may run on a device, `unjudged` why nobody can see whether it is there, `awaited` why nobody
-    can see it yet, and `faults` the workers that found it broken, by device id; `unfit` why an engine that is
+    `lost` is why nothing may run on a device, `unjudged` why nobody can see whether it is there, and `faults` the
+    workers that found it broken, by device id; `early` that a driver still comes up; `unfit` why an engine that is
     installed cannot run here, by engine; `needs` bytes on each of a worker's devices; `drained` that nothing shall run
     here; `loads` the workers that are loading; `refused` why a worker could not be told to end; `trouble` is why
     nothing can be put on record now; `unseen` why the disk is not known.
@@ -78,13 +78,13 @@ class Scene:
     unfit: Mapping[str, str] = field(default_factory=dict)
     lost: Mapping[str, str] = field(default_factory=dict)
     unjudged: Mapping[str, str] = field(default_factory=dict)
-    awaited: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     needs: Mapping[str, int] = field(default_factory=dict)
     loads: Mapping[str, Load] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     credentials: str = ""
+    early: bool = False
     drained: bool = False
     trouble: str = ""
     unseen: str = ""

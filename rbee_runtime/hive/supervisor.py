@@ -311,7 +311,7 @@ class Supervisor:
             unfit=self._disk.unfit,
             lost=fences.lost(scan, devices),
             unjudged=fences.unjudged(scan, devices),
-            awaited=fences.awaited(scan, devices),
+            early=scan is not None and bool(scan.late),
             faults=fences.faults(held),
             ledger=self._memory.ledger,
             needs={spec.id: self._memory.need(spec, models.get(spec.model)) for spec in specs},

@@ -136,7 +136,7 @@ def _last_end(row: Row) -> str:
 def _cell(title: str, text: str) -> Text:
     good, bad = text in _GOOD, text in _BAD
     style = "green" if good else "red" if bad else ""
-    return Text(printable(text), style=style if title == "STATE" else "")
+    return Text(" ".join(printable(text).splitlines()), style=style if title == "STATE" else "")
 
 
 def _device(device: Row) -> str:

@@ -18,7 +18,7 @@ class Damaged:
         with self._lock:
             return self._said.get(manifest, (None, ""))[1]
 
-    def any(self) -> str:
+    def first(self) -> str:
         """Return the sentence about one manifest, "" if nothing is wrong with all of them."""
         with self._lock:
             return next((said for _, said in self._said.values()), "")

@@ -59,7 +59,7 @@ class Leases:
     def keep(self, names: Collection[str], coming: Collection[str] = ()) -> None:
         """Hold leases on exactly these models, and on what is being pulled; ModelStoreError if that fails.
 
-        `coming` are models that are still to be pulled: what a try that failed counted on stays for the next one.
+        `coming` are models that may still be pulled: what a try that failed counted on stays for the next one.
         """
         wanted, waiting = {self._path(name) for name in names}, {self._path(name, _PULL) for name in coming}
         if not wanted and not self._layout.uses.is_dir():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rbee_runtime import logs
+from rbee_runtime.brief import few
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import DiskFullError, ModelFormatError, ModelStoreError, ReferenceFormError
 from rbee_runtime.link import Link
@@ -211,10 +212,9 @@ class Puller:
         if not spec.files or parse_source(spec.source).scheme is not Scheme.FILE:
             return ""
         missing = [file for file in spec.files if not self._store.has(file)]
-        names = ", ".join(f"{file.name} (sha256-{file.sha256[:12]}…)" for file in missing[:MAX_NAMED])
-        more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
+        names = few([f"{file.name} (sha256-{file.sha256[:12]}…)" for file in missing], MAX_NAMED)
         gone = f"{'is' if len(missing) == 1 else 'are'} gone from the model store {self._store.layout.root}"
-        return f"{names}{more} {gone} of this host; run the deploy again, which puts the files of this model there"
+        return f"{names} {gone} of this host; run the deploy again, which puts the files of this model there"
 
     async def _held_elsewhere(self, spec: ModelSpec, peers: Sequence[Peer]) -> Listing | None:
         """Return the files that the first hive which has this model says are it, each with the hash to hold it to."""

@@ -120,8 +120,15 @@ def leftovers(
     if not sweep.all_read(layout, reports):
         return
     for key, size in unnamed(layout, reports).items():
-        if key not in held and now - _placed(layout.blobs / key) >= ABANDONED_SECONDS:
+        if key not in held and _is_old(layout.blobs / key, now):
             yield layout.blobs / key, size
+
+
+def _is_old(blob: Path, now: float) -> bool:
+    try:
+        return now - sweep.arrived(blob) >= ABANDONED_SECONDS
+    except OSError:
+        return False
 
 
 def _is_abandoned(layout: Layout, part: Path, wanted: Collection[str], now: float) -> bool:
@@ -153,15 +160,6 @@ def _sizes(folder: Path, pattern: str) -> list[tuple[str, int]]:
             with contextlib.suppress(FileNotFoundError):
                 found.append((path.name, path.lstat().st_size))
     return found
-
-
-def _placed(path: Path) -> float:
-    """Return when a file came to where it is, which a link to an old one tells by its status alone."""
-    try:
-        stat = path.lstat()
-    except OSError:
-        return 0.0
-    return max(stat.st_mtime, stat.st_ctime)
 
 
 def _changed(path: Path) -> float:

@@ -180,7 +180,7 @@ class ModelStore:
 
     def _stray(self, reports: Collection[ModelReport]) -> str:
         """Return what to know of files that are of no model, "" where there are none."""
-        size, damage = sum(room.unnamed(self.layout, reports).values()), self._damaged.any()
+        size, damage = sum(room.unnamed(self.layout, reports).values()), self._damaged.first()
         if not size:
             return ""
         later = "they go 15 minutes after they came, unless a pull counts on them"

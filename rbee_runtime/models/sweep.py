@@ -51,14 +51,17 @@ def all_read(layout: Layout, reports: Collection[ModelReport]) -> bool:
 
 
 def _old(folder: Path, pattern: str, before: float) -> list[Path]:
-    """Return entries whose content and place did not change since `before`; a hard link has a fresh ctime."""
+    """Return entries that are as they are since before `before`."""
     found = []
     with contextlib.suppress(OSError):
-        for path in folder.glob(pattern):
-            stat = path.lstat()
-            if max(stat.st_mtime, stat.st_ctime) < before:
-                found.append(path)
+        found += [path for path in folder.glob(pattern) if arrived(path) < before]
     return found
+
+
+def arrived(path: Path) -> float:
+    """Return when a file got its content and came to its place; of a hard link only the ctime is new. OSError."""
+    stat = path.lstat()
+    return max(stat.st_mtime, stat.st_ctime)
 
 
 def drop_part(layout: Layout, part: Path) -> bool:

@@ -77,7 +77,7 @@ def _to_a_worker(ask: Ask, model: FleetModel, catalogue: Catalogue, queue_wait: 
     if ask.tried and not healthy:
         return Refusal(_unavailable("no other worker of this model is ready"))
     if not usable:
-        return _cold(model, catalogue.hopeless(ask.model), catalogue.absence(ask.model))
+        return _cold(model, catalogue)
     seat = choose(healthy)
     if seat is not None:
         return Route(seat.worker, seat.url)
@@ -117,9 +117,10 @@ def _not_allowed(ask: Ask, catalogue: Catalogue) -> RequestError | None:
     return None
 
 
-def _cold(model: FleetModel, hopeless: str, absence: str) -> Refusal:
-    if hopeless:
+def _cold(model: FleetModel, catalogue: Catalogue) -> Refusal:
+    if hopeless := catalogue.hopeless(model.name):
         return Refusal(_unavailable(f"{model.name}: {hopeless}", retry_after=60))
+    absence = catalogue.absence(model.name)
     message = f"{model.name} is not ready yet" + (f" ({absence})" if absence else "")
     return Refusal(_unavailable(message, retry_after=10), model.load_wait, cold=True)
 

@@ -88,12 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", type=Path, default=ports.ETC / "queen.yaml", metavar="FILE", help="settings (default: %(default)s)")
     add("--attached-hive", action="store_true", help="serve models of this machine on loopback, without a fleet")
-    sources, pair = (
-        "file:/path.gguf, hf:…, https:… or fake:…; repeatable",
-        "its own, and the next (default: %(default)s)",
-    )
+    sources = "file:/path.gguf, hf:…, https:… or fake:…; repeatable"
     add("--model", action="append", default=[], metavar="NAME=SOURCE", help=sources)
-    add("--port", type=int, default=ports.QUEEN_PORT, help=pair)
+    add("--port", type=int, default=ports.QUEEN_PORT, help="its own, and the next one (default: %(default)s)")
     add("--state-dir", type=Path, default=ports.user_root(), metavar="DIR", help="default: %(default)s")
     add("--engines-dir", type=Path, default=ports.user_root() / "engines", metavar="DIR", help="default: %(default)s")
     add("--version", action="version", version=f"rbee {__version__}")

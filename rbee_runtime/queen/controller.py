@@ -10,7 +10,8 @@ from functools import partial
 from rbee_runtime import logs
 from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError, StateError
-from rbee_runtime.protocol import FetchReport, Heartbeat, HeartbeatAck, WorkerReport
+from rbee_runtime.protocol import Heartbeat, HeartbeatAck, WorkerReport
+from rbee_runtime.queen import outlook
 from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys
@@ -19,23 +20,14 @@ from rbee_runtime.queen.placement import HiveView, Situation, plan
 from rbee_runtime.queen.records import Assignment, KeyRecord
 from rbee_runtime.queen.routing import Roster, Seat
 from rbee_runtime.queen.store import Store
-from rbee_runtime.states import ExitReason, FetchState, Observed
+from rbee_runtime.states import Observed
 
 TICK_SECONDS = 1.0
-MOST_HIVES, MOST_LETTERS = 3, 240
-"""Of what a client is told about a model that is not ready."""
-
 SETTLE_SECONDS = 10.0
 """Two heartbeats: after that, hives that have not spoken do not hold up placement."""
 
 _SERVING = frozenset({Observed.READY, Observed.DRIFTED})
 """A drifted worker still serves its old spec until its hive has drained it."""
-
-_PERMANENT = frozenset({ExitReason.BAD_MODEL, ExitReason.BAD_CONFIG, ExitReason.ENGINE_MISSING})
-"""A hive does not try these again by itself."""
-
-_ELSEWHERE = frozenset({ExitReason.OUT_OF_MEMORY, ExitReason.DEVICE_LOST})
-"""A hive does not try these again until its memory or its devices change; another hive may have both."""
 
 
 class Controller:
@@ -94,47 +86,31 @@ class Controller:
 
     def hopeless(self, model: str) -> str:
         """Return why no worker of this model will be ready without somebody's help, or an empty string."""
-        mine = [entry for entry in self.assignments.values() if entry.spec.model == model]
-        declared = self.model(model)
+        mine, declared = self._standings(model), self.model(model)
         if not mine and declared is not None and not declared.each_host and declared.replicas_min == 0:
             return "it is declared with replicas_min 0; raise it in the inventory"
-        reports = [self.report(entry.id) for entry in mine]
-        if mine and all(report is not None and _needs_help(report) for report in reports):
-            return f"its workers fail to start: {reports[0].detail if reports[0] else 'see the hive'}"
-        fetches = [self._fetch(entry) for entry in mine]
-        if fetches and all(fetch is not None and fetch.state is FetchState.QUARANTINED for fetch in fetches):
-            return f"its files are not what they should be: {fetches[0].detail if fetches[0] else ''}"
+        if mine:
+            return outlook.hopeless(mine)
         reasons = self.reasons.get(model, ())
         may_come = any(reason.endswith((": not heard yet", ": silent")) for reason in reasons)
-        return "" if mine or may_come or not reasons else f"it fits nowhere ({'; '.join(reasons)})"
+        return "" if may_come or not reasons else f"it fits nowhere ({'; '.join(reasons)})"
 
     def absence(self, model: str) -> str:
-        """Return how far the workers of a model are that is not ready, by hive, "" where nobody knows.
+        """Return what keeps the workers of this model from being ready now, or an empty string."""
+        return outlook.absence(self._standings(model))
 
-        Clients read it, so it names nothing of other models: what is said of this one's files, else the bare state.
-        """
-        mine = [entry for entry in self.assignments.values() if entry.spec.model == model]
-        said = [
-            f"{entry.hive}: {fetch.detail if fetch is not None and fetch.detail else report.state.value}"
-            for entry in sorted(mine, key=lambda entry: entry.hive)
-            if (report := self.report(entry.id)) is not None
-            for fetch in (self._fetch(entry),)
-        ]
-        told = [text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…" for text in said[:MOST_HIVES]]
-        more = len(said) - MOST_HIVES
-        return "; ".join([*told, f"and {more} more"] if more > 0 else told)
+    def _standings(self, model: str) -> list[outlook.Standing]:
+        mine = (entry for entry in self.assignments.values() if entry.spec.model == model)
+        return [outlook.Standing(entry, self._heard(entry.hive)) for entry in mine]
 
-    def _fetch(self, entry: Assignment) -> FetchReport | None:
-        member = self.membership.members.get(entry.hive)
-        fetches = member.report.fetches if member and member.report else ()
-        return next((fetch for fetch in fetches if fetch.name == entry.spec.model), None)
+    def _heard(self, hive: str) -> Heartbeat | None:
+        member = self.membership.members.get(hive)
+        return member.report if member is not None else None
 
     def report(self, worker: str) -> WorkerReport | None:
         """Return what its hive last said about a worker."""
         entry = self.assignments.get(worker)
-        member = self.membership.members.get(entry.hive) if entry else None
-        reports = member.report.workers if member and member.report else ()
-        return next((report for report in reports if report.id == worker), None)
+        return outlook.Standing(entry, self._heard(entry.hive)).report if entry is not None else None
 
     def url(self, entry: Assignment) -> str:
         """Return where a worker listens, without a path."""
@@ -278,7 +254,7 @@ class Controller:
         self._gave_up = frozenset(
             worker
             for worker, report in reports.items()
-            if (report is not None and report.state is Observed.EXITED and report.last_exit in _ELSEWHERE)
+            if (report is not None and report.state is Observed.EXITED and report.last_exit in outlook.ELSEWHERE)
             or (worker in self._gave_up and (report is None or report.state is not Observed.READY))
         )
         return self._gave_up
@@ -348,11 +324,6 @@ class Controller:
 
 def _empties_itself(member: Member) -> bool:
     return member.report is not None and member.report.draining
-
-
-def _needs_help(report: WorkerReport) -> bool:
-    blocked = report.state is Observed.EXITED and report.last_exit in _PERMANENT | _ELSEWHERE
-    return blocked or report.state is Observed.CRASH_LOOP
 
 
 def _seen(entry: Assignment, report: WorkerReport | None) -> Assignment:

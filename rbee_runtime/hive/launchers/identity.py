@@ -17,6 +17,7 @@ def boot_id() -> str:
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None if it is gone or only waits to be reaped."""
     try:
+        # One path, made in one go: every worker is asked each second.
         stat = Path(f"{_PROC}/{pid}/stat").read_text()
     except (OSError, ValueError):
         return None

@@ -26,6 +26,7 @@ class Network:
 
 def usable(engine: str, name: str, found: Network) -> bool:
     """Say whether workers may start in a network; one of ours may not until it is made again; LauncherError."""
+    # Wide routes are named once: they are among what is wrong already.
     wrong = tuple(dict.fromkeys((*found.wrong, *(() if found.routed else ("routes",)))))
     if not wrong:
         # Whoever made it: there is no way out of it.

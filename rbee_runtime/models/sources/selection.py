@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+from rbee_runtime.brief import few
 from rbee_runtime.errors import ModelStoreError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
@@ -166,11 +167,9 @@ def _weights(names: Sequence[str]) -> list[str]:
 def _there_is(names: Sequence[str]) -> str:
     if not names:
         return "there are no files at all"
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"there is {', '.join(names[:_SHOWN])}{more}"
+    return f"there is {few(names, _SHOWN)}"
 
 
 def _shown(sets: dict[str, list[str]], ending: str) -> str:
     names = [f"{stem}{ending}" if len(files) == 1 else f"{stem}-*{ending}" for stem, files in sets.items()]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return few(names, _SHOWN)

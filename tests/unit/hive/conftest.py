@@ -13,6 +13,7 @@ from rbee_runtime.hive.attached import AttachedHive
 from rbee_runtime.link import Link, Role
 from rbee_runtime.protocol import Desired, ModelSpec, WorkerSpec, encode
 from tests.ports import free_ports
+from tests.unit.hive.fetch_case import Case
 
 TOKEN = "test-token"
 FLEET = "t"
@@ -104,3 +105,10 @@ async def start(settings: HiveConfig, quick: None) -> AsyncIterator[Start]:
     for hive in running:
         if not hive.stopped:
             await hive.stop(stop_workers=True)
+
+
+@pytest.fixture
+async def case(tmp_path: Path) -> AsyncIterator[Case]:
+    made = Case(tmp_path / "models")
+    yield made
+    await made.fetching.close()

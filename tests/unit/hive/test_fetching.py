@@ -1,95 +1,21 @@
 """Models on their way: states by the table, reports, retries by the schedule, what is not wanted any more."""
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
 import pytest
-from msgspec.structs import replace
 
-from rbee_runtime.config import StoreSettings
 from rbee_runtime.errors import DiskFullError, ModelFormatError, ModelStoreError, QuarantinedError, RbeeError
 from rbee_runtime.hive.fetching import Fetching
 from rbee_runtime.models.layout import Layout
-from rbee_runtime.models.pins import Pins
 from rbee_runtime.models.progress import Progress
 from rbee_runtime.models.pull import Puller
-from rbee_runtime.models.sources import Listing, RemoteFile, TransientError
+from rbee_runtime.models.sources import TransientError
 from rbee_runtime.models.store import ModelStore
-from rbee_runtime.protocol import ModelReport, ModelSpec
+from rbee_runtime.protocol import ModelSpec
 from rbee_runtime.states import FetchState
-from tests.unit.hive.waiting import until
-from tests.unit.models.pulling import uninspected
-
-CONTENT = b"x" * 1000
-SPEC = ModelSpec(name="m", source="https://models.example/m.gguf")
-FAKE = ModelSpec(name="f", source="fake:")
-
-
-class Source:
-    """Has one file; waits in the middle until told to go on, or fails as told."""
-
-    def __init__(self) -> None:
-        self.go_on = asyncio.Event()
-        self.error: Exception | None = None
-        self.opened = 0
-        self.fails_midway = False
-        self.sha256: str | None = None
-
-    async def list(self) -> Listing:
-        self.opened += 1
-        if self.error is not None:
-            raise self.error
-        return Listing((RemoteFile("m.gguf", len(CONTENT), self.sha256, etag="1", locator="l"),))
-
-    async def read(self, file: RemoteFile, *, offset: int) -> AsyncIterator[bytes]:
-        yield CONTENT[offset:400] if offset < 400 else b""
-        await self.go_on.wait()
-        if self.fails_midway:
-            raise ModelStoreError("gone")
-        yield CONTENT[max(offset, 400) :]
-
-    async def close(self) -> None: ...
-
-
-def content(path: str) -> bytes:
-    return Path(path).read_bytes()
-
-
-class Case:
-    def __init__(self, root: Path) -> None:
-        self.now = 1000.0
-        self.source = Source()
-        self.changed = asyncio.Event()
-        self.store = ModelStore(root, StoreSettings(spare=0))
-        puller = Puller(
-            self.store,
-            clock=lambda: self.now,
-            opener=lambda *_: self.source,
-            inspect=uninspected,
-        )
-        self.fetching = Fetching(self.store, clock=lambda: self.now, changed=self.changed.set, puller=puller)
-
-    async def look(self, *wanted: ModelSpec) -> None:
-        await self.fetching.look(wanted or (SPEC,))
-
-    async def settle(self) -> None:
-        await asyncio.wait_for(self.changed.wait(), 10)
-        self.changed.clear()
-        await self.look()
-
-    @property
-    def state(self) -> str | None:
-        return next((report.state for report in self.fetching.fetches), None)
-
-
-@pytest.fixture
-async def case(tmp_path: Path) -> AsyncIterator[Case]:
-    made = Case(tmp_path / "models")
-    yield made
-    await made.fetching.close()
+from tests.unit.hive.fetch_case import CONTENT, FAKE, SPEC, Case, content
 
 
 async def test_a_model_is_fetched_and_then_ready(case: Case) -> None:
@@ -202,93 +128,10 @@ async def test_what_is_not_wanted_any_more_is_stopped(case: Case) -> None:
     assert list((case.store.layout.root / "partial").glob("*.part")) != []
 
 
-async def test_a_pinned_model_is_kept(case: Case) -> None:
-    """A spec that pins makes the model one that collection leaves alone, until it does not any more."""
-    case.source.go_on.set()
-    pinned = ModelSpec(name="m", source=SPEC.source, pin=True)
-    await case.look(pinned)
-    await asyncio.wait_for(case.changed.wait(), 10)
-    await case.look(pinned)
-    await case.look(pinned)
-    assert case.fetching.reports[0].pinned
-    await case.look()
-    assert not case.fetching.reports[0].pinned
-
-
-GONE: dict[str, tuple[tuple[str, ...] | None, bool]] = {
-    "it runs elsewhere": (("m",), True),
-    "it left the inventory": ((), False),
-    "a queen that does not say": (None, True),
-}
-
-
-@pytest.mark.parametrize(("pins", "stays"), GONE.values(), ids=GONE)
-async def test_a_pin_of_the_inventory_ends_with_it(case: Case, pins: tuple[str, ...] | None, stays: bool) -> None:
-    """A model that no worker of this host needs any more is kept as long as the inventory pins it."""
-    case.source.go_on.set()
-    pinned = ModelSpec(name="m", source=SPEC.source, pin=True)
-    await case.look(pinned)
-    await asyncio.wait_for(case.changed.wait(), 10)
-    await case.look(pinned)
-    await case.fetching.look((), pins=pins)
-    assert [report.pinned for report in case.fetching.reports] == [stays]
-
-
-async def test_what_is_wanted_is_leased_while_it_is(case: Case) -> None:
-    """Other hives on the disk see that it is used before it is told ready, and within a minute that it is not."""
-    neighbour = ModelStore(case.store.layout.root, holder="neighbour")
-    case.source.go_on.set()
-    await case.look()
-    await case.settle()
-    assert (case.fetching.models["m"].ready, list(neighbour.leases.others())) == (True, ["m"])
-    case.now += 61
-    await case.look(FAKE)
-    assert neighbour.leases.others() == {}
-
-
 async def test_the_end_stops_what_reads_whole_files(case: Case) -> None:
     """Closing tells every thread of the store that hashes."""
     await case.fetching.close()
     assert case.store.layout.threads.halted.is_set()
-
-
-async def test_a_full_quota_is_not_asked_about_at_each_look(case: Case) -> None:
-    """Room on the disk says nothing about a quota: the source is left alone until the schedule's time."""
-    case.store.settings = StoreSettings(spare=0, quota=10)
-    await case.look()
-    await case.settle()
-    for _ in range(5):
-        await asyncio.sleep(0.01)
-        await case.look()
-    assert (case.state, case.source.opened) == (FetchState.DISK_FULL, 1)
-
-
-@pytest.mark.parametrize("fails", [True, False], ids=["the other fails", "the other is not wanted any more"])
-async def test_room_that_another_fetch_gives_up_is_used_at_once(case: Case, fails: bool) -> None:
-    """What did not fit beside another fetch is tried when that one ends without its model, not after ten minutes."""
-    other = replace(SPEC, name="other")
-    await case.look(other)
-    await until(lambda: case.fetching.fetches[0].total)
-    case.source.error = DiskFullError("no room beside other")
-    await case.look(other, SPEC)
-
-    async def refused() -> bool:
-        await case.look(other, SPEC)
-        return case.fetching.fetches[-1].state is FetchState.DISK_FULL
-
-    await until(refused)
-    assert case.source.opened == 2
-    if fails:
-        case.source.error = ModelStoreError("gone")
-        case.source.fails_midway = True
-        case.source.go_on.set()
-    wanted = (other, SPEC) if fails else (SPEC,)
-
-    async def tried_again() -> bool:
-        await case.look(*wanted)
-        return case.source.opened == 3
-
-    await until(tried_again)
 
 
 async def test_who_else_has_a_model_does_not_interrupt_its_fetch(case: Case) -> None:
@@ -322,20 +165,6 @@ async def test_what_fails_after_the_download_has_its_state(
     case.now += 599
     await case.look()
     assert (case.state, case.source.opened) == (state, 1)
-
-
-async def test_a_pin_that_cannot_be_written_stops_no_look(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store mounted read-only serves its models, pinned or not."""
-    case.source.go_on.set()
-    await case.look()
-    await case.settle()
-
-    def refused(*_: object, **__: object) -> None:
-        raise ModelStoreError("the disk is mounted read-only")
-
-    monkeypatch.setattr(Pins, "by_inventory", refused)
-    await case.look(ModelSpec(name="m", source=SPEC.source, pin=True))
-    assert case.fetching.models["m"].ready
 
 
 async def test_a_passing_trouble_of_a_listing_stays_one(case: Case) -> None:
@@ -373,25 +202,6 @@ async def test_any_failure_in_any_state_is_tried_again(
         assert [report.detail for report in fetching.fetches] == ["no"]
         changed.clear()
         now[0] += 100_000
-
-
-@pytest.mark.parametrize("earlier", [False, True])
-async def test_what_a_failed_try_counted_on_stays_while_the_model_is_wanted(case: Case, earlier: bool) -> None:
-    """Its blobs are leased over the pause, beside an earlier version too, and not once nobody wants the model."""
-    if earlier:
-        case.store.layout.prepare()
-        case.store.commit(ModelReport(name="m", size=0, source="https://models.example/before.gguf"))
-    case.source.sha256 = hashlib.sha256(CONTENT).hexdigest()
-    case.source.fails_midway = True
-    case.source.go_on.set()
-    await case.look()
-    await case.settle()
-    leased = []
-    for wanted in (SPEC, FAKE):
-        case.fetching._touched = 0.0
-        await case.look(wanted)
-        leased.append(case.store.leases.blobs())
-    assert leased == [{case.source.sha256}, frozenset()]
 
 
 async def test_a_damaged_manifest_is_said_with_what_becomes_of_its_model(case: Case) -> None:

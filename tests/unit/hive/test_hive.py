@@ -166,8 +166,10 @@ async def test_the_log_of_a_worker_that_never_started_says_why(start: Start, tmp
     await until(lambda: _said(queen, "is not a file here"))
     found, unknown = await queen.get("/api/v1/workers/w-1/logs"), await queen.get("/api/v1/workers/w-2/logs")
     said = "worker w-1 wrote nothing, because it has not been started yet: "
-    assert (found.status_code, unknown.status_code) == (404, 404)
+    followed = await queen.get("/api/v1/workers/w-1/logs?follow=1")
+    assert (found.status_code, followed.status_code, unknown.status_code) == (404, 404, 404)
     assert found.json()["error"]["message"].startswith(said)
+    assert followed.json() == found.json()
     assert "it was never started here" in unknown.json()["error"]["message"]
 
 

@@ -71,5 +71,6 @@ async def test_a_driver_that_comes_up_slowly_moves_no_worker(start: Start, monke
     found = await queen.worker("w-gpu")
     answer.set()
     assert found["last_exit"] is None
-    assert found["detail"] == f"device {H100_ID} cannot be seen yet: the nvidia devices did not answer within 3 s"
+    said = "the nvidia devices did not answer within 3 s; its driver may still come up"
+    assert found["detail"] == f"device {H100_ID} cannot be seen: {said}"
     await until(lambda: queen.in_state("w-gpu", "ready"))

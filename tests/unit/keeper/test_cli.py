@@ -106,7 +106,7 @@ def test_chat_takes_a_piped_prompt_and_a_ready_model(
 
 def test_a_piped_table_has_a_line_for_each_row(keeper: Keeper, queen: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a long reason nor a narrow terminal makes two of one, and no line ends in blanks."""
-    long = [{**TABLES["models"][0], "missing": ["gpu2: too small " * 100]}, TABLES["models"][0]]
+    long = [{**TABLES["models"][0], "missing": ["gpu2:\ntoo small " * 100]}, TABLES["models"][0]]
     monkeypatch.setitem(TABLES, "models", long)
     lines = keeper("models")[1].splitlines()
     assert [line.split()[0] for line in lines if line.strip("─━ ")] == ["MODEL", "toy", "toy"]

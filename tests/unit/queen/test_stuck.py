@@ -9,7 +9,7 @@ from rbee_runtime.config import FleetFile
 from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.protocol import FetchReport
 from rbee_runtime.queen.admission import Refusal, admit
-from rbee_runtime.queen.controller import MOST_LETTERS
+from rbee_runtime.queen.outlook import MOST_LETTERS
 from rbee_runtime.queen.records import Scope
 from rbee_runtime.states import ExitReason, FetchState, Observed
 from tests.unit.queen.states import Fixture, fleet, model
@@ -17,10 +17,10 @@ from tests.unit.queen.states import Fixture, fleet, model
 Queen = Callable[[FleetFile], Fixture]
 
 
-def says(made: Fixture, hive: str, state: Observed, reason: ExitReason) -> None:
+def says(made: Fixture, hive: str, state: Observed, reason: ExitReason | None, detail: str = "no room") -> None:
     """Let a hive report its workers in a state with a reason."""
     report = made.report(hive, state)
-    workers = tuple(msgspec.structs.replace(each, last_exit=reason, detail="no room") for each in report.workers)
+    workers = tuple(msgspec.structs.replace(each, last_exit=reason, detail=detail) for each in report.workers)
     made.controller.heartbeat(msgspec.structs.replace(report, workers=workers))
 
 
@@ -102,12 +102,16 @@ def test_who_waits_in_vain_is_told_why(queen: Queen) -> None:
     assert str(found.error) == "m is not ready yet (a: model m: wrong content)"
 
 
-def test_who_waits_is_told_nothing_of_other_models(queen: Queen) -> None:
+@pytest.mark.parametrize("reason", [None, ExitReason.OUT_OF_MEMORY], ids=["may come", "hopeless"])
+def test_who_waits_is_told_nothing_of_other_models(queen: Queen, reason: ExitReason | None) -> None:
     """A hive's sentence about memory names its other workers, which a key for one model need not know."""
-    made = queen(fleet(model(), hives=("a",)))
+    made = queen(fleet(model(), model("secret"), hives=("a",)))
     made.beat("a")
-    says(made, "a", Observed.BACKOFF, ExitReason.OUT_OF_MEMORY)
-    assert made.controller.absence("m") == "a: backoff"
+    other = next(entry.id for entry in made.controller.assignments.values() if entry.spec.model == "secret")
+    says(made, "a", Observed.EXITED, reason, f"no room for m-000001 beside {other}, {other}-b and {other}")
+    told = made.controller.absence("m"), made.controller.hopeless("m")
+    said = "no room for m-000001 beside another worker, another worker-b and another worker"
+    assert told == (f"a: {said}", f"its workers fail to start: {said}" if reason else "")
 
 
 def test_what_many_hives_say_is_cut(queen: Queen) -> None:
@@ -117,5 +121,6 @@ def test_what_many_hives_say_is_cut(queen: Queen) -> None:
     made.beat(*names)
     for name in names:
         fetches(made, name, FetchState.FAILED, "x" * 1000)
-    told = made.controller.absence("m").split("; ")
-    assert ([len(text) for text in told[:3]], told[3]) == ([MOST_LETTERS] * 3, "and 2 more")
+    told, _, more = made.controller.absence("m").rpartition(" and ")
+    assert [len(text.partition(": ")[2]) for text in told.split("; ")] == [MOST_LETTERS] * 3
+    assert more == "2 more"
