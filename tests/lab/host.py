@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tests.lab import entering, processes, tree
-from tests.lab.commands import output, succeeds
+from tests.lab import entering, processes, tree, units
+from tests.lab.commands import succeeds
 from tests.lab.errors import LabError
 from tests.lab.images import ensure_image
 from tests.lab.network import link_exists, set_link
@@ -198,7 +198,7 @@ class LabHost:
 
     def _start_keeper(self) -> None:
         (self.directory / "nspawn.pid").unlink(missing_ok=True)
-        booted = _booted_by_systemd()
+        booted = units.booted_by_systemd()
         spec = {
             "machine": self.record.machine,
             "directory": str(self.directory),
@@ -210,7 +210,7 @@ class LabHost:
         file.write_text(json.dumps(spec))
         keeper = [sys.executable, "-I", str(KEEPER), str(file)]
         if booted:
-            _start_as_unit(self.record.machine, keeper, self.directory / "console.log")
+            units.start(self.record.machine, keeper, self.directory / "console.log")
         else:
             _start_detached(keeper, self.directory / "console.log")
 
@@ -244,15 +244,9 @@ class LabHost:
         self._wait_gone()
 
     def _wait_gone(self) -> None:
-        if _booted_by_systemd():
-            # The processes are gone, but systemd may not have noticed yet: its stop job ends when it has.
-            succeeds(("systemctl", "stop", self.record.machine))
+        units.forget(self.record.machine)
         if not wait_for(lambda: not link_exists(self.record.link), timeout=LINK_S):
             succeeds(("ip", "link", "delete", self.record.link))
-
-
-def _booted_by_systemd() -> bool:
-    return Path("/run/systemd/system").is_dir()
 
 
 def _start_detached(keeper: list[str], log: Path) -> None:
@@ -266,12 +260,3 @@ def _start_detached(keeper: list[str], log: Path) -> None:
             start_new_session=True,
             env={"RBEE_LAB_DETACH": "1"},
         )
-
-
-def _start_as_unit(machine: str, keeper: list[str], log: Path) -> None:
-    """Where systemd is PID 1, ask it for a cgroup of the host's own."""
-    succeeds(("systemctl", "reset-failed", machine))
-    settings = ("Delegate=yes", "KillMode=mixed", "TasksMax=infinity", f"StandardOutput=append:{log}")
-    options = [f"--property={setting}" for setting in (*settings, f"StandardError=append:{log}")]
-    fixed = (f"--unit={machine}", "--slice=machine.slice", "--service-type=exec", "--collect")
-    output(("systemd-run", *fixed, *options, *keeper))

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.lab import network, processes, tree, uplink
+from tests.lab import network, processes, tree, units, uplink
 from tests.lab.claims import claim_host, claim_lab, is_stale
 from tests.lab.errors import LabError
 from tests.lab.host import LabHost
@@ -159,6 +159,7 @@ class Lab:
         with uninterrupted():
             for directory in (self.directory / "hosts").glob("*"):
                 processes.kill_all(directory)
+            units.forget(f"{self.name}-*")
             tree.forget_machines(f"{self.name}-*")
             tree.unmount(self.directory)
             network.remove_bridge(self.name)

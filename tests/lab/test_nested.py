@@ -21,7 +21,9 @@ with Lab.create("inner") as lab:
     print(subprocess.run(host.ssh_argv("sudo hostname"), capture_output=True, text=True).stdout.strip())
     print(subprocess.run(["networkctl", "list", lab.name], capture_output=True, text=True).stdout)
 """
-LEFT = "ls /var/tmp/rbee-lab /run/systemd/network; ip -brief link | grep rbl; systemctl list-units --no-legend 'rbl*'"
+LEFT = """
+ls /var/tmp/rbee-lab /run/systemd/network; ip -brief link | grep rbl; systemctl list-units --all --no-legend 'rbl*'
+"""
 
 
 def test_a_machine_with_systemd_can_run_a_lab() -> None:
