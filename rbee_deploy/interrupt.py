@@ -14,8 +14,13 @@ def arm() -> None:
     signal.signal(signal.SIGINT, _stop)
 
 
+def happened() -> bool:
+    """Say whether somebody has pressed it: what failed since then says nothing about the hosts."""
+    return signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
 def _stop(_number: int, _frame: object) -> None:
-    # A second one ends it at once.
+    # A second one ends it at once; `happened` knows by this, too, since Python itself never leaves the default.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     print(SENTENCE, file=sys.stderr, flush=True)
     state: Any = ctx_state.get()

@@ -148,9 +148,12 @@ def _hosts(state: Any) -> Iterable[Any]:
 
 
 def _lines(state: Any) -> Iterator[Line]:
-    reasons = connection.sentences(host for host in _hosts(state) if host not in state.activated_hosts)
+    missed = [host for host in _hosts(state) if host not in state.activated_hosts]
+    reasons = {} if interrupt.happened() else connection.sentences(missed)
     for host in _hosts(state):
-        if host.name in reasons:
+        if interrupt.happened() and host in missed:
+            yield Line(host.name, "connect", verdict=Verdict.CUT_OFF, notes=["nothing was done there"])
+        elif host.name in reasons:
             yield Line(host.name, "connect", verdict=Verdict.FAILED, notes=[reasons[host.name]])
         elif hasattr(state, "rbee_recorder"):
             yield from _stages(state, host)

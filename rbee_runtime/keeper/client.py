@@ -173,6 +173,10 @@ class QueenClient:
         except httpx.TimeoutException as error:
             raise QueenCallError(f"the queen at {self._url} did not answer in time") from error
         except httpx.ConnectError as error:
+            if "WRONG_VERSION_NUMBER" in str(error):
+                raise QueenCallError(
+                    f"what answers at {self._url} does not speak TLS; write http://… in --url"
+                ) from error
             raise QueenCallError(
                 f"no queen at {self._url}: {error}; check --url and --ca, or start one: "
                 "rbee-keeper start-queen --attached-hive --model NAME=file:/path.gguf"

@@ -78,7 +78,9 @@ class Keys:
         """End a key at once, or raise RequestError 404 or 409."""
         record = self.get(key_id)
         if record is None:
-            raise RequestError(404, f"there is no key {key_id!r}", code="key_not_found")
+            called = [record.id for record in self.active() if record.name == key_id]
+            others = f"; keys are revoked by id, and called that: {', '.join(called)}" if called else ""
+            raise RequestError(404, f"there is no key {key_id!r}{others}", code="key_not_found")
         admins = [other for other in self.active() if Scope.ADMIN in other.scopes]
         if admins == [record]:
             raise RequestError(409, f"{key_id} is the last admin key; create another one first", code="last_admin_key")

@@ -1,5 +1,6 @@
 """The report's own lines: aligned, one per host and stage, with what failed and what to do."""
 
+import signal
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,3 +86,18 @@ def test_a_stage_that_does_not_concern_the_host_has_no_line() -> None:
     """A GPU host is not told about the queen."""
     lines = run({"activate queen: a": meta(), "verify: b": meta()}, **{report.ELSEWHERE: {"activate queen"}})
     assert not any("queen" in line for line in lines)
+
+
+def test_a_run_cut_off_while_it_connects_blames_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts that were not reached yet are not diagnosed: the sentence would tell a person to turn them on."""
+    host = SimpleNamespace(name="box1", connector_data={})
+    state = SimpleNamespace(
+        inventory=[host], is_host_in_limit=lambda _: True, activated_hosts={}.values(), op_meta={}, is_executing=False
+    )
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        lines = report.text(state)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert lines == ["", "box1  connect  cut off       nothing was done there"]

@@ -136,6 +136,13 @@ def test_an_answer_that_breaks_off_is_an_error(keeper: Keeper, queen: StandIn, s
     assert message in err
 
 
+def test_https_to_a_queen_without_is_called_that(keeper: Keeper, queen: StandIn) -> None:
+    """The words of the TLS library do not say which end is wrong."""
+    url = queen.url.replace("http:", "https:")
+    said = f"rbee-keeper: what answers at {url} does not speak TLS; write http://… in --url\n"
+    assert keeper("--url", url, "hives") == (1, "", said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

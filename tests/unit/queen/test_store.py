@@ -156,6 +156,15 @@ def test_revoking_is_immediate_and_lasts(keys: Keys) -> None:
         keys.revoke(record.id)
 
 
+def test_who_names_a_key_by_its_name_gets_the_id(keys: Keys) -> None:
+    """Names are no keys of keys, but what a person remembers; revoked ones are not offered."""
+    keys.create("admin", [Scope.ADMIN])
+    record, gone = keys.create("guest", [Scope.INFER])[0], keys.create("guest", [Scope.INFER])[0]
+    keys.revoke(gone.id)
+    with pytest.raises(RequestError, match=f"no key 'guest'; keys are revoked by id, and called that: {record.id}$"):
+        keys.revoke("guest")
+
+
 def test_the_last_admin_key_stays(keys: Keys) -> None:
     """Nobody locks themselves out."""
     record, _ = keys.create("n", [Scope.ADMIN])
