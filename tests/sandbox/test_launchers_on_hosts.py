@@ -59,7 +59,7 @@ def carry(host: LabHost) -> None:
 
 
 def admit_hive(host: LabHost) -> None:
-    """Let the hive's user speak to both engines, as docs/decisions/0007-worker-containers.md says."""
+    """Let the hive's user speak to both engines, as docs/decisions/0008-engine-socket.md says."""
     host.put("[Socket]\nSocketGroup=rbee-hive\nSocketMode=0660\n", "/etc/systemd/system/podman.socket.d/rbee.conf")
     host.put("d /run/podman 0755 root root\n", "/etc/tmpfiles.d/00-rbee-podman.conf")
     host.run("systemctl daemon-reload && systemctl restart podman.socket && chmod 755 /run/podman")
