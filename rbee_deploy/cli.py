@@ -25,26 +25,26 @@ from rbee_deploy.errors import DeployError
 from rbee_deploy.inventory import Placement
 from rbee_deploy.operations.root import REFUSALS
 from rbee_deploy.site import Site
+from rbee_runtime.command_line import Parser
+from rbee_runtime.errors import ConfigError
 
 DEPLOY = Path(__file__).with_name("deploy.py")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    options = _parser().parse_args(argv)
-    if not Path(options.inventory).is_file():
-        sys.exit(f"there is no inventory file {options.inventory}; give one by -i")
     try:
+        options = _parser().parse_args(argv)
         # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
         options.site = _site(options.inventory)
         status: int = options.run(options)
-    except DeployError as error:
+    except (DeployError, ConfigError) as error:
         sys.exit(str(error))
     sys.exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rbee-deploy", description="Bring hosts to what an inventory says.")
+    parser = Parser(prog="rbee-deploy", description="Bring hosts to what an inventory says.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (
         ("apply", _apply, "make every host what the inventory says"),
@@ -132,6 +132,8 @@ def _api_key(options: argparse.Namespace) -> int:
 
 def _site(inventory: str) -> Site:
     """Return the fleet that an inventory file declares."""
+    if not Path(inventory).is_file():
+        raise DeployError(f"there is no inventory file {inventory}; give one by -i")
     names = _names(inventory)
     groups = (value for value in names.values() if isinstance(value, list))
     for group in groups:

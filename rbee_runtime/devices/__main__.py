@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rbee_runtime import devices
+from rbee_runtime.command_line import Parser
 from rbee_runtime.config import DeviceSettings
 from rbee_runtime.devices import recorded
 from rbee_runtime.errors import ConfigError
@@ -20,8 +21,8 @@ _HEADINGS = ("ID", "KIND", "NAME", "TOTAL", "USED", "FOREIGN", "STATE")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         if options.command == "record":
             return _record(options.out)
         scan = asyncio.run(devices.build(DeviceSettings(recorded=options.recorded)).scan())
@@ -65,7 +66,7 @@ def _say(text: str, *, to: TextIO | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rbee_runtime.devices", description="Show what the hive sees.")
+    parser = Parser(prog="python -m rbee_runtime.devices", description="Show what the hive sees.")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--recorded", type=Path, metavar="FILE", help="of a recording instead of this host")
     commands = parser.add_subparsers(dest="command")

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvloop
 
 from rbee_runtime import __version__, config, durable, logs, ports, running
+from rbee_runtime.command_line import Parser
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import ConfigError, RbeeError, StateError
 from rbee_runtime.hive import attached
@@ -34,8 +35,8 @@ BAD_CONFIG_STATUS = 64
 def main() -> None:
     """Run the command line and leave."""
     logs.capture_libraries()
-    options = _parser().parse_args()
     try:
+        options = _parser().parse_args()
         settings = _load(options.config)
         uvloop.run(run(settings, digest=running.digest_of(options.config)))
     except ConfigError as error:
@@ -111,7 +112,7 @@ def _token(path: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rbee-hive", description="Watch this host's devices, models and workers.")
+    parser = Parser(prog="rbee-hive", description="Watch this host's devices, models and workers.")
     parser.add_argument(
         "--config", type=Path, default=ports.ETC / "hive.yaml", metavar="FILE", help="settings (default: %(default)s)"
     )

@@ -53,7 +53,9 @@ def run(arguments: list[str]) -> int:
         explain = getattr(error, "format_message", None)
         if explain is None:
             raise
-        return _complain(f"{explain().rstrip('.')} (see rbee-keeper --help)")
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "rbee-keeper"
+        return _complain(f"{explain().rstrip('.')} (see {command} --help)")
     return status if isinstance(status, int) else 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rbee_runtime import __version__, config, ports
+from rbee_runtime.command_line import Parser
 from rbee_runtime.config import QueenConfig
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.notify import inherited_sockets
@@ -18,8 +19,8 @@ from rbee_runtime.server import bind
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run until asked to end and return the exit status: 1, after one sentence, if something is wrong."""
-    options = _parser().parse_args(argv)
     try:
+        options = _parser().parse_args(argv)
         settings, child_options = _laptop(options) if options.attached_hive else _fleet(options)
         client, link = listeners(settings)
         return Supervisor(child_options, client, link).run()
@@ -82,7 +83,7 @@ def _laptop(options: argparse.Namespace) -> tuple[QueenConfig, list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rbee-queen", description="Serve one OpenAI-compatible endpoint over a fleet, or over this machine."
     )
     add = parser.add_argument

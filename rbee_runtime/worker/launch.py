@@ -4,11 +4,12 @@ import argparse
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from rbee_runtime import __version__, ports
+from rbee_runtime.command_line import Parser
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.link import Link, Role
 from rbee_runtime.models.references import check_name
@@ -20,13 +21,6 @@ _LOOPBACK = "127.0.0.1"
 
 BY_HAND = "by-hand"
 """Worker id of a worker that no hive started."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong option as any other wrong setting: one sentence, the same exit status."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see rbee-worker --help")
 
 
 def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerLaunch:
@@ -117,7 +111,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rbee-worker", description="Serve one model on loopback, or as a hive's spec file says.")
+    parser = Parser(prog="rbee-worker", description="Serve one model on loopback, or as a hive's spec file says.")
     parser.add_argument("--spec", type=Path, metavar="FILE", help="spec file written by the hive")
     parser.add_argument("--model", metavar="PATH", help="GGUF file, or fake:key=value,…")
     parser.add_argument("--name", default="", help="model name in requests (default: from the file name)")

@@ -3,7 +3,6 @@
 Run as `python -m rbee_runtime.hive.launchers.stopping --config FILE`, after the hive, which would start them again.
 """
 
-import argparse
 import asyncio
 import sys
 import time
@@ -12,11 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from rbee_runtime import config, logs, ports
+from rbee_runtime.command_line import Parser
 from rbee_runtime.errors import LauncherError, RbeeError
 from rbee_runtime.hive import launchers
 from rbee_runtime.hive.launchers import Launcher, Phase, UnitStatus
 from rbee_runtime.hive.launchers.containers import STOP_SECONDS
 
+PROGRAM = "python -m rbee_runtime.hive.launchers.stopping"
 LOOK_SECONDS = 0.5
 AGAIN_SECONDS = 2.0
 """A worker that does not begin to stop by then was not asked: its launcher refused, or did not know it yet."""
@@ -54,10 +55,10 @@ async def stop_all(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    parser = argparse.ArgumentParser(description="Stop every worker of this host's hive and wait for it.")
+    parser = Parser(prog=PROGRAM, description="Stop every worker of this host's hive and wait for it.")
     parser.add_argument("--config", type=Path, default=ports.ETC / "hive.yaml", metavar="FILE")
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(arguments)
         left = asyncio.run(stop_all(launchers.build(config.load(options.config, config.HiveConfig))))
     except RbeeError as error:
         sys.stderr.write(f"rbee-workers: {error}\n")

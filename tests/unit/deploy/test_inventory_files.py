@@ -106,6 +106,21 @@ def test_a_mistake_in_python_is_named_by_its_line(tmp_path: Path) -> None:
     assert done.stderr == f"{inventory}, line 2: NameError: name 'hosst' is not defined\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["plan", "-i", "none.py"], "there is no inventory file none.py; give one by -i"),
+        (["plan"], "the following arguments are required: -i/--inventory; see rbee-deploy plan --help"),
+        (["plan", "-i", "x.py", "--all"], "unrecognized arguments: --all; see rbee-deploy --help"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(words: list[str], sentence: str, tmp_path: Path) -> None:
+    """What is wrong with the words after rbee-deploy is said as any other mistake, without the usage."""
+    program = str(Path(sys.executable).with_name("rbee-deploy"))
+    done = subprocess.run([program, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence + "\n")
+
+
 def test_pyinfra_loads_the_example() -> None:
     """The example is a legal pyinfra inventory as it stands."""
     done = run_pyinfra(str(EXAMPLE), "debug-inventory")

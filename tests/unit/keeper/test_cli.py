@@ -136,6 +136,19 @@ def test_an_answer_that_breaks_off_is_an_error(keeper: Keeper, queen: StandIn, s
     assert message in err
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--foo"], "No such option: --foo (see rbee-keeper --help)"),
+        (["keys", "--foo"], "No such option: --foo (see rbee-keeper keys --help)"),
+        (["keys", "revoke"], "Missing argument 'ID' (see rbee-keeper keys revoke --help)"),
+    ],
+)
+def test_a_wrong_command_line_names_the_help_that_helps(keeper: Keeper, words: list[str], sentence: str) -> None:
+    """Each command has a help of its own."""
+    assert keeper(*words) == (1, "", f"rbee-keeper: {sentence}\n")
+
+
 def test_https_to_a_queen_without_is_called_that(keeper: Keeper, queen: StandIn) -> None:
     """The words of the TLS library do not say which end is wrong."""
     url = queen.url.replace("http:", "https:")
