@@ -57,6 +57,7 @@ def test_the_keeper_commands_work_in_their_order(deployed: Fleet) -> None:
     assert "guest" in outputs["rbee-keeper keys list"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", QUEEN)
 def test_the_laptop_line_serves(line: str, tmp_path: Path) -> None:
     """The queen with an attached hive answers without root or other hosts, and Ctrl-C ends all of it."""

@@ -24,6 +24,8 @@ from tests.ports import free_ports
 from tests.unit.hive.launcher_contract import end, process_of
 from tests.unit.hive.waiting import until
 
+pytestmark = pytest.mark.slow
+
 LIMITS = {"rbee_runtime.hive.health.SILENCE_SECONDS": "silence", "rbee_runtime.hive.decisions.HUNG_SECONDS": "limit"}
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = Path(__file__).with_name("made_up.py")
 HOSTS = 8

@@ -11,6 +11,8 @@ import pytest
 
 from tests.unit.queen.units import wait_until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = """
 import os, pathlib, sys, time

@@ -49,6 +49,7 @@ def test_a_wrong_inventory_ends_in_a_sentence(case: str, tmp_path: Path) -> None
     assert str(ended.value.code).startswith(sentence)
 
 
+@pytest.mark.slow
 def test_pyinfra_prints_the_sentence_and_nothing_more(tmp_path: Path) -> None:
     """A wrong inventory ends `pyinfra INVENTORY rbee_deploy/deploy.py` with one sentence, status 1 and no traceback."""
     line, sentence = WRONG["unknown field"]
@@ -78,6 +79,7 @@ def without_its_secret(tmp_path: Path) -> Path:
 MISSING = "fleet 'rbee': object_store: environment variable RBEE_NOT_SET is not set; export it before the deploy"
 
 
+@pytest.mark.slow
 def test_a_secret_that_is_missing_gets_one_sentence(without_its_secret: Path) -> None:
     """What ends a run before it began is said without pyinfra's prefix and our lines of code, with status 1."""
     done = run_pyinfra(str(without_its_secret), "rbee_deploy/deploy.py", "--dry")
@@ -86,6 +88,7 @@ def test_a_secret_that_is_missing_gets_one_sentence(without_its_secret: Path) ->
     assert not [word for word in ("Traceback", "pyinfra error", "here.py") if word in done.stdout + done.stderr]
 
 
+@pytest.mark.slow
 def test_a_run_that_did_not_begin_is_json_too(without_its_secret: Path) -> None:
     """Standard output stays pure JSON when a secret is missing; the sentence is on standard error."""
     program = str(Path(sys.executable).with_name("rbee-deploy"))
@@ -96,6 +99,7 @@ def test_a_run_that_did_not_begin_is_json_too(without_its_secret: Path) -> None:
     assert MISSING in done.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_a_mistake_in_python_is_named_by_its_line(tmp_path: Path) -> None:
     """A misspelled name in an inventory ends rbee-deploy with one sentence that says where, and status 1."""
     inventory = tmp_path / "inventory.py"
@@ -106,6 +110,7 @@ def test_a_mistake_in_python_is_named_by_its_line(tmp_path: Path) -> None:
     assert done.stderr == f"{inventory}, line 2: NameError: name 'hosst' is not defined\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -121,6 +126,7 @@ def test_a_wrong_command_line_is_one_sentence(words: list[str], sentence: str, t
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence + "\n")
 
 
+@pytest.mark.slow
 def test_pyinfra_loads_the_example() -> None:
     """The example is a legal pyinfra inventory as it stands."""
     done = run_pyinfra(str(EXAMPLE), "debug-inventory")

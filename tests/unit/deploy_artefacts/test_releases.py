@@ -14,6 +14,8 @@ from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.errors import ArtefactError
 from rbee_deploy.releases import build_release, install_script, uv_binary
 
+pytestmark = pytest.mark.slow
+
 HERE = Target.this_machine()
 
 

@@ -17,6 +17,8 @@ from tests.unit.hive.conftest import Start, desired, fake
 from tests.unit.hive.waiting import until
 from tests.unit.models.gguf_builder import gguf
 
+pytestmark = pytest.mark.slow
+
 
 def pid_of(state: Path, worker: str) -> int:
     return int(msgspec.json.decode((state / "process" / f"{worker}.handle.json").read_bytes())["pid"])

@@ -16,6 +16,8 @@ from tests.unit.certificates import issue_fleet
 from tests.unit.hive.conftest import FLEET, Queen, Start, desired, fake
 from tests.unit.hive.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ROUTES = ["/api/v1/info", "/api/v1/devices", "/api/v1/workers", "/api/v1/models", "/api/v1/workers/w-1/logs"]
 
 

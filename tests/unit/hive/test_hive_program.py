@@ -24,6 +24,8 @@ from tests.unit.hive.conftest import Queen, desired, fake
 from tests.unit.hive.launcher_contract import end
 from tests.unit.hive.waiting import until
 
+pytestmark = pytest.mark.slow
+
 RELEASE = Path(sys.prefix).resolve().name
 READY = "1 worker ready, queen not reachable"
 

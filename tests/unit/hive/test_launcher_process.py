@@ -21,6 +21,8 @@ from tests.unit.damage import UNREADABLE
 from tests.unit.hive.launcher_contract import DIGEST, LauncherContract, end, fresh_id, reach
 from tests.unit.hive.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ID = "w-1"
 Script = Callable[[str], ProcessLauncher]
 

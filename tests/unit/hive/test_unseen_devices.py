@@ -14,6 +14,8 @@ from rbee_runtime.protocol import DeviceReport, WorkerSpec
 from tests.unit.hive.conftest import Start, desired, fake
 from tests.unit.hive.waiting import until
 
+pytestmark = pytest.mark.slow
+
 RECORDING = Path(__file__).parents[2] / "recordings" / "devices" / "synthetic_driver_mismatch.json"
 MISMATCH = "different versions"
 H100 = RECORDING.with_name("synthetic_h100.json")

@@ -179,6 +179,7 @@ asyncio.run(Pulling(Path(sys.argv[1])).puller().pull(ModelSpec(name="m", source=
 """
 
 
+@pytest.mark.slow
 async def test_d2_killed_at_any_moment_nothing_wrong_is_visible(pulling: Pulling) -> None:
     """Killed with SIGKILL at random moments, a download never shows a wrong file, and goes on with what it had."""
     chance = random.Random(7)

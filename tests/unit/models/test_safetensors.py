@@ -216,6 +216,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, str], object], Callable[[], bytes]]] = 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_files_cost_little(tmp_path: Path, case: str) -> None:
     """At the bounds reading takes less than a second of CPU time and 100 MiB, whether the file is refused or not."""

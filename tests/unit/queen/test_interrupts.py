@@ -52,6 +52,7 @@ def serving(queen: Queen) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_still_ends_the_workers(root: Path, said: Path, manager: socket.socket) -> None:
     """Two in a row end it with its workers, as its banner promises, and the second one is answered."""
     queen = launched(root, said, manager)
@@ -68,6 +69,7 @@ def test_a_second_interrupt_still_ends_the_workers(root: Path, said: Path, manag
     assert not workers(root)
 
 
+@pytest.mark.slow
 def test_a_third_interrupt_says_what_is_left(root: Path, said: Path, manager: socket.socket) -> None:
     """A serving process that hangs is waited for after two and killed after three; its workers are said to go on."""
     queen = launched(root, said, manager)

@@ -17,6 +17,8 @@ from rbee_runtime.queen import laptop
 from tests.ports import free_ports
 from tests.unit.queen.units import PATIENCE, ROOT, alive, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 class Queen:
     """One run of the command; `banner` is what it printed until it was up."""

@@ -24,6 +24,8 @@ from tests.unit.certificates import issue_fleet
 from tests.unit.queen.states import cpu
 from tests.unit.queen.units import PATIENCE, ROOT, Unit, alive, unit, wait_until
 
+pytestmark = pytest.mark.slow
+
 FLEET = {
     "hives": [{"name": "a"}],
     "models": [{"name": "m", "source": "fake:tokens_per_s=20,tokens=40", "engine": "fake", "slots": 16}],

@@ -18,6 +18,8 @@ from tests.ports import free_port
 from tests.unit.models.gguf_builder import gguf
 from tests.unit.worker.serving import MODEL, TOKEN, Notices, ended, fake_launch, start_process, write_spec
 
+pytestmark = pytest.mark.slow
+
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
