@@ -10,6 +10,8 @@ from demo import build, laptop
 from demo.story import DemoError, Story
 from rbee_deploy.artefacts import CACHE_VARIABLE
 from rbee_deploy.errors import DeployError
+from rbee_runtime.command_line import Parser
+from rbee_runtime.errors import ConfigError
 from tests.lab import LabError
 from tests.lab.places import labs_root
 
@@ -77,7 +79,11 @@ COMMANDS = {
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    options = _parser().parse_args(argv)
+    try:
+        options = _parser().parse_args(argv)
+    except ConfigError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        sys.exit(2)
     try:
         COMMANDS[options.command](options)
     except (DemoError, DeployError, LabError) as error:
@@ -93,7 +99,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser = Parser(prog="python -m demo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     of = {name: commands.add_parser(name, help=function.__doc__) for name, function in COMMANDS.items()}
     of["add"].add_argument("name", nargs="?", default="gpu2", help="the new host's name (default: %(default)s)")

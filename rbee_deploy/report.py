@@ -90,7 +90,12 @@ def show(state: Any, stream: TextIO | None = None) -> None:
     if state is None or not state.initialised or getattr(state, "rbee_reported", False):
         return
     state.rbee_reported = True
-    for line in text(state):
+    try:
+        lines = text(state)
+    except SystemExit:
+        # Ctrl-C while it looks for reasons, some seconds: the run is over already, and what is known is told.
+        lines = text(state)
+    for line in lines:
         print(line, file=stream or sys.stderr, flush=True)
 
 
@@ -147,14 +152,22 @@ def _hosts(state: Any) -> Iterable[Any]:
     return [host for host in state.inventory if state.is_host_in_limit(host)]
 
 
+def _reasons(state: Any, missed: list[Any]) -> dict[str, str]:
+    """Return why hosts could not be reached: one second look for the whole run, since each may take seconds."""
+    if not hasattr(state, "rbee_reasons"):
+        state.rbee_reasons = {} if interrupt.happened() else connection.sentences(missed)
+    reasons: dict[str, str] = state.rbee_reasons
+    return reasons
+
+
 def _lines(state: Any) -> Iterator[Line]:
     missed = [host for host in _hosts(state) if host not in state.activated_hosts]
-    reasons = {} if interrupt.happened() else connection.sentences(missed)
+    reasons = _reasons(state, missed)
     for host in _hosts(state):
-        if interrupt.happened() and host in missed:
-            yield Line(host.name, "connect", verdict=Verdict.CUT_OFF, notes=["nothing was done there"])
-        elif host.name in reasons:
+        if host.name in reasons:
             yield Line(host.name, "connect", verdict=Verdict.FAILED, notes=[reasons[host.name]])
+        elif host in missed:
+            yield Line(host.name, "connect", verdict=Verdict.CUT_OFF, notes=["nothing was done there"])
         elif hasattr(state, "rbee_recorder"):
             yield from _stages(state, host)
 

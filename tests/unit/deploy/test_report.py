@@ -1,12 +1,13 @@
 """The report's own lines: aligned, one per host and stage, with what failed and what to do."""
 
 import signal
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rbee_deploy import report
+from rbee_deploy import connection, interrupt, report
 from rbee_deploy.facts.memo import COMMANDS
 from rbee_deploy.operations.root import REFUSALS, WARNINGS
 from rbee_deploy.recorder import Recorder
@@ -88,16 +89,58 @@ def test_a_stage_that_does_not_concern_the_host_has_no_line() -> None:
     assert not any("queen" in line for line in lines)
 
 
-def test_a_run_cut_off_while_it_connects_blames_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hosts that were not reached yet are not diagnosed: the sentence would tell a person to turn them on."""
-    host = SimpleNamespace(name="box1", connector_data={})
-    state = SimpleNamespace(
-        inventory=[host], is_host_in_limit=lambda _: True, activated_hosts={}.values(), op_meta={}, is_executing=False
-    )
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """Leave the answer to Ctrl-C as it was."""
     before = signal.getsignal(signal.SIGINT)
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        lines = report.text(state)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert lines == ["", "box1  connect  cut off       nothing was done there"]
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def unreached() -> Any:
+    """Return the state of a run with one host that was not reached."""
+    host = SimpleNamespace(name="box1", connector_data={})
+    return SimpleNamespace(
+        inventory=[host],
+        is_host_in_limit=lambda _: True,
+        activated_hosts={}.values(),
+        op_meta={},
+        is_executing=False,
+        initialised=True,
+    )
+
+
+@pytest.mark.usefixtures("sigint")
+def test_a_run_cut_off_while_it_connects_blames_no_host() -> None:
+    """Hosts that were not reached yet are not diagnosed: the sentence would tell a person to turn them on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    assert report.text(unreached()) == ["", "box1  connect  cut off       nothing was done there"]
+
+
+@pytest.mark.usefixtures("sigint")
+def test_ctrl_c_while_reasons_are_looked_for_still_ends_with_the_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The look takes seconds, and may run where nothing catches an exit; the lines come without the reasons."""
+    monkeypatch.setattr(connection, "sentences", lambda _: signal.raise_signal(signal.SIGINT))
+    interrupt.arm()
+    report.show(unreached())
+    assert capsys.readouterr().err.splitlines() == [
+        interrupt.SENTENCE,
+        "",
+        "box1  connect  cut off       nothing was done there",
+    ]
+
+
+def test_unreached_hosts_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stage prints what is over; none of them waits for a host that is off again."""
+    looks: list[list[str]] = []
+
+    def sentences(hosts: Iterable[Any]) -> dict[str, str]:
+        looks.append([host.name for host in hosts])
+        return dict.fromkeys(looks[-1], "turn it on")
+
+    monkeypatch.setattr(connection, "sentences", sentences)
+    state = unreached()
+    assert report.text(state) == report.text(state) == ["", "box1  connect  failed        turn it on"]
+    assert looks == [["box1"]]
