@@ -3,7 +3,7 @@
 pyinfra inventories/example.py rbee_deploy/deploy.py
 """
 
-from rbee_deploy.inventory import each_host, fleet, host, model, secret_env, store
+from rbee_deploy.inventory import Rollout, each_host, fleet, host, model, secret_env, store
 
 queen, hives = fleet(
     # Part of every certificate; two fleets of one operator need two names.
@@ -17,6 +17,9 @@ queen, hives = fleet(
     secrets_dir="~/.config/rbee/example",
     # Seconds that open streams may go on when the queen restarts.
     drain_seconds=180,
+    # How many hosts are changed at a time, after the queen: first one, and if that works the others in batches. A batch
+    # is a number of hosts or a share of them; the first host that fails is put back, and the rest stay as they are.
+    rollout=Rollout(canary=1, batch="25%"),
     # What hives may need to fetch models, each only if you give it. For secrets of several lines write
     # secret_file("~/.config/rbee/object-store.env") or secret_command(["pass", "show", "object-store"]).
     # A token of the Hugging Face hub, for gated and private models.

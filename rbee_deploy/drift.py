@@ -1,27 +1,14 @@
 """What differs between a host and what it should be: the one definition of converged, pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from rbee_deploy.accounts import Directory
+from rbee_deploy.activator.manifest import Role
 from rbee_deploy.modes import role_units
 from rbee_deploy.observed import Observed, PathState, UnitState
 from rbee_deploy.render import OwnedFile
 from rbee_deploy.site import Host
 from rbee_runtime import ports
-
-
-@dataclass(frozen=True)
-class Role:
-    """A role as it should run; `sockets` are its socket units and `listens` the ports that they hold."""
-
-    name: str
-    service: str
-    running_file: str
-    digest: str
-    release: str
-    sockets: tuple[str, ...] = ()
-    listens: tuple[int, ...] = ()
 
 
 def role(name: str, host: Host, digest: str, release: str) -> Role:
@@ -70,15 +57,21 @@ def found(
     directories: Iterable[Directory],
     enabled: Iterable[str],
     unwanted: Iterable[str] = (),
+    link: str = "",
+    generation: str = "",
 ) -> list[str]:
-    """Return every difference that a deploy puts right, one phrase each."""
+    """Return every difference that an activation puts right, one phrase each; `link` is where `current` leads."""
+    current = str(facts.raw.get("current") or "nothing")
     return [
+        *(["the last activation was cut off"] if facts.deploy.get("wanted") else []),
+        *([f"{ports.CURRENT} leads to {current} instead of {link}"] if link and current != link else []),
         *(reason for item in wanted for reason in role_drift(item, facts)),
         *(f"{file.path} differs" for file in files if file_differs(file, facts.paths.get(file.path))),
         *(f"{item.path} differs" for item in directories if directory_differs(item, facts.paths.get(item.path))),
         *(f"{path} is still there" for path in unwanted if path in facts.paths),
         *(f"{unit} is not enabled" for unit in enabled if facts.unit(unit).file_state != "enabled"),
         *(f"systemd holds an old {name}" for name, unit in facts.units.items() if unit.need_reload),
+        *(["the deploy is not on record there"] if generation and facts.deploy.get("current") != generation else []),
     ]
 
 

@@ -1,34 +1,39 @@
 """The host at hand: its place in the inventory, what it is, and what it should have."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-from pyinfra import host as current_host
+from pyinfra.context import ctx_host
 
 from rbee_deploy import accounts, drift, preflight
+from rbee_deploy import generation as generations
 from rbee_deploy.accounts import Directory, Group, User
+from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.artefacts import Artefact, Target
-from rbee_deploy.drift import Role
 from rbee_deploy.errors import DeployError, UnfitRunError
-from rbee_deploy.facts.memo import ASKED, PASSWORD, count_commands, observe
+from rbee_deploy.facts.memo import ASKED, PASSWORD, count_commands, last_known, observe
 from rbee_deploy.facts.state import Asked
 from rbee_deploy.inventory import Placement
 from rbee_deploy.modes import role_units, units_elsewhere
 from rbee_deploy.observed import Observed
+from rbee_deploy.operations.host import user_commands
 from rbee_deploy.operations.models import Seed
-from rbee_deploy.operations.root import FETCHES, WARNINGS
+from rbee_deploy.operations.root import FETCHES, LEASE, REFUSALS, WARNINGS
 from rbee_deploy.plan import HostPlan, Workshop, fetched, needs
-from rbee_deploy.render import OwnedFile, roles, unwanted_paths
+from rbee_deploy.render import OwnedFile, roles
 from rbee_deploy.secrets import Secret, asked_for
 from rbee_deploy.site import Host, Site
 from rbee_runtime import ports
 
 T = TypeVar("T")
 
-START_QUEEN = "activate queen: start it"
+ACTIVATION = "activate"
+"""First word of the stages after which hosts run something else."""
+
+_TURNS = "rbee_turns"
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Here:
     @classmethod
     def of_context(cls) -> "Here":
         """Return the host that pyinfra prepares right now; what the operator has to put right stops the run."""
-        host = current_host.get() if hasattr(current_host, "get") else current_host
+        host = ctx_host.get()
         placed = host.data.get("rbee")
         if not isinstance(placed, Placement):
             raise UnfitRunError(
@@ -83,9 +88,19 @@ class Here:
         """Return what is known of the host now."""
         return observe(self.host)
 
+    @property
+    def known(self) -> Observed:
+        """Return what was last read of the host, when the run is over."""
+        return last_known(self.host)
+
     def problems(self) -> list[str]:
         """Return what forbids the deploy."""
         return [_sentence(problem) for problem in self._checked() if problem.fatal]
+
+    def rootless(self) -> list[str]:
+        """Return why nothing can be done as root."""
+        facts = preflight.HostFacts.parse(dict(self.facts.raw))
+        return [_sentence(problem) for problem in preflight.root_problems(self.site, self.declared, facts)]
 
     def room(self) -> list[str]:
         """Return what forbids it once it is known what will be brought, and note what is only worth saying."""
@@ -138,9 +153,9 @@ class Here:
         """Return the release to install."""
         return self._of_plan(lambda plan: plan.release, None)
 
-    def release_id(self, role: str) -> str:
-        """Return the release that `current` points to when a role is activated, "" for a role played elsewhere."""
-        return self._of_plan(lambda plan: plan.release.id, "") if role in roles(self.declared) else ""
+    def release_id(self) -> str:
+        """Return the id of the release."""
+        return self._of_plan(lambda plan: plan.release.id, "")
 
     def uv(self) -> Artefact | None:
         """Return the tool that installs it."""
@@ -149,6 +164,10 @@ class Here:
     def engines(self) -> list[Artefact]:
         """Return the engine builds to install."""
         return self._of_plan(lambda plan: list(plan.engines), [])
+
+    def engine_ids(self) -> list[str]:
+        """Return the names of the engine builds."""
+        return [engine.id for engine in self.engines()]
 
     def seeds(self) -> list[Seed]:
         """Return the model files to bring."""
@@ -166,9 +185,21 @@ class Here:
         """Return the files to place."""
         return self._of_plan(lambda plan: list(plan.files), [])
 
-    def unwanted(self) -> list[str]:
-        """Return the files to remove, which an earlier inventory wanted."""
-        return self._of_plan(lambda plan: list(unwanted_paths(plan.files)), [])
+    def generation(self) -> Generation | None:
+        """Return all of what the host should be."""
+        return self._of_plan(lambda plan: generations.generation(self.declared, plan.release.id, plan.files), None)
+
+    def queens_generation(self) -> Generation | None:
+        """Return it for the queen's host."""
+        return self.generation() if self.declared.queen else None
+
+    def generation_in_turn(self, turn: int) -> Generation | None:
+        """Return it for a host whose turn it is."""
+        return self.generation() if self.turn() == turn else None
+
+    def turn(self) -> int | None:
+        """Return the turn of a hive; one on which there is nothing to do has none, and nobody waits for it."""
+        return self._turns().get(self.declared.name)
 
     def units(self) -> list[str]:
         """Return the units that are enabled."""
@@ -178,40 +209,79 @@ class Here:
         """Return the units of roles that the host does not have, perhaps not any more."""
         return units_elsewhere(roles(self.declared))
 
-    def fitting_units(self) -> list[str]:
-        """Return the units to enable."""
-        return self.units() if self.fits() else []
-
-    def target(self) -> list[str]:
-        """Return the unit that stands for all of ours."""
-        return [ports.TARGET_UNIT] if self.fits() else []
-
-    def role(self, name: str) -> Role | None:
-        """Return a role as it should run, None for one that is played elsewhere."""
-        if name not in roles(self.declared):
-            return None
-        return self._of_plan(lambda plan: drift.role(name, self.declared, plan.digest(name), plan.release.id), None)
-
     def wrong(self) -> list[str]:
         """Return what is still not as it should be; a dropped host has said why already."""
-        if not self.fits():
+        wanted = self.generation()
+        if wanted is None:
             return []
-        wanted = [role for role in (self.role(name) for name in roles(self.declared)) if role is not None]
-        return drift.found(self.facts, wanted, self.files(), self.directories(), self.fitting_units(), self.unwanted())
+        return drift.found(
+            self.facts,
+            wanted.roles,
+            self.files(),
+            self.directories(),
+            wanted.enabled,
+            wanted.unwanted,
+            link=str(ports.RELEASES / wanted.release),
+            generation=wanted.id,
+        )
+
+    def has_work(self) -> bool:
+        """Say whether a deploy changes anything on the host."""
+        plan = self.fitting_plan()
+        return plan is not None and bool(self._lacks(plan) or self.wrong())
+
+    def _lacks(self, plan: HostPlan) -> bool:
+        """Say whether something is yet to be brought that an activation does not bring."""
+        missing, facts = needs(plan, self.facts), self.facts
+        bytes_missing = missing.release_bytes + missing.engine_bytes + missing.model_bytes
+        groups = [group for group in self.groups() if group.name not in facts.names("groups")]
+        users = [line for user in self.users() for line in user_commands(user, facts)]
+        return bool(bytes_missing or groups or users or not facts.raw.get("polkit", True))
+
+    def was_changed(self) -> bool:
+        """Say whether this run was at work on the host."""
+        return self.host.connector_data.get(LEASE) is not None
 
     def left(self) -> list[str]:
         """Return what a person has to put right."""
         return drift.foreign(self.facts, self.elsewhere()) if self.fits() else []
 
-    def queen_failed(self) -> str:
-        """Return why hives must wait, "" if they need not: a release that fails on the queen is not spread."""
-        name, state = self.site.queen.name, self.host.state
-        queen = next((item for item in state.failed_hosts if item.data.get("rbee").host.name == name), None)
-        for op_hash, data in (state.ops[queen] if queen is not None else {}).items():
-            meta = data.operation_meta
-            if START_QUEEN in state.op_meta[op_hash].names and meta.is_complete() and meta.did_error():
-                return f"the queen on {name} did not start; put that right and run the same command again"
-        return ""
+    def gate(self) -> str:
+        """Return why no further host may be touched, "" if it may: what failed on one is not spread to others."""
+        state = self.host.state
+        failed = next((item for item in state.failed_hosts if _failed_to_activate(state, item)), None)
+        if failed is None:
+            return ""
+        name = failed.data.get("rbee").host.name
+        what = f"the queen on {name}" if name == self.site.queen.name else name
+        return f"{what} could not go over to it; put that right and run the same command again"
+
+    def _turns(self) -> Mapping[str, int]:
+        """Return the turn of every hive that has one, settled when the first asks."""
+        state = self.host.state
+        if not state.is_executing:
+            return self._assigned([item for item in state.inventory if state.is_host_in_limit(item)])
+        if _TURNS not in state.__dict__:
+            working = [item for item in state.inventory if item.connector_data.get(LEASE) is not None]
+            state.__dict__[_TURNS] = self._assigned([item for item in working if item not in state.failed_hosts])
+        turns: Mapping[str, int] = state.__dict__[_TURNS]
+        return turns
+
+    def _assigned(self, hosts: Iterable[Any]) -> Mapping[str, int]:
+        names = {item.data.get("rbee").host.name for item in hosts}
+        followers = (item.name for item in self.site.hosts if not item.queen)
+        return self.site.rollout.assign([name for name in followers if name in names])
+
+
+def _failed_to_activate(state: Any, item: Any) -> bool:
+    """Say whether a host failed while it went over to something else, and not because it had to wait for another."""
+    if item.connector_data.get(REFUSALS):
+        return False
+    done = ((op_hash, data.operation_meta) for op_hash, data in state.ops[item].items())
+    return any(
+        meta.is_complete() and meta.did_error() and next(iter(state.op_meta[op_hash].names)).startswith(ACTIVATION)
+        for op_hash, meta in done
+    )
 
 
 def _parents(path: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from rbee_deploy import _fields as check
 from rbee_deploy import _invariants as invariants
 from rbee_deploy.devices import Recorded, Simulated, recorded, simulated
 from rbee_deploy.errors import InventoryError
+from rbee_deploy.rollout import Rollout
 from rbee_deploy.secrets import secret_command, secret_env, secret_file
 from rbee_deploy.site import Host, Model, Replicas, Site, TlsPaths, each_host
 from rbee_deploy.stores import Store
@@ -28,6 +29,7 @@ __all__ = [
     "Placement",
     "Recorded",
     "Replicas",
+    "Rollout",
     "Simulated",
     "Site",
     "Store",

@@ -63,6 +63,12 @@ class Observed:
         """Return the TCP ports that something listens on."""
         return frozenset(int(port) for port in self.raw.get("listeners", {}))
 
+    @property
+    def deploy(self) -> Mapping[str, Any]:
+        """Return what the activator noted: `current`, `wanted` (of an activation that did not end), `good`."""
+        known: Mapping[str, Any] = self.raw.get("deploy", {})
+        return known
+
     def names(self, section: str) -> frozenset[str]:
         """Return the names in a section that lists things: users, groups, releases, engines, tools, blobs, drop-ins."""
         return frozenset(self.raw.get(section, ()))

@@ -14,7 +14,7 @@ from rbee_deploy.local import DEFAULT_VARIANT
 from rbee_deploy.observed import Observed
 from rbee_deploy.packages import POLKIT
 from rbee_deploy.preflight import Needs
-from rbee_deploy.render import OwnedFile, SiteState, digest_path, owned_files, unwanted_paths
+from rbee_deploy.render import OwnedFile, SiteState, digest_of, owned_files, unwanted_paths
 from rbee_deploy.secrets import Secret, SecretSource, asked_for
 from rbee_deploy.site import Host, Model, Site
 from rbee_runtime.models.references import identity, shown
@@ -35,7 +35,7 @@ class HostPlan:
 
     def digest(self, role: str) -> str:
         """Return the desired digest of a role."""
-        return next(file.text().strip() for file in self.files if file.path == digest_path(role))
+        return digest_of(self.files, role)
 
 
 def needs(plan: HostPlan, facts: Observed) -> Needs:

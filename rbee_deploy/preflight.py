@@ -9,7 +9,7 @@ from rbee_deploy.host_facts import HostFacts
 from rbee_deploy.site import Host, Site
 from rbee_runtime import ports
 
-__all__ = ["HostFacts", "Needs", "Problem", "check", "unreachable"]
+__all__ = ["HostFacts", "Needs", "Problem", "check", "root_problems", "unreachable"]
 
 LEAST_SYSTEMD = 250
 LEAST_PYTHON = (3, 11)
@@ -88,6 +88,11 @@ def check(
             return problems
     found = [problem for checker in _CHECKERS for problem in checker(case)]
     return tuple(sorted(found, key=lambda problem: not problem.fatal))
+
+
+def root_problems(site: Site, host: Host, facts: HostFacts) -> tuple[Problem, ...]:
+    """Return why a host gives no root, for what needs nothing else."""
+    return tuple(_root_is_given(_Case(site, host, facts, 0.0, Needs())))
 
 
 def unreachable(host: Host, reason: str) -> Problem:

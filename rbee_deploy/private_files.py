@@ -23,12 +23,17 @@ def make_private_folder(path: Path) -> None:
 
 def write_private(path: Path, text: str) -> None:
     """Replace a file in one step; a reader sees the old text or the new one."""
+    write_private_bytes(path, text.encode())
+
+
+def write_private_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one step; a reader sees the old content or the new one."""
     try:
         # mkstemp makes the file 0600 before a byte is in it.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(path)

@@ -104,6 +104,11 @@ def roles(host: Host) -> tuple[str, ...]:
     return tuple(role for role, plays in (("queen", host.queen), ("hive", host.hive)) if plays)
 
 
+def digest_of(files: Iterable[OwnedFile], role: str) -> str:
+    """Return the desired digest of a role, which is the content of one of its files."""
+    return next(file.text().strip() for file in files if file.path == digest_path(role))
+
+
 def digest_path(role: str) -> str:
     """Return where a role's desired digest lies on the host."""
     return str(ports.ETC / f"{role}.digest")

@@ -21,9 +21,16 @@ from rbee_deploy.operations.root import DIFFERENCES, FETCHES, REFUSALS, WARNINGS
 from rbee_deploy.recorder import Recorder
 
 LOG_LINES = 10
+AROUND_THE_LOG = 2
+"""Lines before and after a unit's own: what did not become ready, and what was put back."""
+
 MOST_DIFFERENCES = 8
 ELSEWHERE = "rbee_stages_elsewhere"
 """Key of the stages that do not concern a host and so get no line."""
+
+
+QUIET = "rbee_stages_quiet"
+"""Key of the stages that get a line only where they are not without effect."""
 
 
 class Verdict(StrEnum):
@@ -220,7 +227,9 @@ def _done(state: Any, host: Any) -> Iterator[Line]:
             line.verdict, line.notes = Verdict.CUT_OFF, [step]
         else:
             _judge(line, step, data.operation_meta, host)
-    yield from lines.values()
+    quiet = host.connector_data.get(QUIET, ())
+    bad = {Verdict.FAILED, Verdict.CUT_OFF}
+    yield from (line for line in lines.values() if line.stage not in quiet or line.verdict in bad)
 
 
 def _judge(line: Line, step: str, meta: Any, host: Any) -> None:
@@ -233,6 +242,6 @@ def _judge(line: Line, step: str, meta: Any, host: Any) -> None:
 
 def _said(meta: Any, step: str, name: str) -> list[str]:
     output = meta._combined_output.output_lines if meta.is_complete() else []  # noqa: SLF001 - stdout alone is public
-    last = [line for line in output if line.strip()][-LOG_LINES - 1 :]
-    advice = "run the same command again; on the host, journalctl -u 'rbee-*' -n 50 says more"
+    last = [line for line in output if line.strip()][-LOG_LINES - AROUND_THE_LOG :]
+    advice = "put that right and run the same command again; on the host, journalctl -u 'rbee-*' -n 50 says more"
     return [*(last or [f"could not {step} on {name}"]), advice]

@@ -13,6 +13,7 @@ from rbee_deploy import _fields as check
 from rbee_deploy import devices as made_up
 from rbee_deploy.devices import Devices
 from rbee_deploy.modes import Mode
+from rbee_deploy.rollout import Rollout
 from rbee_deploy.secrets import SecretSource
 from rbee_deploy.stores import Store
 from rbee_runtime import ports
@@ -94,6 +95,19 @@ def _secret(value: object) -> SecretSource:
 def _store(value: object) -> Store:
     if not isinstance(value, Store):
         raise check.UnfitError("it must be store(…)")
+    return value
+
+
+def _rollout(value: object) -> Rollout:
+    if not isinstance(value, Rollout):
+        raise check.UnfitError('it must be Rollout(canary=…, batch=…), as in Rollout(canary=1, batch="25%")')
+    shares = isinstance(value.batch, str) and value.batch.removesuffix("%").isdigit() and value.batch.endswith("%")
+    percent = int(value.batch.removesuffix("%")) if shares and isinstance(value.batch, str) else 1
+    counts = [number for number in (value.canary, value.batch) if not isinstance(number, str)]
+    if (isinstance(value.batch, str) and not shares) or not 1 <= percent <= 100:
+        raise check.UnfitError(f'batch is {value.batch!r}: it must be a number of hosts, or a share such as "25%"')
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts) or value.batch == 0:
+        raise check.UnfitError("canary must be a whole number from 0, batch one from 1")
     return value
 
 
@@ -213,7 +227,8 @@ class Site:
 
     `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `secrets_dir` on the operator's machine holds the fleet
     authority and the first API key; None means `rbee/<name>` in the XDG configuration folder.
-    `drain_seconds` is how long open streams may go on when the queen restarts. `hf_token` is a token of the hub,
+    `drain_seconds` is how long open streams may go on when the queen restarts. `rollout` says how many hosts are
+    changed at a time. `hf_token` is a token of the hub,
     `object_store` lines such as `AWS_ACCESS_KEY_ID=…`, `registry_auth` the file that `podman login` writes.
     """
 
@@ -224,6 +239,7 @@ class Site:
     client_endpoint: str | TlsPaths = check.setting(_client_endpoint, default="fleet-tls")
     secrets_dir: str | None = check.setting(_secrets_dir, default=None)
     drain_seconds: float = check.setting(check.seconds(0, 3600), default=180.0)
+    rollout: Rollout = check.setting(_rollout, default=Rollout())
     hf_token: SecretSource | None = check.setting(_secret, default=None)
     object_store: SecretSource | None = check.setting(_secret, default=None)
     registry_auth: SecretSource | None = check.setting(_secret, default=None)

@@ -1,104 +1,129 @@
 """The stages of a deploy, in order: what each is called, and which operations it runs.
 
 Every host calls every operation, so that pyinfra keeps one order for all: a step that does not concern a host gets
-nothing to do there. An operation is finished on all hosts before the next begins, which puts the queen before hives.
+nothing to do there. An operation is finished on all hosts before the next begins, which puts the queen before hives
+and one turn of hives before the next.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rbee_deploy import report
 from rbee_deploy.here import Here
-from rbee_deploy.operations import activate, host, models, place, release, units
-from rbee_deploy.site import Host
+from rbee_deploy.operations import activate, host, lease, models, release
+from rbee_deploy.site import Host, Site
+
+HERE = "rbee_here"
+"""Key of a host's Here, for what is printed after a run."""
 
 Call = Callable[[Here, str], Any]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the deploy that a person sees: steps by name, each calling one operation."""
+    """A part of the deploy that a person sees: steps by name, each calling one operation.
+
+    One that is `quiet` gets a line only where it fails.
+    """
 
     title: str
     steps: tuple[tuple[str, Call], ...]
     applies: Callable[[Host], bool] = lambda _host: True
+    quiet: bool = False
 
 
-STAGES = (
-    Stage(
-        "preflight",
+PREFLIGHT = Stage(
+    "preflight",
+    (
+        ("check the host", lambda here, name: host.accepted(name=name, problems=here.problems)),
+        ("make what it needs", lambda here, name: host.prepared(name=name, plan=here.fitting_plan)),
+        ("check that it fits", lambda here, name: host.accepted(name=name, problems=here.room)),
+    ),
+)
+LEASE = Stage("lease", (("take it", lambda here, name: lease.taken(name=name, needed=here.has_work)),))
+SETUP = Stage(
+    "setup",
+    (
+        ("install packages", lambda here, name: host.packages(name=name, needed=here.fits)),
+        ("make groups", lambda here, name: host.groups(name=name, groups=here.groups)),
+        ("make users", lambda here, name: host.users(name=name, users=here.users)),
+        ("make directories", lambda here, name: host.directories(name=name, directories=here.directories)),
+    ),
+)
+STAGING = Stage(
+    "stage",
+    (
+        ("install the release", lambda here, name: release.installed(name=name, release=here.release, uv=here.uv)),
+        ("install engines", lambda here, name: release.engines(name=name, artefacts=here.engines)),
+        ("bring models", lambda here, name: models.seeded(name=name, seeds=here.seeds)),
+        ("bring files", lambda here, name: activate.staged(name=name, wanted=here.generation, files=here.files)),
+    ),
+)
+QUEEN = Stage(
+    "activate queen",
+    (
         (
-            ("check the host", lambda here, name: host.accepted(name=name, problems=here.problems)),
-            ("make what it needs", lambda here, name: host.prepared(name=name, plan=here.fitting_plan)),
-            ("check that it fits", lambda here, name: host.accepted(name=name, problems=here.room)),
+            "go over to it",
+            lambda here, name: activate.activated(name=name, wanted=here.queens_generation, wrong=here.wrong),
         ),
     ),
-    Stage(
-        "setup",
+    applies=lambda declared: declared.queen,
+)
+VERIFY = Stage(
+    "verify", (("compare", lambda here, name: activate.converged(name=name, wrong=here.wrong, left=here.left)),)
+)
+PRUNE = Stage(
+    "prune",
+    (
         (
-            ("install packages", lambda here, name: host.packages(name=name, needed=here.fits)),
-            ("make groups", lambda here, name: host.groups(name=name, groups=here.groups)),
-            ("make users", lambda here, name: host.users(name=name, users=here.users)),
-            ("make directories", lambda here, name: host.directories(name=name, directories=here.directories)),
-        ),
-    ),
-    Stage(
-        "stage",
-        (
-            (
-                "install the release",
-                lambda here, name: release.installed(name=name, release=here.release, uv=here.uv),
+            "remove what is left over",
+            lambda here, name: activate.pruned(
+                name=name, release=here.release_id, engines=here.engine_ids, needed=here.was_changed
             ),
-            ("install engines", lambda here, name: release.engines(name=name, artefacts=here.engines)),
-            ("bring models", lambda here, name: models.seeded(name=name, seeds=here.seeds)),
         ),
     ),
-    Stage("place files", (("write them", lambda here, name: place.files(name=name, files=here.files)),)),
-    Stage(
-        "units",
-        (
-            ("register them", lambda here, name: units.registered(name=name, enabled=here.fitting_units)),
-            # Not before: systemd would not start a unit again of which it knows the old text, which names them.
-            ("remove old files", lambda here, name: place.absent(name=name, paths=here.unwanted)),
-        ),
-    ),
-    Stage(
-        "activate queen",
-        (
-            (
-                "switch the release",
-                lambda here, name: activate.release_link(name=name, release=lambda: here.release_id("queen")),
-            ),
-            ("start it", lambda here, name: activate.running(name=name, role=lambda: here.role("queen"))),
-        ),
-        applies=lambda declared: declared.queen,
-    ),
-    Stage(
-        "activate hives",
-        (
-            (
-                "switch the release",
-                lambda here, name: activate.release_link(name=name, release=lambda: here.release_id("hive")),
-            ),
-            (
-                "start them",
-                lambda here, name: activate.running(
-                    name=name, role=lambda: here.role("hive"), blocked=here.queen_failed
-                ),
-            ),
-            ("start the target", lambda here, name: units.up(name=name, units=here.target)),
-        ),
-    ),
-    Stage("verify", (("compare", lambda here, name: activate.converged(name=name, wrong=here.wrong, left=here.left)),)),
 )
 
 
-def run(stages: tuple[Stage, ...] = STAGES) -> None:
-    """Run the stages on the host at hand."""
+def hives(turns: int) -> Stage:
+    """Return the stage in which hives are activated, a turn after the other."""
+    return Stage(
+        "activate hives",
+        tuple((f"turn {turn + 1}", partial(_activate_hives, turn)) for turn in range(turns)),
+        applies=lambda declared: not declared.queen,
+    )
+
+
+def _activate_hives(turn: int, here: Here, name: str) -> Any:
+    wanted = partial(here.generation_in_turn, turn)
+    return activate.activated(name=name, wanted=wanted, wrong=here.wrong, blocked=here.gate)
+
+
+def of(site: Site) -> tuple[Stage, ...]:
+    """Return the stages of a deploy of a fleet."""
+    followers = sum(not item.queen for item in site.hosts)
+    return (PREFLIGHT, LEASE, SETUP, STAGING, QUEEN, hives(site.rollout.turns(followers)), VERIFY, PRUNE)
+
+
+def preseed(_site: Site) -> tuple[Stage, ...]:
+    """Return the stages that bring what is large and slow, and change nothing that is in use."""
+    return (PREFLIGHT, LEASE, SETUP, STAGING)
+
+
+chosen: Callable[[Site], tuple[Stage, ...]] = of
+"""What `run` runs: a command of rbee-deploy other than apply sets its own."""
+
+
+def run() -> None:
+    """Run the chosen stages on the host at hand."""
     here = Here.of_context()
     report.arm(here.host.state)
-    here.host.connector_data[report.ELSEWHERE] = {item.title for item in stages if not item.applies(here.declared)}
-    for stage in here.host.loop(stages):
+    mine = chosen(here.site)
+    here.host.connector_data[HERE] = here
+    here.host.connector_data[report.ELSEWHERE] = {item.title for item in mine if not item.applies(here.declared)}
+    here.host.connector_data[report.QUIET] = {item.title for item in mine if item.quiet}
+    for stage in here.host.loop(mine):
         for step, call in here.host.loop(stage.steps):
             call(here, f"{stage.title}{report.separator()}{step}")

@@ -26,6 +26,12 @@ def observe(host: Any) -> Observed:
     return fresh
 
 
+def last_known(host: Any) -> Observed:
+    """Return the state that was read last, without asking again."""
+    _, known = host.connector_data.get(_MEMO, (None, None))
+    return known if isinstance(known, Observed) else Observed.parse(RbeeState.default())
+
+
 def count_commands(host: Any) -> None:
     """Count what goes over the wire to a host, once per connector: the budget, and what makes a state stale."""
     connector = host.connector
@@ -39,6 +45,7 @@ def count_commands(host: Any) -> None:
 
         return sending
 
+    connector.rbee_uncounted = connector.run_shell_command
     connector.run_shell_command = counted(connector.run_shell_command)
     connector.put_file = counted(connector.put_file)
     connector.rbee_counts = True

@@ -7,6 +7,7 @@ characters of those are let through, or a name with a line break in it would beg
 import shlex
 from typing import Protocol
 
+from rbee_deploy.activator import places
 from rbee_runtime import ports
 
 POLKITS = ("/usr/lib/polkit-1/polkitd", "/usr/libexec/polkitd", "/usr/lib/policykit-1/polkitd")
@@ -84,6 +85,7 @@ def build(asked: Questions) -> str:
         _listing("tools", str(ports.PREFIX / "tools")),
         _listing("incoming", str(ports.PREFIX / "incoming"), f"{asked.models_dir}/incoming"),
         _models(asked.models_dir),
+        _deploys(),
         "exit 0",
     )
     return "\n".join(part for part in parts if part)
@@ -171,6 +173,24 @@ def _running() -> str:
         text = rf'"$(head -c {_MOST_JSON} <{path} | tr -d "\n\t")"'
         lines.append(rf'[ -f {path} ] && [ ! -L {path} ] && printf "{role}\t%s\n" {text}')
     return "\n".join(lines)
+
+
+def _deploys() -> str:
+    """Return the part about deploys: what was activated, who is at work, whether a person forbids it."""
+    state, lease, freeze = (shlex.quote(str(path)) for path in (places.STATE, places.LEASE, places.FREEZE))
+    generations = shlex.quote(str(places.GENERATIONS))
+    touched = f"touched=$(stat -c %Y {lease}) && age=$(($(date +%s) - touched))"
+    contents = " ".join(shlex.quote(str(folder)) for folder in (places.BLOBS, places.SECRET_BLOBS))
+    return "\n".join(
+        (
+            "echo @deploy",
+            rf'[ -f {state} ] && printf "state\t%s\n" "$(head -c {_MOST_JSON} <{state} | tr -d "\n\t")"',
+            rf'{touched} && printf "lease\t%s\t%s\n" "$age" "$(head -n 1 {lease})"',
+            rf'[ -f {freeze} ] && printf "freeze\t%s\n" "$(head -n 1 {freeze})"',
+            rf'for path in {generations}/*.json; do [ -f "$path" ] && printf "generation\t%s\n" "${{path##*/}}"; done',
+            f'for folder in {contents}; do [ -d "$folder" ] && ls -- "$folder" | sed "s/^/content\\t/"; done',
+        )
+    )
 
 
 def _installed(section: str, folder: str, marker: str) -> str:

@@ -216,6 +216,24 @@ def _models(lines: Lines) -> dict[str, Any]:
     }
 
 
+def _deploy(lines: Lines) -> dict[str, Any]:
+    """Return what was activated; what an activation would put back is of no interest here, and large."""
+    rows = _fields(lines)
+    states = (_json(row[1]) for row in rows if row[0] == "state" and len(row) == 2)
+    state = next((state for state in states if isinstance(state, dict)), {})
+    leases = (row[1:] for row in rows if row[0] == "lease" and len(row) == 5 and row[1].lstrip("-").isdigit())
+    return {
+        "deploy": {name: value for name, value in state.items() if name != "undo"},
+        "generations": [row[1].removesuffix(".json") for row in rows if row[0] == "generation"],
+        "contents": [row[1] for row in rows if row[0] == "content" and len(row) == 2],
+        "lease": next(({"age": int(age), "id": key, "by": by, "since": since} for age, key, by, since in leases), None),
+        "freeze": next(
+            ({"by": row[1], "since": row[2], "why": row[3]} for row in rows if row[0] == "freeze" and len(row) == 4),
+            None,
+        ),
+    }
+
+
 _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "sudo": _sudo,
     "os": _os,
@@ -234,4 +252,5 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "tools": _listing("tools"),
     "incoming": _listing("incoming"),
     "models": _models,
+    "deploy": _deploy,
 }

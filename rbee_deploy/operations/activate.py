@@ -1,94 +1,108 @@
-"""Bring a role to its desired digest: switch the release, restart what is not there yet, wait until it is."""
+"""Have a host's activator take in a generation, and go over to it."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, StringCommand, operation
 
-from rbee_deploy.drift import Role, role_drift
+from rbee_deploy import lease
+from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.facts.memo import observe
+from rbee_deploy.generation import payload
+from rbee_deploy.history import Step
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.later import now
+from rbee_deploy.operations.lease import run_id
 from rbee_deploy.operations.root import DIFFERENCES, as_root_command, refused
+from rbee_deploy.render import OwnedFile
 from rbee_runtime import ports
 
-READY_SECONDS = 90
-"""Longer than the units' own TimeoutStartSec of 60, so that systemd's verdict is in the journal lines that we show."""
-
-LOG_LINES = 10
-
 
 @operation()
-def release_link(release: str | Callable[[], str]) -> Iterator[StringCommand]:
-    """Point `current` at the release in one step; what runs keeps its real path."""
-    wanted = now(release)
-    target = str(ports.RELEASES / wanted) if wanted else ""
-    if not wanted or observe(host).raw.get("current") == target:
-        host.noop("the link is right")
+def staged(
+    wanted: Generation | Callable[[], Generation | None] | None,
+    files: Sequence[OwnedFile] | Callable[[], Sequence[OwnedFile]],
+) -> Iterator[StringCommand]:
+    """Bring a generation with the content of its files; nothing that is in use changes."""
+    generation = now(wanted)
+    facts = observe(host)
+    if generation is None or _is_complete(generation, facts):
+        host.noop("the files are there")
         return
-    yield as_root_command(switch(target))
+    yield as_root_command(activator(generation.release, "stage"), (payload(generation, now(files)),))
 
 
-def switch(target: str) -> str:
-    """Return the script that replaces the link without a moment in which there is none."""
-    draft = str(ports.PREFIX / ".current.new")
-    link = (("rm", "-f", draft), ("ln", "-s", target, draft), ("mv", "-fT", draft, str(ports.CURRENT)))
-    return " && ".join(shlex.join(words) for words in link)
+def _is_complete(generation: Generation, facts: Observed) -> bool:
+    kept = facts.names("contents")
+    return generation.id in facts.names("generations") and all(file.sha256 in kept for file in generation.files)
 
 
 @operation()
-def running(
-    role: Role | Callable[[], Role | None] | None, blocked: str | Callable[[], str] = ""
+def activated(
+    wanted: Generation | Callable[[], Generation | None] | None,
+    wrong: Callable[[], list[str]],
+    blocked: str | Callable[[], str] = "",
 ) -> Iterator[StringCommand | FunctionCommand]:
-    """Restart a role unless it runs what it should; `blocked` is why it must not be touched now."""
-    wanted = now(role)
-    if wanted is None or not (wrong := role_drift(wanted, observe(host))):
-        host.noop("it runs what it should")
+    """Go over to a generation unless the host is as it says; `blocked` is why it must not be touched now."""
+    generation = now(wanted)
+    reasons = wrong() if generation is not None else []
+    if generation is None or not reasons:
+        host.noop("it is as it should be")
         return
     if reason := now(blocked):
-        yield from refused([f"{wanted.service} was left as it is ({wrong[0]}): {reason}"])
+        yield from refused([f"left as it is: {reason}"])
         return
-    for socket in wanted.sockets:
-        yield as_root_command(listen(socket, wanted, observe(host)))
-    yield as_root_command(restart(wanted))
+    words = ("activate", generation.id, *told(_why(reasons)))
+    yield as_root_command(apart(activator(generation.release, *words)))
 
 
-def listen(socket: str, role: Role, facts: Observed) -> str:
-    """Return the script that makes a socket unit listen; a change of ports needs its service stopped."""
-    if facts.unit(socket).active == "active" and not set(role.listens) <= facts.ports:
-        return f"systemctl stop -- {shlex.quote(role.service)} && systemctl restart -- {shlex.quote(socket)}"
-    return shlex.join(("systemctl", "start", "--", socket))
+@operation()
+def rolled_back(
+    step: Callable[[], Step | None], now: Callable[[], Step | None], blocked: Callable[[], str]
+) -> Iterator[StringCommand | FunctionCommand]:
+    """Go back to an earlier generation; `now` is what the host runs, whose activator knows the way."""
+    target, current = step(), now()
+    if target is None or current is None:
+        host.noop("it stays as it is")
+        return
+    if reason := blocked():
+        yield from refused([f"left as it is: {reason}"])
+        return
+    words = ("rollback", target.generation, *told(f"go back from {current.release}"))
+    yield as_root_command(apart(activator(current.release, *words)))
 
 
-def restart(role: Role) -> str:
-    """Return the script that restarts a service and waits until it is ready with the desired digest and release.
+def told(why: str) -> tuple[str, ...]:
+    """Return what goes into a host's records: who, why, in which run."""
+    return ("--by", lease.operator(), "--why", why, "--run", run_id(host.state))
 
-    Three automatic restarts after ours mean that it cannot start; the deadline needs no waiting then.
-    """
-    unit, file = shlex.quote(role.service), shlex.quote(role.running_file)
-    digest, release = (
-        shlex.quote(f'"{key}":"{value}"') for key, value in (("digest", role.digest), ("release", role.release))
-    )
-    lines = (
-        "uptime() { cut -d. -f1 /proc/uptime; }",
-        f"deadline=$(($(uptime) + {READY_SECONDS}))",
-        f"systemctl reset-failed -- {unit} 2>/dev/null",
-        f"timeout {READY_SECONDS} systemctl restart -- {unit} 2>/dev/null",
-        'while [ "$(uptime)" -lt "$deadline" ]; do',
-        f"  state=$(systemctl is-active -- {unit})",
-        f"  text=$(cat -- {file} 2>/dev/null | tr -d ' \\n')",
-        '  if [ "$state" = active ]; then case $text in',
-        f"    *{digest}*) case $text in *{release}*) exit 0;; esac;;",
-        "  esac; fi",
-        f'  [ "$(systemctl show -p NRestarts --value -- {unit})" -lt 3 ] || break',
-        "  sleep 0.2",
-        "done",
-        f'echo {unit} "did not become ready ($state); its last lines:" >&2',
-        f"journalctl -u {unit} -n {LOG_LINES} --no-pager -o cat >&2",
-        "exit 1",
-    )
-    return "\n".join(lines)
+
+def _why(reasons: Sequence[str]) -> str:
+    more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return f"{reasons[0]}{more}"
+
+
+def activator(release: str, *words: str) -> str:
+    """Return the command line of the activator that comes with a release."""
+    return shlex.join((f"{ports.RELEASES}/{release}/bin/python", "-I", "-m", "rbee_deploy.activator", *words))
+
+
+def apart(command: str) -> str:
+    """Return the command that runs on when the connection does not: a unit of its own, waited for."""
+    return f"systemd-run --quiet --wait --collect --pipe --service-type=exec -- {command}"
+
+
+@operation()
+def pruned(
+    release: str | Callable[[], str], engines: Callable[[], list[str]], needed: Callable[[], bool]
+) -> Iterator[StringCommand]:
+    """Remove releases and engines that neither a generation to go back to nor a process uses."""
+    wanted = now(release)
+    if not wanted or not needed():
+        host.noop("nothing is left over")
+        return
+    yield as_root_command(activator(wanted, "prune", "--", *engines()))
 
 
 @operation()

@@ -6,9 +6,13 @@ from typing import Any
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, StringCommand
 
+from rbee_deploy import lease
 from rbee_deploy.elevation import Line, as_root, stdin
 from rbee_deploy.facts.memo import PASSWORD
 from rbee_deploy.secrets import Secret
+
+LEASE = "rbee_lease"
+"""The id of the run that holds the host's lease; while it does, every command makes sure that it still has it."""
 
 REFUSALS = "rbee_refusals"
 WARNINGS = "rbee_warnings"
@@ -24,7 +28,9 @@ def as_root_command(script: str, lines: Iterable[Line] | None = None) -> StringC
     password: Secret | None = host.connector_data.get(PASSWORD)
     given = stdin(lines, password=password)
     arguments = {} if given is None else {"_stdin": given}
-    return StringCommand(as_root(script, password=password is not None), **arguments)
+    run: str | None = host.connector_data.get(LEASE)
+    fenced = f"{lease.held(run)}\n{script}" if run is not None else script
+    return StringCommand(as_root(fenced, password=password is not None), **arguments)
 
 
 def refused(sentences: Sequence[str]) -> Iterator[FunctionCommand]:

@@ -1,21 +1,26 @@
 """An inventory of made-up hosts for pyinfra's fake connector; pyinfra executes this file.
 
-`RBEE_MADE_UP` holds JSON: `secrets`, the number of `hosts`, `faults` by host name, `delay` in seconds per command.
-A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest) or `broken` (outdated, and a restart fails).
+`RBEE_MADE_UP` holds JSON: `secrets`, the number of `hosts`, `faults` by host name, `delay` in seconds per command,
+`rollout` as the fields of Rollout. A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is
+activated), `broken` (outdated, and the activation fails) or `taken` (outdated, and another deploy has its lease).
 """
 
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rbee_deploy.accounts import directories, groups, users
 from rbee_deploy.artefacts import Target
-from rbee_deploy.inventory import fleet, host
+from rbee_deploy.generation import generation
+from rbee_deploy.inventory import Rollout, fleet, host
 from rbee_deploy.modes import role_units
 from rbee_deploy.plan import HostPlan, Workshop
 from rbee_deploy.render import roles
 from rbee_deploy.site import Host
+
+OUTDATED = {"outdated", "broken", "taken"}
 
 
 def _state(declared: Host, plan: HostPlan, fault: str) -> list[str]:
@@ -41,17 +46,53 @@ def _state(declared: Host, plan: HostPlan, fault: str) -> list[str]:
         *("@paths", *stats, *hashes, *folders),
         *("@units", *"\n".join(units).splitlines()),
         *("@running", *running, "@releases", f"complete\t{plan.release.id}"),
+        *("@deploy", *_deploy(declared, plan, outdated=bool(fault))),
     ]
+
+
+def _deploy(declared: Host, plan: HostPlan, *, outdated: bool) -> Iterator[str]:
+    """Return what its activator has noted."""
+    wanted = generation(declared, plan.release.id, plan.files)
+    yield f"state\t{json.dumps({'current': 'old' if outdated else wanted.id, 'good': []})}"
+    if not outdated:
+        yield f"generation\t{wanted.id}.json"
+        yield from (f"content\t{file.sha256}" for file in wanted.files)
+
+
+class _Activation(dict[str, Any]):
+    """The answer to an activation: from then on the host is as it should be, unless it fails."""
+
+    def __init__(self, answers: "_Answers", *, fails: bool) -> None:
+        super().__init__(success=not fails, stderr=["rbee did not become ready", "last journal line"] if fails else [])
+        self._answers = answers
+
+    def get(self, key: str, otherwise: Any = None) -> Any:
+        self._answers.activated = bool(self["success"])
+        return super().get(key, otherwise)
+
+
+class _Answers(dict[str, Any]):
+    """What a host answers, by a part of the command."""
+
+    def __init__(self, declared: Host, plan: HostPlan, fault: str) -> None:
+        self.activated = False
+        self._host = (declared, plan, fault)
+        super().__init__({"answers": "not empty"})
+
+    def items(self) -> Any:
+        declared, plan, fault = self._host
+        now = "" if self.activated and fault in OUTDATED else fault
+        yield "@sudo ok", _state(declared, plan, now)
+        yield "activator activate", _Activation(self, fails=fault == "broken")
+        if fault == "taken":
+            yield "/run/rbee-deploy/lease", {"success": False, "stderr": ["anna@desk deploys to this host since noon"]}
 
 
 def _made_up(entry: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     """Return the same host behind the fake connector."""
     name, data = entry
-    fault = _wanted["faults"].get(name, "")
     placed = data["rbee"]
-    answers: dict[str, Any] = {"@sudo ok": _state(placed.host, _shop.plan(placed.host, Target(glibc="2.41")), fault)}
-    if fault == "broken":
-        answers["systemctl restart"] = {"success": False, "stderr": ["rbee did not become ready", "last journal line"]}
+    answers = _Answers(placed.host, _shop.plan(placed.host, Target(glibc="2.41")), _wanted["faults"].get(name, ""))
     return f"@fake/{name}", {
         "rbee": placed,
         "fake_responses": answers,
@@ -65,6 +106,12 @@ _declared = (
     host(f"box{number}", address=f"192.0.2.{number}", queen=number == 1, engines=[])
     for number in range(1, _wanted["hosts"] + 1)
 )
-_queen, _hives = fleet("made-up", hosts=list(_declared), client_endpoint="plain-http", secrets_dir=_wanted["secrets"])
+_queen, _hives = fleet(
+    "made-up",
+    hosts=list(_declared),
+    client_endpoint="plain-http",
+    secrets_dir=_wanted["secrets"],
+    rollout=Rollout(**_wanted.get("rollout", {})),
+)
 _shop = Workshop(_queen[0][1]["rbee"].site)
 hives = [_made_up(entry) for entry in _hives]

@@ -27,11 +27,16 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def line(
-    secrets: Path, *words: str, faults: dict[str, str] | None = None, hosts: int = HOSTS, delay: float = 0.0
+    secrets: Path,
+    *words: str,
+    faults: dict[str, str] | None = None,
+    hosts: int = HOSTS,
+    delay: float = 0.0,
+    rollout: dict[str, Any] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command line on made-up hosts and its environment: pyinfra, or rbee-deploy if `words` begin so."""
-    wanted = {"secrets": str(secrets), "hosts": hosts, "faults": faults or {}, "delay": delay}
-    own = words[:1] in {("apply",), ("plan",)}
+    wanted = {"secrets": str(secrets), "hosts": hosts, "faults": faults or {}, "delay": delay, "rollout": rollout or {}}
+    own = words[:1] in {("apply",), ("plan",), ("check",), ("status",)}
     command = (
         [sys.executable, "-c", MAIN, words[0], "-i", str(INVENTORY), *words[1:]]
         if own
@@ -88,21 +93,71 @@ def test_hosts_that_fail_leave_the_others_alone(secrets: Path) -> None:
 
 
 def test_the_queen_is_restarted_before_the_hives(secrets: Path) -> None:
-    """With every role outdated, no hive is touched before the queen answered."""
-    faults = {f"box{number}": "outdated" for number in range(1, 5)}
-    text = run(secrets, "-y", "-vv", faults=faults, hosts=4).stderr
-    restarts = re.findall(r"timeout \d+ systemctl restart -- (\S+)", text)
-    assert restarts == ["rbee-queen.service"] + ["rbee-hive.service"] * 4
+    """With every host outdated, no hive is touched before the queen answered; then one, then a quarter at a time."""
+    faults = {f"box{number}": "outdated" for number in range(1, 10)}
+    done = run(secrets, "-y", "-vv", faults=faults, hosts=9)
+    assert done.returncode == 0, done.stderr
+    assert turns(done.stderr) == [["box1"], ["box2"], ["box3", "box4"], ["box5", "box6"], ["box7", "box8"], ["box9"]]
+
+
+def turns(text: str) -> list[list[str]]:
+    """Return the hosts that were activated, by operation, each in the order of their names."""
+    found: list[list[str]] = []
+    for operation in text.split("Starting operation"):
+        commands = re.split(r"\[@fake/(box\d+)\]\s+>>> ", operation)
+        hosts = commands[1::2]
+        found.append([name for name, sent in zip(hosts, commands[2::2], strict=True) if "activator activate" in sent])
+    return [sorted(hosts) for hosts in found if hosts]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "order"),
+    [
+        ({"canary": 0, "batch": "100%"}, [["box1"], ["box2", "box3", "box4", "box5"]]),
+        ({"canary": 2, "batch": 1}, [["box1"], ["box2", "box3"], ["box4"], ["box5"]]),
+    ],
+)
+def test_the_operator_says_how_many_at_a_time(secrets: Path, rollout: dict[str, Any], order: list[list[str]]) -> None:
+    """Canary and batches are as the inventory says."""
+    faults = {f"box{number}": "outdated" for number in range(1, 6)}
+    assert turns(run(secrets, "-y", "-vv", faults=faults, hosts=5, rollout=rollout).stderr) == order
+
+
+def test_a_hive_that_fails_stops_the_ones_after_it(secrets: Path) -> None:
+    """The canary's failure leaves all others as they are, each with a line that says so; converged ones are fine."""
+    faults = {"box2": "broken", "box3": "outdated", "box5": "outdated"}
+    done = run(secrets, "-y", "-vv", faults=faults, hosts=5)
+    assert done.returncode == 1
+    assert turns(done.stderr) == [["box2"]]
+    left = re.findall(r"^@fake/(box\d) .*failed +left as it is: box2 could not", done.stderr, re.MULTILINE)
+    assert left == ["box3", "box5"]
+    assert re.search(r"^@fake/box4 +verify .*unchanged", done.stderr, re.MULTILINE)
+
+
+def test_a_host_that_somebody_else_deploys_to_is_left_alone(secrets: Path) -> None:
+    """Who holds the lease and since when is said; the other hosts are done; exit status 1."""
+    done = run(secrets, "-y", "-vv", faults={"box2": "taken", "box3": "outdated"}, hosts=3)
+    assert done.returncode == 1
+    assert re.search(r"^@fake/box2 +lease .*failed +anna@desk deploys to this host", done.stderr, re.MULTILINE)
+    assert turns(done.stderr) == [["box3"]]
+
+
+def test_check_tells_drift_from_failure(secrets: Path) -> None:
+    """Exit status 0 for a converged fleet, 2 with the difference named, 1 for a host that cannot be looked at."""
+    assert run(secrets, "check", hosts=2).returncode == 0
+    differs = run(secrets, "check", hosts=2, faults={"box2": "outdated"})
+    assert (differs.returncode, "runs digest old instead of" in differs.stderr) == (2, True)
+    assert run(secrets, "check", hosts=2, faults={"box2": "refused"}).returncode == 1
 
 
 def test_a_queen_that_fails_stops_the_hives(secrets: Path) -> None:
     """A release that does not start on the queen is not spread: outdated hives stay as they are and say why."""
     done = run(secrets, "-y", "-vv", faults={"box1": "broken", "box2": "outdated"}, hosts=3)
     assert done.returncode == 1
-    assert "systemctl restart -- rbee-hive.service" not in done.stderr
+    assert turns(done.stderr) == [["box1"]]
     report = done.stderr.splitlines()
     assert any(re.match(r"@fake/box1 +activate queen .*failed +rbee did not become ready", line) for line in report)
-    assert any("the queen on box1 did not start" in line and line.startswith("@fake/box2") for line in report)
+    assert any("the queen on box1 could not go over" in line and line.startswith("@fake/box2") for line in report)
     assert any(re.match(r"@fake/box3 +verify .*unchanged", line) for line in report)
 
 
@@ -128,9 +183,10 @@ def test_a_plan_names_what_would_change(secrets: Path) -> None:
     done = run(secrets, "plan", faults={"box2": "outdated"}, hosts=2)
     lines = [" ".join(line.split()) for line in done.stderr.splitlines()]
     assert (done.returncode, done.stdout) == (0, "")
-    assert lines[:2] == ["@fake/box1 all unchanged", "@fake/box2 activate hives would change start them"]
-    assert lines[2].startswith("@fake/box2 now differs rbee-hive.service runs digest old instead of")
-    assert lines[3:] == ["@fake/box1 1 remote command", "@fake/box2 1 remote command"]
+    assert lines[:2] == ["@fake/box1 all unchanged", "@fake/box2 stage would change bring files"]
+    assert lines[2] == "@fake/box2 activate hives would change turn 1"
+    assert lines[3].startswith("@fake/box2 now differs rbee-hive.service runs digest old instead of")
+    assert lines[-2:] == ["@fake/box1 1 remote command", "@fake/box2 1 remote command"]
 
 
 def test_a_limit_is_kept_and_little_is_said(secrets: Path) -> None:
@@ -139,8 +195,7 @@ def test_a_limit_is_kept_and_little_is_said(secrets: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     *stages, count = done.stderr.splitlines()
     assert [re.split(r"  +", line)[:2] for line in stages] == [
-        ["@fake/box2", stage]
-        for stage in ("preflight", "setup", "stage", "place files", "units", "activate hives", "verify")
+        ["@fake/box2", stage] for stage in ("preflight", "lease", "setup", "stage", "activate hives", "verify", "prune")
     ]
     assert count == "@fake/box2  1 remote command"
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from rbee_deploy import model_credentials
+from rbee_deploy.activator.activation import STEPS
 from rbee_deploy.errors import RenderError, SecretError
 from rbee_deploy.inventory import host, secret_command, secret_env, secret_file
 from rbee_deploy.plan import Workshop
 from rbee_deploy.render import OwnedFile, owned_files, unwanted_paths
 from rbee_deploy.secrets import Secret, SecretSource
 from rbee_deploy.site import Site
-from rbee_deploy.stages import STAGES
 from rbee_runtime.models.sources.credentials import HF_TOKEN, OBJECT_STORE, REGISTRIES, Credentials
 from tests.unit.deploy.sites import site_of, state_of
 
@@ -114,9 +114,9 @@ def test_a_unit_is_placed_after_what_it_names_and_told_before_that_goes() -> Non
     """Whenever a host restarts during a deploy, systemd finds each credential of the unit that it knows."""
     paths = list(rendered(site(hf_token=secret_env("X")), hf_token="a"))
     assert paths.index(f"{FOLDER}/hf-token") < paths.index("/etc/systemd/system/rbee-hive.service")
-    steps = [step for stage in STAGES for step, _ in stage.steps]
-    assert steps.index("write them") < steps.index("register them") < steps.index("remove old files")
-    assert steps.index("remove old files") < steps.index("switch the release")
+    steps = [name for name, _ in STEPS]
+    assert steps.index("place files") < steps.index("register units") < steps.index("remove old files")
+    assert steps.index("remove old files") < steps.index("start roles")
 
 
 def test_a_token_that_was_not_read_is_named() -> None:

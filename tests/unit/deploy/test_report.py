@@ -67,12 +67,12 @@ def test_a_refusal_is_the_sentence_alone() -> None:
 
 @pytest.mark.parametrize("count", [1, 25])
 def test_a_failed_command_shows_its_last_lines_and_what_to_do(count: int) -> None:
-    """At most one sentence and ten lines of the host's own words, aligned, then the next command."""
+    """At most a sentence, ten lines of the host's own words and what became of it, aligned, then the next command."""
     said = tuple(f"line {number}" for number in range(count))
     lines = run({"activate hives: a": meta(failed=True, output=said)})
     shown = [line.strip() for line in lines[2:-1]]
     assert f"line {count - 1}" in lines[1] + " ".join(shown)
-    assert len(lines) <= 1 + 11 + 1 + 1
+    assert len(lines) <= 1 + 12 + 1 + 1
     assert "journalctl" in shown[-1]
     assert len({len(line) - len(line.lstrip()) for line in lines[2:-1]}) == 1
 

@@ -1,0 +1,133 @@
+"""Command line of the activator; what it says goes to standard error, a sentence first."""
+
+import argparse
+import base64
+import contextlib
+import json
+import os
+import sys
+import time
+
+from rbee_deploy.activator import activation, blobs, database, disk, places, pruning, records, units
+from rbee_deploy.activator.activation import BrokenError
+from rbee_deploy.activator.manifest import Generation
+from rbee_deploy.activator.units import ActivationError
+from rbee_runtime import ports
+
+FAILED, BROKEN = 1, 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    os.umask(0o077)
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except BrokenError as error:
+        return _said(str(error), BROKEN)
+    except (ActivationError, ValueError, OSError) as error:
+        return _said(str(error), FAILED)
+    return 0
+
+
+def _said(text: str, status: int) -> int:
+    # Whoever listened may be gone; that must not change what happens here.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+    return status
+
+
+def _stage(_options: argparse.Namespace) -> None:
+    """Take in a generation and the contents that it needs, from standard input."""
+    given = json.loads(sys.stdin.buffer.readline())
+    generation = Generation.parse(json.dumps(given["generation"]))
+    for file in generation.files:
+        content = base64.b64decode(given["contents"][file.path])
+        if blobs.keep(content, secret=file.secret) != file.sha256:
+            raise ValueError(f"the content of {file.path} arrived damaged; run the same command again")
+    disk.private_folder(places.GENERATIONS)
+    disk.write(places.GENERATIONS / f"{generation.id}.json", generation.text().encode())
+
+
+def _activate(options: argparse.Namespace) -> None:
+    activation.activate(options.generation, _told(options))
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    activation.activate(options.generation, _told(options), goes_back=True)
+
+
+def _told(options: argparse.Namespace) -> activation.Told:
+    return activation.Told(by=options.by, why=options.why, run=options.run_id)
+
+
+def _prune(options: argparse.Namespace) -> None:
+    for name in pruning.prune(keep=options.keep, wanted=set(options.wanted)):
+        print(name)  # noqa: T201 - the answer
+
+
+def _backup(_options: argparse.Namespace) -> None:
+    copy = places.DATABASES / "backup.db"
+    if not database.snapshot(copy):
+        raise ActivationError(f"{database.path()} is not there; nothing to back up")
+    try:
+        database.check(copy)
+        sys.stdout.write(base64.encodebytes(copy.read_bytes()).decode())
+    finally:
+        copy.unlink()
+
+
+def _restore(options: argparse.Namespace) -> None:
+    """Put a database from standard input in place of the queen's, and have the queen run on it or on the old one."""
+    copy = places.DATABASES / "restore.db"
+    disk.private_folder(places.DATABASES)
+    disk.write(copy, base64.b64decode(sys.stdin.buffer.read()))
+    before = places.DATABASES / f"before-restore-{int(time.time())}.db"
+    database.check(copy)
+    state = records.State.load()
+    queen = next((role for role in records.load(state.current).roles if role.name == "queen"), None)
+    if queen is None:
+        raise ActivationError("this host is not the queen")
+    database.snapshot(before)
+    try:
+        units.systemctl("stop", "--", ports.QUEEN_UNIT)
+        database.restore(copy)
+        units.restart(queen)
+    except ActivationError:
+        units.systemctl("stop", "--", ports.QUEEN_UNIT)
+        database.restore(before)
+        units.restart(queen)
+        raise
+    finally:
+        copy.unlink()
+    records.audit("restore", by=options.by, kept=str(before))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rbee-activator", description="Bring this host to a generation.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    stage = commands.add_parser("stage", help="take in a generation from standard input")
+    stage.set_defaults(run=_stage)
+    activate = commands.add_parser("activate", help="bring the host to a generation that was staged")
+    activate.add_argument("generation")
+    activate.set_defaults(run=_activate)
+    rollback = commands.add_parser("rollback", help="go back to an earlier generation, and to its database if need be")
+    rollback.add_argument("generation")
+    rollback.set_defaults(run=_rollback)
+    prune = commands.add_parser("prune", help="remove generations, releases and engines that nothing needs")
+    prune.add_argument("--keep", type=int, default=pruning.KEPT)
+    prune.add_argument("wanted", nargs="*", help="engines that stay")
+    prune.set_defaults(run=_prune)
+    backup = commands.add_parser("backup", help="print the queen's database in base64")
+    backup.set_defaults(run=_backup)
+    restore = commands.add_parser("restore", help="replace the queen's database by one from standard input")
+    restore.set_defaults(run=_restore)
+    for command in (activate, rollback, restore):
+        command.add_argument("--by", default="root")
+        command.add_argument("--why", default="")
+        command.add_argument("--run", default="", dest="run_id")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

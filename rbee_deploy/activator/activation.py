@@ -1,0 +1,324 @@
+"""From what is there to a generation, step by step, and back if a step fails."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rbee_deploy.activator import blobs, database, disk, files, places, records, units
+from rbee_deploy.activator.files import Found
+from rbee_deploy.activator.manifest import Generation, Role
+from rbee_deploy.activator.records import State
+from rbee_deploy.activator.units import ActivationError
+from rbee_runtime import ports
+
+LOCK_SECONDS = 150.0
+"""Another activation, perhaps one whose operator lost the connection, takes less than this with its way back."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who activates and why, and the id of the run that it is part of; for the records alone."""
+
+    by: str = "root"
+    why: str = ""
+    run: str = ""
+
+
+@dataclass
+class Activation:
+    """One activation under way; `goes_back` says that an older release is wanted on purpose."""
+
+    generation: Generation
+    state: State
+    told: Told
+    goes_back: bool = False
+
+    def remember(self, **changes: Any) -> None:
+        """Change the state on disk."""
+        self.state = replace(self.state, **changes)
+        self.state.save()
+
+    @property
+    def undo(self) -> "Undo":
+        """Return what was there before."""
+        return Undo.parse(self.state.undo)
+
+
+@dataclass(frozen=True)
+class Undo:
+    """What was there before: generation, release link, paths, which units were enabled or active, which roles ran."""
+
+    generation: str
+    link: str
+    paths: tuple[Found, ...]
+    enabled: tuple[str, ...]
+    active: tuple[str, ...]
+    roles: tuple[Role, ...]
+
+    @classmethod
+    def parse(cls, known: Any) -> "Undo":
+        """Return it out of the state file."""
+        return cls(
+            generation=known["generation"],
+            link=known["link"],
+            paths=tuple(Found(**entry) for entry in known["paths"]),
+            enabled=tuple(known["enabled"]),
+            active=tuple(known["active"]),
+            roles=tuple(
+                Role(**{**entry, "sockets": tuple(entry["sockets"]), "listens": tuple(entry["listens"])})
+                for entry in known["roles"]
+            ),
+        )
+
+    def found(self, path: str) -> Found:
+        """Return what was at a path."""
+        return next((entry for entry in self.paths if entry.path == path), Found(path))
+
+
+def _save(run: Activation) -> None:
+    """Note what is there, unless an activation that did not end has done so: that one knows what worked last."""
+    wanted, known = run.generation, run.undo if run.state.undo else None
+    if known is None:
+        known = _before(run)
+        if any(role.name == "queen" for role in wanted.roles) and _release(known.link) != wanted.release:
+            database.snapshot(database.copy_of(known.generation))
+    covered = {entry.path for entry in known.paths}
+    more = tuple(files.look(path) for path in _paths(wanted) if path not in covered)
+    run.remember(undo=asdict(replace(known, paths=(*known.paths, *more))), wanted=wanted.id)
+
+
+def _before(run: Activation) -> Undo:
+    wanted = run.generation
+    names = (*wanted.enabled, *(role.service for role in wanted.roles))
+    found = units.look(dict.fromkeys(names))
+    return Undo(
+        generation=run.state.current,
+        link=str(ports.CURRENT.readlink()) if ports.CURRENT.is_symlink() else "",
+        paths=(),
+        enabled=tuple(name for name, unit in found.items() if unit.file_state == "enabled"),
+        active=tuple(name for name, unit in found.items() if unit.active == "active"),
+        roles=tuple(_as_it_runs(role, run.state) for role in wanted.roles),
+    )
+
+
+def _as_it_runs(role: Role, state: State) -> Role:
+    """Return a role with what it runs now and the ports of the generation that it belongs to."""
+    digest, release = units.running(role)
+    try:
+        known = {entry.name: entry.listens for entry in records.load(state.current).roles}
+    except ValueError:
+        known = {}
+    return replace(role, digest=digest, release=release, listens=known.get(role.name, role.listens))
+
+
+def _paths(wanted: Generation) -> tuple[str, ...]:
+    return (*(file.path for file in wanted.files), *wanted.unwanted)
+
+
+def _release(link: str) -> str:
+    return Path(link).name
+
+
+def _place(run: Activation) -> None:
+    for file in run.generation.files:
+        files.place(file)
+
+
+def _switch(run: Activation) -> None:
+    target = str(ports.RELEASES / run.generation.release)
+    if not ports.CURRENT.is_symlink() or str(ports.CURRENT.readlink()) != target:
+        disk.link(ports.CURRENT, target)
+
+
+def _register(run: Activation) -> None:
+    units.register(run.generation.enabled)
+
+
+def _remove(run: Activation) -> None:
+    # Not before: systemd would not start a unit again of which it knows the old text, which names them.
+    for path in run.generation.unwanted:
+        files.remove(path)
+
+
+def _exchange_database(run: Activation) -> None:
+    copy = database.copy_of(run.generation.id)
+    if run.goes_back and _has_queen(run.generation.roles) and database.moved_on(copy):
+        _put_database_back(copy)
+
+
+def _start(run: Activation) -> None:
+    changed = {file for file in run.generation.files if not files.is_as_wanted(file, run.undo.found(file.path))}
+    for role in run.generation.roles:
+        stale = any(role.service in file.affects for file in changed)
+        if stale or not units.runs(role):
+            units.restart(role)
+
+
+def _start_target(run: Activation) -> None:
+    if run.generation.target and units.look([run.generation.target])[run.generation.target].active != "active":
+        units.systemctl("start", "--", run.generation.target)
+
+
+def _note(run: Activation) -> None:
+    run.state = run.state.reached(run.generation, time.time(), run.told.run, goes_back=run.goes_back)
+    run.state.save()
+
+
+Step = Callable[[Activation], None]
+
+STEPS: tuple[tuple[str, Step], ...] = (
+    ("save what is there", _save),
+    ("place files", _place),
+    ("switch the release", _switch),
+    ("register units", _register),
+    ("remove old files", _remove),
+    ("exchange the database", _exchange_database),
+    ("start roles", _start),
+    ("start the target", _start_target),
+    ("note it", _note),
+)
+"""Each may be repeated, and the one before it may have ended or not."""
+
+
+def activate(generation: str, told: Told, *, goes_back: bool = False) -> None:
+    """Bring the host to a generation, or to what it was before; raise ActivationError then, BrokenError if that fails.
+
+    Nothing is changed when the generation is not complete here.
+    """
+    with _alone():
+        wanted, begun = _complete(generation), time.monotonic()
+        run = Activation(wanted, State.load(), told, goes_back)
+        facts = {"generation": wanted.id, "release": wanted.release, "from": run.state.current, **asdict(told)}
+        records.audit("begin", **facts)
+        try:
+            _walk(run)
+        except (ActivationError, ValueError, OSError) as error:
+            reason = str(error)
+        else:
+            records.audit("done", **facts, seconds=round(time.monotonic() - begun, 1))
+            return
+        _restore(run, reason, facts)
+
+
+class BrokenError(Exception):
+    """A step failed and so did the way back."""
+
+
+def _walk(run: Activation) -> None:
+    for name, step in STEPS:
+        try:
+            step(run)
+        except (ValueError, OSError) as error:
+            raise ActivationError(f"could not {name}: {error}") from error
+
+
+def _restore(run: Activation, reason: str, facts: dict[str, Any]) -> None:
+    told = {**facts, "reason": reason.splitlines()[0]}
+    if not run.state.undo:
+        records.audit("failed", **told)
+        raise ActivationError(reason)
+    try:
+        _go_back(run)
+    except (ActivationError, ValueError, OSError) as error:
+        records.audit("broken", **told, and_then=str(error).splitlines()[0])
+        raise BrokenError(f"{reason}\nand what was there before could not be put back: {error}") from error
+    run.remember(undo={}, wanted="")
+    records.audit("restored", **told)
+    raise ActivationError(f"{reason}\n{_what_runs()}")
+
+
+def _what_runs() -> str:
+    release = _release(str(ports.CURRENT.readlink())) if ports.CURRENT.is_symlink() else ""
+    if not release:
+        return "there was no earlier release here: all that was placed is removed again"
+    return f"everything is as before: release {release} is in force again"
+
+
+def _go_back(run: Activation) -> None:
+    undo, roles = run.undo, run.generation.roles
+    for role in roles:
+        units.kill_unready(role)
+    ours = dict.fromkeys((*run.generation.enabled, *(role.service for role in roles)))
+    _stop([name for name in ours if name not in undo.active])
+    _disable([name for name in run.generation.enabled if name not in undo.enabled])
+    changed = {entry.path for entry in undo.paths if files.look(entry.path) != entry}
+    affected = {service for file in run.generation.files if file.path in changed for service in file.affects}
+    for entry in undo.paths:
+        files.put_back(entry)
+    _put_link_back(undo.link)
+    units.register(name for name in run.generation.enabled if name in undo.enabled)
+    copy = database.copy_of(undo.generation)
+    if _has_queen(roles) and database.moved_on(copy) and _release(undo.link) != run.generation.release:
+        _put_database_back(copy)
+    for role in undo.roles:
+        ran = role.service in undo.active and bool(role.digest)
+        if ran and (role.service in affected or not units.runs(role)):
+            units.restart(role)
+
+
+def _put_link_back(target: str) -> None:
+    if target:
+        disk.link(ports.CURRENT, target)
+    elif ports.CURRENT.is_symlink():
+        ports.CURRENT.unlink()
+
+
+def _stop(names: list[str]) -> None:
+    if names:
+        units.systemctl("stop", "--", *names)
+
+
+def _disable(names: list[str]) -> None:
+    present = [name for name, unit in units.look(names).items() if unit.file_state == "enabled"]
+    if present:
+        units.systemctl("disable", "--quiet", "--", *present)
+
+
+def _has_queen(roles: tuple[Role, ...]) -> bool:
+    return any(role.name == "queen" for role in roles)
+
+
+def _put_database_back(copy: Path) -> None:
+    units.systemctl("stop", "--", ports.QUEEN_UNIT)
+    database.restore(copy)
+
+
+def _complete(generation: str) -> Generation:
+    """Return a generation all of which is here, or raise ActivationError before anything is changed."""
+    try:
+        wanted = records.load(generation)
+        for file in wanted.files:
+            blobs.read(file.sha256, secret=file.secret)
+            files.ids(file)
+    except ValueError as error:
+        raise ActivationError(str(error)) from error
+    if not (ports.RELEASES / wanted.release / "release.json").is_file():
+        raise ActivationError(f"release {wanted.release} is not installed here; run the deploy")
+    return wanted
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Be the only activation on this host, or raise ActivationError after some patience."""
+    disk.private_folder(places.RUN)
+    handle = os.open(places.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ActivationError(
+                        "another activation is under way on this host; run the same command later"
+                    ) from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(handle)

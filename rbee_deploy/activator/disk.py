@@ -1,0 +1,46 @@
+"""Files written whole or not at all, and on the disk before anybody relies on them."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only root reads."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def write(path: Path, content: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
+    """Replace a file in one step; `owner` are uid and gid. Nobody else can read it before it has mode and owner."""
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".rbee-new")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            if owner is not None:
+                os.fchown(file.fileno(), *owner)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+    settle(path.parent)
+
+
+def link(path: Path, target: str) -> None:
+    """Point a link at another target without a moment in which there is none."""
+    draft = path.with_name(f".{path.name}.rbee-new")
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(target)
+    draft.replace(path)
+    settle(path.parent)
+
+
+def settle(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

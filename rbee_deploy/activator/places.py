@@ -1,0 +1,27 @@
+"""Where the activator keeps what it knows, on the host."""
+
+from pathlib import Path
+
+from rbee_runtime import ports
+
+HOME = ports.STATE / "deploy"
+"""Root's alone: generations, the state and the audit log."""
+
+STATE = HOME / "state.json"
+AUDIT = HOME / "audit.jsonl"
+GENERATIONS = HOME / "generations"
+BLOBS = HOME / "blobs"
+DATABASES = HOME / "databases"
+"""Copies of the queen's database, each named by the generation that it was taken from."""
+
+SECRET_BLOBS = ports.CREDENTIALS / ".kept"
+"""Content of credentials of generations that can be gone back to: secrets lie in this one folder and nowhere else."""
+
+FREEZE = HOME / "freeze"
+"""Where a person forbids deploys until further notice: who, since when, why, by tabs."""
+
+RUN = Path("/run/rbee-deploy")
+LEASE = RUN / "lease"
+"""Which deploy is at work on the host: its id, who, since when, by tabs; as old as its last sign of life."""
+
+LOCK = RUN / "activation.lock"

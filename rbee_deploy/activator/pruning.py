@@ -1,0 +1,95 @@
+"""Removing what no generation that can be gone back to needs, and no process uses."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from rbee_deploy.activator import blobs, places, records
+from rbee_deploy.activator.manifest import Generation
+from rbee_deploy.activator.records import State
+from rbee_runtime import ports
+
+KEPT = 3
+"""Good generations with different releases; going back further is an upgrade to an old version."""
+
+
+def prune(*, keep: int, wanted: set[str]) -> list[str]:
+    """Remove old generations, releases and engines, and return their names; `wanted` are engines that stay.
+
+    Nothing is removed while an activation has not ended.
+    """
+    state = State.load()
+    if state.undo or not state.current:
+        return []
+    good = _newest(state, keep)
+    state = replace(state, good=tuple(entry for entry in state.good if entry.generation in good))
+    state.save()
+    generations = [generation for generation in map(_loaded, good) if generation is not None]
+    gone = [
+        *_remove(places.GENERATIONS.glob("*.json"), {f"{name}.json" for name in good}),
+        *_remove(places.DATABASES.glob("*.db"), {f"{name}.db" for name in good}),
+        *_remove(ports.RELEASES.glob("*/"), {item.release for item in generations} | _in_use(ports.RELEASES)),
+        *_remove(ports.ENGINES.glob("*/"), wanted | _named(generations) | _in_use(ports.ENGINES)),
+    ]
+    blobs.sweep(file.sha256 for generation in generations for file in generation.files)
+    return gone
+
+
+def _newest(state: State, keep: int) -> list[str]:
+    """Return the current generation and, of the others, the newest of each of the newest releases."""
+    chosen: dict[str, str] = {}
+    for entry in reversed(state.good):
+        chosen.setdefault(entry.release, entry.generation)
+    return list(dict.fromkeys([state.current, *list(chosen.values())[:keep]]))
+
+
+def _loaded(name: str) -> Generation | None:
+    try:
+        return records.load(name)
+    except ValueError:
+        return None
+
+
+def _named(generations: list[Generation]) -> set[str]:
+    """Return the engines that the configurations of these generations name."""
+    texts = [
+        blobs.read(file.sha256, secret=False).decode(errors="replace")
+        for generation in generations
+        for file in generation.files
+        if not file.secret
+    ]
+    return {path.name for path in ports.ENGINES.glob("*/") if any(path.name in text for text in texts)}
+
+
+def _in_use(folder: Path) -> set[str]:
+    """Return the names in a folder that a process runs from, has open or was started with."""
+    prefix = f"{folder}/"
+    used: set[str] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        for text in _mentions(process):
+            used |= {re.split(r"[/\0\s]", part, maxsplit=1)[0] for part in text.split(prefix)[1:]}
+    return used
+
+
+def _mentions(process: Path) -> Iterator[str]:
+    for name in ("cmdline", "maps"):
+        try:
+            yield (process / name).read_text(errors="replace")
+        except OSError:
+            continue
+
+
+def _remove(paths: Iterator[Path], kept: set[str]) -> Iterator[str]:
+    for path in paths:
+        if path.name in kept:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            # Its mark goes first: half a release never counts as one.
+            for mark in ("release.json", "engine.json"):
+                (path / mark).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        yield path.name

@@ -1,0 +1,87 @@
+"""What the host remembers of deploys: the state, which is one file replaced in one step, and the audit log."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from rbee_deploy.activator import disk, places
+from rbee_deploy.activator.manifest import Generation
+
+MOST_AUDIT_BYTES = 4 << 20
+"""Some ten thousand lines; the older half goes."""
+
+
+@dataclass(frozen=True)
+class Good:
+    """A generation that became ready, when (Unix seconds), and the id of the run that brought it."""
+
+    generation: str
+    release: str
+    since: int
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """`good` are the generations that became ready, the newest last; `undo` is what an activation may have to put back.
+
+    `wanted` is the generation of an activation under way, "" while none is.
+    """
+
+    current: str = ""
+    good: tuple[Good, ...] = ()
+    wanted: str = ""
+    undo: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls) -> "State":
+        """Return what is on disk; a host that was never activated, or whose file is damaged, has nothing."""
+        try:
+            known = json.loads(places.STATE.read_text(encoding="utf-8"))
+            good = tuple(Good(**entry) for entry in known.get("good", ()))
+            return cls(known.get("current", ""), good, known.get("wanted", ""), known.get("undo", {}))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return cls()
+
+    def save(self) -> None:
+        """Put it on the disk in one step."""
+        disk.private_folder(places.HOME)
+        text = json.dumps(asdict(self), separators=(",", ":")) + "\n"
+        disk.write(places.STATE, text.encode())
+
+    def reached(self, generation: Generation, now: float, run: str, *, goes_back: bool = False) -> "State":
+        """Return the state in which a generation has become ready; what is gone back from counts as good no more."""
+        ids = [entry.generation for entry in self.good]
+        last = ids.index(generation.id) if goes_back and generation.id in ids else len(ids)
+        kept = tuple(entry for entry in self.good[:last] if entry.generation != generation.id)
+        good = (*kept, Good(generation.id, generation.release, int(now), run))
+        return replace(self, current=generation.id, good=good, wanted="", undo={})
+
+
+def load(generation: str) -> Generation:
+    """Return a generation that was staged, or raise ValueError."""
+    path = places.GENERATIONS / f"{generation}.json"
+    try:
+        return Generation.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"generation {generation} is not on this host ({error.strerror}); run the deploy") from error
+
+
+def audit(action: str, **facts: Any) -> None:
+    """Append one line; a full disk costs the line, not the activation."""
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "action": action, **facts}
+    with contextlib.suppress(OSError):
+        _shorten()
+        with places.AUDIT.open("a", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def _shorten() -> None:
+    if places.AUDIT.is_file() and places.AUDIT.stat().st_size > MOST_AUDIT_BYTES:
+        lines = places.AUDIT.read_bytes().splitlines(keepends=True)
+        disk.write(places.AUDIT, b"".join(lines[len(lines) // 2 :]))

@@ -1,0 +1,166 @@
+"""systemd on the host: what units are like, and bringing a role to what it should run."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbee_deploy.activator.manifest import Role
+
+COMMAND_SECONDS = 120.0
+"""A stop may take the units' own TimeoutStopSec of 20 s, a start their TimeoutStartSec of 60 s."""
+
+READY_SECONDS = 40.0
+"""A role is ready within a second or two; with the way back this stays below a minute on a release that never is."""
+
+MOST_RESTARTS = 3
+"""Automatic restarts after ours mean that it cannot start; the deadline needs no waiting then."""
+
+LOG_LINES = 10
+
+
+class ActivationError(Exception):
+    """A step failed; the text is what a person should read, the unit's last lines included."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit as systemd has it."""
+
+    active: str = ""
+    file_state: str = ""
+    need_reload: bool = False
+    restarts: int = 0
+    load: str = ""
+
+
+def systemctl(*words: str, seconds: float = COMMAND_SECONDS) -> str:
+    """Run systemctl; raise ActivationError with its own words when it fails."""
+    try:
+        done = subprocess.run(
+            ["systemctl", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ActivationError(f"systemctl {' '.join(words)} took longer than {seconds:.0f} s") from error
+    if done.returncode != 0:
+        raise ActivationError(f"systemctl {' '.join(words)} failed: {done.stderr.strip() or done.returncode}")
+    return done.stdout
+
+
+def look(names: Iterable[str]) -> dict[str, Unit]:
+    """Return units by name."""
+    wanted = list(names)
+    if not wanted:
+        return {}
+    properties = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,NRestarts"
+    blocks = systemctl("show", "-p", properties, "--", *wanted).strip().split("\n\n")
+    found = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks]
+    return {
+        asked: Unit(
+            active=block.get("ActiveState", ""),
+            file_state=block.get("UnitFileState", ""),
+            need_reload=block.get("NeedDaemonReload") == "yes",
+            restarts=int(block.get("NRestarts") or 0),
+            load=block.get("LoadState", ""),
+        )
+        for asked, block in zip(wanted, found, strict=False)
+    }
+
+
+def register(enabled: Iterable[str]) -> None:
+    """Have systemd know the unit files as they are now, and start these at boot."""
+    wanted = list(enabled)
+    found = look(wanted)
+    if any(unit.need_reload or unit.load != "loaded" for unit in found.values()):
+        # Only then: a reload can take GPUs away from containers.
+        systemctl("daemon-reload")
+    off = [name for name in wanted if look([name])[name].file_state != "enabled"]
+    if off:
+        systemctl("enable", "--quiet", "--", *off)
+
+
+def running(role: Role) -> tuple[str, str]:
+    """Return digest and release that a role's process says it runs, each "" if it does not."""
+    try:
+        known: Mapping[str, object] = json.loads(Path(role.running_file).read_text(encoding="utf-8"))
+        return str(known.get("digest", "")), str(known.get("release", ""))
+    except (OSError, ValueError, AttributeError):
+        return "", ""
+
+
+def runs(role: Role) -> bool:
+    """Say whether a role runs what it should: its units are active, its ports are held, the digests agree."""
+    found = look((*role.sockets, role.service))
+    active = all(unit.active == "active" for unit in found.values())
+    return active and running(role) == (role.digest, role.release) and set(role.listens) <= listening()
+
+
+def restart(role: Role, *, seconds: float = READY_SECONDS) -> None:
+    """Start a role anew and wait until it is ready with its digest and release, or raise ActivationError."""
+    deadline = time.monotonic() + seconds
+    _listen(role)
+    subprocess.run(["systemctl", "reset-failed", "--", role.service], capture_output=True, check=False)
+    # Without waiting: systemd's own patience is longer than ours.
+    systemctl("restart", "--no-block", "--", role.service)
+    time.sleep(0.1)
+    while time.monotonic() < deadline:
+        if runs(role) and not _has_job(role.service):
+            return
+        if look([role.service])[role.service].restarts >= MOST_RESTARTS:
+            break
+        time.sleep(0.1)
+    raise ActivationError(_complaint(role))
+
+
+def kill_unready(role: Role) -> None:
+    """End a service at once that does not run as it should: it serves nobody, and a stop would wait for it."""
+    if look([role.service])[role.service].active not in {"active", "inactive", "failed"}:
+        words = ["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "--", role.service]
+        subprocess.run(words, capture_output=True, check=False)
+
+
+def listening() -> set[int]:
+    """Return the TCP ports that something listens on (state 0A in the kernel's table)."""
+    ports: set[int] = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        rows = (line.split() for line in Path(table).read_text().splitlines()[1:]) if Path(table).exists() else ()
+        ports |= {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
+    return ports
+
+
+def journal(unit: str, lines: int = LOG_LINES) -> list[str]:
+    """Return the last lines that the unit's own processes wrote, or what systemd says of it if they are silent."""
+    for which in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
+        words = ["journalctl", which, "-n", str(lines), "--no-pager", "-o", "cat"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, errors="replace")
+        found = [line for line in done.stdout.splitlines() if line != "-- No entries --"]
+        if found:
+            return found
+    return []
+
+
+def _listen(role: Role) -> None:
+    """Have the sockets listen; a change of ports needs the service stopped, for systemd refuses it otherwise."""
+    for socket in role.sockets:
+        if look([socket])[socket].active == "active" and not set(role.listens) <= listening():
+            systemctl("stop", "--", role.service)
+            systemctl("restart", "--", socket)
+        else:
+            systemctl("start", "--", socket)
+
+
+def _has_job(unit: str) -> bool:
+    """Say whether systemd is still busy with our restart: until then the old process may look ready."""
+    return systemctl("show", "-p", "Job", "--value", "--", unit).strip() not in {"", "0"}
+
+
+def _complaint(role: Role) -> str:
+    state = look([role.service])[role.service].active
+    return "\n".join((f"{role.service} did not become ready ({state}); its last lines:", *journal(role.service)))

@@ -1,0 +1,36 @@
+"""rbee-deploy: exit status 0 means done, 1 that something failed and was said, 2 that a host differs (check)."""
+
+import pyinfra_cli  # noqa: F401, I001 - first, because it patches the standard library for gevent
+
+import sys
+from collections.abc import Sequence
+
+from rbee_deploy.cli import applying, database, going_back, locking, looking, purging
+from rbee_deploy.cli.inventories import site_of
+from rbee_deploy.errors import DeployError
+from rbee_runtime.command_line import Parser
+from rbee_runtime.errors import ConfigError
+
+FAMILIES = (applying, going_back, looking, locking, database, purging)
+"""Modules whose `register` adds commands, in the order of the help."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        options = parser().parse_args(argv)
+        # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
+        options.site = site_of(options.inventory)
+        status: int = options.run(options)
+    except (DeployError, ConfigError) as error:
+        sys.exit(str(error))
+    sys.exit(status)
+
+
+def parser() -> Parser:
+    """Return the parser of every command."""
+    made = Parser(prog="rbee-deploy", description="Bring hosts to what an inventory says.")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+    for family in FAMILIES:
+        family.register(commands)
+    return made

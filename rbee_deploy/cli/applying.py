@@ -1,0 +1,44 @@
+"""apply, plan, check and preseed: the deploy itself, what it would change, and its first half."""
+
+import argparse
+
+from pyinfra.context import ctx_state
+
+from rbee_deploy import stages
+from rbee_deploy.cli import running
+from rbee_deploy.cli.arguments import Commands, command
+from rbee_deploy.operations.root import DIFFERENCES
+
+DRIFT = 2
+"""Exit status of `check` for a host that is not what the inventory says."""
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    for name, run, text in (
+        ("apply", _apply, "make every host what the inventory says"),
+        ("plan", _plan, "say what apply would change"),
+        ("check", _check, "exit with 2 if a host is not what the inventory says, and name what differs"),
+        ("preseed", _preseed, "bring release, engines and models to hosts; nothing that is in use changes"),
+    ):
+        added = command(commands, name, run, text)
+        added.add_argument("--json", action="store_true", dest="pyinfra_json", help="pure JSON on standard output")
+
+
+def _apply(options: argparse.Namespace) -> int:
+    return running.go(options)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    return running.go(options, dry=True)
+
+
+def _check(options: argparse.Namespace) -> int:
+    status = running.go(options, dry=True)
+    state = ctx_state.get()
+    differs = [item for item in state.inventory if item.connector_data.get(DIFFERENCES)] if state is not None else []
+    return status or (DRIFT if differs else 0)
+
+
+def _preseed(options: argparse.Namespace) -> int:
+    return running.go(options, wanted=stages.preseed)

@@ -1,0 +1,111 @@
+"""backup and restore: the queen's database (keys, usage, where workers are) as one file of the operator."""
+
+import argparse
+import base64
+import contextlib
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rbee_deploy.cli import running
+from rbee_deploy.cli.arguments import Commands, command
+from rbee_deploy.errors import DeployError
+from rbee_deploy.here import Here
+from rbee_deploy.history import Past
+from rbee_deploy.operations import activate, ask, lease
+from rbee_deploy.private_files import write_private_bytes
+from rbee_deploy.site import Site
+from rbee_deploy.stages import Stage
+
+WIDTH = 76
+"""Characters of base64 in a line, as everybody writes it."""
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    text = "write the queen's database into a file, and prove that it can be read"
+    backup = command(commands, "backup", _backup, text)
+    backup.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the file; it must not exist")
+    text = "put a backup in place of the queen's database, and restart the queen"
+    restore = command(commands, "restore", _restore, text)
+    restore.add_argument("file", type=Path, metavar="FILE")
+
+
+def _backup(options: argparse.Namespace) -> int:
+    if options.output.exists():
+        raise DeployError(f"{options.output} exists; name another file")
+    done = running.go(_at_the_queen(options), wanted=partial(_stages, _ask_backup))
+    answers = [here.host.connector_data.get(ask.ANSWER) for here in running.hosts()]
+    lines = next((answer for answer in answers if answer), None)
+    if done or lines is None:
+        return done or 1
+    content = base64.b64decode("".join(lines))
+    tables = proven(content)
+    write_private_bytes(options.output, content)
+    print(f"{options.output}: {len(content)} bytes, sound; {', '.join(f'{n} {name}' for name, n in tables.items())}")
+    return 0
+
+
+def proven(content: bytes) -> dict[str, int]:
+    """Return how many rows each table of a backup has, or raise DeployError when it cannot be restored."""
+    with tempfile.NamedTemporaryFile(suffix=".db") as scratch:
+        Path(scratch.name).write_bytes(content)
+        try:
+            with contextlib.closing(sqlite3.connect(scratch.name)) as db:
+                verdict = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+                tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+                names = [row[0] for row in tables.fetchall()]
+                counts = {name: db.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in names}  # noqa: S608
+        except sqlite3.Error as error:
+            raise DeployError(f"the backup is no database that can be used: {error}") from error
+    if verdict != "ok" or not {"meta", "keys"} <= counts.keys():
+        known = ", ".join(counts) or "none"
+        raise DeployError(f"the backup is not the database of a queen ({verdict}; tables: {known})")
+    return counts
+
+
+def _restore(options: argparse.Namespace) -> int:
+    try:
+        content = options.file.read_bytes()
+    except OSError as error:
+        raise DeployError(f"cannot read {options.file}: {error.strerror}") from error
+    proven(content)
+    return running.go(_at_the_queen(options), wanted=partial(_stages, partial(_ask_restore, content)))
+
+
+def _at_the_queen(options: argparse.Namespace) -> argparse.Namespace:
+    return running.limited(options, options.site.queen.name)
+
+
+Ask = Callable[[Here, str], Any]
+
+
+def _stages(step: Ask, _site: Site) -> tuple[Stage, ...]:
+    return (
+        Stage("look", (("read it", lambda here, name: ask.looked(name=name, accept=partial(_acceptable, here))),)),
+        Stage("lease", (("take it", lambda _here, name: lease.taken(name=name, needed=True)),)),
+        Stage("database", (("ask for it", step),)),
+    )
+
+
+def _acceptable(here: Here) -> list[str]:
+    return here.rootless() or ([] if Past.of(here.facts.deploy).now else ["it was never deployed; run apply first"])
+
+
+def _ask_backup(here: Here, name: str) -> Any:
+    return ask.answered(name=name, script=lambda: activate.activator(_release(here), "backup"))
+
+
+def _ask_restore(content: bytes, here: Here, name: str) -> Any:
+    text = base64.b64encode(content).decode()
+    lines = [text[at : at + WIDTH] for at in range(0, len(text), WIDTH)]
+    words = ("restore", *activate.told("restore a backup"))
+    return ask.answered(name=name, script=lambda: activate.activator(_release(here), *words), lines=lambda: lines)
+
+
+def _release(here: Here) -> str:
+    now = Past.of(here.facts.deploy).now
+    return now.release if now is not None else ""

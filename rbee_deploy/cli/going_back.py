@@ -1,0 +1,94 @@
+"""rollback: hosts go back to the release that they ran before, the queen first, behind the same gate as a deploy."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from rbee_deploy import history
+from rbee_deploy.cli import running
+from rbee_deploy.cli.arguments import Commands, command
+from rbee_deploy.errors import DeployError
+from rbee_deploy.here import Here
+from rbee_deploy.history import Past, Step
+from rbee_deploy.operations import activate, ask, lease
+from rbee_deploy.site import Site
+from rbee_deploy.stages import HERE, Stage
+
+_TARGETS = "rbee_rollback"
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    text = "go back to the release before the last one, or to another that hosts still have"
+    added = command(commands, "rollback", _rollback, text)
+    added.add_argument("release", nargs="?", default="", help="a release id or a version; left out, the one before")
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    status = running.go(options, wanted=partial(stages_of, options.release))
+    found = [here.host.connector_data.get(_TARGETS) for here in running.hosts()]
+    if status == 0 and not any(found):
+        what = f"runs anything but {options.release} already" if options.release else "has an earlier release"
+        raise DeployError(f"no host {what}; rbee-deploy status -i {options.inventory} shows what each has")
+    return status
+
+
+def stages_of(release: str, site: Site) -> tuple[Stage, ...]:
+    """Return the stages of a rollback to a release, or with "" to the one before."""
+    followers = sum(not item.queen for item in site.hosts)
+    look = partial(_acceptable, release)
+    taken = lambda here, name: lease.taken(name=name, needed=lambda: _target(release, here) is not None)  # noqa: E731
+    return (
+        Stage("look", (("read it", lambda here, name: ask.looked(name=name, accept=partial(look, here))),)),
+        Stage("lease", (("take it", taken),)),
+        Stage(
+            "activate queen",
+            (("go back", lambda here, name: _go_back(release, here, name, lambda: here.declared.queen)),),
+            applies=lambda declared: declared.queen,
+        ),
+        Stage(
+            "activate hives",
+            tuple((f"turn {turn + 1}", partial(_turn, release, turn)) for turn in range(site.rollout.turns(followers))),
+            applies=lambda declared: not declared.queen,
+        ),
+    )
+
+
+def _turn(release: str, turn: int, here: Here, name: str) -> Any:
+    return _go_back(release, here, name, lambda: here.turn() == turn)
+
+
+def _go_back(release: str, here: Here, name: str, mine: Callable[[], bool]) -> Any:
+    return activate.rolled_back(
+        name=name,
+        step=lambda: _target(release, here) if mine() else None,
+        now=lambda: Past.of(here.facts.deploy).now,
+        blocked=here.gate,
+    )
+
+
+def _acceptable(release: str, here: Here) -> list[str]:
+    problems = here.rootless()
+    past = Past.of(here.facts.deploy)
+    if not problems and release and history.lacking(release, {"": past}):
+        has = ", ".join(dict.fromkeys(step.release for step in reversed(past.steps))) or "none"
+        return [f"it has no release {release} to go back to (it has {has}); deploy that version instead"]
+    return problems
+
+
+def _target(release: str, here: Here) -> Step | None:
+    """Return where a host goes; all hosts decide by what all of them ran."""
+    state: Any = here.host.state
+    if _TARGETS not in state.__dict__:
+        state.__dict__[_TARGETS] = _targets(release, state)
+    target: Step | None = state.__dict__[_TARGETS].get(here.declared.name)
+    here.host.connector_data[_TARGETS] = target
+    return target
+
+
+def _targets(release: str, state: Any) -> Mapping[str, Step]:
+    reached = [item for item in state.active_hosts if HERE in item.connector_data]
+    heres: list[Here] = [item.connector_data[HERE] for item in reached]
+    pasts = {here.declared.name: Past.of(here.facts.deploy) for here in heres}
+    return history.to(release, pasts) if release else history.back(pasts)

@@ -1,0 +1,40 @@
+"""lock: forbid deploys to hosts until further notice, allow them again, or say who is at work."""
+
+import argparse
+from functools import partial
+
+from rbee_deploy import lease
+from rbee_deploy.cli import looking, running
+from rbee_deploy.cli.arguments import Commands, command
+from rbee_deploy.operations import ask
+from rbee_deploy.site import Site
+from rbee_deploy.stages import Stage
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    text = "say which hosts are frozen or being deployed to; --freeze forbids deploys, --release allows them again"
+    added = command(commands, "lock", _lock, text)
+    either = added.add_mutually_exclusive_group()
+    either.add_argument("--freeze", metavar="WHY", help="forbid deploys, with a reason that others will read")
+    either.add_argument("--release", action="store_true", help="allow deploys again, whoever forbade them")
+
+
+def _lock(options: argparse.Namespace) -> int:
+    script = ""
+    if options.freeze is not None:
+        script = lease.freeze(lease.operator(), options.freeze)
+    elif options.release:
+        script = lease.thaw()
+    done = running.go(options, wanted=partial(_stages, script))
+    rows = [looking.row(here) for here in running.hosts()]
+    width = max((len(row["host"]) for row in rows), default=0)
+    for row in rows:
+        remarks = [remark for remark in looking.remarks(row) if not remark.startswith("its last")]
+        print(f"{row['host']:<{width}}  {'; '.join(remarks) or 'free'}")
+    return done
+
+
+def _stages(script: str, site: Site) -> tuple[Stage, ...]:
+    change = Stage("lock", (("set it", lambda _here, name: ask.answered(name=name, script=script)),), quiet=True)
+    return (*looking.look(site), change, *looking.look(site, "look again"))

@@ -1,0 +1,137 @@
+"""status, audit and api-key: what hosts run, what was done to them, and where the first key lies."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from rbee_deploy.activator import places
+from rbee_deploy.authority import FleetAuthority
+from rbee_deploy.cli import running
+from rbee_deploy.cli.arguments import Commands, command
+from rbee_deploy.here import Here
+from rbee_deploy.history import Past
+from rbee_deploy.operations import ask
+from rbee_deploy.site import Site
+from rbee_deploy.stages import Stage
+from rbee_runtime import ports
+
+MOST_AUDIT_LINES = 50
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    status = command(commands, "status", _status, "say what every host runs, since when, and who is at work there")
+    audit = command(commands, "audit", _audit, "say what was done to hosts, when, by whom and why")
+    audit.add_argument("-n", type=int, default=MOST_AUDIT_LINES, metavar="LINES", help="the newest so many")
+    for added in (status, audit):
+        added.add_argument("--json", action="store_true", help="pure JSON on standard output")
+    key = command(commands, "api-key", _api_key, "say where the first API key is", limits=False)
+    key.add_argument("--show", action="store_true", help="print the key itself")
+
+
+def _status(options: argparse.Namespace) -> int:
+    done = running.go(options, wanted=look)
+    rows = [row(here) for here in running.hosts()]
+    _print(rows, as_json=options.json, line=status_line)
+    return done
+
+
+def look(_site: Site, title: str = "look") -> tuple[Stage, ...]:
+    """Return the one stage that reads what hosts are."""
+    read = ("read it", lambda here, name: ask.looked(name=name, accept=here.rootless))
+    return (Stage(title, (read,), quiet=True),)
+
+
+def row(here: Here) -> dict[str, Any]:
+    """Return what a host runs, as data."""
+    facts = here.known
+    past = Past.of(facts.deploy)
+    units = {name: facts.unit(name).active for name in here.units() if name != ports.TARGET_UNIT}
+    prefix = ports.WORKER_TEMPLATE.removesuffix(".service")
+    return {
+        "host": here.declared.name,
+        "release": past.now.release if past.now is not None else None,
+        "since": past.switch.since if past.switch is not None else None,
+        "before": past.before.release if past.before is not None else None,
+        "units": units,
+        "workers": sum(name.startswith(prefix) and unit.active == "active" for name, unit in facts.units.items()),
+        "cut_off": bool(facts.deploy.get("wanted")),
+        "lease": facts.raw.get("lease"),
+        "freeze": facts.raw.get("freeze"),
+    }
+
+
+def status_line(row: dict[str, Any], width: int) -> str:
+    """Return a host's line."""
+    if row["release"] is None:
+        return f"{row['host']:<{width}}  not deployed"
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["since"]))
+    down = [f"{name} is {state or 'not there'}" for name, state in row["units"].items() if state != "active"]
+    count = f"{row['workers']} worker{'' if row['workers'] == 1 else 's'}"
+    said = [*down, *remarks(row)]
+    return "  ".join((f"{row['host']:<{width}}", row["release"], f"since {since}", count, "; ".join(said) or "up"))
+
+
+def remarks(row: dict[str, Any]) -> Iterator[str]:
+    """Yield what a person should know before a deploy to a host."""
+    if row["cut_off"]:
+        yield "its last activation was cut off: run apply"
+    if row["lease"]:
+        yield f"{row['lease']['by']} is at work since {row['lease']['since']}"
+    if row["freeze"]:
+        why = f": {row['freeze']['why']}" if row["freeze"]["why"] else ""
+        yield f"frozen by {row['freeze']['by']} since {row['freeze']['since']}{why}"
+
+
+def _audit(options: argparse.Namespace) -> int:
+    done = running.go(options, wanted=partial(_ask_audit, options.n))
+    lines = [line for here in running.hosts() for line in audit_lines(here)]
+    newest = sorted(lines, key=lambda line: str(line.get("time")))[-options.n :]
+    _print(newest, as_json=options.json, line=audit_line)
+    return done
+
+
+def _ask_audit(count: int, _site: Site) -> tuple[Stage, ...]:
+    script = f"[ ! -f {places.AUDIT} ] || tail -n {count:d} {places.AUDIT}"
+    return (
+        *look(_site),
+        Stage("audit", (("read it", lambda _here, name: ask.answered(name=name, script=script)),), quiet=True),
+    )
+
+
+def audit_lines(here: Here) -> Iterator[dict[str, Any]]:
+    """Yield what was done to a host, as data; a line that was cut off by a crash is left out."""
+    for text in here.host.connector_data.get(ask.ANSWER, ()):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield {"host": here.declared.name, **found}
+
+
+def audit_line(row: dict[str, Any], width: int) -> str:
+    """Return one event's line."""
+    took = f" in {row['seconds']} s" if "seconds" in row else ""
+    why = row.get("reason") or row.get("why") or ""
+    what = f"{row.get('action', ''):<8}  {row.get('release', '')}{took}"
+    return f"{row.get('time', '')}  {row['host']:<{width}}  {what}  {row.get('by', '')}  {why}".rstrip()
+
+
+def _print(rows: list[dict[str, Any]], *, as_json: bool, line: Any) -> None:
+    if as_json:
+        print(json.dumps(rows))
+        return
+    width = max((len(row["host"]) for row in rows), default=0)
+    for row in rows:
+        print(line(row, width))
+
+
+def _api_key(options: argparse.Namespace) -> int:
+    site = options.site
+    key, _ = FleetAuthority.open(site.secrets, site.name).first_api_key()
+    print(key.reveal() if options.show else site.secrets / "api-key")
+    return 0

@@ -1,0 +1,83 @@
+"""What hosts ran before, out of what their activators noted, and which of them a rollback concerns; pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """A generation that became ready on a host: its release, when (Unix seconds), in which run of the deployer."""
+
+    generation: str
+    release: str
+    since: int
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Past:
+    """A host's way to what it runs: `steps`, the newest last."""
+
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def of(cls, deploy: Mapping[str, Any]) -> "Past":
+        """Return the past out of what the state fact says of deploys."""
+        return cls(tuple(Step(**entry) for entry in deploy.get("good", ())))
+
+    @property
+    def now(self) -> Step | None:
+        """Return what the host runs."""
+        return self.steps[-1] if self.steps else None
+
+    @property
+    def switch(self) -> Step | None:
+        """Return the step by which the host came to its release; later ones changed its files only."""
+        trailing = [step for step in reversed(self.steps) if self.now is not None]
+        same = []
+        for step in trailing:
+            if self.now is None or step.release != self.now.release:
+                break
+            same.append(step)
+        return same[-1] if same else None
+
+    @property
+    def before(self) -> Step | None:
+        """Return what it ran before that release."""
+        switch = self.switch
+        at = self.steps.index(switch) if switch is not None else 0
+        return self.steps[at - 1] if at else None
+
+    def newest(self, release: str) -> Step | None:
+        """Return the newest step with a release, given as its id or as its version."""
+        found = (step for step in reversed(self.steps) if release in {step.release, step.release.rpartition("-")[0]})
+        return next(found, None)
+
+
+def back(pasts: Mapping[str, Past]) -> Mapping[str, Step]:
+    """Return where each host goes that the newest change of release concerned; the others are where they were.
+
+    A deploy that stopped half-way has left hosts behind: those must not go back one further.
+    """
+    switches = {name: past.switch for name, past in pasts.items() if past.before is not None}
+    newest = max((step for step in switches.values() if step is not None), key=lambda step: step.since, default=None)
+    if newest is None:
+        return {}
+    concerned = [name for name, step in switches.items() if step is not None and _together(step, newest)]
+    return {name: before for name in concerned if (before := pasts[name].before) is not None}
+
+
+def _together(step: Step, other: Step) -> bool:
+    return step.run == other.run if step.run or other.run else step == other
+
+
+def to(release: str, pasts: Mapping[str, Past]) -> Mapping[str, Step]:
+    """Return where each host goes that ran a release before and does not run it now."""
+    found = {name: past.newest(release) for name, past in pasts.items()}
+    return {name: step for name, step in found.items() if step is not None and step != pasts[name].now}
+
+
+def lacking(release: str, pasts: Mapping[str, Past]) -> Sequence[str]:
+    """Return the hosts that never ran a release, or have it no more."""
+    return [name for name, past in pasts.items() if past.newest(release) is None]

@@ -1,0 +1,61 @@
+"""The script that removes rbee from a host; pure. Models stay unless they are asked for: they took hours to come."""
+
+import shlex
+
+from rbee_deploy import accounts, modes
+from rbee_deploy.activator import places
+from rbee_deploy.site import Host
+from rbee_runtime import ports
+
+ROLES = ("queen", "hive")
+STORE_PARTS = ("blobs", "manifests", "incoming", "partial", "links", "leases", "pins", "trash", "locks")
+
+
+def script(host: Host, *, models: bool) -> str:
+    """Return it; it goes on past what is not there, and ends with what is still there."""
+    return "\n".join((*_units(), *_files(host, models=models), *(_users(host) if models else ()), _left(host)))
+
+
+def _units() -> tuple[str, ...]:
+    enabled = list(dict.fromkeys(unit for role in ROLES for unit in modes.role_units(role).enabled))
+    files = [modes.unit_path(unit) for role in ROLES for unit in modes.role_units(role).files]
+    workers = ports.WORKER_TEMPLATE.replace("@.", "@*.")
+    return (
+        # Hive before workers, or it would start them again; the whole target stops in that order.
+        f"systemctl disable --now -- {shlex.join(enabled)} 2>/dev/null",
+        f"systemctl stop -- {shlex.quote(workers)} 2>/dev/null",
+        # What a restarted queen left to finish its streams is not stopped with it.
+        f"systemctl kill --kill-whom=all --signal=KILL -- {ports.QUEEN_UNIT} 2>/dev/null",
+        shlex.join(("rm", "-f", "--", *dict.fromkeys(files), modes.POLKIT_RULES)),
+        "systemctl daemon-reload; systemctl reset-failed -- 'rbee*' 2>/dev/null",
+    )
+
+
+def _files(host: Host, *, models: bool) -> tuple[str, ...]:
+    state = (ports.QUEEN_STATE, ports.HIVE_STATE, places.HOME, ports.QUEEN_RUN, ports.HIVE_RUN)
+    folders = (ports.PREFIX, ports.ETC, *state)
+    store = [f"{host.models_dir}/{part}" for part in STORE_PARTS] if models else []
+    return (
+        shlex.join(("rm", "-rf", "--", *map(str, folders), *store)),
+        f"rmdir -- {shlex.quote(host.models_dir)} {ports.STATE} 2>/dev/null",
+        shlex.join(("rm", "-rf", "--", str(places.RUN))),
+    )
+
+
+def _users(host: Host) -> tuple[str, ...]:
+    """Return the lines that remove users and groups: they stay as long as files of theirs do."""
+    users = [ports.QUEEN_USER, ports.HIVE_USER, ports.WORKER_USER]
+    groups = [group.name for group in accounts.groups(host)] or [ports.MODELS_GROUP]
+    return (
+        *(f"userdel -- {user} 2>/dev/null" for user in users),
+        *(f"groupdel -- {group} 2>/dev/null" for group in groups),
+    )
+
+
+def _left(host: Host) -> str:
+    paths = shlex.join((str(ports.PREFIX), str(ports.ETC), str(ports.QUEEN_STATE), str(ports.HIVE_STATE)))
+    kept = shlex.quote(host.models_dir)
+    return (
+        f'for path in {paths}; do [ ! -e "$path" ] || {{ echo "$path could not be removed" >&2; exit 1; }}; done\n'
+        f'[ ! -d {kept} ] || echo "models are kept in {host.models_dir}"; exit 0'
+    )

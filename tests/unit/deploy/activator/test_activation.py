@@ -1,0 +1,198 @@
+"""Going over to a generation: done, or everything as before; killed anywhere, the next run goes on from there."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rbee_deploy.activator import activation, blobs, places
+from rbee_deploy.activator.activation import STEPS, Activation, BrokenError, Told
+from rbee_deploy.activator.units import ActivationError
+from rbee_runtime import ports
+from tests.unit.deploy.activator.conftest import FakeSystemd, staged, state, tree
+
+ME = Told(by="anna@desk", why="because", run="run-1")
+STEP_NAMES = [name for name, _ in STEPS]
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing after it runs, not even what handles errors."""
+
+
+def killed_at(name: str, monkeypatch: pytest.MonkeyPatch, *, after: bool) -> None:
+    """Have the activator die before or after a step."""
+
+    def dying(step: Callable[[Activation], None]) -> Callable[[Activation], None]:
+        def run(state: Activation) -> None:
+            if after:
+                step(state)
+            raise KilledError
+
+        return run
+
+    steps = tuple((title, dying(step) if title == name else step) for title, step in STEPS)
+    monkeypatch.setattr(activation, "STEPS", steps)
+
+
+def test_a_generation_becomes_current(root: Path, systemd: FakeSystemd) -> None:
+    """Files, link and roles are as it says, what must not be there is gone, and it is on record."""
+    (ports.ETC / "left-over").write_text("old")
+    wanted = staged("r1")
+    activation.activate(wanted.id, ME)
+    assert ports.CURRENT.readlink() == ports.RELEASES / "r1"
+    assert (ports.CREDENTIALS / "key").read_text() == "secret of r1\n"
+    assert not (ports.ETC / "left-over").exists()
+    assert systemd.restarts == ["rbee-queen.service", "rbee-hive.service"]
+    assert systemd.known["rbee.target"].active == "active"
+    assert (state().current, state().wanted, state().undo) == (wanted.id, "", {})
+    assert [step.run for step in state().good] == ["run-1"]
+
+
+def test_what_is_as_it_should_be_is_not_restarted(systemd: FakeSystemd) -> None:
+    """A second activation of the same generation starts nothing again."""
+    wanted = staged("r1")
+    activation.activate(wanted.id, ME)
+    activation.activate(wanted.id, ME)
+    assert len(systemd.restarts) == 2
+
+
+def test_only_the_role_whose_file_changed_is_restarted(systemd: FakeSystemd) -> None:
+    """A file edited by hand is put right, and its role runs with it again, even if its digest never changed."""
+    wanted = staged("r1")
+    activation.activate(wanted.id, ME)
+    (ports.ETC / "hive.yaml").write_text("edited by hand")
+    systemd.restarts.clear()
+    activation.activate(wanted.id, ME)
+    assert systemd.restarts == ["rbee-hive.service"]
+    assert (ports.ETC / "hive.yaml").read_text() == "settings of hive in r1\n"
+
+
+def test_a_release_that_never_becomes_ready_is_put_back(root: Path, systemd: FakeSystemd) -> None:
+    """Every path, link and role is as before, with the earlier release's secrets, and the reason is told."""
+    first = staged("r1")
+    activation.activate(first.id, ME)
+    before, ran = tree(root), dict(systemd.ran)
+    systemd.bad.add("r2")
+    with pytest.raises(ActivationError, match=r"(?s)did not become ready.*the reason.*release r1 is in force again"):
+        activation.activate(staged("r2").id, ME)
+    assert (tree(root), systemd.ran) == (before, ran)
+    assert (state().current, state().wanted, state().undo) == (first.id, "", {})
+
+
+def test_a_first_deploy_that_fails_leaves_nothing(root: Path, systemd: FakeSystemd) -> None:
+    """With nothing to go back to, what was placed is removed, units are off, and the sentence says so."""
+    before = tree(root)
+    systemd.bad.add("r1")
+    with pytest.raises(ActivationError, match="there was no earlier release here"):
+        activation.activate(staged("r1").id, ME)
+    assert tree(root) == before
+    assert {unit.file_state for unit in systemd.known.values()} == {"disabled"}
+    assert {unit.active for unit in systemd.known.values()} == {"inactive"}
+
+
+def test_a_way_back_that_fails_is_kept(root: Path, systemd: FakeSystemd) -> None:
+    """When neither the new nor the old release starts, the next activation still knows what worked last."""
+    activation.activate(staged("r1").id, ME)
+    before = tree(root)
+    systemd.broken = True
+    with pytest.raises(BrokenError, match="could not be put back"):
+        activation.activate(staged("r2").id, ME)
+    systemd.broken = False
+    systemd.bad.add("r3")
+    with pytest.raises(ActivationError, match="release r1 is in force again"):
+        activation.activate(staged("r3").id, ME)
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("name", STEP_NAMES)
+def test_killed_at_any_step_the_next_run_finishes(
+    systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch, name: str, after: bool
+) -> None:
+    """The same command again ends where an undisturbed run ends, and one more changes nothing."""
+    activation.activate(staged("r1").id, ME)
+    wanted = staged("r2")
+    with monkeypatch.context() as patched:
+        killed_at(name, patched, after=after)
+        with pytest.raises(KilledError):
+            activation.activate(wanted.id, ME)
+    activation.activate(wanted.id, ME)
+    assert (state().current, state().undo) == (wanted.id, {})
+    assert {release for _, release in systemd.ran.values()} == {"r2"}
+    restarts = len(systemd.restarts)
+    activation.activate(wanted.id, ME)
+    assert len(systemd.restarts) == restarts
+
+
+@pytest.mark.parametrize("name", STEP_NAMES[:-1])
+def test_killed_at_any_step_the_way_back_is_still_known(
+    root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """After a kill, another release that fails is put back to what worked before either of them."""
+    activation.activate(staged("r1").id, ME)
+    before = tree(root)
+    with monkeypatch.context() as patched:
+        killed_at(name, patched, after=True)
+        with pytest.raises(KilledError):
+            activation.activate(staged("r2").id, ME)
+    systemd.bad |= {"r2", "r3"}
+    with pytest.raises(ActivationError, match="release r1 is in force again"):
+        activation.activate(staged("r3").id, ME)
+    assert tree(root) == before
+    assert {release for _, release in systemd.ran.values()} == {"r1"}
+
+
+@pytest.mark.parametrize("what", ["release", "content", "damaged", "generation"])
+def test_an_incomplete_generation_changes_nothing(root: Path, systemd: FakeSystemd, what: str) -> None:
+    """What is missing or damaged is named before anything is touched."""
+    activation.activate(staged("r1").id, ME)
+    before, wanted = tree(root), staged("r2")
+    blob = blobs.folder(secret=False) / next(file.sha256 for file in wanted.files if not file.secret)
+    if what == "release":
+        (ports.RELEASES / "r2" / "release.json").unlink()
+    elif what == "generation":
+        (places.GENERATIONS / f"{wanted.id}.json").unlink()
+    elif what == "content":
+        blob.unlink()
+    else:
+        blob.write_text("something else")
+    with pytest.raises(ActivationError, match="run the deploy"):
+        activation.activate(wanted.id, ME)
+    assert (tree(root), state().wanted) == (before, "")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_left(root: Path, systemd: FakeSystemd) -> None:
+    """What a person put there stays, everything else is as before, and the sentence names the path."""
+    activation.activate(staged("r1").id, ME)
+    (ports.ETC / "new.conf").mkdir()
+    before = tree(root)
+    with pytest.raises(ActivationError, match=r"could not place files: .*new\.conf is a folder; move it away"):
+        activation.activate(staged("r2", {"new.conf": "text"}).id, ME)
+    assert tree(root) == before
+    assert (ports.ETC / "new.conf").is_dir()
+
+
+def test_a_second_activation_waits_and_gives_up(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once do not mix: the second says that another is under way and changes nothing."""
+    wanted = staged("r1")
+    monkeypatch.setattr(activation, "LOCK_SECONDS", 0.3)
+    with activation._alone(), pytest.raises(ActivationError, match="another activation is under way"):
+        activation.activate(wanted.id, ME)
+    assert systemd.restarts == []
+
+
+def test_every_activation_is_on_record(systemd: FakeSystemd) -> None:
+    """Who, why, from what to what and how it ended: one line each, for root alone."""
+    activation.activate(staged("r1").id, ME)
+    systemd.bad.add("r2")
+    with pytest.raises(ActivationError):
+        activation.activate(staged("r2").id, ME)
+    lines = [json.loads(line) for line in places.AUDIT.read_text().splitlines()]
+    assert [(line["action"], line["release"]) for line in lines] == [
+        *(("begin", "r1"), ("done", "r1")),
+        *(("begin", "r2"), ("restored", "r2")),
+    ]
+    assert {(line["by"], line["why"]) for line in lines} == {("anna@desk", "because")}
+    assert lines[-1]["reason"].startswith("rbee-queen.service did not become ready")
+    assert places.AUDIT.stat().st_mode & 0o777 == 0o600

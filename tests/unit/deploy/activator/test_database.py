@@ -1,0 +1,117 @@
+"""The queen's database across releases: kept where it can be read, put back where it cannot, never behind its hives."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from rbee_deploy.activator import activation, database, places
+from rbee_deploy.activator.activation import Told
+from rbee_deploy.activator.units import ActivationError
+from rbee_runtime import ports
+from tests.unit.deploy.activator.conftest import FakeSystemd, staged
+
+
+def queen_db(*, schema: int, epoch: int, key: str) -> None:
+    """Write the database as a queen leaves it."""
+    database.path().unlink(missing_ok=True)
+    with sqlite3.connect(database.path()) as db:
+        db.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        db.execute("CREATE TABLE keys (id TEXT)")
+        db.execute("INSERT INTO meta VALUES ('epoch', ?)", (str(epoch),))
+        db.execute("INSERT INTO keys VALUES (?)", (key,))
+        db.execute(f"PRAGMA user_version = {schema}")
+    db.close()
+
+
+def content() -> tuple[int, int, list[str]]:
+    """Return schema, epoch and keys."""
+    db = sqlite3.connect(database.path())
+    schema = db.execute("PRAGMA user_version").fetchone()[0]
+    epoch = int(db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()[0])
+    keys = [row[0] for row in db.execute("SELECT id FROM keys")]
+    db.close()
+    return schema, epoch, keys
+
+
+def migrate(*, schema: int, epoch: int, key: str) -> None:
+    """Do what a newer queen does when it starts."""
+    queen_db(schema=schema, epoch=epoch, key=key)
+
+
+@pytest.fixture
+def upgraded(systemd: FakeSystemd) -> FakeSystemd:
+    """Give a host on r1 with a database of schema 1."""
+    activation.activate(staged("r1").id, Told())
+    queen_db(schema=1, epoch=5, key="before")
+    return systemd
+
+
+def test_going_back_keeps_a_database_that_the_old_release_reads(upgraded: FakeSystemd) -> None:
+    """Keys made since the upgrade survive a rollback when the schema is the same."""
+    first = staged("r1").id
+    activation.activate(staged("r2").id, Told())
+    migrate(schema=1, epoch=7, key="since")
+    activation.activate(first, Told(), goes_back=True)
+    assert content() == (1, 7, ["since"])
+
+
+def test_going_back_over_a_schema_puts_the_copy_back(upgraded: FakeSystemd) -> None:
+    """The old release gets the database that it left, with an epoch that no hive refuses; the newer one is kept."""
+    first = staged("r1").id
+    activation.activate(staged("r2").id, Told())
+    migrate(schema=2, epoch=9, key="since")
+    activation.activate(first, Told(), goes_back=True)
+    assert content() == (1, 9, ["before"])
+    assert Path(f"{database.path()}.replaced").is_file()
+
+
+def test_a_failed_upgrade_that_migrated_is_undone(upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that moves the schema on and then never becomes ready costs nothing that was written before."""
+    restart = upgraded.restart
+
+    def migrating(role: object) -> None:
+        if ports.CURRENT.readlink().name == "r2":
+            migrate(schema=2, epoch=6, key="lost")
+        restart(role)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("rbee_deploy.activator.units.restart", migrating)
+    upgraded.bad.add("r2")
+    with pytest.raises(ActivationError, match="release r1 is in force again"):
+        activation.activate(staged("r2").id, Told())
+    assert content() == (1, 6, ["before"])
+
+
+def test_an_upgrade_never_puts_an_old_copy_back(upgraded: FakeSystemd) -> None:
+    """Going forward again after a rollback leaves the database to the release, which knows how to migrate it."""
+    first, second = staged("r1").id, staged("r2").id
+    activation.activate(second, Told())
+    migrate(schema=2, epoch=9, key="since")
+    activation.activate(first, Told(), goes_back=True)
+    activation.activate(second, Told())
+    assert content() == (1, 9, ["before"])
+
+
+def test_a_copy_is_whole_while_the_database_is_written(systemd: FakeSystemd) -> None:
+    """A snapshot of a database in use holds what was committed, and passes SQLite's own check."""
+    queen_db(schema=1, epoch=1, key="k")
+    writer = sqlite3.connect(database.path(), isolation_level=None)
+    writer.execute("PRAGMA journal_mode = WAL")
+    writer.execute("INSERT INTO keys VALUES ('committed')")
+    writer.execute("BEGIN")
+    writer.execute("INSERT INTO keys VALUES ('open')")
+    copy = places.DATABASES / "copy.db"
+    assert database.snapshot(copy)
+    writer.execute("ROLLBACK")
+    writer.close()
+    assert database.check(copy) == 1
+    rows = [row[0] for row in sqlite3.connect(copy).execute("SELECT id FROM keys")]
+    assert rows == ["k", "committed"]
+
+
+def test_what_is_no_database_is_refused(root: Path) -> None:
+    """A file that is damaged is named before it replaces anything."""
+    bad = root / "bad.db"
+    bad.write_bytes(b"not a database" * 100)
+    with pytest.raises(ActivationError, match="no database that can be used"):
+        database.restore(bad)

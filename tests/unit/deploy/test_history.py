@@ -1,0 +1,50 @@
+"""Which hosts a rollback concerns, and where each of them goes."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from rbee_deploy.history import Past, back, lacking, to
+
+Ran = tuple[str, str, int, str]
+
+
+def past(*steps: Ran) -> Past:
+    """Return the past of a host out of (generation, release, since, run)."""
+    fields = ("generation", "release", "since", "run")
+    return Past.of({"good": [dict(zip(fields, step, strict=True)) for step in steps]})
+
+
+FIRST, SECOND, THIRD = ("a", "0.1.0-a", 10, "run1"), ("b", "0.2.0-b", 20, "run2"), ("c", "0.3.0-c", 30, "run3")
+EDITED = ("b2", "0.2.0-b", 25, "run9")
+
+CASES: Mapping[str, tuple[Mapping[str, Past], Mapping[str, str]]] = {
+    "everybody": ({"q": past(FIRST, SECOND), "h": past(FIRST, SECOND)}, {"q": "a", "h": "a"}),
+    "those that a deploy which stopped half-way had reached": (
+        {"q": past(FIRST, SECOND, THIRD), "h": past(FIRST, SECOND)},
+        {"q": "b"},
+    ),
+    "past a change of files alone": ({"q": past(FIRST, SECOND, EDITED)}, {"q": "a"}),
+    "to the newest files of the release before": ({"q": past(FIRST, SECOND, EDITED, THIRD)}, {"q": "b2"}),
+    "nobody without an earlier release": ({"q": past(FIRST), "h": past()}, {}),
+    "not a host that was added since": ({"q": past(FIRST, SECOND), "new": past(SECOND)}, {"q": "a"}),
+    "hosts with other builds of the same releases": (
+        {"q": past(FIRST, SECOND), "h": past(("x", "0.1.0-x", 11, "run1"), ("y", "0.2.0-y", 26, "run2"))},
+        {"q": "a", "h": "x"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_last_change_of_release_is_taken_back(name: str) -> None:
+    """Hosts that it did not reach stay where they are."""
+    pasts, wanted = CASES[name]
+    assert {host: step.generation for host, step in back(pasts).items()} == wanted
+
+
+@pytest.mark.parametrize("release", ["0.1.0-a", "0.1.0"])
+def test_a_release_is_named_by_id_or_version(release: str) -> None:
+    """Hosts that run it stay, those that ran it go there, those that have it no more are named."""
+    pasts = {"q": past(FIRST, SECOND), "h": past(FIRST), "n": past(SECOND)}
+    assert {host: step.generation for host, step in to(release, pasts).items()} == {"q": "a"}
+    assert lacking(release, pasts) == ["n"]
