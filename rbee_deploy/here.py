@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pyinfra import host as current_host
 
-from rbee_deploy import accounts, drift, preflight
+from rbee_deploy import accounts, drift, packages, preflight
 from rbee_deploy.accounts import Directory, Group, User
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.drift import Role
@@ -29,6 +29,7 @@ from rbee_runtime import ports
 T = TypeVar("T")
 
 START_QUEEN = "activate queen: start it"
+QUEEN_LINK = "rbee_queen_link"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Here:
             groups=tuple(sorted({*optional, *(group.name for group in accounts.groups(self.declared))})),
             models_dir=self.declared.models_dir,
             password=password,
+            queen=None if self.declared.queen else (self.site.queen.reach, self.site.queen.link_port),
         )
 
     @property
@@ -105,13 +107,22 @@ class Here:
 
     def _checked(self, needed: preflight.Needs | None = None) -> tuple[preflight.Problem, ...]:
         facts = preflight.HostFacts.parse(dict(self.facts.raw))
+        facts = replace(facts, queen_link=self._first_answer(facts.queen_link))
         return preflight.check(self.site, self.declared, facts, time.time(), needed)
+
+    def _first_answer(self, now: str) -> str:
+        """Return whether the host reached the queen when the run began: later she may be restarting."""
+        data = self.host.connector_data
+        first: str = data.setdefault(QUEEN_LINK, now)
+        data[ASKED] = replace(data[ASKED], queen=None)
+        return first
 
     def plan(self) -> HostPlan:
         """Return what the host should have; it must fit."""
         raw = self.facts.raw
         return self.workshop.plan(
-            self.declared, Target(python=str(raw["python"]), arch=str(raw["arch"]), glibc=str(raw["glibc"]))
+            self.declared,
+            Target(python=packages.python_to_be(raw), arch=str(raw["arch"]), glibc=str(raw["glibc"])),
         )
 
     def fitting_plan(self) -> HostPlan | None:
