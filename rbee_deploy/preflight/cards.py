@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, version
+from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, listed, version
 
 LEAST_TOOLKIT = "1.17.8"
 """Before it, an image's environment ran code as root on the host (CVE-2025-23266)."""
@@ -27,7 +27,7 @@ def _driver_matches_libraries(case: Case) -> Iterator[Finding]:
     nvidia = case.facts.nvidia
     if nvidia.module and nvidia.libraries and nvidia.module not in nvidia.libraries:
         yield Finding(
-            f"its loaded NVIDIA driver is {nvidia.module} and the libraries are {' and '.join(nvidia.libraries)}",
+            f"its loaded NVIDIA driver is {nvidia.module} and the libraries are {listed(nvidia.libraries)}",
             "reboot it, so that the driver that was installed last is the one that runs",
         )
 
@@ -37,7 +37,7 @@ def _one_spec_is_there(case: Case) -> Iterator[Finding]:
     if len(specs) > 1:
         stale = next((spec for spec in specs if spec.driver and spec.driver != case.facts.nvidia.module), specs[0])
         yield Finding(
-            f"{' and '.join(spec.path for spec in specs)} both describe its NVIDIA cards to containers",
+            f"{listed([spec.path for spec in specs])} each describe its NVIDIA cards to containers",
             f"remove the one that nothing refreshes, such as {stale.path}",
         )
 

@@ -1,6 +1,6 @@
 """What a check is: what it says about itself, for which hosts it is, and how it looks at one."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -140,6 +140,12 @@ def version(text: str) -> tuple[int, ...]:
             break
         numbers.append(int(digits))
     return tuple(numbers)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a sentence has them: one, one and two, one, two and three."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def gib(size: float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, gib, version
+from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, gib, listed, version
 from rbee_runtime import ports
 
 SPARE_DISK = 1 << 30
@@ -68,7 +68,7 @@ def _disk_is_big_enough(case: Case) -> Iterator[Finding]:
         if free < need:
             have, verb = ("has", "needs") if len(paths) == 1 else ("have", "need")
             yield Finding(
-                f"{' and '.join(paths)} {have} {gib(free)} free and {verb} {gib(need)}",
+                f"{listed(paths)} {have} {gib(free)} free and {verb} {gib(need)}",
                 "make room, or give models_dir a bigger disk",
             )
 

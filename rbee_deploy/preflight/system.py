@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from rbee_deploy import pythons
-from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, version
+from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, listed, version
 
 LEAST_SYSTEMD = 250
 LEAST_POLKIT = "0.106"
@@ -74,7 +74,7 @@ def _python_fits(case: Case) -> Iterator[Finding]:
     elif pythons.number(facts.python) < pythons.OLDEST:
         yield Finding(f"Python {facts.python} is older than {_least_python()}", fix)
     else:
-        yield Finding(f"Python {facts.python} comes without {' and '.join(facts.python_lacks.split())}", fix)
+        yield Finding(f"Python {facts.python} comes without {listed(facts.python_lacks.split())}", fix)
 
 
 def _polkit_is_there(case: Case) -> Iterator[Finding]:
@@ -112,9 +112,8 @@ def _limits_work(case: Case) -> Iterator[Finding]:
     missing = [name for name in CONTROLLERS if name not in facts.controllers]
     if facts.cgroup == "unified" and missing:
         yield Finding(
-            f"its kernel gives no control of {' and '.join(missing)}, so such limits do not hold for workers",
-            "enable these control group controllers if you count on limits; in a container or nested host, delegate "
-            "them to it",
+            f"it has no control group controllers of {listed(missing)}, so such limits do not hold for workers",
+            "if you count on limits, enable them in its kernel, or delegate them to it where it is a nested host",
         )
 
 

@@ -61,7 +61,7 @@ TRIGGERS: dict[str, list[Trigger]] = {
     "control-groups": [
         Trigger("its control groups are the legacy hierarchy, on which limits", {"cgroup": "legacy"}),
         Trigger(
-            "its kernel gives no control of memory and pids, so such limits do not hold for workers; enable these",
+            "it has no control group controllers of memory and pids, so such limits do not hold for workers; if you",
             {"cgroup": "unified", "controllers": ["cpuset", "cpu"]},
         ),
     ],
@@ -121,7 +121,7 @@ TRIGGERS: dict[str, list[Trigger]] = {
     ],
     "cdi-one-spec": [
         Trigger(
-            "/etc/cdi/nvidia.yaml and /var/run/cdi/nvidia.yaml both describe its NVIDIA cards to containers; remove "
+            "/etc/cdi/nvidia.yaml and /var/run/cdi/nvidia.yaml each describe its NVIDIA cards to containers; remove "
             "the one that nothing refreshes, such as /etc/cdi/nvidia.yaml",
             {"nvidia": CARD, "cdi": [{**OLD_SPEC, "driver": ""}, SPEC]},
         )
