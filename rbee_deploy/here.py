@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pyinfra.context import ctx_host
 
-from rbee_deploy import accounts, drift, preflight
+from rbee_deploy import accounts, drift, packages, preflight
 from rbee_deploy import generation as generations
 from rbee_deploy.accounts import Directory, Group, User
 from rbee_deploy.activator.manifest import Generation
@@ -33,6 +33,7 @@ T = TypeVar("T")
 ACTIVATION = "activate"
 """First word of the stages after which hosts run something else."""
 
+QUEEN_LINK = "rbee_queen_link"
 _TURNS = "rbee_turns"
 
 
@@ -81,6 +82,7 @@ class Here:
             groups=tuple(sorted({*optional, *(group.name for group in accounts.groups(self.declared))})),
             models_dir=self.declared.models_dir,
             password=password,
+            queen=None if self.declared.queen else (self.site.queen.reach, self.site.queen.link_port),
         )
 
     @property
@@ -120,13 +122,22 @@ class Here:
 
     def _checked(self, needed: preflight.Needs | None = None) -> tuple[preflight.Problem, ...]:
         facts = preflight.HostFacts.parse(dict(self.facts.raw))
+        facts = replace(facts, queen_link=self._first_answer(facts.queen_link))
         return preflight.check(self.site, self.declared, facts, time.time(), needed)
+
+    def _first_answer(self, now: str) -> str:
+        """Return whether the host reached the queen when the run began: later she may be restarting."""
+        data = self.host.connector_data
+        first: str = data.setdefault(QUEEN_LINK, now)
+        data[ASKED] = replace(data[ASKED], queen=None)
+        return first
 
     def plan(self) -> HostPlan:
         """Return what the host should have; it must fit."""
         raw = self.facts.raw
         return self.workshop.plan(
-            self.declared, Target(python=str(raw["python"]), arch=str(raw["arch"]), glibc=str(raw["glibc"]))
+            self.declared,
+            Target(python=packages.python_to_be(raw), arch=str(raw["arch"]), glibc=str(raw["glibc"])),
         )
 
     def fitting_plan(self) -> HostPlan | None:
@@ -236,7 +247,7 @@ class Here:
         bytes_missing = missing.release_bytes + missing.engine_bytes + missing.model_bytes
         groups = [group for group in self.groups() if group.name not in facts.names("groups")]
         users = [line for user in self.users() for line in user_commands(user, facts)]
-        return bool(bytes_missing or groups or users or not facts.raw.get("polkit", True))
+        return bool(bytes_missing or groups or users or packages.missing(facts.raw))
 
     def was_changed(self) -> bool:
         """Say whether this run was at work on the host."""

@@ -7,13 +7,37 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True)
+class Nvidia:
+    """NVIDIA's cards and driver: cards by PCI address; `module` is the loaded one's version, None if none is loaded.
+
+    `has_control` says that /dev/nvidiactl is there. `libraries` are the versions of the libraries on disk.
+    """
+
+    cards: tuple[str, ...] = ()
+    module: str | None = None
+    has_control: bool = False
+    libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CdiSpec:
+    """One file that tells container engines about NVIDIA cards; `mode` is octal, `driver` "" when it names none."""
+
+    path: str
+    mode: str
+    driver: str
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """A host as it was read. Sizes in bytes, `clock_unix` in seconds.
 
-    `sudo` is ok, missing, refused or silent. `python` is `major.minor`, `systemd` its number. `listeners` maps a TCP
-    port to who listens: one of our units, else a command's name, else `unknown`. `units` maps a unit to its properties,
-    of which `active` matters here, `paths` a path to its own, of which `kind` does. `cpu_baseline` is the x86-64 level
-    such as `x86_64_v3`.
+    `sudo` is ok, missing, refused or silent. `python` is `major.minor`, `python_lacks` the parts of its library that
+    are not there, `systemd` its number. `listeners` maps a TCP port to who listens: one of our units, else a command's
+    name, else `unknown`. `units` maps a unit to its properties, of which `active` matters here, `paths` a path to its
+    own, of which `kind` does. `cpu_baseline` is the x86-64 level such as `x86_64_v3`. `cgroup` is unified, legacy or
+    "", `programs` maps container tools to their versions. `addresses` are the host's own, `queen_link` is reachable,
+    refused, `unreachable: why` or "".
     """
 
     sudo: str = "silent"
@@ -25,13 +49,22 @@ class HostFacts:
     is_systemd_pid1: bool | None = None
     systemd: int | None = None
     python: str | None = None
+    python_lacks: str = ""
     polkit: bool | None = None
+    polkit_version: str = ""
     clock_unix: float | None = None
     memory_bytes: int | None = None
     disk_free: Mapping[str, int] = field(default_factory=dict)
     listeners: Mapping[int, str] = field(default_factory=dict)
     units: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     paths: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cgroup: str = ""
+    controllers: tuple[str, ...] = ()
+    nvidia: Nvidia = Nvidia()
+    cdi: tuple[CdiSpec, ...] = ()
+    programs: Mapping[str, str] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
+    queen_link: str = ""
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Self:
@@ -39,8 +72,16 @@ class HostFacts:
         known = {name: raw[name] for name in (entry.name for entry in dataclasses.fields(cls)) if name in raw}
         if "listeners" in known:
             known["listeners"] = {int(port): owner for port, owner in known["listeners"].items()}
-        return cls(**known)
+        if "nvidia" in known:
+            known["nvidia"] = Nvidia(**{name: _frozen(value) for name, value in known["nvidia"].items()})
+        if "cdi" in known:
+            known["cdi"] = [CdiSpec(**spec) for spec in known["cdi"]]
+        return cls(**{name: _frozen(value) for name, value in known.items()})
 
     def is_active(self, unit: str) -> bool:
         """Say whether a unit runs or is about to."""
         return self.units.get(unit, {}).get("active") in {"active", "activating", "reloading", "deactivating"}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,28 +1,134 @@
-"""Packages that a bare host needs from its distribution, and how each distribution installs them."""
+"""Packages that a host needs from its distribution, by what they are needed for, and how each is installed."""
 
 import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
-POLKIT = {
-    "debian": ("polkitd",),
-    "ubuntu": ("polkitd",),
-    "fedora": ("polkit",),
-    "rhel": ("polkit",),
-    "rocky": ("polkit",),
-    "almalinux": ("polkit",),
+from rbee_deploy import pythons
+
+
+class Need(StrEnum):
+    """What a host may lack."""
+
+    POLKIT = "polkit"
+    PYTHON = "python"
+    PODMAN = "podman"
+    DOCKER = "docker"
+
+
+BARE = (Need.POLKIT, Need.PYTHON)
+"""What a host without containers needs."""
+
+
+class Manager(StrEnum):
+    """What installs packages there."""
+
+    APT = "apt"
+    DNF = "dnf"
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What one distribution calls things; a need without packages cannot be met from its own sources.
+
+    `python` is the version that its Python package brings: what a release is made for before the package is there.
+    """
+
+    manager: Manager
+    python: str
+    packages: Mapping[Need, tuple[str, ...]]
+
+
+def _apt(python: str, docker: tuple[str, ...] = ("docker.io",)) -> Distribution:
+    podman = ("podman", "crun", "netavark", "aardvark-dns", "nftables", "iptables", "uidmap")
+    packages = {Need.POLKIT: ("polkitd",), Need.PYTHON: ("python3",), Need.PODMAN: podman, Need.DOCKER: docker}
+    return Distribution(Manager.APT, python, packages)
+
+
+def _dnf(python: str, package: str = "python3", docker: tuple[str, ...] = ()) -> Distribution:
+    podman = ("podman", "crun", "netavark", "aardvark-dns", "container-selinux")
+    packages = {Need.POLKIT: ("polkit",), Need.PYTHON: (package,), Need.PODMAN: podman, Need.DOCKER: docker}
+    return Distribution(Manager.DNF, python, packages)
+
+
+_EL9 = _dnf("3.12", "python3.12")
+"""Its `python3` is 3.9."""
+_EL10 = _dnf("3.12")
+_MOBY = ("moby-engine",)
+_DEBIAN_DOCKER = ("docker.io", "docker-cli")
+
+DISTRIBUTIONS: Mapping[tuple[str, str], Distribution] = {
+    ("debian", "12"): _apt("3.11"),
+    ("debian", "13"): _apt("3.13", _DEBIAN_DOCKER),
+    ("debian", ""): _apt("3.13", _DEBIAN_DOCKER),
+    ("ubuntu", "24"): _apt("3.12"),
+    ("ubuntu", "25"): _apt("3.13"),
+    ("ubuntu", ""): _apt("3.14"),
+    ("fedora", "41"): _dnf("3.13", docker=_MOBY),
+    ("fedora", "42"): _dnf("3.13", docker=_MOBY),
+    ("fedora", ""): _dnf("3.14", "python3.14", docker=_MOBY),
+    **{(name, "9"): _EL9 for name in ("rhel", "rocky", "almalinux", "centos", "ol")},
+    **{(name, ""): _EL10 for name in ("rhel", "rocky", "almalinux", "centos", "ol")},
 }
-"""By the ID of /etc/os-release; elsewhere preflight says what to install."""
+"""By ID and first number of VERSION_ID in /etc/os-release; "" stands for newer ones. Elsewhere nothing is installed."""
 
-_APT = frozenset({"debian", "ubuntu"})
+POLKIT = {name: found.packages[Need.POLKIT] for (name, _), found in DISTRIBUTIONS.items()}
+"""By ID alone."""
 
 LOCK_SECONDS = 120
 """Unattended upgrades hold dpkg's lock for a minute or two on a fresh machine."""
 
 
-def install(packages: tuple[str, ...], os_id: str) -> str:
-    """Return the script that installs packages; a stale index is refreshed only when it has to be."""
+def distribution(os_id: str, os_version: str) -> Distribution | None:
+    """Return what is known of a distribution, None if its packages are not."""
+    exact = DISTRIBUTIONS.get((os_id, os_version.partition(".")[0]))
+    return exact if exact is not None else DISTRIBUTIONS.get((os_id, ""))
+
+
+def known(raw: Mapping[str, Any]) -> Distribution | None:
+    """Return the distribution of a host's state fact."""
+    return distribution(str(raw.get("os_id", "")), str(raw.get("os_version", "")))
+
+
+def missing(raw: Mapping[str, Any], wanted: tuple[Need, ...] = BARE) -> tuple[str, ...]:
+    """Return the packages that a host lacks by its state fact; nothing is missing that it did not speak of."""
+    found = known(raw)
+    if found is None:
+        return ()
+    return tuple(name for need in wanted if _lacks(raw, need) for name in found.packages[need])
+
+
+def _lacks(raw: Mapping[str, Any], need: Need) -> bool:
+    if need is Need.PYTHON:
+        return "python" in raw and not pythons.fits(raw["python"], str(raw.get("python_lacks", "")))
+    if need is Need.POLKIT:
+        return raw.get("polkit") is False
+    return "programs" in raw and need.value not in raw["programs"]
+
+
+def python_to_be(raw: Mapping[str, Any]) -> str:
+    """Return the Python that a host has, or will have once setup has installed it; "" if there will be none."""
+    found = known(raw)
+    if found is not None and _lacks(raw, Need.PYTHON):
+        return found.python
+    return str(raw.get("python") or "")
+
+
+def install(packages: tuple[str, ...], manager: Manager) -> str:
+    """Return the script that installs packages; a stale index is refreshed only when it has to be.
+
+    What the package manager said comes first, one sentence after it.
+    """
     names = shlex.join(packages)
-    if os_id not in _APT:
-        return f"dnf install -y -q -- {names}"
+    said = (
+        f"cannot install {' and '.join(packages)} from the host's package sources; "
+        "give the host a mirror that it reaches, or install what is missing by hand"
+    )
+    failed = f"{{ echo {shlex.quote(said)} >&2; exit 1; }}"
+    if manager is Manager.DNF:
+        return f"dnf install -y -q --setopt=timeout=15 --setopt=retries=2 -- {names} || {failed}"
     get = f"DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout={LOCK_SECONDS}"
     command = f"{get} install --no-install-recommends -y -- {names}"
-    return f"{command} || {{ {get} update && {command}; }}"
+    return f"{command} || {{ {get} update && {command}; }} || {failed}"

@@ -7,17 +7,28 @@ characters of those are let through, or a name with a line break in it would beg
 import shlex
 from typing import Protocol
 
+from rbee_deploy import pythons
 from rbee_deploy.activator import places
+from rbee_deploy.facts import equipment, reach
 from rbee_runtime import ports
 
 POLKITS = ("/usr/lib/polkit-1/polkitd", "/usr/libexec/polkitd", "/usr/lib/policykit-1/polkitd")
-PYTHONS = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
-"""The distribution's default first; a newer one beside an old default is good enough for a release."""
+PYTHONS = ("python3", *(f"python{version}" for version in reversed(pythons.versions())))
+"""The distribution's default first; another one beside a default that does not fit is good enough for a release."""
 
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,UnitFileState,MainPID"
 UNIT_ROOTS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
 
-_VERSION = 'import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))'
+_VERSION = f"""\
+import sys
+try:
+    from importlib.util import find_spec
+    lacks = [name for name in {pythons.MODULES} if find_spec(name) is None]
+except ImportError:
+    lacks = ["importlib"]
+print("%d.%d" % sys.version_info[:2], *lacks)
+sys.exit(bool(lacks) or not {pythons.OLDEST} <= sys.version_info[:2] <= {pythons.NEWEST})
+"""
 _STAT = r"stat\t%F\t%a\t%U\t%G\t%s\t%n\n"
 
 _PLAIN = "[!A-Za-z0-9._+-]"
@@ -64,6 +75,10 @@ class Questions(Protocol):
     def models_dir(self) -> str:
         """The model store."""
 
+    @property
+    def queen(self) -> tuple[str, int] | None:
+        """Address and port that the host is to connect to, if any."""
+
 
 def build(asked: Questions) -> str:
     """Return the script; it writes nothing and goes on past anything that is missing."""
@@ -74,6 +89,8 @@ def build(asked: Questions) -> str:
         _machine(),
         'echo @cpu; grep -m 1 "^flags" /proc/cpuinfo | cut -d: -f2',
         _disk((str(ports.PREFIX), "/etc", str(ports.STATE), asked.models_dir)),
+        equipment.script(),
+        reach.script(asked.queen),
         _LISTEN.strip(),
         _accounts(asked),
         _paths(asked.paths),
@@ -108,9 +125,12 @@ def _machine() -> str:
             'echo "systemd=$(systemctl --version | head -n 1)"',
             f'echo "current=$(readlink {shlex.quote(str(ports.CURRENT))})"',
             f'for path in {_words(POLKITS)}; do [ -x "$path" ] && echo polkit=yes; done',
+            'echo "polkit_version=$(timeout 3 pkaction --version </dev/null | tr -dc 0-9.)"',
+            "python=",
             f"for name in {_words(PYTHONS)}; do",
-            f"  version=$($name -c {shlex.quote(_VERSION)}); status=$?",
-            '  [ -n "$version" ] && echo "python=$version" && echo "python_path=$(command -v $name)"',
+            f"  version=$($name -I -c {shlex.quote(_VERSION)} </dev/null); status=$?",
+            '  [ -n "$version" ] || continue',
+            '  python=$(command -v $name); echo "python=$version"; echo "python_path=$python"',
             '  [ "$status" = 0 ] && break',
             "done",
         )

@@ -8,14 +8,17 @@ from typing import Any
 from pyinfra.api import FactBase
 
 from rbee_deploy.elevation import probe_as_root
-from rbee_deploy.facts import script
+from rbee_deploy.facts import equipment, reach, script
 
 Lines = list[str]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What one host is asked about; `password` says that sudo reads one from standard input."""
+    """What one host is asked about; `password` says that sudo reads one from standard input.
+
+    `queen` is the address and port that the host is to try, None where there is nothing to try.
+    """
 
     paths: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
@@ -23,6 +26,7 @@ class Asked:
     groups: tuple[str, ...] = ()
     models_dir: str = "/var/lib/rbee/models"
     password: bool = False
+    queen: tuple[str, int] | None = None
 
     def __str__(self) -> str:
         return "this host"
@@ -93,6 +97,7 @@ def _machine(lines: Lines) -> dict[str, Any]:
     pairs = _pairs(lines)
     words = pairs.get("systemd", "").split()
     glibc = pairs.get("glibc", "").split()
+    python, _, lacks = pairs.get("python", "").partition(" ")
     return {
         "arch": pairs.get("arch") or None,
         "boot_id": pairs.get("boot_id", ""),
@@ -102,7 +107,9 @@ def _machine(lines: Lines) -> dict[str, Any]:
         "systemd": int(words[1]) if len(words) > 1 and words[1].isdigit() else None,
         "is_systemd_pid1": pairs.get("pid1") == "systemd",
         "polkit": pairs.get("polkit") == "yes",
-        "python": pairs.get("python") or None,
+        "polkit_version": pairs.get("polkit_version", ""),
+        "python": python or None,
+        "python_lacks": lacks,
         "python_path": pairs.get("python_path") or None,
         "current": pairs.get("current") or None,
     }
@@ -240,6 +247,12 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "machine": _machine,
     "cpu": _cpu,
     "disk": _disk,
+    "cgroup": equipment.cgroup,
+    "nvidia": equipment.nvidia,
+    "cdi": equipment.cdi,
+    "programs": equipment.programs,
+    "addresses": reach.addresses,
+    "queen": reach.queen,
     "listen": _listen,
     "users": _users,
     "groups": _groups,

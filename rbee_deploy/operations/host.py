@@ -14,7 +14,7 @@ from rbee_deploy.facts.memo import observe
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.later import now
 from rbee_deploy.operations.root import as_root_command, refused
-from rbee_deploy.packages import POLKIT, install
+from rbee_deploy.packages import BARE, Need, install, known, missing
 
 
 @operation()
@@ -37,13 +37,12 @@ def prepared(plan: Callable[[], Any]) -> Iterator[FunctionCommand]:
 
 
 @operation()
-def packages(needed: bool | Callable[[], bool]) -> Iterator[StringCommand]:
-    """Install the packages that are missing, and nothing else."""
-    facts = observe(host)
-    os_id = str(facts.raw.get("os_id", ""))
-    missing = () if facts.raw.get("polkit", True) or not now(needed) else POLKIT.get(os_id, ())
-    if missing:
-        yield as_root_command(install(missing, os_id))
+def packages(needed: bool | Callable[[], bool], wanted: tuple[Need, ...] = BARE) -> Iterator[StringCommand]:
+    """Install the packages that are missing of what is wanted, and nothing else."""
+    raw = observe(host).raw
+    distribution, lacking = known(raw), missing(raw, wanted)
+    if distribution is not None and lacking and now(needed):
+        yield as_root_command(install(lacking, distribution.manager))
     else:
         host.noop("every package is there")
 

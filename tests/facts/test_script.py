@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rbee_deploy import pythons
 from rbee_deploy.facts import script
 from rbee_deploy.facts.state import Asked, RbeeState
 from rbee_runtime.models.pull import MAX_FILES
@@ -111,3 +112,19 @@ def test_this_machine_is_recognised(tmp_path: Path) -> None:
     assert fact["clock_unix"] > 1.7e9
     assert min(fact["disk_free"].values()) > 0
     assert fact["sudo"] == "ok"
+
+
+def test_the_python_that_is_found_is_one_that_fits(tmp_path: Path) -> None:
+    """This machine's Python comes with path and version, whole, and connects to where the host is sent."""
+    fact = read(Asked(queen=("127.0.0.1", 1)), tmp_path)
+    assert pythons.fits(fact["python"], fact["python_lacks"])
+    assert Path(fact["python_path"]).is_file()
+    assert fact["queen_link"] == "refused"
+
+
+def test_a_folder_of_the_users_is_not_imported(tmp_path: Path) -> None:
+    """Python modules that lie where root's shell happens to be are not run by it."""
+    for name in ("importlib", "socket", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    read(Asked(queen=("127.0.0.1", 1)), tmp_path)
+    assert not (tmp_path / "ran").exists()

@@ -62,6 +62,11 @@ FINE: dict[str, dict[str, Any]] = {
     "a clock five minutes off": {"clock_unix": NOW - 300},
     "an old engine level on a new CPU": {"cpu_baseline": "x86_64_v4"},
     "polkit that setup installs": {"polkit": False},
+    "a Python that setup installs": {"python": None},
+    "a whole Python that setup installs": {"python_lacks": "sqlite3"},
+    "a newer Python beside an old default": {"python": "3.12", "os_id": "rocky", "os_version": "9.5"},
+    "a distribution that nobody knows": {"os_id": "nobara", "os_version": "42"},
+    "a queen that does not run yet": {"queen_link": "refused"},
     "a link for the models": {"paths": {"/var/lib": {"kind": "directory"}, "/var/lib/rbee/models": {"kind": "link"}}},
 }
 
@@ -81,7 +86,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "silence": ({"sudo": "silent"}, "it answered nothing as root; make sure that the SSH user may run sudo sh there"),
     "Ubuntu 22.04": (
         {"os_id": "ubuntu", "os_version": "22.04", "systemd": 249, "python": "3.10"},
-        "Ubuntu 22.04 is too old: its systemd is older than 250 and its Python older than 3.11; upgrade it to Debian",
+        "Ubuntu 22.04 is too old: its systemd is older than 250 or its Python older than 3.11; upgrade it to Debian",
     ),
     "no systemd": (
         {"is_systemd_pid1": False},
@@ -89,13 +94,32 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "old systemd": ({"systemd": 249}, "systemd 249 is older than 250; upgrade it to Debian 12, Ubuntu 24.04 or newer"),
     "old Python": (
-        {"python": "3.9"},
-        "Python 3.9 is older than 3.11; install Python 3.11 or newer, such as the package python3",
+        {"python": "3.9", "os_id": "arch"},
+        "Python 3.9 is older than 3.11; install Python 3.11 to 3.14, such as the package python3",
     ),
-    "no Python": ({"python": None}, "it has no Python; install Python 3.11 or newer, such as the package python3"),
-    "an ARM host": (
-        {"arch": "aarch64"},
-        "its architecture is aarch64; use a host with x86_64: there is no other build",
+    "no Python": (
+        {"python": None, "os_id": "arch"},
+        "it has no Python; install Python 3.11 to 3.14, such as the package python3",
+    ),
+    "half a Python": (
+        {"python_lacks": "sqlite3 ssl", "os_id": "arch"},
+        "Python 3.13 comes without sqlite3 and ssl; install Python 3.11 to 3.14, such as the package python3",
+    ),
+    "an ARM host with an engine": (
+        {"arch": "aarch64", "cpu_baseline": None},
+        "its architecture is aarch64, for which there is no build of the engine llama-cpp; use a host with x86_64, or",
+    ),
+    "a Python from the future": (
+        {"python": "3.15"},
+        "Python 3.15 is newer than any that rbee has packages for; install Python 3.11 to 3.14 beside it, such as",
+    ),
+    "an old polkit": (
+        {"polkit_version": "0.105"},
+        "polkit 0.105 is older than 0.106 and does not read rules in JavaScript; upgrade polkit, or the host",
+    ),
+    "another C library": (
+        {"glibc": None},
+        "it does not say which glibc it has, so it may have another C library; use a distribution with glibc, and",
     ),
     "an old CPU": (
         {"cpu_baseline": "x86_64_v2"},
@@ -152,7 +176,7 @@ def test_a_problem_is_one_sentence(case: str) -> None:
 
 def test_a_model_that_outgrows_memory_is_a_hint() -> None:
     """Memory is a hint only, after what is fatal: a GPU may hold the model."""
-    said = problems(memory_bytes=2 * GIB, python=None)
+    said = problems(memory_bytes=2 * GIB, python=None, os_id="arch")
     assert len(said) == 2
     assert said[1].startswith(
         "hint: host 'box1': it has 2.0 GiB of memory and its models need about 2.4 GiB; unless its"

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from rbee_deploy import pins
+from rbee_deploy import pins, pythons
 from rbee_deploy.artefacts import Target
 from rbee_deploy.errors import ArtefactError
 
@@ -58,7 +58,7 @@ def test_every_requirement_file_is_pinned_and_names_no_host(name: str) -> None:
     assert "://" not in (pins.folder() / name).read_text()
 
 
-@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("python", pythons.versions())
 def test_a_target_gets_one_version_of_each(python: str) -> None:
     """For every supported Python the runtime and the engine resolve to one version per distribution."""
     for name in ("runtime.txt", "llama-cpp.txt"):

@@ -1,0 +1,90 @@
+"""What a host is equipped with, as the state fact asks and reads it: control groups, NVIDIA cards, container tools."""
+
+import re
+from typing import Any
+
+PROGRAMS = ("podman", "docker", "crun", "runc", "nvidia-ctk")
+LIBRARY_PLACES = ("/usr/lib/*-linux-gnu", "/usr/lib/*-linux-gnu/nvidia/current", "/usr/lib64", "/usr/lib")
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)+")
+
+# Only what the shell has built in: a server has hundreds of PCI devices.
+_NVIDIA = r"""
+echo @nvidia
+for path in /sys/bus/pci/devices/*; do
+  vendor=; class=; read -r vendor <"$path/vendor"; read -r class <"$path/class"
+  case "$vendor $class" in "0x10de 0x03"*) printf "card\t%s\n" "${path##*/}";; esac
+done
+if [ -e /proc/driver/nvidia/version ]; then
+  printf "module\t%s\n" "$(grep -oE "[0-9]+[.][0-9.]*[0-9]" /proc/driver/nvidia/version | head -n 1)"
+fi
+[ -e /dev/nvidiactl ] && printf "control\t/dev/nvidiactl\n"
+for path in PLACES; do
+  [ -e "$path" ] && printf "library\t%s\n" "${path##*/libnvidia-ml.so.}"
+done
+"""
+
+_CDI = r"""
+echo @cdi
+for path in /etc/cdi/* /var/run/cdi/*; do
+  case ${path##*/} in *[!A-Za-z0-9._+-]*) continue;; *.yaml | *.yml | *.json) ;; *) continue;; esac
+  grep -qE "kind\"?: *\"?nvidia[.]com/gpu" "$path" || continue
+  driver=$(grep -oE "libcuda[.]so[.][0-9]+[.][0-9.]*[0-9]" "$path" | head -n 1)
+  printf "%s\t%s\t%s\n" "$(stat -L -c %a -- "$path")" "${driver#libcuda.so.}" "$path"
+done
+"""
+
+_CGROUP = r"""
+echo @cgroup
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then echo "unified $(cat /sys/fs/cgroup/cgroup.controllers)"
+elif [ -d /sys/fs/cgroup ]; then echo legacy; fi
+"""
+
+# Side by side: each takes long to start, for what it says.
+_PROGRAMS = r"""
+echo @programs
+for name in NAMES; do
+  command -v "$name" >/dev/null 2>&1 || continue
+  printf "%s\t%s\n" "$name" "$(timeout 3 "$name" --version </dev/null | head -n 1 | tr -dc "A-Za-z0-9 ._+:~-")" &
+done
+wait
+"""
+
+
+def script() -> str:
+    """Return the part of the script that asks."""
+    places = " ".join(f"{place}/libnvidia-ml.so.*.*" for place in LIBRARY_PLACES)
+    parts = (_CGROUP, _NVIDIA.replace("PLACES", places), _CDI, _PROGRAMS.replace("NAMES", " ".join(PROGRAMS)))
+    return "\n".join(part.strip() for part in parts)
+
+
+def cgroup(lines: list[str]) -> dict[str, Any]:
+    """Return the hierarchy, `unified` or `legacy`, and the controllers of a unified one."""
+    hierarchy, *controllers = lines[0].split() if lines else [""]
+    return {"cgroup": hierarchy, "controllers": controllers}
+
+
+def nvidia(lines: list[str]) -> dict[str, Any]:
+    """Return the cards by PCI address, the loaded module's version (None: not loaded) and the libraries' versions."""
+    rows = [(kind, value) for kind, mark, value in (line.partition("\t") for line in lines) if mark]
+    return {
+        "nvidia": {
+            "cards": [value for kind, value in rows if kind == "card"],
+            "module": next((value for kind, value in rows if kind == "module"), None),
+            "has_control": any(kind == "control" for kind, _ in rows),
+            "libraries": sorted({value for kind, value in rows if kind == "library"}),
+        }
+    }
+
+
+def cdi(lines: list[str]) -> dict[str, Any]:
+    """Return the CDI specifications of NVIDIA cards: path, octal mode, and the driver that each was made for."""
+    rows = [row for row in (line.split("\t") for line in lines) if len(row) == 3]
+    return {"cdi": [{"path": path, "mode": mode, "driver": driver} for mode, driver, path in rows]}
+
+
+def programs(lines: list[str]) -> dict[str, Any]:
+    """Return the version of each program that is there, "" where it did not say one."""
+    rows = [(name, said) for name, mark, said in (line.partition("\t") for line in lines) if mark and name in PROGRAMS]
+    versions = {name: _NUMBER.search(said) for name, said in rows}
+    return {"programs": {name: found[0] if found else "" for name, found in versions.items()}}

@@ -1,0 +1,70 @@
+"""Whether the host lets the deployer in: SSH and root."""
+
+from collections.abc import Iterator
+
+from rbee_deploy.preflight.checks import Case, Check, Finding, Problem
+from rbee_deploy.site import Host
+
+_SUDO_FIX = "allow it in sudoers, or write sudo_password=secret_env('…') if sudo asks for a password"
+
+
+def unreachable(host: Host, reason: str) -> Problem:
+    """Return the problem of a host that SSH cannot enter; `reason` is what the connector said."""
+    where = f"{host.ssh_address} port {host.ssh_port}"
+    cause = f"cannot connect to {where} by SSH ({reason})"
+    return Problem(host.name, cause, _ssh_fix(host, reason.lower()), check=SSH.id)
+
+
+def _ssh_fix(host: Host, reason: str) -> str:
+    user = f"{host.ssh_user}@" if host.ssh_user else ""
+    login = f"ssh -p {host.ssh_port} {user}{host.ssh_address}"
+    if "does not match" in reason or "host key" in reason:
+        return f"its host key changed: make sure that it is your host, then run ssh-keygen -R {host.ssh_address}"
+    if "known_hosts" in reason:
+        return f"run {login} once to accept its host key, or write ssh_host_keys='accept-new'"
+    if "private key" in reason:
+        return "correct ssh_key or its passphrase"
+    if "auth" in reason:
+        return f"correct ssh_user or ssh_key, and make sure that {login} logs in without a password"
+    if "resolve" in reason:
+        return "correct its address in the inventory"
+    return f"turn it on, or correct its address or ssh_port, and make sure that {login} works"
+
+
+def _nothing_more(_case: Case) -> Iterator[Finding]:
+    """Find nothing: a host that speaks was reached."""
+    return iter(())
+
+
+def _root_is_given(case: Case) -> Iterator[Finding]:
+    user = case.host.ssh_user or "the SSH user"
+    password = "correct its sudo_password" if case.host.sudo_password is not None else _SUDO_FIX
+    sentences = {
+        "missing": ("sudo is not installed", "install sudo, or write ssh_user='root'"),
+        "refused": (f"sudo refused {user}", password),
+    }
+    if case.facts.sudo != "ok":
+        silent = ("it answered nothing as root", f"make sure that {user} may run sudo sh there")
+        yield Finding(*sentences.get(case.facts.sudo, silent))
+
+
+SSH = Check(
+    id="ssh-login",
+    title="SSH lets the deployer in",
+    looks_at="what the SSH connector met on the way to the host",
+    fails_when="the name does not resolve, nothing answers, the host key is another one, or the login is refused",
+    why="everything that a deploy does on a host goes through this one connection",
+    fix="what the sentence says of the reason; `ssh -p PORT USER@ADDRESS` has to log in without a question",
+    find=_nothing_more,
+)
+
+ROOT = Check(
+    id="root-access",
+    title="The SSH user is or becomes root",
+    looks_at="what `sudo` says to the login user; a login as root needs none",
+    fails_when="sudo is missing, refuses the user or the password, or gives no shell",
+    why="users, units and files under `/opt/rbee` and `/etc/rbee` are root's to make",
+    fix="allow the user in sudoers, give `sudo_password`, or log in as root",
+    find=_root_is_given,
+    gate=True,
+)

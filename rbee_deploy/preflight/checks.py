@@ -1,0 +1,153 @@
+"""What a check is: what it says about itself, for which hosts it is, and how it looks at one."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from rbee_deploy import packages
+from rbee_deploy.host_facts import HostFacts
+from rbee_deploy.modes import Mode
+from rbee_deploy.site import Host, Site
+
+
+class Severity(StrEnum):
+    """What becomes of a host that fails a check."""
+
+    FATAL = "fatal"
+    HINT = "hint"
+
+
+class Scope(StrEnum):
+    """The hosts that a check is for."""
+
+    EVERY = "every host"
+    FLEET = "every host of a fleet of several"
+    HIVE = "hives"
+    FAR_HIVE = "hives on other hosts than the queen's"
+    GPU = "hives with an NVIDIA card"
+    BARE = "hosts that run bare"
+    CONTAINER = "hosts that run in containers"
+    GPU_CONTAINER = "hosts that run in containers and have an NVIDIA card"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stands in the way on one host; one that is not `fatal` is a hint. `check` is the id of who found it."""
+
+    host: str
+    cause: str
+    fix: str
+    fatal: bool = True
+    check: str = ""
+
+    def __str__(self) -> str:
+        return f"host {self.host!r}: {self.cause}; {self.fix}"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the deploy will put on the host; bytes that are still to be copied, 0 for what is there.
+
+    `engine_glibc` and `engine_cpu` are the least that the engine runs on; "" when the host gets no engine.
+    `installs_packages` says that setup may install packages there.
+    """
+
+    release_bytes: int = 0
+    engine_bytes: int = 0
+    model_bytes: int = 0
+    engine_glibc: str = ""
+    engine_cpu: str = ""
+    installs_packages: bool = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """One host to look at; `operator_now` is Unix time on the operator's machine."""
+
+    site: Site
+    host: Host
+    facts: HostFacts
+    operator_now: float
+    needs: Needs
+
+    @property
+    def installs(self) -> packages.Distribution | None:
+        """Return what setup can install there, None if nothing."""
+        known = packages.distribution(self.facts.os_id, self.facts.os_version)
+        return known if self.needs.installs_packages else None
+
+
+class Finding(NamedTuple):
+    """What is wrong and what to do about it: the two halves of a sentence."""
+
+    cause: str
+    fix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One check. The texts are a page of the documentation; `find` yields what is wrong with a host.
+
+    Where a `gate` finds something, the host is not looked at further: the rest would repeat it in other words.
+    """
+
+    id: str
+    title: str
+    looks_at: str
+    fails_when: str
+    why: str
+    fix: str
+    find: Callable[[Case], Iterator[Finding]]
+    severity: Severity = Severity.FATAL
+    scope: Scope = Scope.EVERY
+    gate: bool = False
+
+    def problems(self, case: Case) -> Iterator[Problem]:
+        """Yield what is wrong with a host that the check is for."""
+        if _APPLIES[self.scope](case):
+            for cause, fix in self.find(case):
+                yield Problem(case.host.name, cause, fix, self.severity is Severity.FATAL, self.id)
+
+
+def _has_card(case: Case) -> bool:
+    # Made-up devices stand in for those of the host.
+    return case.host.hive and bool(case.facts.nvidia.cards) and not case.host.devices
+
+
+def _runs_in_containers(case: Case) -> bool:
+    return case.host.mode != Mode.BARE
+
+
+_APPLIES: Mapping[Scope, Callable[[Case], Any]] = {
+    Scope.EVERY: lambda _case: True,
+    Scope.FLEET: lambda case: len(case.site.hosts) > 1,
+    Scope.HIVE: lambda case: case.host.hive,
+    Scope.FAR_HIVE: lambda case: case.host.hive and not case.host.queen,
+    Scope.GPU: _has_card,
+    Scope.BARE: lambda case: not _runs_in_containers(case),
+    Scope.CONTAINER: _runs_in_containers,
+    Scope.GPU_CONTAINER: lambda case: _runs_in_containers(case) and _has_card(case),
+}
+
+
+def version(text: str) -> tuple[int, ...]:
+    """Return a version's numbers, so that 5.10 comes after 5.9; what follows them does not count."""
+    numbers = []
+    for part in text.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a sentence has them: one, one and two, one, two and three."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def gib(size: float) -> str:
+    """Return bytes as people read them."""
+    return f"{size / (1 << 30):.1f} GiB"

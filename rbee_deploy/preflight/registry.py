@@ -1,0 +1,59 @@
+"""All checks, in the order in which a host is looked at."""
+
+from rbee_deploy.host_facts import HostFacts
+from rbee_deploy.preflight import access, cards, containers, network, room, system
+from rbee_deploy.preflight.checks import Case, Check, Needs, Problem
+from rbee_deploy.site import Host, Site
+
+CHECKS: tuple[Check, ...] = (
+    access.SSH,
+    access.ROOT,
+    system.DISTRIBUTION,
+    system.ARCHITECTURE,
+    system.LIBC,
+    system.SYSTEMD,
+    system.PYTHON,
+    system.POLKIT,
+    system.CLOCK,
+    system.CONTROL_GROUPS,
+    room.ENGINE_BUILD,
+    room.ENGINE_FLOOR,
+    room.DISK,
+    room.MODELS_FOLDER,
+    room.MODELS_PLACE,
+    room.MEMORY,
+    network.PORTS,
+    network.LOOPBACK,
+    network.OWN_ADDRESS,
+    network.QUEEN_LINK,
+    cards.DRIVER,
+    cards.LIBRARIES,
+    cards.ONE_SPEC,
+    cards.SPECS,
+    cards.SPEC_THERE,
+    cards.TOOLKIT_HINT,
+    cards.TOOLKIT,
+    containers.QUADLET,
+    containers.ADVISED,
+    containers.DOCKER,
+    containers.RUNTIMES,
+)
+
+
+def check(
+    site: Site, host: Host, facts: HostFacts, operator_now: float, needs: Needs | None = None
+) -> tuple[Problem, ...]:
+    """Return the problems of a host, worst first; `operator_now` is Unix time on the operator's machine."""
+    case = Case(site, host, facts, operator_now, needs if needs is not None else Needs())
+    found: list[Problem] = []
+    for item in CHECKS:
+        problems = list(item.problems(case))
+        found += problems
+        if problems and item.gate:
+            break
+    return tuple(sorted(found, key=lambda problem: not problem.fatal))
+
+
+def root_problems(site: Site, host: Host, facts: HostFacts) -> tuple[Problem, ...]:
+    """Return why a host gives no root, for what needs nothing else."""
+    return tuple(access.ROOT.problems(Case(site, host, facts, 0.0, Needs())))

@@ -1,0 +1,252 @@
+"""The registry of preflight: what each check says of itself, that each can speak, and the page made of them."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbee_deploy import checks_page
+from rbee_deploy.engine_builds import BUILDS
+from rbee_deploy.inventory import host, simulated
+from rbee_deploy.preflight import CHECKS, HostFacts, Needs, Problem, Severity, check, unreachable
+from rbee_deploy.preflight.room import ENGINE_ARCHITECTURES
+from rbee_deploy.site import Host, Site
+from tests.unit.deploy.sites import site_of
+from tests.unit.deploy.test_preflight import GIB, GOOD, NEEDS, NOW
+
+PAGE = Path(__file__).parents[3] / "docs" / "checks.md"
+CARD = {"cards": ["0000:01:00.0"], "module": "570.133.20", "has_control": True, "libraries": ["570.133.20"]}
+SPEC = {"path": "/var/run/cdi/nvidia.yaml", "mode": "644", "driver": "570.133.20"}
+OLD_SPEC = {"path": "/etc/cdi/nvidia.yaml", "mode": "644", "driver": "550.54.14"}
+
+
+def contained(declared: Host) -> Host:
+    """Return the host in a mode that no inventory may have yet."""
+    return replace(declared, mode="container")
+
+
+def alike(declared: Host) -> Host:
+    return declared
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A host on which a check speaks: what is wrong with it, and how its sentence begins or what it says."""
+
+    says: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    declared: dict[str, Any] = field(default_factory=dict)
+    changed: Callable[[Host], Host] = alike
+    needs: Needs = NEEDS
+
+
+TRIGGERS: dict[str, list[Trigger]] = {
+    "root-access": [Trigger("sudo is not installed; install sudo", {"sudo": "missing"})],
+    "distribution": [
+        Trigger("Rocky Linux 8.10 is too old: its systemd", {"os_id": "rocky", "os_version": "8.10"}),
+        Trigger("Debian 11 is too old: its systemd", {"os_id": "debian", "os_version": "11"}),
+        Trigger("Ubuntu 23.10 is too old: its systemd", {"os_id": "ubuntu", "os_version": "23.10"}),
+    ],
+    "architecture": [
+        Trigger("its architecture is riscv64; use a host with x86_64 or aarch64", {"arch": "riscv64"}, {"engines": []})
+    ],
+    "c-library": [Trigger("it does not say which glibc it has", {"glibc": None})],
+    "systemd": [Trigger("systemd 249 is older than 250; upgrade it", {"systemd": 249})],
+    "python": [Trigger("Python 3.15 is newer than any that rbee has packages for; install", {"python": "3.15"})],
+    "polkit": [Trigger("polkit is missing, without which the hive", {"polkit": False, "os_id": "arch"})],
+    "clock": [Trigger("its clock is 301 s ahead of this machine's; run timedatectl", {"clock_unix": NOW + 301})],
+    "control-groups": [
+        Trigger("its control groups are the legacy hierarchy, on which limits", {"cgroup": "legacy"}),
+        Trigger(
+            "it has no control group controllers of memory and pids, so such limits do not hold for workers; if you",
+            {"cgroup": "unified", "controllers": ["cpuset", "cpu"]},
+        ),
+    ],
+    "engine-build": [Trigger("its architecture is aarch64, for which there is no build of the", {"arch": "aarch64"})],
+    "cpu-baseline": [Trigger("its CPU is x86_64, and the engine is built for", {"cpu_baseline": "x86_64"})],
+    "disk-space": [Trigger("/opt/rbee has 0.5 GiB free and needs 1.4 GiB", {"disk_free": {"/opt/rbee": GIB // 2}})],
+    "models-dir": [
+        Trigger("models_dir is /var/lib/rbee/models, and /var is no", {"paths": {"/var": {"kind": "fifo"}}})
+    ],
+    "models-dir-place": [
+        Trigger(
+            "models_dir is /opt/rbee/models, and /opt/rbee belongs to rbee's own",
+            {},
+            {"models_dir": "/opt/rbee/models"},
+        ),
+        Trigger(
+            "models_dir is /run/models, and /run is emptied when the host starts", {}, {"models_dir": "/run/models"}
+        ),
+    ],
+    "memory": [Trigger("it has 1.0 GiB of memory and its models need about 2.4 GiB", {"memory_bytes": GIB})],
+    "ports": [
+        Trigger("port 8600 (also a default port of Consul) is taken by consul", {"listeners": {"8600": "consul"}})
+    ],
+    "advertise": [Trigger("other hosts cannot reach it at ::1; write advertise=", {}, {"advertise": "::1"})],
+    "advertise-own": [
+        Trigger(
+            "other hosts are told to reach it at 192.0.2.2, which is none of its own addresses (10.0.0.1, 10.0.0.2, "
+            "10.0.0.3, …); write advertise='…' with one of them, unless address translation leads there",
+            {"addresses": [f"10.0.0.{number}" for number in range(1, 6)]},
+        )
+    ],
+    "queen-reachable": [
+        Trigger(
+            "it cannot reach the queen at 192.0.2.1 port 8501 (no answer within 3 s); let it through the firewalls "
+            "between it and host 'queen', or write advertise='…' on 'queen' with an address that it reaches",
+            {"queen_link": "unreachable: no answer within 3 s"},
+        )
+    ],
+    "gpu-driver": [
+        Trigger(
+            "it has an NVIDIA card and no driver of NVIDIA's is loaded; install NVIDIA's driver; workers see no such",
+            {"nvidia": {"cards": ["0000:01:00.0"]}},
+        ),
+        Trigger(
+            "it has 2 NVIDIA cards and no driver of NVIDIA's is loaded; run modprobe nvidia",
+            {"nvidia": {"cards": ["0000:01:00.0", "0000:02:00.0"], "libraries": ["570.133.20"]}},
+        ),
+        Trigger(
+            "it has an NVIDIA card and no /dev/nvidiactl; run nvidia-smi", {"nvidia": {**CARD, "has_control": False}}
+        ),
+    ],
+    "gpu-driver-match": [
+        Trigger(
+            "its loaded NVIDIA driver is 570.133.20 and the libraries are 575.57.08; reboot it",
+            {"nvidia": {**CARD, "libraries": ["575.57.08"]}},
+        )
+    ],
+    "cdi-one-spec": [
+        Trigger(
+            "/etc/cdi/nvidia.yaml and /var/run/cdi/nvidia.yaml each describe its NVIDIA cards to containers; remove "
+            "the one that nothing refreshes, such as /etc/cdi/nvidia.yaml",
+            {"nvidia": CARD, "cdi": [{**OLD_SPEC, "driver": ""}, SPEC]},
+        )
+    ],
+    "cdi-spec": [
+        Trigger(
+            "/var/run/cdi/nvidia.yaml has mode 640 and only root can read it; run", {"cdi": [{**SPEC, "mode": "640"}]}
+        ),
+        Trigger(
+            "/etc/cdi/nvidia.yaml was made for driver 550.54.14 and 570.133.20 is loaded; make it again",
+            {"nvidia": CARD, "cdi": [OLD_SPEC]},
+        ),
+    ],
+    "cdi-present": [
+        Trigger("nothing describes its NVIDIA cards to containers; install", {"nvidia": CARD}, changed=contained)
+    ],
+    "nvidia-toolkit": [
+        Trigger("nvidia-container-toolkit 1.17.7 is older than 1.17.8, and", {"programs": {"nvidia-ctk": "1.17.7"}})
+    ],
+    "nvidia-toolkit-floor": [
+        Trigger(
+            "nvidia-container-toolkit 1.9.0 is older than 1.17.8, and",
+            {"nvidia": CARD, "cdi": [SPEC], "programs": {"nvidia-ctk": "1.9.0"}},
+            changed=contained,
+        )
+    ],
+    "podman-quadlet": [
+        Trigger(
+            "Podman 4.3.1 is older than 4.4 and has no Quadlet", {"programs": {"podman": "4.3.1"}}, changed=contained
+        ),
+        Trigger("it has no container engine; install Podman 4.4 or newer", {"os_id": "arch"}, changed=contained),
+    ],
+    "podman-advised": [
+        Trigger("Podman 4.9.3 is older than 5.0: units cannot", {"programs": {"podman": "4.9.3"}}, changed=contained)
+    ],
+    "docker-version": [
+        Trigger("Docker 24.0.7 is older than 25.0 and cannot", {"programs": {"docker": "24.0.7"}}, changed=contained)
+    ],
+    "container-runtimes": [
+        Trigger(
+            f"{name} {have} is older than {fixed}, before which",
+            {"programs": {"docker": "28.0", name: have}},
+            {},
+            contained,
+        )
+        for name, have, fixed in (
+            ("crun", "1.21", "1.30"),
+            ("runc", "1.1.15", "1.2.8"),
+            ("runc", "1.2.7", "1.2.8"),
+            ("runc", "1.3.2", "1.3.3"),
+        )
+    ],
+}
+CASES = [(name, trigger) for name, triggers in TRIGGERS.items() for trigger in triggers]
+
+
+def far_hive(**declared: Any) -> Site:
+    """Return a fleet of a queen and a hive elsewhere."""
+    queen = host("queen", address="192.0.2.1", queen=True, hive=False)
+    return site_of(queen, host("gpu1", address="192.0.2.2", **declared))
+
+
+def found(trigger: Trigger) -> tuple[Problem, ...]:
+    site = far_hive(**trigger.declared)
+    facts = HostFacts.parse({**GOOD, **trigger.facts})
+    return check(site, trigger.changed(site.hives[0]), facts, NOW, trigger.needs)
+
+
+@pytest.mark.parametrize(("name", "trigger"), CASES, ids=[f"{name}-{index}" for index, (name, _) in enumerate(CASES)])
+def test_a_check_says_what_is_wrong_and_what_to_do(name: str, trigger: Trigger) -> None:
+    """The check alone speaks, in one sentence, and is fatal or a hint as the registry says."""
+    (problem,) = found(trigger)
+    assert problem.check == name
+    assert f"{problem.cause}; {problem.fix}".startswith(trigger.says)
+    assert problem.fatal == (next(item for item in CHECKS if item.id == name).severity is Severity.FATAL)
+
+
+def test_every_check_is_seen_to_speak() -> None:
+    """A check without a case above is not in the registry, but for SSH, which speaks before there is a host."""
+    ssh = unreachable(host("box1", address="192.0.2.1", queen=True), "no answer")
+    assert [item.id for item in CHECKS] == [ssh.check, *TRIGGERS]
+
+
+QUIET: dict[str, Trigger] = {
+    "made-up devices": Trigger(
+        "", {"nvidia": {"cards": ["0000:01:00.0"]}}, {"devices": [simulated("gpu0", memory="8 GiB")]}
+    ),
+    "an ARM host without engines": Trigger("", {"arch": "aarch64", "cpu_baseline": None}, {"engines": []}),
+    "a driver that does not say its version": Trigger("", {"nvidia": {**CARD, "module": ""}, "cdi": [SPEC]}),
+    "a name instead of an address": Trigger("", {"addresses": ["10.0.0.1"]}, {"advertise": "gpu1.lan"}),
+    "its own address in another spelling": Trigger("", {"addresses": ["2001:db8::1"]}, {"advertise": "2001:DB8:0::1"}),
+    "runtimes with the fixes": Trigger(
+        "", {"programs": {"docker": "28.0", "crun": "1.30", "runc": "1.4.0"}}, {}, contained
+    ),
+    "old container tools that nothing uses": Trigger(
+        "", {"programs": {"podman": "4.3.1", "crun": "1.8", "runc": "1.1"}}
+    ),
+    "Podman that setup installs": Trigger("", {}, {}, contained),
+    "a queen that nobody could ask about": Trigger("", {"queen_link": ""}),
+    "a models_dir whose name only begins alike": Trigger("", {}, {"models_dir": "/opt/rbee-models"}),
+}
+
+
+@pytest.mark.parametrize("case", QUIET)
+def test_what_does_not_matter_is_not_said(case: str) -> None:
+    """Hosts get no sentence about what they do not use, and none for what is right in another form."""
+    assert found(QUIET[case]) == ()
+
+
+def test_each_check_explains_itself() -> None:
+    """Ids are unique and kebab-case, and every text is there, a part of a sentence."""
+    assert len({item.id for item in CHECKS}) == len(CHECKS)
+    for item in CHECKS:
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", item.id)
+        for text in (item.title, item.looks_at, item.fails_when, item.why, item.fix):
+            assert text.strip() == text != ""
+            assert not text.endswith(".")
+
+
+def test_the_page_is_what_the_checks_say() -> None:
+    """docs/checks.md is made from the registry; a change of either alone fails here."""
+    assert PAGE.read_text() == checks_page.page(), "run python -m rbee_deploy.checks_page >docs/checks.md"
+
+
+def test_architectures_of_engines_are_those_of_their_builds() -> None:
+    """What preflight refuses is what cannot be built."""
+    builds = {name: {build.arch for (built, _), build in BUILDS.items() if built == name} for name, _ in BUILDS}
+    assert {name: set(arches) for name, arches in ENGINE_ARCHITECTURES.items()} == builds
