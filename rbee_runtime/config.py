@@ -117,7 +117,8 @@ class HiveConfig(Section):
     """`/etc/rbee/hive.yaml`.
 
     `advertise` is the address under which the queen reaches this host. `link_dir` holds ca.pem, hive.pem and hive.key;
-    None is laptop mode. `launcher` is `systemd`, `process`, `podman` or `docker`.
+    None is laptop mode. `launcher` is `systemd`, `process`, `podman` or `docker`. `engine_builds` are folders of
+    `engines_dir` to use instead of the newest ones of their engines.
     """
 
     fleet: str = "laptop"
@@ -130,6 +131,7 @@ class HiveConfig(Section):
     run_dir: Path = ports.HIVE_RUN
     models_dir: Path = ports.MODELS
     engines_dir: Path = ports.ENGINES
+    engine_builds: tuple[str, ...] = ()
     link_dir: Path | None = None
     launcher: str = Field(default="systemd", pattern="^(systemd|process|podman|docker)$")
     containers: ContainerSettings = ContainerSettings()

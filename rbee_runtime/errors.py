@@ -19,6 +19,7 @@ RbeeError
 │   ├── EngineLoadError    the model cannot be loaded; carries the exit reason
 │   └── EngineCrashedError the engine died or answers garbage
 └── RequestError           an answer to a client: HTTP status and OpenAI error body
+    └── NotTakenError      a worker that loads or ends did nothing about a request
 """
 
 from typing import Any
@@ -140,3 +141,13 @@ class RequestError(RbeeError):
         if self.retry_after is not None:
             return {"retry-after": str(self.retry_after)}
         return {"x-should-retry": "false"} if self.status < 500 else {}
+
+
+class NotTakenError(RequestError):
+    """A worker that loads or ends refuses a request before it does anything about it: it may wait for any worker."""
+
+    HEADER = "x-rbee-not-taken"
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of any refusal, and the one that tells the queen."""
+        return super().headers() | {self.HEADER: "1"}

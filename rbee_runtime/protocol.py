@@ -45,7 +45,8 @@ class WorkerSpec(Message, frozen=True, kw_only=True):
     """One worker as the queen wants it: one replica of one model on one hive.
 
     `context` is tokens per sequence, `slots` sequences at a time, `devices` ids as the hive reports them,
-    `options` engine-specific settings. The hive chooses the port.
+    `options` engine-specific settings, `build` what its hive calls the code that it runs ("": the queen leaves that
+    open, as one that does not know of builds does). The hive chooses the port.
     """
 
     id: str
@@ -55,11 +56,25 @@ class WorkerSpec(Message, frozen=True, kw_only=True):
     slots: int = 1
     devices: tuple[str, ...] = ()
     options: dict[str, str | int | float | bool] = {}
+    build: str = ""
 
     def digest(self) -> str:
         """Return the spec hash (first 16 hex digits of sha256) that is part of a worker's identity."""
-        canonical = msgspec.json.encode(self, order="sorted")
+        fields = msgspec.to_builtins(self)
+        if not self.build:
+            # As releases that know of no builds hash it: neighbours one version apart agree on what runs.
+            del fields["build"]
+        canonical = msgspec.json.encode(fields, order="sorted")
         return hashlib.sha256(canonical).hexdigest()[:16]
+
+    def agrees(self, running: str, build: str) -> bool:
+        """Say whether a worker that was started with `build` and calls its spec `running` is what is wanted.
+
+        A spec that leaves the build open is content with any, so that an older queen finds nothing to replace; and the
+        code of an older worker does not count the build that it was started with.
+        """
+        builds = {"", build} if self.build in {"", build} else {self.build}
+        return any(running == msgspec.structs.replace(self, build=each).digest() for each in builds)
 
 
 class Desired(Message, frozen=True, kw_only=True):
@@ -153,7 +168,8 @@ class WorkerReport(Message, frozen=True, kw_only=True):
     `since` is seconds in this state; `address` and `port` are where the queen reaches it;
     `detail` is one sentence for a person when the state is not `ready`. `next_try` is seconds until it is started
     again (0 when that is not planned), `memory` bytes that it takes by device id, `unit` the name under which
-    systemctl or the container engine shows it.
+    systemctl or the container engine shows it. `spec` is the digest of what runs, `wanted` of what its hive knew to be
+    wanted when it said so: a worker that is `ready` with another one cannot be replaced now and serves on.
     """
 
     id: str
@@ -175,6 +191,7 @@ class WorkerReport(Message, frozen=True, kw_only=True):
     next_try: float = 0.0
     memory: dict[str, int] = {}
     unit: str = ""
+    wanted: str = ""
 
 
 class Event(Message, frozen=True, kw_only=True):
@@ -192,7 +209,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 
     `incarnation` is new with each start of the hive process; `epoch` and `revision` are those of the desired
     document that it follows (0, 0 before the first). `url` is where the queen reaches this hive; one that is
-    `draining` empties itself and gets nothing new. `detail` is what keeps it from its work, in a sentence.
+    `draining` empties itself and gets nothing new. `detail` is what keeps it from its work, in a sentence. `builds` are
+    opaque: what a worker of each of its `engines` runs if it is started now, {} from a hive that knows of no builds.
     """
 
     hive: str
@@ -202,6 +220,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     revision: int
     version: str
     engines: tuple[str, ...] = ()
+    builds: dict[str, str] = {}
     devices: tuple[DeviceReport, ...] = ()
     models: tuple[ModelReport, ...] = ()
     fetches: tuple[FetchReport, ...] = ()

@@ -18,6 +18,12 @@ def digest_of(config: Path) -> str:
         return ""
 
 
+def release() -> str:
+    """Return the id of the installed release that runs, "" where code runs that no deployer installed."""
+    prefix = Path(sys.prefix).resolve()
+    return prefix.name if prefix.parent.name == ports.RELEASES.name else ""
+
+
 def write(run_dir: Path, *, digest: str, pid: int) -> None:
     """Say what runs, readable by anybody; a run directory that cannot be written costs that file only."""
     facts = {

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from rbee_runtime.errors import LinkError, RequestError
+from rbee_runtime.errors import LinkError, NotTakenError, RequestError
 from rbee_runtime.gateway.body import ChatBody, ClientGoneError, header, parse_chat, receive_body
 from rbee_runtime.gateway.downstream import Downstream, end_to_end
 from rbee_runtime.gateway.events import Events
@@ -206,7 +206,7 @@ class Exchange:
         if status == 429:
             raise worker_busy(status, _retry_after(response))
         if status in _ANOTHER_WORKER:
-            raise worker_failed(f"it answered {status}")
+            raise worker_failed(f"it answered {status}", reached=NotTakenError.HEADER not in response.headers)
         if status == 200 and body.stream:
             await self._stream(response, down, watch)
         else:

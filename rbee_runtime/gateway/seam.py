@@ -76,7 +76,8 @@ class Limits:
 class UpstreamFailure(RbeeError):  # noqa: N818 - it is an outcome of a try, turned into a RequestError for the client
     """A worker did not do its part; `error` is what the client gets if nobody else does.
 
-    `reached` is False when no connection came about: the request has done nothing yet and may wait for any worker.
+    `reached` is False when no connection came about, or a worker that loads or ends said that it did not take it: the
+    request has done nothing yet and may wait for any worker.
     """
 
     def __init__(self, error: RequestError, *, blame: bool = True, reached: bool = True) -> None:

@@ -124,7 +124,7 @@ class _Case:
     def _drift(self, wanted: WorkerSpec, status: UnitStatus) -> str:
         said = self.health.spec if self.health is not None else ""
         running = said or status.spec or self.record.spec
-        if running != wanted.digest():
+        if not wanted.agrees(running, self.record.build):
             return f"it runs spec {running or 'unknown'}, wanted is {wanted.digest()}"
         now, model = self.scene.basis(wanted.model), self.scene.models.get(wanted.model)
         seen = model is not None and model.ready

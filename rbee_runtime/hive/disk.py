@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from rbee_runtime import logs
+from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import RbeeError
 from rbee_runtime.hive import engines
 from rbee_runtime.hive.fetching import PATIENCE, Fetching, silent
@@ -20,13 +21,13 @@ class Disk:
 
     def __init__(
         self,
-        engines_dir: Path,
+        config: HiveConfig,
         fetching: Fetching,
         *,
         clock: Callable[[], float],
         host: Callable[[], engines.HostFacts],
     ) -> None:
-        self._engines_dir = engines_dir
+        self._engines_dir, self._chosen = config.engines_dir, config.engine_builds
         self._fetching = fetching
         self._clock = clock
         self._host = host
@@ -76,7 +77,7 @@ class Disk:
     async def _look(self, document: Desired | None, in_use: Collection[str]) -> None:
         self._looking_at = f"the engines folder {self._engines_dir}"
         self._judged_by = self._host()
-        found = await self._threads.run(engines.installed, self._engines_dir, self._judged_by)
+        found = await self._threads.run(engines.installed, self._engines_dir, self._judged_by, self._chosen)
         self._looking_at = f"the model store {self._fetching.store.layout.root}"
         self.engines, self.unfit = found.usable, found.unfit
         if document is None:

@@ -1,9 +1,12 @@
-"""Engine artefacts on this host: `<engines_dir>/<name>-…/engine.json`; the newest version of a name that fits wins."""
+"""Engine artefacts on this host: `<engines_dir>/<name>-…/engine.json`.
+
+The newest version of a name that fits wins, among those that the settings name where they name any of that engine.
+"""
 
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,21 +71,25 @@ def this_host(scan: Scan | None) -> HostFacts:
     return HostFacts(platform.machine(), glibc, level, None if silent or (complains and not cuda) else cuda)
 
 
-def installed(engines_dir: Path, host: HostFacts) -> Engines:
-    """Return the engines in a folder, judged by a host's facts."""
+def installed(engines_dir: Path, host: HostFacts, chosen: Collection[str] = ()) -> Engines:
+    """Return the engines in a folder, judged by a host's facts; of those in `chosen` (folder names) no others."""
     found: dict[str, tuple[tuple[int, ...], str, Path]] = {}
-    unfit: dict[str, str] = {}
+    unfit = {_engine_of(folder): _missing(engines_dir / folder) for folder in sorted(chosen)}
+    held_to = frozenset(unfit)
     for path in sorted(engines_dir.glob("*/engine.json")):
-        manifest = _read(path)
+        manifest, folder = _read(path), path.parent.name
+        name = _engine_of(folder) if isinstance(manifest, str) else manifest.name
+        if name in held_to and folder not in chosen:
+            continue
         if isinstance(manifest, str):
-            unfit[_NAME.split(path.parent.name, maxsplit=1)[0]] = manifest
+            unfit[name] = manifest
             continue
         said = misfit(manifest, host)
         if said:
-            unfit[manifest.name] = said
+            unfit[name] = said
             continue
-        rank = (_version(manifest.version), path.parent.name, path.parent)
-        found[manifest.name] = max(rank, found.get(manifest.name, rank))
+        rank = (_version(manifest.version), folder, path.parent)
+        found[name] = max(rank, found.get(name, rank))
     usable = {BUILT_IN: None, **{name: rank[2] for name, rank in sorted(found.items())}}
     return Engines(usable, {name: said for name, said in unfit.items() if name not in usable})
 
@@ -102,6 +109,14 @@ def misfit(engine: EngineManifest, host: HostFacts) -> str:
     if cuda is not None and host.cuda is not None and int(cuda[1]) > host.cuda:
         return f"{what} needs CUDA {cuda[1]}, the driver here serves {host.cuda or 'none'}; upgrade the NVIDIA driver"
     return ""
+
+
+def _engine_of(folder: str) -> str:
+    return _NAME.split(folder, maxsplit=1)[0]
+
+
+def _missing(folder: Path) -> str:
+    return f"engine_builds names {folder}, which is no engine artefact here; run the deploy again"
 
 
 def _read(path: Path) -> EngineManifest | str:

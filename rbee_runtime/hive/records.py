@@ -35,9 +35,9 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     spell, `failures` are the times of the recent ones, `blocked` is the attempt that must not be repeated as it was.
     `restarts` counts starts after an end, a reboot being none. `stop_as` is what a stop counts as when the worker was
     given up (None: it was asked for), `stop_repeats` how often it was asked again; `stranger_since` is when a process
-    was first seen of which nothing on this host says what it is. `options` marks the engine's
-    options. `starved` counts ends for want of memory in a row; `need` is what it may take on each of its devices and
-    `had` what was free there at its last start, bytes.
+    was first seen of which nothing on this host says what it is. `options` marks the engine's options, `build` is
+    the code that was asked for. `starved` counts ends for want of memory in a row; `need` is what it may take on
+    each of its devices and `had` what was free there at its last start, bytes.
     """
 
     id: str
@@ -49,6 +49,7 @@ class WorkerRecord(Message, frozen=True, kw_only=True):
     slots: int = 1
     options: str = ""
     spec: str = ""
+    build: str = ""
     basis: str = ""
     stamp: str = ""
     port: int = 0
@@ -172,6 +173,7 @@ def of_spec(record: WorkerRecord, spec: WorkerSpec) -> WorkerRecord:
         slots=spec.slots,
         options=options_mark(spec),
         spec=spec.digest(),
+        build=spec.build,
         devices=spec.devices,
     )
 

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
-from rbee_runtime import __version__, ports
+from rbee_runtime import __version__, ports, running
 from rbee_runtime.brief import cut, few
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.devices import Scan
@@ -20,6 +21,7 @@ from rbee_runtime.states import FetchState, Observed
 MOST_SENTENCES, MOST_LETTERS, MOST_NAMES = 3, 240, 5
 """In the one line of `systemctl status`; the API has all."""
 
+_WITHOUT_IMAGE = frozenset({"systemd", "process"})
 _WAITING = frozenset({Observed.BACKOFF, Observed.CRASH_LOOP})
 _FAILED = frozenset({FetchState.PARTIAL, FetchState.DISK_FULL, FetchState.QUARANTINED, FetchState.FAILED})
 
@@ -85,15 +87,17 @@ def _device(device: DeviceReport, account: Account | None, finders: tuple[str, .
 def _worker(view: View, health: Health | None, memory: dict[str, int], address: str, now: float) -> WorkerReport:
     decision = view.decision
     record = decision.record
-    running = view.status is not None and view.status.alive
+    alive = view.status is not None and view.status.alive
     wanted = view.wanted
-    spec = record.spec if running or wanted is None else wanted.digest()
     # What the engine made of the spec counts before what is on record, which is what was asked of it.
     heard = health or Health(since=now)
+    spec = heard.spec or record.spec
+    if wanted is not None and (not alive or wanted.agrees(spec, record.build)):
+        spec = wanted.digest()
     return WorkerReport(
         id=decision.worker,
         model=record.model or (wanted.model if wanted is not None else ""),
-        spec=heard.spec or spec,
+        spec=spec,
         state=decision.state,
         engine=record.engine or (wanted.engine if wanted is not None else ""),
         address=address if record.port else "",
@@ -109,6 +113,7 @@ def _worker(view: View, health: Health | None, memory: dict[str, int], address: 
         exit_signal=record.exit_signal,
         next_try=round(max(0.0, record.next_try - now), 3) if decision.state in _WAITING else 0.0,
         memory=memory,
+        wanted=wanted.digest() if wanted is not None else "",
     )
 
 
@@ -131,7 +136,8 @@ def heartbeat(
         epoch=ack.epoch,
         revision=ack.revision,
         version=__version__,
-        engines=supervisor.engine_names,
+        engines=tuple(supervisor.engines),
+        builds=builds(config, supervisor.engines),
         devices=with_workers(scan, supervisor),
         draining=supervisor.draining,
         detail="; ".join(supervisor.troubles),
@@ -147,6 +153,13 @@ def heartbeat(
             )
         ),
     )
+
+
+def builds(config: HiveConfig, engines: Mapping[str, Path | None]) -> dict[str, str]:
+    """Return what a worker of each engine runs if it is started now: our release, the worker image, the artefact."""
+    image = "" if config.launcher in _WITHOUT_IMAGE else config.containers.image
+    ours = [part for part in (running.release(), image) if part]
+    return {name: "+".join([*ours, *([folder.name] if folder else [])]) for name, folder in engines.items()}
 
 
 def summary(supervisor: Supervisor, *, queen: str) -> str:

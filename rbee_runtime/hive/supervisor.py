@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 from rbee_runtime import logs
 from rbee_runtime.config import HiveConfig
@@ -80,7 +81,7 @@ class Supervisor:
         puller = Puller(store, credentials=credentials, link=link, clock=clock)
         self._fetching = Fetching(store, clock=clock, changed=self._look_at_disk, puller=puller)
         self._memory = Memory(config.state_dir, devices=devices, clock=clock)
-        self._disk = Disk(config.engines_dir, self._fetching, clock=clock, host=lambda: engines.this_host(devices()))
+        self._disk = Disk(config, self._fetching, clock=clock, host=lambda: engines.this_host(devices()))
         self._prober = Prober(link, clock=clock, changed=self._event.set)
         self._recovery = Recovery(self._records, self._actions, boot=boot)
         self._loads = Loads(clock)
@@ -112,9 +113,9 @@ class Supervisor:
         return self._fetching
 
     @property
-    def engine_names(self) -> tuple[str, ...]:
-        """Return the engines that can be started here."""
-        return tuple(self._disk.engines)
+    def engines(self) -> Mapping[str, Path | None]:
+        """Return the engines that can be started here, and where each is."""
+        return self._disk.engines
 
     @property
     def document(self) -> Desired | None:
@@ -391,7 +392,7 @@ class Supervisor:
             (worker, shown.state, wording(shown.state, shown.said), shown.record.port, shown.record.spec)
             for worker, shown in ((worker, view.decision) for worker, view in self.views.items())
         ]
-        seen = (workers, self._fetching.reports, self.engine_names, self.troubles, self.draining)
+        seen = (workers, self._fetching.reports, dict(self.engines), self.troubles, self.draining)
         if seen != self._seen:
             self._seen = seen
             for callback in self._watchers:

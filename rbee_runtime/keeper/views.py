@@ -47,7 +47,10 @@ _WORKERS: tuple[Column, ...] = (
     ("WORKER", lambda row: _text(row, "id")),
     ("MODEL", lambda row: _text(row, "model")),
     ("HIVE", lambda row: _text(row, "hive")),
-    ("STATE", lambda row: _text(row, "state") or _text(row, "intent")),
+    (
+        "STATE",
+        lambda row: (_text(row, "state") or _text(row, "intent")) + (", outdated" if row.get("outdated") else ""),
+    ),
     ("BUSY", lambda row: f"{row.get('in_flight', 0)}/{row.get('slots', 0)}"),
     ("CONTEXT", lambda row: _text(row, "context")),
     ("UNIT", lambda row: _text(row, "unit")),

@@ -16,18 +16,18 @@ from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.membership import Member, Membership, Presence
-from rbee_runtime.queen.placement import HiveView, Situation, plan
+from rbee_runtime.queen.placement import plan
 from rbee_runtime.queen.records import Assignment, KeyRecord
+from rbee_runtime.queen.renewal import build_of
+from rbee_runtime.queen.rolling import Rolling
 from rbee_runtime.queen.routing import Roster, Seat
+from rbee_runtime.queen.situation import HiveView, Situation
 from rbee_runtime.queen.store import Store
 from rbee_runtime.states import Observed
 
 TICK_SECONDS = 1.0
 SETTLE_SECONDS = 10.0
 """Two heartbeats: after that, hives that have not spoken do not hold up placement."""
-
-_SERVING = frozenset({Observed.READY, Observed.DRIFTED})
-"""A drifted worker still serves its old spec until its hive has drained it."""
 
 
 class Controller:
@@ -63,6 +63,7 @@ class Controller:
         self._wake = asyncio.Event()
         self._frozen = False
         self._gave_up: frozenset[str] = frozenset()
+        self._rolling = Rolling(clock, self.assignments.values())
         self._drained_off: dict[str, tuple[Assignment, ...]] = {}
         self._said: dict[str, tuple[str, ...]] = {}
         self.membership.restore(store.hives())
@@ -111,6 +112,14 @@ class Controller:
         """Return what its hive last said about a worker."""
         entry = self.assignments.get(worker)
         return outlook.Standing(entry, self._heard(entry.hive)).report if entry is not None else None
+
+    def outdated(self, entry: Assignment) -> bool:
+        """Say whether a worker has another build than its hive has now, or is being replaced for that."""
+        hive = self._view(entry.hive, {})
+        if hive.presence is not Presence.LIVE or not hive.builds:
+            return False
+        differs = build_of(entry.spec.engine, hive, entry.spec.build) != entry.spec.build
+        return differs or self._rolling.unfinished(entry.id)
 
     def url(self, entry: Assignment) -> str:
         """Return where a worker listens, without a path."""
@@ -176,13 +185,16 @@ class Controller:
                 hives=views,
                 existing=tuple(self.assignments.values()),
                 busy=self._busy(),
+                held=self._rolling.held(filter(self.roster.in_flight, self.assignments)),
                 stuck=self._stuck(),
+                unreachable=frozenset(self.unreachable),
                 frozen=frozen,
                 settled=self._settled(views),
             ),
             self._new_id,
         )
         self._say(frozen=frozen, reasons=dict(outcome.reasons), settled=self._settled(views))
+        self._rolling.planned(self.assignments, outcome)
         self._adopt(outcome.assignments)
         self.publish()
 
@@ -222,7 +234,10 @@ class Controller:
             return view
         sizes = {model.name: model.size for model in report.models}
         drained = view.drained or _empties_itself(member)
-        return replace(view, drained=drained, engines=frozenset(report.engines), devices=report.devices, sizes=sizes)
+        engines = frozenset(report.engines)
+        return replace(
+            view, drained=drained, engines=engines, builds=report.builds, devices=report.devices, sizes=sizes
+        )
 
     def _holders(self) -> dict[str, dict[str, str]]:
         """Return which live hives have which models on disk, and where they answer."""
@@ -293,8 +308,18 @@ class Controller:
     def _seat(self, entry: Assignment) -> Seat:
         member = self.membership.members.get(entry.hive)
         drained = member is not None and (member.record.drained or _empties_itself(member))
-        usable = entry.observed in _SERVING and entry.port > 0 and not drained and entry.id not in self.unreachable
+        kept_out = drained or entry.id in self.unreachable or self._rolling.retires(entry.id)
+        usable = self._serves(entry) and entry.port > 0 and not kept_out
         return Seat(entry.id, entry.spec.model, self.url(entry), entry.capacity, usable)
+
+    def _serves(self, entry: Assignment) -> bool:
+        """Say whether a worker serves and goes on to: one with an older spec only while its hive cannot replace it."""
+        if entry.observed is not Observed.DRIFTED:
+            return entry.observed is Observed.READY
+        report = self.report(entry.id)
+        if report is None or report.state is not Observed.READY:
+            return False
+        return report.wanted == entry.spec.digest() or bool(self.documents.problem(entry.hive))
 
     def _say(self, *, frozen: bool, reasons: dict[str, tuple[str, ...]], settled: bool) -> None:
         if frozen != self._frozen:

@@ -1,14 +1,15 @@
 """Decide which worker belongs on which hive. Pure: snapshots in, a whole new set of assignments out."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-from rbee_runtime.config import FleetFile, FleetModel
-from rbee_runtime.models.references import Scheme, parse_source, slug
-from rbee_runtime.protocol import DeviceReport, WorkerSpec
+from rbee_runtime.config import FleetModel
+from rbee_runtime.models.references import slug
 from rbee_runtime.queen.fleet import content
 from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.renewal import build_of, engine_of, renewed, spec_of
+from rbee_runtime.queen.situation import HiveView, Situation
 from rbee_runtime.states import INTENT_TRANSITIONS, Intent, Observed
 
 MIB = 1024 * 1024
@@ -19,42 +20,15 @@ NewId = Callable[[str], str]
 
 
 @dataclass(frozen=True)
-class HiveView:
-    """A hive as placement sees it; `sizes` are bytes of models on its disk, by name."""
-
-    name: str
-    presence: Presence
-    drained: bool = False
-    labels: Mapping[str, str] = field(default_factory=dict)
-    engines: frozenset[str] = frozenset()
-    devices: tuple[DeviceReport, ...] = ()
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Situation:
-    """Everything that a plan depends on.
-
-    `busy` are workers with requests in flight, `stuck` those that their hives cannot start where they are. `frozen`
-    forbids to replace what is lost; `settled` is False for a moment after a start, while hives that may hold better
-    places have not spoken yet.
-    """
-
-    fleet: FleetFile
-    hives: Mapping[str, HiveView]
-    existing: Sequence[Assignment]
-    busy: frozenset[str] = frozenset()
-    stuck: frozenset[str] = frozenset()
-    frozen: bool = False
-    settled: bool = True
-
-
-@dataclass(frozen=True)
 class Plan:
-    """The assignments that should be, and for each model that lacks workers, one sentence per hive saying why."""
+    """The assignments that should be, and for each model that lacks workers, one sentence per hive saying why.
+
+    `retiring` are workers that get no more requests, because they are renewed once those that they have have ended.
+    """
 
     assignments: tuple[Assignment, ...]
     reasons: Mapping[str, tuple[str, ...]]
+    retiring: frozenset[str] = frozenset()
 
 
 def plan(situation: Situation, new_id: NewId) -> Plan:
@@ -66,11 +40,14 @@ def plan(situation: Situation, new_id: NewId) -> Plan:
         if entry is not None
     ]
     reasons: dict[str, tuple[str, ...]] = {}
+    retiring: frozenset[str] = frozenset()
     for model in situation.fleet.models:
-        kept, lacking = _fulfil(model, kept, situation, new_id)
+        renewal = renewed(model, kept, situation)
+        retiring |= renewal.retiring
+        kept, lacking = _fulfil(model, renewal.assignments, situation, new_id)
         if lacking:
             reasons[model.name] = lacking
-    return Plan(tuple(kept), reasons)
+    return Plan(tuple(kept), reasons, retiring)
 
 
 def estimate(model: FleetModel, hive: HiveView) -> int:
@@ -86,24 +63,6 @@ def moved(entry: Assignment, intent: Intent) -> Assignment:
     if intent not in INTENT_TRANSITIONS[entry.intent]:
         raise ValueError(f"worker {entry.id} cannot go from {entry.intent} to {intent}")
     return replace(entry, intent=intent)
-
-
-def spec_of(model: FleetModel, worker_id: str, device: str) -> WorkerSpec:
-    """Return the spec of one worker; the options of a `fake:` source become the engine's."""
-    source = parse_source(model.source)
-    options = dict(model.options)
-    if source.scheme is Scheme.FAKE:
-        pairs = (part.partition("=") for part in source.rest.split(",") if part.strip())
-        options |= {key.strip(): value.strip() for key, _, value in pairs}
-    return WorkerSpec(
-        id=worker_id,
-        model=model.name,
-        engine="fake" if source.scheme is Scheme.FAKE else model.engine,
-        context=model.context,
-        slots=model.slots,
-        devices=(device,) if device else (),
-        options=options,
-    )
 
 
 def _still_wanted(entry: Assignment, model: FleetModel | None, situation: Situation) -> Assignment | None:
@@ -122,7 +81,6 @@ def _still_wanted(entry: Assignment, model: FleetModel | None, situation: Situat
 def _fulfil(
     model: FleetModel, kept: list[Assignment], situation: Situation, new_id: NewId
 ) -> tuple[list[Assignment], tuple[str, ...]]:
-    kept = _respecified(model, kept)
     counted = [entry for entry in kept if _counts(entry, model, situation)]
     wanted = len(situation.hives) if model.each_host else model.replicas_min
     surplus = _surplus(model, counted, wanted, situation) | _relieved(model, kept, counted, wanted, situation)
@@ -137,8 +95,9 @@ def _fulfil(
         if isinstance(found, tuple):
             lacking = found
             break
-        hive, device = found.hive, found.device
-        entry = Assignment(spec_of(model, _unused(model, taken, new_id), device), hive, content(model))
+        build = build_of(engine_of(model), situation.hives[found.hive])
+        spec = spec_of(model, _unused(model, taken, new_id), found.device, build)
+        entry = Assignment(spec, found.hive, content(model))
         kept, counted = [*kept, entry], [*counted, entry]
     return kept, lacking
 
@@ -167,20 +126,6 @@ def _surplus(model: FleetModel, counted: list[Assignment], wanted: int, situatio
     order = {entry.id: index for index, entry in enumerate(situation.existing)}
     by_worth = sorted(counted, key=lambda e: (e.observed is not Observed.READY, order.get(e.id, 0)))
     return {entry.id for entry in by_worth[wanted:]}
-
-
-def _respecified(model: FleetModel, kept: list[Assignment]) -> list[Assignment]:
-    """Return the assignments with outdated specs renewed, at most one that serves at a time."""
-    mine = [entry for entry in kept if entry.spec.model == model.name]
-    fresh = {entry.id: spec_of(model, entry.id, next(iter(entry.spec.devices), "")) for entry in mine}
-    outdated = [entry for entry in mine if entry.spec != fresh[entry.id]]
-    settling = any(e.observed is not Observed.READY and e.intent is Intent.PLACED for e in mine if e not in outdated)
-    serving = [entry for entry in outdated if entry.observed is Observed.READY]
-    now = {entry.id for entry in outdated if entry.observed is not Observed.READY}
-    if serving and not now and not settling:
-        now.add(serving[0].id)
-    # Its hive restarts it under the same id, so it does not serve until it is seen again.
-    return [replace(e, spec=fresh[e.id], observed=None, slots=0) if e.id in now else e for e in kept]
 
 
 @dataclass(frozen=True)
@@ -248,7 +193,7 @@ def _not_for(model: FleetModel, hive: HiveView) -> str:
 
 
 def _not_now(model: FleetModel, hive: HiveView) -> str:
-    engine = "fake" if model.source.startswith("fake:") else model.engine
+    engine = engine_of(model)
     if hive.presence is not Presence.LIVE:
         return {Presence.UNKNOWN: "not heard yet", Presence.SUSPECT: "silent"}.get(hive.presence, "lost")
     if hive.drained:

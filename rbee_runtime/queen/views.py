@@ -26,7 +26,8 @@ class ModelState(StrEnum):
 class HiveAnswer(BaseModel):
     """One hive. `heard` is seconds since its last heartbeat, None before the first; memory in bytes.
 
-    `drained` is what the operator asked the queen for, `draining` what the hive itself was told on its host.
+    `drained` is what the operator asked the queen for, `draining` what the hive itself was told on its host; `builds`
+    is what a worker of each engine runs if it is started now.
     """
 
     name: str
@@ -37,6 +38,7 @@ class HiveAnswer(BaseModel):
     version: str = ""
     heard: float | None = None
     engines: list[str] = []
+    builds: dict[str, str] = {}
     devices: list[dict[str, Any]] = []
     models: list[str] = []
     fetches: list[dict[str, Any]] = []
@@ -49,7 +51,8 @@ class WorkerAnswer(BaseModel):
     """One worker: what is wanted and what is seen; no state while the queen cannot reach it, whatever its hive said.
 
     `in_flight` counts this queen's requests. `unit` is its name in `systemctl` or `podman ps` on its host; `next_try`
-    is seconds until it is started again (0: not planned); `memory` is bytes by device.
+    is seconds until it is started again (0: not planned); `memory` is bytes by device. `build` is the code that it is
+    to run; an `outdated` one has another build than its hive has now, or is being replaced for that.
     """
 
     id: str
@@ -66,6 +69,8 @@ class WorkerAnswer(BaseModel):
     detail: str = ""
     unit: str = ""
     devices: list[str] = []
+    build: str = ""
+    outdated: bool = False
     next_try: float = 0.0
     memory: dict[str, int] = {}
 
@@ -172,6 +177,7 @@ def _hive(controller: Controller, name: str, member: Member | None) -> HiveAnswe
             "version": report.version,
             "heard": round(controller.membership.clock() - member.heard, 3),
             "engines": list(report.engines),
+            "builds": report.builds,
             "devices": [to_builtins(device) for device in report.devices],
             "models": [model.name for model in report.models],
             "fetches": [to_builtins(fetch) for fetch in report.fetches],
@@ -202,6 +208,8 @@ def _worker(controller: Controller, entry: Assignment) -> WorkerAnswer:
         slots=entry.capacity,
         in_flight=controller.roster.in_flight(entry.id),
         devices=list(entry.spec.devices),
+        build=entry.spec.build,
+        outdated=controller.outdated(entry),
     )
     if entry.id in controller.unreachable:
         return answer.model_copy(update={"state": None, "detail": "does not answer the queen; it is asked again"})

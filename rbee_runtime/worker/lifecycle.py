@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
-from rbee_runtime.errors import RequestError
+from rbee_runtime.errors import NotTakenError
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.worker.engines import Engine
 from rbee_runtime.worker.metrics import Metrics
@@ -53,7 +53,7 @@ class Worker:
             self.phase = phase
 
     def demand_ready(self) -> None:
-        """Raise RequestError (503) unless requests are taken."""
+        """Raise NotTakenError (503) unless requests are taken."""
         if self.phase is Phase.LOADING:
             raise _unready(f"model {self.spec.model} is loading ({self.progress:.0%})", "model_loading")
         if self.phase is Phase.DRAINING:
@@ -85,5 +85,5 @@ class Worker:
         return True
 
 
-def _unready(message: str, code: str) -> RequestError:
-    return RequestError(503, message, kind="server_error", code=code, retry_after=1)
+def _unready(message: str, code: str) -> NotTakenError:
+    return NotTakenError(503, message, kind="server_error", code=code, retry_after=1)

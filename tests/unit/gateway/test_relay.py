@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rbee_runtime.errors import RequestError
+from rbee_runtime.errors import NotTakenError, RequestError
 from tests.unit.gateway.gateway import PATIENT, PLAIN, STREAM, Gate, gateway, limits
 from tests.unit.gateway.upstream import STREAM_HEAD, Call, Script, answer_json, say_hello, until_hung_up, worker
 from tests.unit.hive.waiting import until
@@ -28,6 +28,10 @@ async def garbage(call: Call) -> None:
 
 async def unavailable(call: Call) -> None:
     await call.json(503, b"{}")
+
+
+async def draining(call: Call) -> None:
+    await call.json(503, b"{}", f"{NotTakenError.HEADER}: 1")
 
 
 async def busy(call: Call) -> None:
@@ -146,6 +150,16 @@ async def test_a_request_that_reached_nobody_gets_what_policy_says() -> None:
         answer = await g.post(STREAM)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "9")
         assert g.gate.settled == [("http://127.0.0.1:1", False)]
+
+
+async def test_a_request_that_a_worker_did_not_take_gets_what_policy_says() -> None:
+    """A worker that loads or ends is like one that refuses connections: nothing was done, so nothing has failed."""
+    async with worker(draining) as w, gateway(Gate([w.url])) as g:
+        answer = await g.post(STREAM)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "9")
+        assert g.gate.urls == []
+    async with worker(draining) as w, worker(say_hello) as good, gateway(Gate([w.url, good.url])) as g:
+        assert "[DONE]" in (await g.post(STREAM)).text
 
 
 @pytest.mark.parametrize("fault", [dies_within_the_second_event, stops_without_done, falls_silent])

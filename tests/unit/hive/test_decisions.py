@@ -27,6 +27,9 @@ STOPS = UnitStatus("w", Phase.STOPPING, pid=7)
 CRASHED = UnitStatus("w", Phase.ENDED, exit_status=70)
 HUNG = Health(since=60.0, silent_since=880.0, silent=120.0)
 GOOD = Health(since=60.0, ready=True, spec=SPEC.digest())
+BUILT = msgspec.structs.replace(SPEC, build="b1")
+OF_BUILD = msgspec.structs.replace(WANTED, workers=(BUILT,))
+SAYS_BUILD = replace(GOOD, spec=BUILT.digest())
 SCENE = Scene(
     now=100.0,
     boot="b",
@@ -123,6 +126,26 @@ TABLE: dict[str, tuple[dict[str, Any], Observed, Act]] = {
         {"records": record(), "statuses": {"w": RUNS}, "health": {"w": replace(GOOD, spec="old")}},
         Observed.DRIFTED,
         Act.STOP,
+    ),
+    "another build": (
+        {"desired": OF_BUILD, "records": record(), "statuses": {"w": RUNS}, "health": {"w": GOOD}},
+        Observed.DRIFTED,
+        Act.STOP,
+    ),
+    "a build, the queen is older": (
+        {"records": record(spec=BUILT.digest(), build="b1"), "statuses": {"w": RUNS}, "health": {"w": SAYS_BUILD}},
+        Observed.READY,
+        Act.NONE,
+    ),
+    "a build, the worker is older": (
+        {
+            "desired": OF_BUILD,
+            "records": record(spec=BUILT.digest(), build="b1"),
+            "statuses": {"w": RUNS},
+            "health": {"w": GOOD},
+        },
+        Observed.READY,
+        Act.NONE,
     ),
     "other model content": ({"records": record(basis="old/k"), "statuses": {"w": RUNS}}, Observed.DRIFTED, Act.STOP),
     "other credentials": ({"records": record(basis="c0/old"), "statuses": {"w": RUNS}}, Observed.DRIFTED, Act.STOP),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rbee_runtime.config import HiveConfig
 from rbee_runtime.hive.disk import Disk
 from rbee_runtime.hive.engines import HostFacts
 from rbee_runtime.hive.fetching import Fetching
@@ -63,7 +64,9 @@ class Case:
         self.now = 1000.0
         self.fetching = Fetching(ModelStore(root / "models"), clock=lambda: self.now, changed=lambda: None)
         host = HostFacts("x86_64", "2.36")
-        self.disk = Disk(root / "engines", self.fetching, clock=lambda: self.now, host=lambda: host)
+        self.disk = Disk(
+            HiveConfig(engines_dir=root / "engines"), self.fetching, clock=lambda: self.now, host=lambda: host
+        )
 
     async def read(self, seconds: float) -> float:
         """Look after so many seconds more; returns how long that took in real ones."""

@@ -1,7 +1,10 @@
 """Heartbeats to a queen that is a real server in this test."""
 
 import asyncio
+import json
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -46,6 +49,11 @@ async def server() -> AsyncIterator[QueenServer]:
     await serving
 
 
+def artefact(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "engine.json").write_text(json.dumps({"name": "llama-cpp", "version": folder.name.split("-")[2]}))
+
+
 def last(server: QueenServer, **fields: Any) -> list[Heartbeat]:
     return [beat for beat in server.heard if all(getattr(beat, name) == value for name, value in fields.items())]
 
@@ -68,6 +76,22 @@ async def test_a_change_is_told_at_once(start: Start, server: QueenServer) -> No
     await until(lambda: server.heard[-1].workers and server.heard[-1].workers[0].state == "ready")
     assert (server.heard[-1].epoch, server.heard[-1].revision) == (1, 1)
     assert len(server.heard) <= 6
+
+
+async def test_another_engine_build_is_told_at_once(
+    start: Start, server: QueenServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a period of an hour the queen hears of a newer engine, and of one that is taken away again."""
+    monkeypatch.setattr("rbee_runtime.hive.disk.DISK_SECONDS", 0.1)
+    old, new = (tmp_path / "engines" / f"llama-cpp-0.3.{number}-cpu-{number}" for number in (9, 36))
+    artefact(old)
+    await start(queen_url=server.url, heartbeat_seconds=3600)
+    await until(lambda: server.heard and server.heard[-1].builds == {"fake": "", "llama-cpp": old.name})
+    artefact(new)
+    await until(lambda: server.heard[-1].builds["llama-cpp"] == new.name)
+    shutil.rmtree(new)
+    await until(lambda: server.heard[-1].builds["llama-cpp"] == old.name)
+    assert server.heard[-1].engines == ("fake", "llama-cpp")
 
 
 async def test_a_refusing_queen_is_logged_once(

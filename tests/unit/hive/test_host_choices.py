@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rbee_runtime.config import HiveConfig
 from rbee_runtime.devices import Scan
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive import engines, worker_ports
@@ -85,6 +86,29 @@ def test_a_broken_manifest_is_told_for_its_engine(tmp_path: Path, name: str, dam
     assert "engine.json cannot be used" in found.unfit[name]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "usable", "said"),
+    [
+        ((), "llama-cpp-0.3.36-cpu-b", ""),
+        (("llama-cpp-0.3.9-cpu-a",), "llama-cpp-0.3.9-cpu-a", ""),
+        (("llama-cpp-0.3.9-cpu-a", "llama-cpp-0.3.36-cpu-b"), "llama-cpp-0.3.36-cpu-b", ""),
+        (("vllm-1-c",), "llama-cpp-0.3.36-cpu-b", ""),
+        (("llama-cpp-0.3.1-cpu-d",), "", "llama-cpp-0.3.1-cpu-d, which is no engine artefact here; run the deploy"),
+    ],
+    ids=["none", "an older one", "two", "of another engine", "not here"],
+)
+def test_the_engines_that_the_settings_name_go_first(
+    tmp_path: Path, artefact: Callable[..., Path], chosen: tuple[str, ...], usable: str, said: str
+) -> None:
+    """Going back to an older engine is naming it; one that is named and not here is not replaced by another."""
+    artefact("llama-cpp-0.3.9-cpu-a", name="llama-cpp", version="0.3.9")
+    artefact("llama-cpp-0.3.36-cpu-b", name="llama-cpp", version="0.3.36")
+    (artefact("llama-cpp-0.4-cpu-broken") / "engine.json").write_text("{")
+    found = engines.installed(tmp_path, HOST, chosen)
+    assert found.usable.get("llama-cpp") == (tmp_path / usable if usable else None)
+    assert said in found.unfit.get("llama-cpp", "")
+
+
 CPU = DeviceReport(id="cpu", kind="cpu", name="c", total=1, used=0)
 CARD = DeviceReport(id="G", kind="nvidia", name="n", total=1, used=0, attributes={"cuda": "12.4"})
 
@@ -145,7 +169,7 @@ async def test_engines_are_judged_again_as_soon_as_more_is_known_of_the_host(
     artefact("llama-cpp-1-cuda12", name="llama-cpp", version="1", variant="cuda12")
     facts = [engines.HostFacts("x86_64", "2.36")]
     fetching = Fetching(ModelStore(tmp_path / "models"), clock=lambda: 1000.0, changed=lambda: None)
-    disk = Disk(tmp_path, fetching, clock=lambda: 1000.0, host=lambda: facts[0])
+    disk = Disk(HiveConfig(engines_dir=tmp_path), fetching, clock=lambda: 1000.0, host=lambda: facts[0])
     known = []
     for cuda in (None, 0):
         facts[0] = engines.HostFacts("x86_64", "2.36", cuda=cuda)

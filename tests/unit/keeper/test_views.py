@@ -31,6 +31,21 @@ def test_an_old_end_does_not_read_as_a_fault_of_now(row: dict[str, Any], shown: 
     assert cell("workers", "DETAIL", id="w", **row) == shown
 
 
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"state": "ready", "outdated": False}, "ready"),
+        ({"state": "ready", "outdated": True}, "ready, outdated"),
+        ({"state": None, "intent": "placed", "outdated": True}, "placed, outdated"),
+        ({"state": "ready"}, "ready"),
+    ],
+    ids=["current", "outdated", "being replaced", "an older queen"],
+)
+def test_a_worker_of_another_build_is_called_outdated(row: dict[str, Any], shown: str) -> None:
+    """Beside its state, as it may serve well with it."""
+    assert cell("workers", "STATE", id="w", **row) == shown
+
+
 def test_a_fetch_that_failed_is_shown_with_its_next_try() -> None:
     """Beside the reason stands for how long nothing happens."""
     fetch = {"hive": "h", "state": "failed", "detail": "answers 404", "next_try": 29.7}

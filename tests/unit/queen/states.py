@@ -15,7 +15,7 @@ from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.membership import Presence
-from rbee_runtime.queen.placement import HiveView
+from rbee_runtime.queen.situation import HiveView
 from rbee_runtime.queen.store import Store
 from rbee_runtime.states import Observed
 

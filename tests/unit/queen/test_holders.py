@@ -7,7 +7,8 @@ import msgspec
 from rbee_runtime.config import FleetFile
 from rbee_runtime.protocol import DeviceReport, FetchReport, ModelReport
 from rbee_runtime.queen import views
-from rbee_runtime.queen.placement import Situation, plan
+from rbee_runtime.queen.placement import plan
+from rbee_runtime.queen.situation import Situation
 from rbee_runtime.states import FetchState
 from tests.unit.queen.states import GIB, Fixture, fleet, gpu, model, numbered, view
 

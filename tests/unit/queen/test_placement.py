@@ -10,8 +10,9 @@ import pytest
 from rbee_runtime.config import FleetFile, FleetHive
 from rbee_runtime.protocol import ModelFile
 from rbee_runtime.queen.membership import Presence
-from rbee_runtime.queen.placement import HiveView, Plan, Situation, plan
+from rbee_runtime.queen.placement import Plan, plan
 from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.situation import HiveView, Situation
 from rbee_runtime.states import Intent, Observed
 from tests.unit.queen.states import GIB, cpu, fleet, gpu, model, numbered, view
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import StateError
 from rbee_runtime.protocol import Heartbeat, WorkerLaunch, WorkerReport, WorkerSpec, encode
+from rbee_runtime.queen.renewal import spec_of
 from rbee_runtime.queen.store import Store
 from rbee_runtime.states import Observed
 from tests.ports import free_port
@@ -26,18 +28,28 @@ from tests.unit.queen.units import PATIENCE, ROOT, Unit, alive, unit, wait_until
 
 pytestmark = pytest.mark.slow
 
-FLEET = {
-    "hives": [{"name": "a"}],
-    "models": [{"name": "m", "source": "fake:tokens_per_s=20,tokens=40", "engine": "fake", "slots": 16}],
+MODEL: dict[str, object] = {
+    "name": "m",
+    "source": "fake:tokens_per_s=20,tokens=40",
+    "engine": "fake",
+    "slots": 16,
 }
+FLEET: dict[str, object] = {"hives": [{"name": "a"}], "models": [MODEL]}
 
 
 def beat(u: Unit, worker_port: int) -> None:
     """Speak as hive a: every assigned worker is the real one on that port."""
     token = (u.directory / "state" / "link-token").read_text().strip()
+    declared = FleetModel.model_validate(MODEL)
     workers = [
         WorkerReport(
-            id=row["id"], model="m", spec="", state=Observed.READY, address="127.0.0.1", port=worker_port, slots=16
+            id=row["id"],
+            model="m",
+            spec=spec_of(declared, row["id"], *row["devices"]).digest(),
+            state=Observed.READY,
+            address="127.0.0.1",
+            port=worker_port,
+            slots=16,
         )
         for row in u.get("/api/v1/workers").json()
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rbee_runtime.errors import NotTakenError
 from rbee_runtime.link import Link, Role
 from rbee_runtime.worker.lifecycle import Phase, Worker
 from tests.unit.certificates import issue_fleet
@@ -91,6 +92,7 @@ async def test_only_a_ready_worker_takes_requests(phase: Phase, code: str) -> No
         ready = await worker.client.get("/ready")
         health = await worker.client.get("/health")
     assert (refusal.status_code, refusal.headers["retry-after"], refusal.json()["error"]["code"]) == (503, "1", code)
+    assert refusal.headers[NotTakenError.HEADER] == "1"
     assert (ready.status_code, ready.json()["state"], health.status_code) == (503, phase, 200)
 
 

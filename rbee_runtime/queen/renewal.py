@@ -1,0 +1,93 @@
+"""Give workers the spec that they should have by now, without taking a model out of service. Pure.
+
+An outdated worker        is renewed
+that serves               alone of its model, when every other one is ready: a build that does not start costs one
+that has our requests     once they have ended; it takes no new ones until then
+that does not serve       at once
+that nobody told of       not yet: its hive has just started, or does not know of it
+whose hive is away        not yet, nor on one that is drained
+
+The hive of a renewed worker stops it, after its requests, and starts it anew under the same id.
+"""
+
+from dataclasses import dataclass, replace
+
+from rbee_runtime.config import FleetModel
+from rbee_runtime.models.references import Scheme, parse_source
+from rbee_runtime.protocol import WorkerSpec
+from rbee_runtime.queen.membership import Presence
+from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.situation import HiveView, Situation
+from rbee_runtime.states import Intent, Observed
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """All assignments, some with new specs; `retiring` are workers that get no more requests, to be renewed next."""
+
+    assignments: list[Assignment]
+    retiring: frozenset[str]
+
+
+def spec_of(model: FleetModel, worker_id: str, device: str, build: str = "") -> WorkerSpec:
+    """Return the spec of one worker; the options of a `fake:` source become the engine's."""
+    source = parse_source(model.source)
+    options = dict(model.options)
+    if source.scheme is Scheme.FAKE:
+        pairs = (part.partition("=") for part in source.rest.split(",") if part.strip())
+        options |= {key.strip(): value.strip() for key, _, value in pairs}
+    return WorkerSpec(
+        id=worker_id,
+        model=model.name,
+        engine=engine_of(model),
+        context=model.context,
+        slots=model.slots,
+        devices=(device,) if device else (),
+        options=options,
+        build=build,
+    )
+
+
+def engine_of(model: FleetModel) -> str:
+    """Return the engine that serves a model."""
+    return "fake" if parse_source(model.source).scheme is Scheme.FAKE else model.engine
+
+
+def build_of(engine: str, hive: HiveView, held: str = "") -> str:
+    """Return which build of an engine a hive starts now; `held` where it has none at all, "" where it knows of none."""
+    return hive.builds.get(engine, "") if engine in hive.engines else held
+
+
+def renewed(model: FleetModel, kept: list[Assignment], situation: Situation) -> Renewal:
+    """Return the assignments with those specs of a model renewed that can be now."""
+    mine = [entry for entry in kept if entry.spec.model == model.name]
+    fresh = {entry.id: _fresh(model, entry, situation.hives[entry.hive]) for entry in mine}
+    outdated = [entry for entry in mine if entry.spec != fresh[entry.id]]
+    serving = [entry for entry in outdated if entry.observed is Observed.READY]
+    unseen = [entry for entry in outdated if entry.observed is None and entry.port]
+    turn = {entry.id for entry in outdated if entry not in serving and entry not in unseen}
+    others = [entry for entry in mine if entry not in outdated]
+    coming = {fresh[entry.id].build for entry in serving}
+    if serving and not turn and not unseen and not any(_unsettled(entry, coming, situation) for entry in others):
+        turn.add(serving[0].id)
+    now = turn - situation.held
+    # Its hive restarts it under the same id, so it does not serve until it is seen again.
+    done = [replace(e, spec=fresh[e.id], observed=None, slots=0) if e.id in now else e for e in kept]
+    return Renewal(done, frozenset(turn - now))
+
+
+def _fresh(model: FleetModel, entry: Assignment, hive: HiveView) -> WorkerSpec:
+    """Return the spec that a worker should have; the one that it has where its hive cannot be asked to change it."""
+    if hive.presence is not Presence.LIVE or hive.drained:
+        return entry.spec
+    build = build_of(engine_of(model), hive, entry.spec.build)
+    return spec_of(model, entry.id, next(iter(entry.spec.devices), ""), build)
+
+
+def _unsettled(entry: Assignment, coming: set[str], situation: Situation) -> bool:
+    """Say whether no other worker may be taken out of service because of this one."""
+    if entry.id in situation.unreachable and entry.intent is Intent.PLACED:
+        return True
+    # A host that was lost while it started the very build that is to come may have been lost for it.
+    counts = entry.intent is Intent.PLACED or (entry.spec.build != "" and entry.spec.build in coming)
+    return counts and entry.observed is not Observed.READY
