@@ -21,6 +21,7 @@ from pyinfra_cli.prints import print_run_json
 
 from rbee_deploy import connection, interrupt, report
 from rbee_deploy.authority import FleetAuthority
+from rbee_deploy.bundle import commands as bundle_commands
 from rbee_deploy.errors import DeployError
 from rbee_deploy.inventory import Placement
 from rbee_deploy.operations.root import REFUSALS
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         options = _parser().parse_args(argv)
         # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
-        options.site = _site(options.inventory)
+        options.site = _site(options.inventory) if options.inventory else None
         status: int = options.run(options)
     except (DeployError, ConfigError) as error:
         sys.exit(str(error))
@@ -60,6 +61,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--limit", action="append", default=[], metavar="HOST", help="only this host or group")
             command.add_argument("-v", "--verbose", action="store_true", help="pyinfra's own account as well")
             command.add_argument("--json", action="store_true", help="pure JSON on standard output")
+            bundle_commands.add_options(command)
+    bundle = commands.add_parser("bundle", help=bundle_commands.HELP, description=bundle_commands.HELP)
+    bundle_commands.add_arguments(bundle)
+    bundle.set_defaults(run=bundle_commands.run)
     return parser
 
 
@@ -73,6 +78,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _pyinfra(options: argparse.Namespace, mode: str) -> int:
     """Run pyinfra in this process, so that a run that it gives up still gets its report."""
+    bundle_commands.take(options)
     pyinfra.is_cli = True
     set_formatter(click.style)
     set_echo(click.echo)
