@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     try:
         options = _parser().parse_args(argv)
+        bundle_commands.take(options)
         # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
         options.site = _site(options.inventory) if options.inventory else None
         status: int = options.run(options)
@@ -78,7 +79,6 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _pyinfra(options: argparse.Namespace, mode: str) -> int:
     """Run pyinfra in this process, so that a run that it gives up still gets its report."""
-    bundle_commands.take(options)
     pyinfra.is_cli = True
     set_formatter(click.style)
     set_echo(click.echo)

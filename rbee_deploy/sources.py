@@ -21,6 +21,11 @@ class HeldFile:
 class ArtefactSource(Protocol):
     """Gives artefacts and model files; whatever it cannot give raises DeployError."""
 
+    @property
+    def reads_files(self) -> bool:
+        """Say whether a model's `file:` source has to be a file on this machine."""
+        ...
+
     def release(self, version: str, target: Target) -> Artefact:
         """Return the release of rbee `version` for a host of `target`."""
         ...
@@ -43,6 +48,7 @@ class Built:
     """What this machine builds, fetches and keeps in its cache."""
 
     cache: Path | None = None
+    reads_files: bool = True
 
     def release(self, version: str, target: Target) -> Artefact:
         """Return the release, made of the rbee at hand."""

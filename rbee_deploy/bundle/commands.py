@@ -24,14 +24,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def take(options: argparse.Namespace) -> None:
     """Have this run take everything from the bundle that the options name, once all of it is verified.
 
-    Call it before any host is contacted. Raises BundleError.
+    Call it before the inventory is read, whose models may have no file here then, and so before any host is contacted.
+    A command without these options takes nothing from a bundle. Raises BundleError.
     """
-    if options.bundle is None:
-        if options.bundle_sha256 is not None:
-            raise BundleError("--bundle-sha256 is of a bundle: give its folder by --bundle")
-        return
-    folder = options.bundle.absolute()
-    sources.choose(Bundled(verified(folder, options.bundle_sha256)))
+    if getattr(options, "bundle", None) is not None:
+        sources.choose(Bundled(verified(options.bundle.absolute(), options.bundle_sha256)))
+    elif options.run is not run and getattr(options, "bundle_sha256", None) is not None:
+        raise BundleError("--bundle-sha256 is of a bundle: give its folder by --bundle")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

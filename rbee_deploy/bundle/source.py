@@ -17,6 +17,7 @@ class Bundled:
     """What a verified bundle holds; ids and hashes are those of its manifest."""
 
     bundle: Bundle
+    reads_files: bool = False
 
     def release(self, version: str, target: Target) -> Artefact:
         """Return the release, whose version has to be the one that is asked for."""

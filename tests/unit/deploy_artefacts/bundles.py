@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Makings:
     folder: Path
     fails: frozenset[str] = frozenset()
     says: str = "first"
-    built: Built = field(default_factory=Built)
+    reads_files: bool = True
 
     def release(self, version: str, target: Target) -> Artefact:
         name = f"{version}-{target.label}"
