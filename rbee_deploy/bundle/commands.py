@@ -57,6 +57,14 @@ def run(options: argparse.Namespace) -> int:
     if options.site is None or options.output is None:
         raise BundleError("a bundle needs an inventory and a folder: rbee-deploy bundle -i INVENTORY -o DIR")
     folder = options.output.absolute()
+    try:
+        return _make(options, folder)
+    except KeyboardInterrupt:
+        say_to_stderr(f"interrupted: {folder} is as it was; the same command goes on with what is in the cache")
+        return 130
+
+
+def _make(options: argparse.Namespace, folder: Path) -> int:
     operators = targets.parse(options.operator) if options.operator else Target.this_machine()
     bundle = make(options.site, _targets(options, folder), folder, operators)
     say_to_stderr(

@@ -65,7 +65,9 @@ def download(site: Site, model: Model, cache: Path | None = None) -> tuple[HeldF
     try:
         answer = decode(done.stdout, Answer)
     except msgspec.DecodeError as error:
-        raise BundleError(f"model {model.name} was not fetched (exit status {done.returncode}); try again") from error
+        raise BundleError(
+            f"model {model.name} was not fetched (exit status {done.returncode}); run the same command again"
+        ) from error
     if answer.error:
         raise BundleError(f"{answer.error}; or write the model as file:/absolute/path")
     return tuple(HeldFile(file, Path(path)) for file, path in zip(answer.files, answer.paths, strict=True))

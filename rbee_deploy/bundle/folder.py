@@ -13,6 +13,9 @@ from rbee_deploy.errors import BundleError
 MOST_MANIFEST = 16 << 20
 """Bytes; a real one has some hundred lines."""
 
+LARGE = 1 << 30
+"""Bytes that take long enough to read that a person should know what is waited for."""
+
 AGAIN = "copy the bundle again from where it was made"
 
 
@@ -96,6 +99,8 @@ def verified(folder: Path, pinned: str | None = None, *, say: Say = say_to_stder
         raise BundleError(
             f"{folder} is bundle {bundle.sha256} and not {pinned}: take the one that you mean, or correct the hash"
         )
+    if bundle.size >= LARGE:
+        say(f"verify {folder}: {bundle.size / (1 << 30):.1f} GiB")
     wrong = problems(bundle)
     if wrong:
         raise BundleError("\n".join(wrong))

@@ -155,6 +155,20 @@ def test_a_manifest_that_no_rbee_made_is_refused(
     assert words in sentence
 
 
+def test_images_are_held_to_the_manifest_too(bundle: Bundle) -> None:
+    """A container image in a bundle is verified as every other file is."""
+    content = b"an OCI archive"
+    image = {"kind": "image", "name": "registry.example/rbee:1", "path": "images/rbee.tar", "size": len(content)}
+    image["sha256"] = hashlib.sha256(content).hexdigest()
+    rewritten(bundle, lambda manifest: manifest["entries"].append(image))
+    assert "images/rbee.tar is missing" in said(bundle.folder)[0]
+    (bundle.folder / "images").mkdir()
+    (bundle.folder / "images" / "rbee.tar").write_bytes(content)
+    assert verified(bundle.folder, say=quiet).manifest.of_kind(Kind.IMAGE)[0].name == "registry.example/rbee:1"
+    flip(bundle.folder / "images" / "rbee.tar")
+    assert "images/rbee.tar is not what bundle.json says it is" in said(bundle.folder)[0]
+
+
 def test_a_pin_holds_off_another_bundle(bundle: Bundle) -> None:
     """A bundle that somebody made anew verifies, but not under the hash that was printed for the first."""
     rewritten(bundle, lambda manifest: manifest.update(made="later"))

@@ -77,3 +77,19 @@ def test_a_run_without_one_builds_as_ever(command: str) -> None:
     """The choice is only made where somebody makes it."""
     commands.take(parsed(command))
     assert sources.chosen() == Built()
+
+
+def test_an_interrupt_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A run of minutes that a person ends leaves no folder and no traceback, and the usual status."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "make", interrupted)
+    options = parsed("bundle", "-i", "fleet.py", "-o", "new")
+    options.site = two_boxes(tmp_path)
+    assert commands.run(options) == 130
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"interrupted: {tmp_path}/new is as it was")
