@@ -23,11 +23,12 @@ VISITS = "journalctl --no-pager -o cat -u ssh -u sshd | grep -c Accepted"
 
 @dataclass
 class Gap:
-    """A fleet, its bundle, and what the run said that made it."""
+    """A fleet, its bundle, what the run said that made it, and one for hosts of another kind."""
 
     fleet: Fleet
     bundle: Bundle
     made: Deployment
+    older: Bundle
 
     def apply(self, folder: Path, *words: str, command: str = "apply") -> Deployment:
         """Run the deploy on a machine that has a bundle and nothing else."""
@@ -47,12 +48,13 @@ def gap(smol_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             fleet.models["mine"] = {"name": "mine", "source": f"file:{copied}", "context": 512}
             fleet.models["web"] = {"name": "web", "source": f"{web.url}/smol.gguf", "context": 512}
             made = fleet.rbee_deploy("bundle", "-o", str(out / "bundle"), "--from-hosts")
-            assert made.code == 0, made.errors
+            older = fleet.rbee_deploy("bundle", "-o", str(out / "older"), "--target", "debian-12")
+            assert (made.code, older.code) == (0, 0), made.errors + older.errors
         (out / "mine.gguf").unlink()
         fleet.environment.update(
             XDG_CACHE_HOME=str(out / "no-cache"), PIP_NO_INDEX="1", CXX="/nonexistent", HOME=str(out)
         )
-        yield Gap(fleet, read(out / "bundle"), made)
+        yield Gap(fleet, read(out / "bundle"), made, read(out / "older"))
 
 
 def state(fleet: Fleet) -> dict[str, str]:
@@ -69,6 +71,8 @@ def test_hosts_say_for_whom_a_bundle_is_made(gap: Gap) -> None:
 def test_a_tampered_bundle_changes_no_host(gap: Gap, tmp_path: Path) -> None:
     """A changed byte of a release, of the manifest or of a model ends the run before anybody logs in anywhere."""
     before = state(gap.fleet)
+    # Whoever asked them for the bundle logged in.
+    assert all(int(text.split()[-1]) > 0 for text in before.values())
     entries = [gap.bundle.manifest.of_kind(kind)[0].path for kind in (Kind.RELEASE, Kind.MODEL)]
     for name in (*entries, "bundle.json"):
         folder = shutil.copytree(gap.bundle.folder, tmp_path / "bundle")
@@ -104,3 +108,18 @@ def test_a_second_run_changes_nothing(gap: Gap) -> None:
     again = gap.apply(gap.bundle.folder, "--json")
     assert changes(again) == {}
     assert "fetches" not in gap.apply(gap.bundle.folder, command="plan").errors
+
+
+def test_a_host_that_nothing_fits_is_told_what_to_run(gap: Gap) -> None:
+    """A bundle for another Python fails the host in preflight, with the command that adds what it needs."""
+    before = state(gap.fleet)
+    done = gap.apply(gap.older.folder)
+    assert done.code == 1
+    for host in gap.fleet.lab.hosts:
+        line = next(line for line in done.errors.splitlines() if line.startswith(host) and "preflight" in line)
+        assert "has no release for Python 3.13 on x86_64 with glibc 2.41" in line
+        assert f"-o {gap.older.folder} --target python=3.13,arch=x86_64,glibc=2.41, which adds it" in line
+    after = state(gap.fleet)
+    assert {name: text.splitlines()[:-1] for name, text in after.items()} == {
+        name: text.splitlines()[:-1] for name, text in before.items()
+    }
