@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from rbee_deploy import sources
 from rbee_deploy._fields import nearest
 from rbee_deploy.errors import InventoryError
 from rbee_deploy.modes import Mode
@@ -122,8 +123,8 @@ def only_files_are_copied(model: Model) -> None:
 
 
 def file_exists_here(model: Model) -> None:
-    """Check that a file that the deployer is to copy exists on this machine."""
-    if model.file is None or not model.copied or model.file.is_file():
+    """Check that a file that the deployer is to copy exists on this machine, unless the run takes it from elsewhere."""
+    if model.file is None or not model.copied or not sources.chosen().reads_files or model.file.is_file():
         return
     if model.file.is_dir():
         raise InventoryError(

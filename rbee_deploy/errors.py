@@ -4,7 +4,8 @@ DeployError
 ├── SecretError      a secret's source gives nothing, or its file is open to others
 ├── AuthorityError   the fleet's certificate authority cannot be used as it lies on disk
 ├── RenderError      a template or its data is wrong
-└── ArtefactError    a release, engine or model file cannot be built, read or trusted
+├── ArtefactError    a release, engine or model file cannot be built, read or trusted
+└── BundleError      a bundle cannot be made, is damaged, or lacks what is asked of it
 
 InventoryError       (a SystemExit) the inventory file is wrong
 UnfitRunError        (a SystemExit) a run ends before it began
@@ -29,6 +30,10 @@ class RenderError(DeployError):
 
 class ArtefactError(DeployError):
     """A release, engine or model file cannot be built, read or trusted."""
+
+
+class BundleError(DeployError):
+    """A bundle cannot be made, is damaged, or lacks what is asked of it."""
 
 
 class InventoryError(SystemExit):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pyinfra.context import ctx_host
 
-from rbee_deploy import accounts, drift, packages, preflight
+from rbee_deploy import accounts, drift, packages, preflight, sources
 from rbee_deploy import generation as generations
 from rbee_deploy.accounts import Directory, Group, User
 from rbee_deploy.activator.manifest import Generation
@@ -110,7 +110,7 @@ class Here:
         if plan is None:
             return []
         found = self._checked(needs(plan, self.facts))
-        fetches = fetched(self.site, self.declared, self.facts)
+        fetches = fetched(self.site, self.declared, self.facts, {model.name for model, _ in plan.models})
         self.host.connector_data[FETCHES] = fetches
         hints = [_sentence(problem) for problem in found if not problem.fatal]
         self.host.connector_data[WARNINGS] = [*hints, *(f"its hive fetches {what}" for what in fetches)]
@@ -182,15 +182,22 @@ class Here:
 
     def seeds(self) -> list[Seed]:
         """Return the model files to bring."""
-        store = self.declared.models_dir
-        return self._of_plan(
-            lambda plan: [
-                Seed(model.name, model.file, file.name, file.sha256, file.size, store)
-                for model, file in plan.models
-                if model.file is not None
-            ],
-            [],
-        )
+        return self._of_plan(self._seeds, [])
+
+    def _seeds(self, plan: HostPlan) -> list[Seed]:
+        whole = self.workshop.preseeded()
+        return [
+            Seed(
+                model.name,
+                plan.contents[file.sha256],
+                file.name,
+                file.sha256,
+                file.size,
+                self.declared.models_dir,
+                whole[model.name],
+            )
+            for model, file in plan.models
+        ]
 
     def files(self) -> list[OwnedFile]:
         """Return the files to place."""
@@ -306,4 +313,4 @@ def _sentence(problem: preflight.Problem) -> str:
 def _workshop(state: Any, site: Site) -> Workshop:
     """Return the run's one workshop; hosts of one inventory share one Site object."""
     shops: dict[int, Workshop] = state.__dict__.setdefault("rbee_workshops", {})
-    return shops.setdefault(id(site), Workshop(site))
+    return shops.setdefault(id(site), Workshop(site, sources.chosen()))

@@ -1,13 +1,13 @@
 """What one host should have, worked out on the operator's machine from the inventory and what the host is."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rbee_deploy import engines, model_credentials, model_files, releases
+from rbee_deploy import model_credentials
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import FleetAuthority, site_state
 from rbee_deploy.local import DEFAULT_VARIANT
@@ -17,6 +17,7 @@ from rbee_deploy.preflight import Needs
 from rbee_deploy.render import OwnedFile, SiteState, digest_of, owned_files, unwanted_paths
 from rbee_deploy.secrets import Secret, SecretSource, asked_for
 from rbee_deploy.site import Host, Model, Site
+from rbee_deploy.sources import ArtefactSource, Built, HeldFile
 from rbee_runtime.models.references import identity, shown
 from rbee_runtime.protocol import ModelFile
 
@@ -25,13 +26,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class HostPlan:
-    """Everything to bring to a host; `files` has the digests last."""
+    """Everything to bring to a host; `files` has the digests last.
+
+    `models` has an entry for each file of a model, `contents` where the content with a sha256 lies on this machine.
+    """
 
     release: Artefact
     uv: Artefact
     engines: tuple[Artefact, ...]
     models: tuple[tuple[Model, ModelFile], ...]
     files: tuple[OwnedFile, ...]
+    contents: Mapping[str, Path] = field(default_factory=dict)
 
     def digest(self, role: str) -> str:
         """Return the desired digest of a role."""
@@ -51,13 +56,17 @@ def needs(plan: HostPlan, facts: Observed) -> Needs:
     )
 
 
-def fetched(site: Site, host: Host, facts: Observed) -> list[str]:
-    """Return which models a host's hive may fetch, and from where; not those that it has from there already."""
+def fetched(site: Site, host: Host, facts: Observed, brought: Collection[str] = ()) -> list[str]:
+    """Return which models a host's hive may fetch, and from where; not those that it has from there already.
+
+    `brought` are names of models that the deployer puts there.
+    """
     there = {(found.get("name"), identity(str(found.get("source")))) for found in facts.raw.get("models", ())}
     return [
         f"{model.name} from {'other hives' if host.store.offline else shown(model.source)}"
         for model in site.models
-        if model.fetched and host in site.hives_for(model) and (model.name, identity(model.source)) not in there
+        if model.fetched and model.name not in brought and host in site.hives_for(model)
+        if (model.name, identity(model.source)) not in there
     ]
 
 
@@ -66,7 +75,7 @@ class Workshop:
     """Makes what hosts need, each thing once per run; hosts are deployed side by side and wait for each other here."""
 
     site: Site
-    cache: Path | None = None
+    source: ArtefactSource = field(default_factory=Built)
     _made: dict[Any, Any] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -86,30 +95,31 @@ class Workshop:
 
     def preseeded(self) -> dict[str, tuple[ModelFile, ...]]:
         """Return the files of the models that the deployer brings to hosts, by model name."""
-        return {model.name: (self._model_file(model),) for model in self.site.models if model.copied}
+        held = {model.name: self._held(model) for model in self.site.models}
+        return {name: tuple(each.file for each in files) for name, files in held.items() if files}
 
     def _plan(self, host: Host, target: Target) -> HostPlan:
-        release = self._once(("release", target), lambda: releases.build_release(self.site.version, target, self.cache))
+        release = self._once(("release", target), lambda: self.source.release(self.site.version, target))
+        models = self._models(host)
         return HostPlan(
             release=release,
-            uv=self._once(("uv", target), lambda: releases.uv_binary(target, self.cache)),
+            uv=self._once(("uv", target), lambda: self.source.uv(target)),
             engines=tuple(self._engine(name, target) for name in host.engines) if host.hive else (),
-            models=self._models(host),
+            models=models,
             files=owned_files(self.site, host, self._state(host, release.id)),
+            contents={each.file.sha256: each.path for model, _ in models for each in self._held(model)},
         )
 
     def _engine(self, name: str, target: Target) -> Artefact:
-        return self._once(
-            ("engine", name, target), lambda: engines.build_engine(name, DEFAULT_VARIANT, target, self.cache)
-        )
+        return self._once(("engine", name, target), lambda: self.source.engine(name, DEFAULT_VARIANT, target))
 
     def _models(self, host: Host) -> tuple[tuple[Model, ModelFile], ...]:
         files = self.preseeded()
         there = [model for model in self.site.models if model.name in files and host in self.site.hives_for(model)]
         return tuple((model, file) for model in there for file in files[model.name])
 
-    def _model_file(self, model: Model) -> ModelFile:
-        return self._once(("model", model.source), lambda: model_files.describe(model.source, self.cache))
+    def _held(self, model: Model) -> tuple[HeldFile, ...]:
+        return self._once(("model", model.source, model.preseed), lambda: self.source.model(model))
 
     def _state(self, host: Host, release: str) -> SiteState:
         def make() -> SiteState:

@@ -5,13 +5,13 @@ import pyinfra_cli  # noqa: F401, I001 - first, because it patches the standard 
 import sys
 from collections.abc import Sequence
 
-from rbee_deploy.cli import applying, database, going_back, locking, looking, purging
+from rbee_deploy.cli import applying, bundling, database, going_back, locking, looking, purging
 from rbee_deploy.cli.inventories import site_of
 from rbee_deploy.errors import DeployError
 from rbee_runtime.command_line import Parser
 from rbee_runtime.errors import ConfigError
 
-FAMILIES = (applying, going_back, looking, locking, database, purging)
+FAMILIES = (applying, going_back, looking, locking, bundling, database, purging)
 """Modules whose `register` adds commands, in the order of the help."""
 
 
@@ -19,8 +19,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     try:
         options = parser().parse_args(argv)
+        bundling.take(options)
         # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
-        options.site = site_of(options.inventory)
+        options.site = site_of(options.inventory) if options.inventory else None
         status: int = options.run(options)
     except (DeployError, ConfigError) as error:
         sys.exit(str(error))

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
@@ -25,7 +25,10 @@ _DECLARED = ("name", "size", "files")
 
 @dataclass(frozen=True)
 class Seed:
-    """One model with the one file that it has on the operator's machine; `store` is the host's model store."""
+    """One file of a model, which lies on the operator's machine; `store` is the host's model store.
+
+    `whole` are all files of the model; empty means that this one is it.
+    """
 
     model: str
     source: Path
@@ -33,6 +36,7 @@ class Seed:
     sha256: str
     size: int
     store: str
+    whole: tuple[ModelFile, ...] = ()
 
     @property
     def blob(self) -> str:
@@ -41,21 +45,22 @@ class Seed:
 
     def report(self) -> ModelReport:
         """Return what the manifest says."""
-        file = ModelFile(name=self.name, sha256=self.sha256, size=self.size)
-        return ModelReport(name=self.model, size=self.size, files=(file,))
+        files = self.whole or (ModelFile(name=self.name, sha256=self.sha256, size=self.size),)
+        return ModelReport(name=self.model, size=sum(file.size for file in files), files=files)
 
 
 @operation()
 def seeded(seeds: list[Seed] | Callable[[], list[Seed]]) -> Iterator[StringCommand]:
-    """Upload what the store lacks; a blob that two models share travels once."""
+    """Upload what the store lacks; a blob that two models share travels once, and a manifest after all its blobs."""
     facts, wanted, sent = observe(host), now(seeds), set[str]()
-    for seed in wanted:
+    for number, seed in enumerate(wanted):
         if not _has_blob(seed, facts) and seed.blob not in sent:
             sent.add(seed.blob)
             sending = Upload(seed.source, seed.sha256, seed.size, "incoming", seed.store, partial(in_store, seed.store))
             yield from upload.commands(sending, facts)
             yield as_root_command(sending.within(adopt(seed, sending)))
-        if not _has_manifest(seed, facts):
+        is_last = seed.model not in {other.model for other in wanted[number + 1 :]}
+        if is_last and not _has_manifest(seed, facts):
             yield as_root_command(in_store(seed.store, describe(seed)), (manifest(seed),))
     if all(_has_blob(seed, facts) and _has_manifest(seed, facts) for seed in wanted):
         host.noop("every model is there")
@@ -85,7 +90,19 @@ def describe(seed: Seed) -> str:
     name = f"{slug(seed.model)}.json"
     draft, final = f"manifests/.{name}.new", f"manifests/{name}"
     taken = f"umask 027; IFS= read -r text && printf '%s\\n' \"$text\" >{draft}"
-    return f"{taken} && sync -- {draft} && mv -fT {draft} {final}"
+    return f"{taken}{_links(seed)} && sync -- {draft} && mv -fT {draft} {final}"
+
+
+def _links(seed: Seed) -> str:
+    """Return the commands that give the files of a model of several their names, as the hive does (`views.build`)."""
+    lines = []
+    for file in seed.whole if len(seed.whole) > 1 else ():
+        link = PurePosixPath("views", slug(seed.model), file.name)
+        blob = "../" * (len(link.parts) - 1) + f"blobs/sha256-{file.sha256}"
+        lines.append(
+            f" && {shlex.join(('mkdir', '-p', str(link.parent)))} && {shlex.join(('ln', '-sfn', blob, str(link)))}"
+        )
+    return "".join(lines)
 
 
 def manifest(seed: Seed) -> str:

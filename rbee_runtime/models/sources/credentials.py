@@ -36,10 +36,15 @@ class Credentials:
         """Return what the folder holds; a missing file means none, a damaged one raises ConfigError."""
         if folder is None:
             return cls()
+        return cls.parse({name: _text(folder / name) for name in (HF_TOKEN, OBJECT_STORE, REGISTRIES)}, folder)
+
+    @classmethod
+    def parse(cls, texts: Mapping[str, str], folder: Path = Path()) -> Self:
+        """Return what the texts of those files say, by their names; `folder` is for sentences."""
         return cls(
-            hf_token=_text(folder / HF_TOKEN).strip(),
-            objects=_pairs(_text(folder / OBJECT_STORE), folder / OBJECT_STORE),
-            registries=_auths(_text(folder / REGISTRIES), folder / REGISTRIES),
+            hf_token=texts.get(HF_TOKEN, "").strip(),
+            objects=_pairs(texts.get(OBJECT_STORE, ""), folder / OBJECT_STORE),
+            registries=_auths(texts.get(REGISTRIES, ""), folder / REGISTRIES),
         )
 
 

@@ -1,0 +1,1 @@
+"""Bundles: one folder with all that hosts get, for a network that reaches nothing else."""
