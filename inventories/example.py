@@ -19,7 +19,9 @@ queen, hives = fleet(
     drain_seconds=180,
     # How many hosts are changed at a time, after the queen: first one, and if that works the others in batches. A batch
     # is a number of hosts or a share of them; the first host that fails is put back, and the rest stay as they are.
-    rollout=Rollout(canary=1, batch="25%"),
+    # undo="run" takes those back as well that the same run had changed before. Workers are replaced by the queen, one
+    # of a model at a time; a run waits so many seconds for that, and takes itself back if they do not come up.
+    rollout=Rollout(canary=1, batch="25%", undo="host", workers_seconds=1800),
     # What hives may need to fetch models, each only if you give it. For secrets of several lines write
     # secret_file("~/.config/rbee/object-store.env") or secret_command(["pass", "show", "object-store"]).
     # A token of the Hugging Face hub, for gated and private models.

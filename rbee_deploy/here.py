@@ -13,15 +13,18 @@ from rbee_deploy import generation as generations
 from rbee_deploy.accounts import Directory, Group, User
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.artefacts import Artefact, Target
+from rbee_deploy.authority import FleetAuthority
 from rbee_deploy.errors import DeployError, UnfitRunError
 from rbee_deploy.facts.memo import ASKED, PASSWORD, count_commands, last_known, observe
 from rbee_deploy.facts.state import Asked
+from rbee_deploy.history import Past, Step
 from rbee_deploy.inventory import Placement
 from rbee_deploy.modes import role_units, units_elsewhere
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.host import user_commands
 from rbee_deploy.operations.models import Seed
-from rbee_deploy.operations.root import FETCHES, LEASE, REFUSALS, WARNINGS
+from rbee_deploy.operations.root import FETCHES, LEASE, REFUSALS, RUN, WARNINGS, WORKERS
+from rbee_deploy.operations.workers import Door
 from rbee_deploy.plan import HostPlan, Workshop, fetched, needs
 from rbee_deploy.render import OwnedFile, roles
 from rbee_deploy.secrets import Secret, asked_for
@@ -32,6 +35,9 @@ T = TypeVar("T")
 
 ACTIVATION = "activate"
 """First word of the stages after which hosts run something else."""
+
+HERE = "rbee_here"
+"""Key of a host's Here."""
 
 QUEEN_LINK = "rbee_queen_link"
 _TURNS = "rbee_turns"
@@ -273,6 +279,37 @@ class Here:
         name = failed.data.get("rbee").host.name
         what = f"the queen on {name}" if name == self.site.queen.name else name
         return f"{what} could not go over to it; put that right and run the same command again"
+
+    def queens_door(self) -> Door | None:
+        """Return how the queen is asked on this host, None on others."""
+        if not self.declared.queen or not self.fits():
+            return None
+        key, _ = FleetAuthority.open(self.site.secrets, self.site.name).first_api_key()
+        tls = self.site.client_endpoint != "plain-http"
+        return Door(self.release_id(), self.declared.queen_port, tls, key, self.site.rollout.workers_seconds)
+
+    def releases(self) -> Mapping[str, str]:
+        """Return the release of every hive that this run changed, by name."""
+        changed = [item.connector_data.get(HERE) for item in self.host.state.active_hosts]
+        mine = [here for here in changed if isinstance(here, Here) and here.declared.hive and here.was_changed()]
+        return {here.declared.name: here.release_id() for here in mine}
+
+    def workers_problem(self) -> str:
+        """Return why workers do not come up on what this run brought, "" if they do or nobody waited."""
+        problem: str = self.host.state.__dict__.get(WORKERS, "")
+        return problem
+
+    def way_back(self) -> Step | None:
+        """Return where the host goes because the run failed elsewhere; None if it stays."""
+        failed = self.workers_problem() or (self.site.rollout.undo == "run" and self.gate())
+        past = Past.of(self.facts.deploy)
+        if not failed or past.switch is None or past.switch.run != self.host.state.__dict__.get(RUN):
+            return None
+        return past.before
+
+    def why_back(self) -> str:
+        """Return why, as a sentence for the report."""
+        return self.workers_problem() or self.gate()
 
     def _turns(self) -> Mapping[str, int]:
         """Return the turn of every hive that has one, settled when the first asks."""

@@ -17,7 +17,7 @@ from pyinfra.context import ctx_state
 
 from rbee_deploy import connection, interrupt
 from rbee_deploy.facts.memo import COMMANDS
-from rbee_deploy.operations.root import DIFFERENCES, FETCHES, REFUSALS, WARNINGS
+from rbee_deploy.operations.root import DIFFERENCES, FETCHES, NOTES, REFUSALS, WARNINGS
 from rbee_deploy.recorder import Recorder
 
 LOG_LINES = 10
@@ -220,7 +220,7 @@ def _done(state: Any, host: Any) -> Iterator[Line]:
         stage, _, step = next(iter(state.op_meta[op_hash].names)).partition(separator())
         if stage in host.connector_data.get(ELSEWHERE, ()):
             continue
-        notes = [] if lines else list(host.connector_data.get(WARNINGS, ()))
+        notes = [*([] if lines else host.connector_data.get(WARNINGS, ())), *_notes(host, stage)]
         line = lines.setdefault(stage, Line(host.name, stage, 0.0, notes=notes))
         line.seconds = (line.seconds or 0.0) + recorder.since(host.name, op_hash)
         if cut_off:
@@ -230,6 +230,11 @@ def _done(state: Any, host: Any) -> Iterator[Line]:
     quiet = host.connector_data.get(QUIET, ())
     bad = {Verdict.FAILED, Verdict.CUT_OFF}
     yield from (line for line in lines.values() if line.stage not in quiet or line.verdict in bad)
+
+
+def _notes(host: Any, stage: str) -> list[str]:
+    known: dict[str, list[str]] = host.connector_data.get(NOTES, {})
+    return known.get(stage, [])
 
 
 def _judge(line: Line, step: str, meta: Any, host: Any) -> None:

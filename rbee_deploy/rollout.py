@@ -7,10 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rollout:
-    """`canary` hosts go first, then at most `batch` at a time: a number of hosts, or a share of them as in "25%"."""
+    """`canary` hosts go first, then at most `batch` at a time: a number of hosts, or a share of them as in "25%".
+
+    A host that fails is put back by itself; `undo` "run" takes the hosts back as well that the same run changed before.
+    `workers_seconds` is how long a run waits for the queen to replace workers (0: it does not); she goes on anyway.
+    """
 
     canary: int = 1
     batch: int | str = "25%"
+    undo: str = "host"
+    workers_seconds: float = 1800.0
 
     def size(self, hosts: int) -> int:
         """Return how many of `hosts` go at a time."""

@@ -106,6 +106,10 @@ def _rollout(value: object) -> Rollout:
     counts = [number for number in (value.canary, value.batch) if not isinstance(number, str)]
     if (isinstance(value.batch, str) and not shares) or not 1 <= percent <= 100:
         raise check.UnfitError(f'batch is {value.batch!r}: it must be a number of hosts, or a share such as "25%"')
+    if value.undo not in {"host", "run"}:
+        raise check.UnfitError(f'undo is {value.undo!r}: it must be "host" or "run"')
+    if isinstance(value.workers_seconds, bool) or not 0 <= value.workers_seconds <= 86400:
+        raise check.UnfitError("workers_seconds must be from 0 to 86400")
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts) or value.batch == 0:
         raise check.UnfitError("canary must be a whole number from 0, batch one from 1")
     return value

@@ -11,12 +11,10 @@ from functools import partial
 from typing import Any
 
 from rbee_deploy import report
-from rbee_deploy.here import Here
-from rbee_deploy.operations import activate, host, lease, models, release
+from rbee_deploy.here import HERE, Here
+from rbee_deploy.history import Past
+from rbee_deploy.operations import activate, host, lease, models, release, workers
 from rbee_deploy.site import Host, Site
-
-HERE = "rbee_here"
-"""Key of a host's Here, for what is printed after a run."""
 
 Call = Callable[[Here, str], Any]
 
@@ -71,6 +69,24 @@ QUEEN = Stage(
     ),
     applies=lambda declared: declared.queen,
 )
+WORKERS = Stage(
+    "workers",
+    (
+        (
+            "wait for the queen to replace them",
+            lambda here, name: workers.followed(name=name, queen=here.queens_door, releases=here.releases),
+        ),
+    ),
+    applies=lambda declared: declared.queen,
+)
+UNDO = Stage(
+    "take back",
+    (
+        ("hives", lambda here, name: _take_back(here, name, lambda: not here.declared.queen)),
+        ("queen", lambda here, name: _take_back(here, name, lambda: here.declared.queen)),
+    ),
+    quiet=True,
+)
 VERIFY = Stage(
     "verify", (("compare", lambda here, name: activate.converged(name=name, wrong=here.wrong, left=here.left)),)
 )
@@ -96,6 +112,15 @@ def hives(turns: int) -> Stage:
     )
 
 
+def _take_back(here: Here, name: str, mine: Callable[[], bool]) -> Any:
+    return activate.taken_back(
+        name=name,
+        step=lambda: here.way_back() if mine() else None,
+        now=lambda: Past.of(here.facts.deploy).now,
+        why=here.why_back,
+    )
+
+
 def _activate_hives(turn: int, here: Here, name: str) -> Any:
     wanted = partial(here.generation_in_turn, turn)
     return activate.activated(name=name, wanted=wanted, wrong=here.wrong, blocked=here.gate)
@@ -103,8 +128,7 @@ def _activate_hives(turn: int, here: Here, name: str) -> Any:
 
 def of(site: Site) -> tuple[Stage, ...]:
     """Return the stages of a deploy of a fleet."""
-    followers = sum(not item.queen for item in site.hosts)
-    return (PREFLIGHT, LEASE, SETUP, STAGING, QUEEN, hives(site.rollout.turns(followers)), VERIFY, PRUNE)
+    return (PREFLIGHT, LEASE, SETUP, STAGING, QUEEN, *_late(site))
 
 
 def preseed(_site: Site) -> tuple[Stage, ...]:
@@ -114,6 +138,12 @@ def preseed(_site: Site) -> tuple[Stage, ...]:
 
 chosen: Callable[[Site], tuple[Stage, ...]] = of
 """What `run` runs: a command of rbee-deploy other than apply sets its own."""
+
+
+def _late(site: Site) -> tuple[Stage, ...]:
+    followers = sum(not item.queen for item in site.hosts)
+    waits = (WORKERS,) if site.rollout.workers_seconds else ()
+    return (hives(site.rollout.turns(followers)), *waits, UNDO, VERIFY, PRUNE)
 
 
 def run() -> None:

@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 
-from rbee_deploy.activator import activation, blobs, database, disk, places, pruning, records, units
+from rbee_deploy.activator import activation, blobs, database, disk, places, pruning, queen, records, units
 from rbee_deploy.activator.activation import BrokenError
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.units import ActivationError
@@ -85,22 +86,33 @@ def _restore(options: argparse.Namespace) -> None:
     before = places.DATABASES / f"before-restore-{int(time.time())}.db"
     database.check(copy)
     state = records.State.load()
-    queen = next((role for role in records.load(state.current).roles if role.name == "queen"), None)
-    if queen is None:
+    role = next((role for role in records.load(state.current).roles if role.name == "queen"), None)
+    if role is None:
         raise ActivationError("this host is not the queen")
     database.snapshot(before)
     try:
         units.systemctl("stop", "--", ports.QUEEN_UNIT)
         database.restore(copy)
-        units.restart(queen)
+        units.restart(role)
     except ActivationError:
         units.systemctl("stop", "--", ports.QUEEN_UNIT)
         database.restore(before)
-        units.restart(queen)
+        units.restart(role)
         raise
     finally:
         copy.unlink()
     records.audit("restore", by=options.by, kept=str(before))
+
+
+def _workers(options: argparse.Namespace) -> None:
+    releases = dict(pair.partition("=")[::2] for pair in options.hives)
+    asked = queen.Queen(options.port, sys.stdin.readline().strip(), options.tls)
+    print(json.dumps(asdict(queen.follow(asked, releases, options.seconds))))  # noqa: T201 - the answer
+
+
+def _queen(options: argparse.Namespace) -> None:
+    asked = queen.Queen(options.port, sys.stdin.readline().strip(), options.tls)
+    print(json.dumps(asked.call(options.method, options.path)))  # noqa: T201 - the answer
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,6 +134,17 @@ def _parser() -> argparse.ArgumentParser:
     backup.set_defaults(run=_backup)
     restore = commands.add_parser("restore", help="replace the queen's database by one from standard input")
     restore.set_defaults(run=_restore)
+    workers = commands.add_parser("workers", help="wait until workers run their hives' releases; the key by input")
+    workers.add_argument("--seconds", type=float, required=True)
+    workers.add_argument("hives", nargs="+", metavar="HIVE=RELEASE")
+    workers.set_defaults(run=_workers)
+    call = commands.add_parser("queen", help="call the queen's admin API; the key by input")
+    call.add_argument("method")
+    call.add_argument("path")
+    call.set_defaults(run=_queen)
+    for command in (workers, call):
+        command.add_argument("--port", type=int, required=True)
+        command.add_argument("--tls", action="store_true")
     for command in (activate, rollback, restore):
         command.add_argument("--by", default="root")
         command.add_argument("--why", default="")

@@ -9,11 +9,11 @@ from rbee_deploy import history
 from rbee_deploy.cli import running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
-from rbee_deploy.here import Here
+from rbee_deploy.here import HERE, Here
 from rbee_deploy.history import Past, Step
 from rbee_deploy.operations import activate, ask, lease
 from rbee_deploy.site import Site
-from rbee_deploy.stages import HERE, Stage
+from rbee_deploy.stages import Stage
 
 _TARGETS = "rbee_rollback"
 

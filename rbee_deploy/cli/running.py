@@ -16,7 +16,7 @@ from pyinfra_cli.prints import print_run_json
 
 from rbee_deploy import connection, interrupt, report, stages
 from rbee_deploy.errors import DeployError
-from rbee_deploy.here import Here
+from rbee_deploy.here import HERE, Here
 from rbee_deploy.operations.root import REFUSALS
 from rbee_deploy.site import Site
 from rbee_deploy.stages import Stage
@@ -37,7 +37,7 @@ def hosts() -> Iterator[Here]:
     """Yield the hosts of the run that is over which were reached, in the order of the inventory."""
     state = ctx_state.get()
     if _initialised(state):
-        known = {item: item.connector_data.get(stages.HERE) for item in state.inventory if state.is_host_in_limit(item)}
+        known = {item: item.connector_data.get(HERE) for item in state.inventory if state.is_host_in_limit(item)}
         found = {here.declared.name: here for here in known.values() if isinstance(here, Here)}
         site = next(iter(found.values())).site if found else None
         yield from (found[item.name] for item in (site.hosts if site is not None else ()) if item.name in found)

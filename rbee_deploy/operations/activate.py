@@ -73,6 +73,21 @@ def rolled_back(
     yield as_root_command(apart(activator(current.release, *words)))
 
 
+@operation()
+def taken_back(
+    step: Callable[[], Step | None], now: Callable[[], Step | None], why: Callable[[], str]
+) -> Iterator[StringCommand | FunctionCommand]:
+    """Go back because the run failed elsewhere, and fail the host, for it is not what the inventory says."""
+    target, current = step(), now()
+    if target is None or current is None:
+        host.noop("it stays as it is")
+        return
+    reason = why()
+    words = ("rollback", target.generation, *told(f"take the run back: {reason}"))
+    yield as_root_command(apart(activator(current.release, *words)))
+    yield from refused([f"taken back to release {target.release}: {reason}"])
+
+
 def told(why: str) -> tuple[str, ...]:
     """Return what goes into a host's records: who, why, in which run."""
     return ("--by", lease.operator(), "--why", why, "--run", run_id(host.state))

@@ -12,14 +12,12 @@ from rbee_deploy import lease
 from rbee_deploy.elevation import as_root, stdin
 from rbee_deploy.facts.memo import PASSWORD, observe
 from rbee_deploy.operations.later import now
-from rbee_deploy.operations.root import LEASE, as_root_command
-
-_RUN = "rbee_run"
+from rbee_deploy.operations.root import LEASE, RUN, as_root_command
 
 
 def run_id(state: Any) -> str:
     """Return the id of this run, the same for all its hosts."""
-    made: str = state.__dict__.setdefault(_RUN, lease.new_id())
+    made: str = state.__dict__.setdefault(RUN, lease.new_id())
     return made
 
 

@@ -14,7 +14,16 @@ from rbee_deploy.secrets import Secret
 LEASE = "rbee_lease"
 """The id of the run that holds the host's lease; while it does, every command makes sure that it still has it."""
 
+RUN = "rbee_run"
+"""Of a run's state: its id."""
+
+WORKERS = "rbee_workers_problem"
+"""Of a run's state: why workers do not come up on what it brought."""
+
 REFUSALS = "rbee_refusals"
+NOTES = "rbee_notes"
+"""Sentences by stage that stand beside its verdict."""
+
 WARNINGS = "rbee_warnings"
 FETCHES = "rbee_fetches"
 """Models that the host's hive gets by itself, for the report of a dry run."""

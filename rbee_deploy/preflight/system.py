@@ -193,5 +193,5 @@ CONTROL_GROUPS = Check(
     fix="boot with the unified hierarchy, and delegate the controllers to a nested host",
     find=_limits_work,
     severity=Severity.HINT,
-    scope=Scope.HIVE,
+    scope=Scope.CONTAINER,
 )

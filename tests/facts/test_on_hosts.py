@@ -59,11 +59,11 @@ def install(where: LabHost, raw: dict[str, Any]) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_a_fresh_host_is_taken(hosts: dict[str, LabHost], image: str) -> None:
-    """Nothing is missing and nothing forbids it; a host without controllers gets the hint about limits alone."""
+    """Nothing is missing and nothing forbids it or is worth a hint."""
     raw = read(hosts[image], hosts["trixie"])
     assert packages.missing(raw) == ()
     assert raw["queen_link"] == "refused"
-    assert [problem.check for problem in judged(hosts, image, raw)] == ["control-groups"]
+    assert [problem.check for problem in judged(hosts, image, raw)] == []
 
 
 def test_container_tools_are_told(hosts: dict[str, LabHost]) -> None:
