@@ -5,6 +5,7 @@ import pyinfra_cli  # noqa: F401, I001 - first, because it patches the standard 
 import sys
 from collections.abc import Sequence
 
+from rbee_deploy.bundle import commands as bundle
 from rbee_deploy.cli import applying, bundling, database, going_back, locking, looking, purging
 from rbee_deploy.cli.inventories import site_of
 from rbee_deploy.errors import DeployError
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     try:
         options = parser().parse_args(argv)
-        bundling.take(options)
+        bundle.take(options)
         # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
         options.site = site_of(options.inventory) if options.inventory else None
         status: int = options.run(options)

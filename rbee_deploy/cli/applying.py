@@ -5,7 +5,8 @@ import argparse
 from pyinfra.context import ctx_state
 
 from rbee_deploy import stages
-from rbee_deploy.cli import bundling, running
+from rbee_deploy.bundle import commands as bundle
+from rbee_deploy.cli import running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.operations.root import DIFFERENCES
 
@@ -22,7 +23,7 @@ def register(commands: Commands) -> None:
         ("preseed", _preseed, "bring release, engines and models to hosts; nothing that is in use changes"),
     ):
         added = command(commands, name, run, text)
-        bundling.add_options(added)
+        bundle.add_options(added)
         added.add_argument("--json", action="store_true", dest="pyinfra_json", help="pure JSON on standard output")
 
 

@@ -59,10 +59,13 @@ TRIGGERS: dict[str, list[Trigger]] = {
     "polkit": [Trigger("polkit is missing, without which the hive", {"polkit": False, "os_id": "arch"})],
     "clock": [Trigger("its clock is 301 s ahead of this machine's; run timedatectl", {"clock_unix": NOW + 301})],
     "control-groups": [
-        Trigger("its control groups are the legacy hierarchy, on which limits", {"cgroup": "legacy"}),
+        Trigger(
+            "its control groups are the legacy hierarchy, on which limits", {"cgroup": "legacy"}, changed=contained
+        ),
         Trigger(
             "it has no control group controllers of memory and pids, so such limits do not hold for workers; if you",
             {"cgroup": "unified", "controllers": ["cpuset", "cpu"]},
+            changed=contained,
         ),
     ],
     "engine-build": [Trigger("its architecture is aarch64, for which there is no build of the", {"arch": "aarch64"})],

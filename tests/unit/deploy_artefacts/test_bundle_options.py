@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rbee_deploy import sources
+from rbee_deploy.bundle import commands
 from rbee_deploy.bundle.source import Bundled
-from rbee_deploy.cli import bundling as commands
 from rbee_deploy.errors import BundleError, InventoryError
 from rbee_deploy.inventory import model
 from rbee_deploy.sources import Built
