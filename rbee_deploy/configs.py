@@ -1,6 +1,7 @@
 """The configuration files of queen and hive, made from the same schema that the processes read them with."""
 
 import ipaddress
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -33,8 +34,8 @@ def queen_config(site: Site, host: Host) -> str:
     return _text(given)
 
 
-def hive_config(site: Site, host: Host) -> str:
-    """Return /etc/rbee/hive.yaml."""
+def hive_config(site: Site, host: Host, engines: Sequence[str] = ()) -> str:
+    """Return /etc/rbee/hive.yaml; `engines` are the builds to use, whatever else still lies on the host."""
     given = HiveConfig.model_validate(
         {
             "fleet": site.name,
@@ -47,6 +48,7 @@ def hive_config(site: Site, host: Host) -> str:
             "launcher": "systemd",
             "worker_ports": host.worker_ports,
             **{name: given for name, given in _store_and_devices(host).items() if given},
+            **({"engine_builds": list(engines)} if engines else {}),
         }
     )
     return _text(given)

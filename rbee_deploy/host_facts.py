@@ -1,7 +1,7 @@
 """What preflight knows of a host: the state fact in types; None means that the host did not say."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -36,7 +36,8 @@ class HostFacts:
     are not there, `systemd` its number. `listeners` maps a TCP port to who listens: one of our units, else a command's
     name, else `unknown`. `units` maps a unit to its properties, of which `active` matters here, `paths` a path to its
     own, of which `kind` does. `cpu_baseline` is the x86-64 level such as `x86_64_v3`. `cgroup` is unified, legacy or
-    "", `programs` maps container tools to their versions. `addresses` are the host's own, `queen_link` is reachable,
+    "", `programs` maps container tools to their versions.
+    `gpus` is the memory of each card. `addresses` are the host's own, `queen_link` is reachable,
     refused, `unreachable: why` or "".
     """
 
@@ -63,6 +64,7 @@ class HostFacts:
     nvidia: Nvidia = Nvidia()
     cdi: tuple[CdiSpec, ...] = ()
     programs: Mapping[str, str] = field(default_factory=dict)
+    gpus: Sequence[int] = ()
     addresses: tuple[str, ...] = ()
     queen_link: str = ""
 

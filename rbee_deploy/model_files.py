@@ -2,12 +2,15 @@
 
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rbee_deploy import pins, wheels
 from rbee_deploy.artefacts import cache_root, digest_of, file_sha256, fresh_file, locked
 from rbee_deploy.errors import ArtefactError
-from rbee_runtime.errors import ReferenceFormError
+from rbee_deploy.site import Model
+from rbee_runtime.errors import ModelFormatError, ReferenceFormError
+from rbee_runtime.models import estimate, formats
 from rbee_runtime.models.references import Scheme, parse_source
 from rbee_runtime.protocol import ModelFile
 
@@ -52,6 +55,19 @@ def _kept_sha256(path: Path, stat: os.stat_result, cache: Path) -> str:
         with fresh_file(kept) as draft:
             draft.write_text(digest, encoding="ascii")
     return kept.read_text(encoding="ascii")
+
+
+def footprint(model: Model, files: Sequence[tuple[str, Path]]) -> int | None:
+    """Return the bytes of device memory that one worker of a model is estimated to take, None for what is not known.
+
+    `files` are names, as the engine expects them, and paths on this machine.
+    """
+    try:
+        facts = formats.inspect(files)
+    except (ModelFormatError, OSError):
+        # The host judges the file itself, and says more of it.
+        return None
+    return estimate.memory(facts, context=model.context, slots=model.slots, engine=model.engine_name).total
 
 
 def lab_model(cache: Path | None = None) -> Path:

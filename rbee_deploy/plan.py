@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rbee_deploy import model_credentials
+from rbee_deploy import model_credentials, model_files
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import FleetAuthority, site_state
 from rbee_deploy.local import DEFAULT_VARIANT
@@ -28,7 +28,8 @@ T = TypeVar("T")
 class HostPlan:
     """Everything to bring to a host; `files` has the digests last.
 
-    `models` has an entry for each file of a model, `contents` where the content with a sha256 lies on this machine.
+    `models` has an entry for each file of a model, `contents` where the content with a sha256 lies on this machine,
+    `footprints` the bytes of device memory that a worker of a model is estimated to take.
     """
 
     release: Artefact
@@ -37,6 +38,7 @@ class HostPlan:
     models: tuple[tuple[Model, ModelFile], ...]
     files: tuple[OwnedFile, ...]
     contents: Mapping[str, Path] = field(default_factory=dict)
+    footprints: Mapping[str, int] = field(default_factory=dict)
 
     def digest(self, role: str) -> str:
         """Return the desired digest of a role."""
@@ -53,6 +55,7 @@ def needs(plan: HostPlan, facts: Observed) -> Needs:
         model_bytes=sum(file.size for file in {file.sha256: file for file in missing}.values()),
         engine_cpu=DEFAULT_VARIANT.removeprefix("cpu-") if plan.engines else "",
         installs_packages=str(facts.raw.get("os_id")) in POLKIT,
+        models=tuple(plan.footprints.items()),
     )
 
 
@@ -100,15 +103,24 @@ class Workshop:
 
     def _plan(self, host: Host, target: Target) -> HostPlan:
         release = self._once(("release", target), lambda: self.source.release(self.site.version, target))
+        engines = tuple(self._engine(name, target) for name in host.engines) if host.hive else ()
         models = self._models(host)
+        state = self._state(host, release.id)
+        sizes = {model.name: self._footprint(model) for model, _ in models}
         return HostPlan(
             release=release,
             uv=self._once(("uv", target), lambda: self.source.uv(target)),
-            engines=tuple(self._engine(name, target) for name in host.engines) if host.hive else (),
+            engines=engines,
             models=models,
-            files=owned_files(self.site, host, self._state(host, release.id)),
+            files=owned_files(self.site, host, replace(state, engines=tuple(engine.id for engine in engines))),
             contents={each.file.sha256: each.path for model, _ in models for each in self._held(model)},
+            footprints={name: size for name, size in sizes.items() if size is not None},
         )
+
+    def _footprint(self, model: Model) -> int | None:
+        """Return the estimate for one worker of a model, None where its files are of no form that is known."""
+        files = [(each.file.name, each.path) for each in self._held(model)]
+        return self._once(("footprint", model.name), lambda: model_files.footprint(model, files))
 
     def _engine(self, name: str, target: Target) -> Artefact:
         return self._once(("engine", name, target), lambda: self.source.engine(name, DEFAULT_VARIANT, target))

@@ -74,7 +74,8 @@ class SiteState:
     `release` is the release id, `ca` the authority's PEM, `bootstrap_key` the first API key's line `<id8>:<sha256>`.
     `certificates` are by (role, host name), with roles queen, hive, worker and, when the client endpoint has TLS,
     client. `models` are the files that the deployer puts on hosts, by model name. `model_credentials` are what the hive
-    of the host at hand fetches models with, by file name.
+    of the host at hand fetches models with, by file name, `engines` the names of its
+    engine builds.
     """
 
     release: str
@@ -83,6 +84,7 @@ class SiteState:
     certificates: Mapping[tuple[str, str], Certificate] = field(default_factory=dict)
     models: Mapping[str, tuple[ModelFile, ...]] = field(default_factory=dict)
     model_credentials: Mapping[str, Secret] = field(default_factory=dict)
+    engines: tuple[str, ...] = ()
 
 
 def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
@@ -212,7 +214,9 @@ def _configs(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
         files.append(_config("queen.yaml", configs.queen_config(site, host), ports.QUEEN_USER, ports.QUEEN_UNIT))
         files.append(_config("fleet.yaml", fleet, ports.QUEEN_USER))
     if host.hive:
-        files.append(_config("hive.yaml", configs.hive_config(site, host), ports.HIVE_USER, ports.HIVE_UNIT))
+        files.append(
+            _config("hive.yaml", configs.hive_config(site, host, state.engines), ports.HIVE_USER, ports.HIVE_UNIT)
+        )
         if isinstance(host.devices, Recorded):
             # The hive reads it again when it changes.
             files.append(_config(RECORDING.name, host.devices.text, ports.HIVE_USER))

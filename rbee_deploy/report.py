@@ -43,6 +43,7 @@ class Verdict(StrEnum):
     PLANNED = "would change"
     DIFFERS = "differs"
     FETCHES = "fetches"
+    HINT = "hint"
 
 
 @dataclass
@@ -200,6 +201,8 @@ def _planned(state: Any, host: Any) -> Iterator[Line]:
             stage, _, step = next(iter(state.op_meta[op_hash].names)).partition(separator())
             steps.setdefault(stage, []).append(step)
     yield from (Line(host.name, stage, None, Verdict.PLANNED, [", ".join(names)]) for stage, names in steps.items())
+    if hints := [hint for hint in host.connector_data.get(WARNINGS, ()) if not hint.startswith("its hive fetches")]:
+        yield Line(host.name, "preflight", None, Verdict.HINT, hints)
     if fetches := host.connector_data.get(FETCHES):
         yield Line(host.name, "its hive", None, Verdict.FETCHES, fetches)
     if differences:

@@ -40,6 +40,18 @@ if [ -e /sys/fs/cgroup/cgroup.controllers ]; then echo "unified $(cat /sys/fs/cg
 elif [ -d /sys/fs/cgroup ]; then echo legacy; fi
 """
 
+# Memory of cards: NVIDIA's by its own tool (MiB), AMD's where its driver shows it (bytes).
+_GPUS = r"""
+echo @gpus
+if [ -e /dev/nvidiactl ] && command -v nvidia-smi >/dev/null 2>&1; then
+  timeout 10 nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits </dev/null |
+    while read -r mib; do case $mib in "" | *[!0-9]*) ;; *) printf "mib\t%s\n" "$mib";; esac; done
+fi
+for path in /sys/class/drm/card*/device/mem_info_vram_total; do
+  [ -r "$path" ] && read -r size <"$path" && case $size in *[!0-9]*) ;; *) printf "bytes\t%s\n" "$size";; esac
+done
+"""
+
 # Side by side: each takes long to start, for what it says.
 _PROGRAMS = r"""
 echo @programs
@@ -54,7 +66,7 @@ wait
 def script() -> str:
     """Return the part of the script that asks."""
     places = " ".join(f"{place}/libnvidia-ml.so.*.*" for place in LIBRARY_PLACES)
-    parts = (_CGROUP, _NVIDIA.replace("PLACES", places), _CDI, _PROGRAMS.replace("NAMES", " ".join(PROGRAMS)))
+    parts = (_CGROUP, _NVIDIA.replace("PLACES", places), _CDI, _GPUS, _PROGRAMS.replace("NAMES", " ".join(PROGRAMS)))
     return "\n".join(part.strip() for part in parts)
 
 
@@ -81,6 +93,12 @@ def cdi(lines: list[str]) -> dict[str, Any]:
     """Return the CDI specifications of NVIDIA cards: path, octal mode, and the driver that each was made for."""
     rows = [row for row in (line.split("\t") for line in lines) if len(row) == 3]
     return {"cdi": [{"path": path, "mode": mode, "driver": driver} for mode, driver, path in rows]}
+
+
+def gpus(lines: list[str]) -> dict[str, Any]:
+    """Return the memory of each card in bytes."""
+    rows = [(unit, size) for unit, mark, size in (line.partition("\t") for line in lines) if mark and size.isdigit()]
+    return {"gpus": [int(size) << 20 if unit == "mib" else int(size) for unit, size in rows]}
 
 
 def programs(lines: list[str]) -> dict[str, Any]:

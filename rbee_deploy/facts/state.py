@@ -251,6 +251,7 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "nvidia": equipment.nvidia,
     "cdi": equipment.cdi,
     "programs": equipment.programs,
+    "gpus": equipment.gpus,
     "addresses": reach.addresses,
     "queen": reach.queen,
     "listen": _listen,

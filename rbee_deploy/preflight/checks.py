@@ -50,7 +50,8 @@ class Needs:
     """What the deploy will put on the host; bytes that are still to be copied, 0 for what is there.
 
     `engine_glibc` and `engine_cpu` are the least that the engine runs on; "" when the host gets no engine.
-    `installs_packages` says that setup may install packages there.
+    `installs_packages` says that setup may install packages there. `models` are names of models that may run there,
+    with the bytes of device memory that one worker is estimated to take.
     """
 
     release_bytes: int = 0
@@ -59,6 +60,7 @@ class Needs:
     engine_glibc: str = ""
     engine_cpu: str = ""
     installs_packages: bool = True
+    models: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     room.MODELS_FOLDER,
     room.MODELS_PLACE,
     room.MEMORY,
+    room.DEVICE_MEMORY,
     network.PORTS,
     network.LOOPBACK,
     network.OWN_ADDRESS,

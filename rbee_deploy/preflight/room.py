@@ -106,6 +106,18 @@ def _memory_may_do(case: Case) -> Iterator[Finding]:
         )
 
 
+def _a_device_holds_each_model(case: Case) -> Iterator[Finding]:
+    declared = case.host.devices if isinstance(case.host.devices, tuple) else ()
+    sizes = [device.memory for device in declared] or list(case.facts.gpus)
+    largest, what = max(sizes, default=0), "declared GPU" if declared else "GPU"
+    for name, needed in case.needs.models:
+        if largest and needed > largest:
+            yield Finding(
+                f"model {name} needs {gib(needed)}, the largest {what} has {gib(largest)}",
+                "restrict it to other hosts, or give it a smaller context, fewer slots or a smaller quantisation",
+            )
+
+
 ENGINE_BUILD = Check(
     id="engine-build",
     title="There is a build of each engine for the host",
@@ -165,4 +177,15 @@ MEMORY = Check(
     fix="restrict a model to other hosts, unless GPUs hold it",
     find=_memory_may_do,
     severity=Severity.HINT,
+)
+DEVICE_MEMORY = Check(
+    id="device-memory",
+    title="A GPU holds each model that may run on the host",
+    looks_at="the headers of model files on this machine, and the memory of the host's GPUs, or of declared ones",
+    fails_when="one worker is estimated to take more than the largest GPU has",
+    why="the model would never be placed there, however long clients wait for it",
+    fix="restrict the model to other hosts, or give it a smaller context, fewer slots or a smaller quantisation",
+    find=_a_device_holds_each_model,
+    severity=Severity.HINT,
+    scope=Scope.HIVE,
 )

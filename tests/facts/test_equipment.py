@@ -124,3 +124,17 @@ def test_a_program_that_hangs_is_left(tmp_path: Path) -> None:
     """Three seconds are the most that a tool gets to say its version."""
     write(tmp_path / "bin/podman", "#!/bin/sh\nexec sleep 60\n", 0o755)
     assert read(tmp_path)["programs"]["podman"] == ""
+
+
+@pytest.mark.parametrize(
+    ("lines", "gpus"),
+    [
+        (["mib\t24564", "mib\t49140"], [24564 << 20, 49140 << 20]),
+        (["bytes\t17163091968"], [17163091968]),
+        (["mib\t[N/A]", "mib\t", "nonsense"], []),
+        ([], []),
+    ],
+)
+def test_memory_of_cards_is_in_bytes(lines: list[str], gpus: list[int]) -> None:
+    """NVIDIA's tool counts in MiB, AMD's driver in bytes; what is no number is left out."""
+    assert equipment.gpus(lines) == {"gpus": gpus}

@@ -85,6 +85,19 @@ TRIGGERS: dict[str, list[Trigger]] = {
         ),
     ],
     "memory": [Trigger("it has 1.0 GiB of memory and its models need about 2.4 GiB", {"memory_bytes": GIB})],
+    "device-memory": [
+        Trigger(
+            "model big needs 42.0 GiB, the largest GPU has 24.0 GiB; restrict it to other hosts",
+            {"gpus": [12 * GIB, 24 * GIB]},
+            needs=Needs(models=(("big", 42 * GIB), ("small", GIB))),
+        ),
+        Trigger(
+            "model big needs 42.0 GiB, the largest declared GPU has 8.0 GiB",
+            {"gpus": [80 * GIB]},
+            {"devices": [simulated("gpu0", memory="8 GiB")]},
+            needs=Needs(models=(("big", 42 * GIB),)),
+        ),
+    ],
     "ports": [
         Trigger("port 8600 (also a default port of Consul) is taken by consul", {"listeners": {"8600": "consul"}})
     ],

@@ -6,6 +6,7 @@ import pytest
 
 from rbee_deploy import artefacts, model_files
 from rbee_deploy.errors import ArtefactError
+from rbee_deploy.inventory import model
 from rbee_runtime.protocol import ModelFile
 
 
@@ -65,3 +66,16 @@ def test_the_lab_model_is_a_gguf_file(smol_model: Path) -> None:
     assert smol_model.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
     assert smol_model.read_bytes()[:4] == b"GGUF"
     assert smol_model.parent.parent == artefacts.cache_root()
+
+
+def test_a_footprint_is_the_estimate_of_one_worker() -> None:
+    """A real model's header gives weights and cache for its context; what is no model gives nothing."""
+    path = model_files.lab_model()
+    small, large = (
+        model_files.footprint(model("m", source=f"file:{path}", context=context), [(path.name, path)])
+        for context in (512, 2048)
+    )
+    assert small is not None
+    assert large is not None
+    assert path.stat().st_size < small < large
+    assert model_files.footprint(model("m", source=f"file:{path}"), [("x.gguf", Path(__file__))]) is None
