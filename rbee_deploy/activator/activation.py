@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rbee_deploy.activator import blobs, database, disk, files, places, records, units
-from rbee_deploy.activator.files import Found
 from rbee_deploy.activator.manifest import Generation, Role
 from rbee_deploy.activator.records import State
+from rbee_deploy.activator.undo import Retired, Undo, before, retired
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
+
+WORKER_SECONDS = 210.0
+"""A worker finishes its requests first, for at most the TimeoutStopSec of its unit, 195 s."""
 
 LOCK_SECONDS = 150.0
 """Another activation, perhaps one whose operator lost the connection, takes less than this with its way back."""
@@ -44,76 +47,28 @@ class Activation:
         self.state.save()
 
     @property
-    def undo(self) -> "Undo":
+    def undo(self) -> Undo:
         """Return what was there before."""
         return Undo.parse(self.state.undo)
 
-
-@dataclass(frozen=True)
-class Undo:
-    """What was there before: generation, release link, paths, which units were enabled or active, which roles ran."""
-
-    generation: str
-    link: str
-    paths: tuple[Found, ...]
-    enabled: tuple[str, ...]
-    active: tuple[str, ...]
-    roles: tuple[Role, ...]
-
-    @classmethod
-    def parse(cls, known: Any) -> "Undo":
-        """Return it out of the state file."""
-        return cls(
-            generation=known["generation"],
-            link=known["link"],
-            paths=tuple(Found(**entry) for entry in known["paths"]),
-            enabled=tuple(known["enabled"]),
-            active=tuple(known["active"]),
-            roles=tuple(
-                Role(**{**entry, "sockets": tuple(entry["sockets"]), "listens": tuple(entry["listens"])})
-                for entry in known["roles"]
-            ),
-        )
-
-    def found(self, path: str) -> Found:
-        """Return what was at a path."""
-        return next((entry for entry in self.paths if entry.path == path), Found(path))
+    @property
+    def retired(self) -> Retired:
+        """Return what the new generation has not any more."""
+        return retired(self.generation, self.state.current)
 
 
 def _save(run: Activation) -> None:
     """Note what is there, unless an activation that did not end has done so: that one knows what worked last."""
     wanted, known = run.generation, run.undo if run.state.undo else None
     if known is None:
-        known = _before(run)
+        known = before(wanted, run.state.current)
         if any(role.name == "queen" for role in wanted.roles) and _release(known.link) != wanted.release:
             database.snapshot(database.copy_of(known.generation))
     covered = {entry.path for entry in known.paths}
-    more = tuple(files.look(path) for path in _paths(wanted) if path not in covered)
-    run.remember(undo=asdict(replace(known, paths=(*known.paths, *more))), wanted=wanted.id)
-
-
-def _before(run: Activation) -> Undo:
-    wanted = run.generation
-    names = (*wanted.enabled, *(role.service for role in wanted.roles))
-    found = units.look(dict.fromkeys(names))
-    return Undo(
-        generation=run.state.current,
-        link=str(ports.CURRENT.readlink()) if ports.CURRENT.is_symlink() else "",
-        paths=(),
-        enabled=tuple(name for name, unit in found.items() if unit.file_state == "enabled"),
-        active=tuple(name for name, unit in found.items() if unit.active == "active"),
-        roles=tuple(_as_it_runs(role, run.state) for role in wanted.roles),
+    more = tuple(
+        files.look(path) for path in dict.fromkeys((*_paths(wanted), *run.retired.files)) if path not in covered
     )
-
-
-def _as_it_runs(role: Role, state: State) -> Role:
-    """Return a role with what it runs now and the ports of the generation that it belongs to."""
-    digest, release = units.running(role)
-    try:
-        known = {entry.name: entry.listens for entry in records.load(state.current).roles}
-    except ValueError:
-        known = {}
-    return replace(role, digest=digest, release=release, listens=known.get(role.name, role.listens))
+    run.remember(undo=asdict(replace(known, paths=(*known.paths, *more))), wanted=wanted.id)
 
 
 def _paths(wanted: Generation) -> tuple[str, ...]:
@@ -139,10 +94,22 @@ def _register(run: Activation) -> None:
     units.register(run.generation.enabled)
 
 
+def _retire(run: Activation) -> None:
+    """End what the host does not do any more: a role that moved elsewhere, a mode that it has left."""
+    gone = run.retired
+    if gone.units:
+        units.systemctl("disable", "--now", "--quiet", "--", *gone.units)
+    if gone.had_workers:
+        # After the hive, which would start them again.
+        units.systemctl("stop", "--", ports.WORKER_TEMPLATE.replace("@.", "@*."), seconds=WORKER_SECONDS)
+
+
 def _remove(run: Activation) -> None:
     # Not before: systemd would not start a unit again of which it knows the old text, which names them.
-    for path in run.generation.unwanted:
+    for path in (*run.generation.unwanted, *run.retired.files):
         files.remove(path)
+    if run.retired.units:
+        units.systemctl("daemon-reload")
 
 
 def _exchange_database(run: Activation) -> None:
@@ -176,6 +143,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("place files", _place),
     ("switch the release", _switch),
     ("register units", _register),
+    ("end what is not wanted", _retire),
     ("remove old files", _remove),
     ("exchange the database", _exchange_database),
     ("start roles", _start),
@@ -251,7 +219,7 @@ def _go_back(run: Activation) -> None:
     for entry in undo.paths:
         files.put_back(entry)
     _put_link_back(undo.link)
-    units.register(name for name in run.generation.enabled if name in undo.enabled)
+    units.register(name for name in _ours(run) if name in undo.enabled)
     copy = database.copy_of(undo.generation)
     if _has_queen(roles) and database.moved_on(copy) and _release(undo.link) != run.generation.release:
         _put_database_back(copy)
@@ -259,6 +227,11 @@ def _go_back(run: Activation) -> None:
         ran = role.service in undo.active and bool(role.digest)
         if ran and (role.service in affected or not units.runs(role)):
             units.restart(role)
+
+
+def _ours(run: Activation) -> tuple[str, ...]:
+    """Return the units of both generations, this one's first."""
+    return tuple(dict.fromkeys((*run.generation.enabled, *run.retired.units)))
 
 
 def _put_link_back(target: str) -> None:

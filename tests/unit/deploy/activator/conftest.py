@@ -57,6 +57,9 @@ class FakeSystemd:
                 self.known[name] = replace(unit, active="active" if verb == "start" else "inactive")
             if verb in {"enable", "disable"}:
                 self.known[name] = replace(unit, file_state=f"{verb}d")
+            if verb == "disable" and "--now" in words:
+                self.known[name] = replace(self.known[name], active="inactive")
+                self.ran.pop(name, None)
             if verb == "stop":
                 self.ran.pop(name, None)
         return ""
@@ -95,9 +98,11 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystemd:
     return fake
 
 
-def staged(release: str, more: Mapping[str, str] | None = None) -> Generation:
+def staged(
+    release: str, more: Mapping[str, str] | None = None, *, roles: tuple[str, ...] = ("queen", "hive")
+) -> Generation:
     """Bring a generation with a release, a configuration per role, a secret, and more files by name."""
-    roles, more = ("queen", "hive"), more or {}
+    more = more or {}
     folder = ports.RELEASES / release
     folder.mkdir(exist_ok=True)
     (folder / "release.json").write_text("{}")
@@ -114,7 +119,7 @@ def staged(release: str, more: Mapping[str, str] | None = None) -> Generation:
         ),
         files=tuple(_file(path, text, roles) for path, text in texts.items()),
         unwanted=(str(ports.ETC / "left-over"),),
-        enabled=UNITS,
+        enabled=tuple(unit for unit in UNITS if unit == "rbee.target" or unit[5:-8] in roles),
         target="rbee.target",
     )
     disk.private_folder(places.GENERATIONS)

@@ -8,7 +8,7 @@ import pytest
 
 from rbee_deploy.activator import activation, blobs, places
 from rbee_deploy.activator.activation import STEPS, Activation, BrokenError, Told
-from rbee_deploy.activator.units import ActivationError
+from rbee_deploy.activator.units import ActivationError, Unit
 from rbee_runtime import ports
 from tests.unit.deploy.activator.conftest import FakeSystemd, staged, state, tree
 
@@ -196,3 +196,27 @@ def test_every_activation_is_on_record(systemd: FakeSystemd) -> None:
     assert {(line["by"], line["why"]) for line in lines} == {("anna@desk", "because")}
     assert lines[-1]["reason"].startswith("rbee-queen.service did not become ready")
     assert places.AUDIT.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_role_that_moved_elsewhere_ends(root: Path, systemd: FakeSystemd) -> None:
+    """Its units are off and its files gone, workers end after their hive, and the role that stays runs on."""
+    activation.activate(staged("r1").id, ME)
+    systemd.known["rbee-worker@*.service"] = Unit(active="active")
+    activation.activate(staged("r1", roles=("queen",)).id, ME)
+    hive = systemd.known["rbee-hive.service"]
+    assert (hive.active, hive.file_state) == ("inactive", "disabled")
+    assert systemd.known["rbee-worker@*.service"].active == "inactive"
+    assert not (ports.ETC / "hive.yaml").exists()
+    assert list(systemd.ran) == ["rbee-queen.service"]
+    assert systemd.restarts == ["rbee-queen.service", "rbee-hive.service"]
+
+
+def test_a_role_is_back_when_the_change_fails(root: Path, systemd: FakeSystemd) -> None:
+    """What was ended on the way to a generation that never became ready runs again, with its files."""
+    activation.activate(staged("r1").id, ME)
+    before, ran = tree(root), dict(systemd.ran)
+    systemd.bad.add("r2")
+    with pytest.raises(ActivationError, match="release r1 is in force again"):
+        activation.activate(staged("r2", roles=("queen",)).id, ME)
+    assert (tree(root), systemd.ran) == (before, ran)
+    assert systemd.known["rbee-hive.service"].file_state == "enabled"
