@@ -17,6 +17,8 @@ queen, hives = fleet(
     secrets_dir="~/.config/rbee/example",
     # Seconds that open streams may go on when the queen restarts.
     drain_seconds=180,
+    # How many hosts receive releases, engines and models at a time.
+    uploads=5,
     # How many hosts are changed at a time, after the queen: first one, and if that works the others in batches. A batch
     # is a number of hosts or a share of them; the first host that fails is put back, and the rest stay as they are.
     # undo="run" takes those back as well that the same run had changed before. Workers are replaced by the queen, one

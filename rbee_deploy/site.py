@@ -231,8 +231,8 @@ class Site:
 
     `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `secrets_dir` on the operator's machine holds the fleet
     authority and the first API key; None means `rbee/<name>` in the XDG configuration folder.
-    `drain_seconds` is how long open streams may go on when the queen restarts. `rollout` says how many hosts are
-    changed at a time. `hf_token` is a token of the hub,
+    `drain_seconds` is how long open streams may go on when the queen restarts. `uploads` is how many
+    hosts receive large files at a time, `rollout` how many are changed at a time. `hf_token` is a token of the hub,
     `object_store` lines such as `AWS_ACCESS_KEY_ID=…`, `registry_auth` the file that `podman login` writes.
     """
 
@@ -243,6 +243,7 @@ class Site:
     client_endpoint: str | TlsPaths = check.setting(_client_endpoint, default="fleet-tls")
     secrets_dir: str | None = check.setting(_secrets_dir, default=None)
     drain_seconds: float = check.setting(check.seconds(0, 3600), default=180.0)
+    uploads: int = check.setting(check.whole(1, 200), default=5)
     rollout: Rollout = check.setting(_rollout, default=Rollout())
     hf_token: SecretSource | None = check.setting(_secret, default=None)
     object_store: SecretSource | None = check.setting(_secret, default=None)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pyinfra import host
-from pyinfra.api import FactBase, StringCommand
+from pyinfra.api import FactBase, FunctionCommand, StringCommand
 
 from rbee_deploy.elevation import Block, as_root, stdin
 from rbee_deploy.facts.memo import PASSWORD
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.root import as_root_command
+from rbee_deploy.uploads import gate
 
 PIECE = 64 << 20
 """Bytes per command: a broken connection loses at most what is under way, and a gigabyte is 16 commands."""
@@ -52,14 +53,28 @@ class PartHash(FactBase[str]):
         return output[0].split()[0] if output else ""
 
 
-def commands(upload: Upload, facts: Observed) -> Iterator[StringCommand]:
+def commands(upload: Upload, facts: Observed) -> Iterator[StringCommand | FunctionCommand]:
     """Yield one command per piece that the host does not have."""
     start = _kept(upload, facts)
+    if start == upload.size:
+        return
+    yield FunctionCommand(_enter, (), {})
     for offset in range(start, upload.size, PIECE):
         length = min(PIECE, upload.size - offset)
         yield as_root_command(
             upload.within(_script(upload, offset, length)), Slice(Path(upload.source), offset, length)
         )
+    yield FunctionCommand(_leave, (), {})
+
+
+def _leave(state: Any, host: Any) -> bool:
+    gate(state, host.data.rbee.site.uploads).leave(host)
+    return True
+
+
+def _enter(state: Any, host: Any) -> bool:
+    gate(state, host.data.rbee.site.uploads).enter(host)
+    return True
 
 
 def arrived(upload: Upload) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pyinfra.api import FunctionCommand
 from pyinfra.context import ctx_host, ctx_state
 from pyinfra_testing.util import FakeState, coerce_operation_arguments, create_host, parse_value
 
@@ -43,7 +44,8 @@ def run(path: Path, case: dict[str, Any]) -> tuple[list[Any], str | None]:
     host = create_host(state, facts=case["facts"])
     _, wanted = coerce_operation_arguments(operation, [], parse_value(case["kwargs"]))
     with ctx_state.use(state), ctx_host.use(host):
-        return [plain(command) for command in operation._inner(**wanted)], host.noop_description
+        sent = [command for command in operation._inner(**wanted) if not isinstance(command, FunctionCommand)]
+        return [plain(command) for command in sent], host.noop_description
 
 
 @pytest.fixture(autouse=True)
