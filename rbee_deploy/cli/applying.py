@@ -2,12 +2,11 @@
 
 import argparse
 
-from pyinfra.context import ctx_state
-
 from rbee_deploy import stages
 from rbee_deploy.bundle import commands as bundle
 from rbee_deploy.cli import running
 from rbee_deploy.cli.arguments import Commands, command
+from rbee_deploy.here import Here
 from rbee_deploy.operations.root import DIFFERENCES
 
 DRIFT = 2
@@ -36,10 +35,13 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    status = running.go(options, dry=True)
-    state = ctx_state.get()
-    differs = [item for item in state.inventory if item.connector_data.get(DIFFERENCES)] if state is not None else []
-    return status or (DRIFT if differs else 0)
+    return running.go(options, dry=True) or (DRIFT if any(map(_differs, running.hosts())) else 0)
+
+
+def _differs(here: Here) -> bool:
+    """Say whether a host is not what the inventory says, or lacks something that an activation does not bring."""
+    steps = here.host.state.ops[here.host].values()
+    return bool(here.host.connector_data.get(DIFFERENCES)) or any(step.operation_meta.will_change for step in steps)
 
 
 def _preseed(options: argparse.Namespace) -> int:
