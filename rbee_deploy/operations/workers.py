@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyinfra import host
-from pyinfra.api import FunctionCommand, StringCommand, operation
+from pyinfra.api import StringCommand, operation
+from pyinfra.context import ctx_host
 
 from rbee_deploy.operations.activate import activator
 from rbee_deploy.operations.root import NOTES, WORKERS, as_root_command
@@ -32,7 +33,7 @@ class Door:
 
 
 @operation()
-def followed(queen: Callable[[], Door | None], releases: Callable[[], Mapping[str, str]]) -> Iterator[FunctionCommand]:
+def followed(queen: Callable[[], Door | None], releases: Callable[[], Mapping[str, str]]) -> Iterator[StringCommand]:
     """Wait until the workers of all hives that the run changed run their hives' releases, and note what they lack."""
     door, wanted = (queen(), releases()) if host.state.is_executing else (None, {})
     if door is None or not wanted:
@@ -40,20 +41,22 @@ def followed(queen: Callable[[], Door | None], releases: Callable[[], Mapping[st
         return
     pairs = [f"{name}={release}" for name, release in wanted.items()]
     script = activator(door.release, "workers", *door.words(), "--seconds", str(door.seconds), "--", *pairs)
-    yield FunctionCommand(_follow, (as_root_command(script, (door.key.reveal(),)),), {})
+    # Not yielded: it changes nothing, and what is yielded counts as a change of this host.
+    _follow(ctx_host.get(), as_root_command(script, (door.key.reveal(),)))
+    host.noop("somebody was asked about them")
+    yield from ()
 
 
-def _follow(state: Any, host: Any, command: StringCommand) -> bool:
-    succeeded, output = host.connector.run_shell_command(command, **command.connector_arguments)
+def _follow(mine: Any, command: StringCommand) -> None:
+    succeeded, output = mine.connector.run_shell_command(command, **command.connector_arguments)
     if succeeded:
         answer = json.loads(output.stdout)
-        state.__dict__[WORKERS] = str(answer["problem"])
-        note(host, answer["problem"] or f"{answer['workers']} run what their hives have")
-        return True
+        mine.state.__dict__[WORKERS] = str(answer["problem"])
+        note(mine, answer["problem"] or f"{answer['workers']} run what their hives have")
+        return
     # A dead queen holds nobody up: she replaces workers when she is back.
     said = (output.stderr or "she said nothing").splitlines()[-1]
-    note(host, f"nobody could be asked about them: {said}")
-    return True
+    note(mine, f"nobody could be asked about them: {said}")
 
 
 def note(host: Any, sentence: str) -> None:

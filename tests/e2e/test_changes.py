@@ -48,7 +48,7 @@ def test_a_third_host_changes_only_itself(deployed: Fleet) -> None:
     try:
         changed = changes(deployed.deploy("--json"))
         assert set(changed) == {"queen", "gpu2"}
-        assert len(changed["queen"]) == 1
+        assert "stage: install the release" not in changed["queen"]
         rows = deployed.wait_ready("smol", 2)
         assert {row["hive"] for row in rows} == {"gpu1", "gpu2"}
         assert (daemon_pids(queen), daemon_pids(first), worker_pids(first)) == before
