@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.deploy.results import Crowd, Run
-from benchmarks.deploy.sides import timed
+from benchmarks.deploy.sides import timed, warm
 from tests.e2e.fleets import ROOT
 
 HOSTS, LATENCY_MS = 100, 20
@@ -22,6 +22,7 @@ print(json.dumps({name: data["fake_responses"]["@sudo ok"] for name, data in hos
 
 def measure(scratch: Path, hosts: int = HOSTS) -> Crowd:
     """Return the seconds of a run on hosts that are outdated, all of them, and on hosts that are right."""
+    warm(ROOT)
     secrets = scratch / "secrets"
     right = _states(secrets, hosts, "")
     outdated = _states(secrets, hosts, "outdated")

@@ -37,7 +37,7 @@ def timed(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) 
             stderr=subprocess.STDOUT,
             timeout=SECONDS,
             check=False,
-            env={**os.environ, **environment},
+            env={**usual_environment(os.environ), **environment},
         )
         seconds = time.perf_counter() - started
         output.seek(0)
@@ -46,6 +46,11 @@ def timed(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) 
         last = "\n".join(f"  {line}" for line in said.splitlines()[-LOG_LINES:])
         raise BenchError(f"{' '.join(command)} ended with exit status {done.returncode}:\n{last}")
     return Run(seconds, said)
+
+
+def usual_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without those of Python: some make a program compile all that it imports, each time."""
+    return {name: value for name, value in variables.items() if not name.startswith("PYTHON")}
 
 
 class Side(Protocol):
@@ -69,8 +74,8 @@ class RbeeSide:
     checkout: Path = ROOT
 
     def prepare(self) -> None:
-        """Write the inventory."""
-        self.inventory = self.fleet.inventory
+        """Have the program compiled."""
+        warm(self.checkout)
 
     def deploy(self) -> Run:
         """Run `rbee-deploy apply`."""
@@ -98,6 +103,12 @@ class AnsibleSide:
         command = ansible.playbook_command(self.environment, len(self.fleet.hosts))
         # Its control sockets and temporary files go away with the folder.
         return timed(command, cwd=self.folder, environment={"ANSIBLE_HOME": str(self.folder / "home")})
+
+
+def warm(checkout: Path) -> None:
+    """Compile rbee-deploy and what it imports, as its installer may leave to the first run."""
+    command = (sys.executable, "-c", "import rbee_deploy.cli, rbee_deploy.stages")
+    timed(command, cwd=checkout, environment={"PYTHONPATH": str(checkout)})
 
 
 def rbee_deploy(side: Side, command: str) -> Run:

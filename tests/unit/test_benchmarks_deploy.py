@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from benchmarks.deploy import __main__ as program
-from benchmarks.deploy import ansible, rendering, results, upgrade
+from benchmarks.deploy import ansible, rendering, results, sides, upgrade
 from benchmarks.deploy.results import Case, Compared, Crowd, Run
 from demo.build import LAB_TARGET
 from rbee_deploy.artefacts import Artefact
@@ -177,3 +177,15 @@ def test_the_next_release_is_one_comment_away(tmp_path: Path) -> None:
     changed = [str(path) for path in files if (copy / path).read_bytes() != (ROOT / path).read_bytes()]
     assert changed == ["rbee_runtime/__init__.py"]
     assert {"rbee_deploy/deploy.py", "templates/systemd/rbee.target.j2", "config.py"} <= {str(path) for path in files}
+
+
+def test_a_setting_of_the_interpreter_slows_no_side_down() -> None:
+    """A variable that forbids compiled files would count against the tool that was not compiled beforehand."""
+    given = {"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "/elsewhere"}
+    assert sides.usual_environment(given) == {"PATH": "/bin"}
+
+
+def test_a_command_that_fails_is_no_measurement(tmp_path: Path) -> None:
+    """Its exit status and last words are what is said."""
+    with pytest.raises(sides.BenchError, match=r"ended with exit status 3:\n  the reason"):
+        sides.timed(("sh", "-c", "echo the reason; exit 3"), cwd=tmp_path, environment={})
