@@ -15,7 +15,6 @@ from benchmarks.deploy.rendering import PLAYBOOK
 from benchmarks.deploy.results import Case, Compared, Crowd, goals, table
 from benchmarks.deploy.sides import BenchError
 from rbee_deploy.errors import DeployError
-from rbee_deploy.stages import STAGES
 from rbee_runtime.command_line import Parser
 from rbee_runtime.errors import ConfigError
 from tests.lab import LabError
@@ -62,9 +61,9 @@ def show(compared: Sequence[Compared], found: Crowd | None) -> None:
     """Print the table, the goals and, last, the lines of JSON."""
     if compared:
         tasks = ansible.task_count((PLAYBOOK / "site.yml").read_text(encoding="utf-8"))
-        steps = sum(len(stage.steps) for stage in STAGES)
+        operations = max(item.operations for item in compared)
         version = ansible.version(ansible.environment())
-        print(f"rbee-deploy: {steps} operations; ansible-core {version}: {tasks} tasks and handlers\n")
+        print(f"rbee-deploy: {operations} operations; ansible-core {version}: {tasks} tasks and handlers\n")
         print(table(compared))
     print("\n".join(["", *goals(compared, found), ""]))
     print("\n".join(item.line() for item in compared))

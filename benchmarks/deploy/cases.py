@@ -4,14 +4,13 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.deploy import ansible
 from benchmarks.deploy.results import Case, Compared, Run
 from benchmarks.deploy.sides import (
     MODEL,
     AnsibleSide,
-    BenchError,
     RbeeSide,
     Side,
     check_converged,
@@ -42,17 +41,15 @@ def measure(count: int, wanted: Collection[Case], scratch: Path) -> Iterator[Com
                 compared = compare(case, sides, rounds, prepare)
                 _check(sides, serving=case is not Case.NOOP)
                 if case in wanted:
-                    yield compared
+                    yield replace(compared, operations=sides[0].operations())
 
 
 @contextmanager
-def both_sides(count: int, scratch: Path) -> Iterator[tuple[Side, Side]]:
+def both_sides(count: int, scratch: Path) -> Iterator[tuple[RbeeSide, AnsibleSide]]:
     """Give two labs with equal, fresh hosts."""
-    environment = ansible.environment()
     with ExitStack() as stack:
         fleets = [stack.enter_context(fresh_fleet(f"bench-{name}", count)) for name in ("rbee", "ansible")]
-        folder = scratch / f"playbook-{count}"
-        yield RbeeSide(fleets[0]), AnsibleSide(fleets[1], folder, environment)
+        yield RbeeSide(fleets[0], scratch / f"rbee-{count}"), AnsibleSide(fleets[1], scratch / f"ansible-{count}")
 
 
 @contextmanager
@@ -75,8 +72,6 @@ def compare(case: Case, sides: tuple[Side, Side], rounds: int, prepare: Callable
     for number in range(rounds):
         for side in sides:
             prepare(side, number)
-        # The playbook's side makes the release that both bring, which is no part of a deploy.
-        for side in reversed(sides):
             side.prepare()
         for index in (0, 1) if number % 2 == 0 else (1, 0):
             time.sleep(SETTLE_SECONDS)
@@ -108,6 +103,3 @@ def _upgrade(side: Side, checkout: Path) -> None:
 
 def _say(line: str) -> None:
     print(f"bench-deploy: {line}", file=sys.stderr, flush=True)
-
-
-__all__ = ["BenchError", "measure"]

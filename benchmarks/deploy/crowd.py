@@ -16,7 +16,8 @@ STATES = ROOT / "tests" / "fleet" / "made_up.py"
 _ASK = """
 import json, runpy, sys
 hosts = runpy.run_path(sys.argv[1])["hives"]
-print(json.dumps({name: data["fake_responses"]["@sudo ok"] for name, data in hosts}))
+answers = {name: dict(data["fake_responses"].items()) for name, data in hosts}
+print(json.dumps({name: given["@sudo ok"] for name, given in answers.items()}))
 """
 
 
@@ -45,7 +46,7 @@ def _states(secrets: Path, hosts: int, fault: str) -> dict[str, list[str]]:
         cwd=ROOT,
         environment={"RBEE_MADE_UP": json.dumps(wanted), "PYTHONPATH": str(ROOT)},
     )
-    states: dict[str, list[str]] = json.loads(asked.said.splitlines()[-1])
+    states: dict[str, list[str]] = json.loads(asked.printed)
     return states
 
 

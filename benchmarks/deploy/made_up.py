@@ -1,4 +1,4 @@
-"""An inventory of made-up hosts that become what they should be by the first command that is no question.
+"""An inventory of made-up hosts that become what they should be when they are activated; all else just succeeds.
 
 pyinfra executes this file. `RBEE_BENCH_FLEET` names a file of JSON: `secrets`, the number of `hosts`, `delay` in
 seconds per command, and `answers`: for each host what it says of itself `before` and `after`.
@@ -19,13 +19,17 @@ from rbee_deploy.inventory import fleet, host
 QUESTION = "echo @machine"
 """Stands in the one fact's script and in no other command."""
 
+ACTIVATION = ("activator activate", "systemctl restart")
+"""A part of the command after which a host is as it should be."""
+
 CLOCK = "clock_unix="
 
 
 def answer(connector: Any, command: str) -> tuple[bool, CommandOutput]:
-    """Answer a question with the state of the moment; any other command succeeds and makes the host right."""
+    """Answer a question with the state of the moment."""
     if QUESTION not in command:
-        _done.add(connector.host.name)
+        if any(part in command for part in ACTIVATION):
+            _done.add(connector.host.name)
         return True, CommandOutput([])
     known = _wanted["answers"][connector.host.name]
     lines: list[str] = known["after" if connector.host.name in _done else "before"]

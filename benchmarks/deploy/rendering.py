@@ -75,9 +75,7 @@ def values(host: Host, plan: HostPlan, present: Collection[str]) -> Values:
         "rbee_files": [_file(host, file) for file in plan.files],
         "rbee_services": services,
         "rbee_units": _unique(unit for role in roles(host) for unit in modes.role_units(role).enabled),
-        "rbee_running": {
-            role.service: {"file": role.running_file, "digest": role.digest} for role in _roles(host, plan)
-        },
+        "rbee_running": dict(_running(host, plan, role) for role in roles(host)),
     }
 
 
@@ -86,8 +84,9 @@ def local_name(file: OwnedFile) -> str:
     return file.path.strip("/").replace("/", "-")
 
 
-def _roles(host: Host, plan: HostPlan) -> list[drift.Role]:
-    return [drift.role(name, host, plan.digest(name), plan.release.id) for name in roles(host)]
+def _running(host: Host, plan: HostPlan, name: str) -> tuple[str, Values]:
+    role = drift.role(name, host, plan.digest(name), plan.release.id)
+    return role.service, {"file": role.running_file, "digest": role.digest}
 
 
 def _user(user: accounts.User, present: Collection[str]) -> Values:

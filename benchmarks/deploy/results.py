@@ -26,20 +26,22 @@ class Case(StrEnum):
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a command: wall time from its start to its end, and what it said."""
+    """One run of a command: wall time from its start to its end, what it said and what it printed."""
 
     seconds: float
     said: str = ""
+    printed: str = ""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One case on so many hosts: the runs of both tools."""
+    """One case on so many hosts: the runs of both tools, and how many operations a deploy of rbee has."""
 
     case: Case
     hosts: int
     rbee: tuple[Run, ...]
     ansible: tuple[Run, ...]
+    operations: int = 0
 
     @property
     def rbee_seconds(self) -> float:

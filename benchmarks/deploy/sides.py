@@ -1,17 +1,17 @@
 """Both tools over equal hosts: each side has a lab of its own, and brings it to what the same inventory says."""
 
+import abc
+import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from benchmarks.deploy import ansible
+from benchmarks.deploy import ansible, checking
 from benchmarks.deploy.results import Run
 from tests.e2e.fleets import ROOT, Fleet
 
@@ -28,24 +28,25 @@ class BenchError(Exception):
 def timed(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Run:
     """Run a command to its end, which must be a success."""
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
         done = subprocess.run(
             command,
             cwd=cwd,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdout=printed,
+            stderr=said,
             timeout=SECONDS,
             check=False,
             env={**usual_environment(os.environ), **environment},
         )
         seconds = time.perf_counter() - started
-        output.seek(0)
-        said = output.read()
+        printed.seek(0)
+        said.seek(0)
+        run = Run(seconds, said.read(), printed.read())
     if done.returncode != 0:
-        last = "\n".join(f"  {line}" for line in said.splitlines()[-LOG_LINES:])
+        last = "\n".join(f"  {line}" for line in f"{run.printed}{run.said}".splitlines()[-LOG_LINES:])
         raise BenchError(f"{' '.join(command)} ended with exit status {done.returncode}:\n{last}")
-    return Run(seconds, said)
+    return run
 
 
 def usual_environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -53,50 +54,54 @@ def usual_environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in variables.items() if not name.startswith("PYTHON")}
 
 
-class Side(Protocol):
-    """One tool and its hosts. `checkout` is the rbee that they shall run."""
+@dataclass
+class Side(abc.ABC):
+    """One tool and its hosts. `checkout` is the rbee that they shall run, `folder` gets the playbook and its values."""
 
     fleet: Fleet
-    checkout: Path
+    folder: Path
+    checkout: Path = ROOT
 
     def prepare(self) -> None:
-        """Do what a user has done before typing the command."""
+        """Write what the hosts should be, and make the release that is brought to them if it is not made yet."""
+        first = next(iter(self.fleet.lab.hosts.values()))
+        present = first.run(DEVICE_GROUPS).stdout.split()
+        command = (sys.executable, "-m", "benchmarks.deploy.rendering", str(self.fleet.inventory), str(self.folder))
+        timed((*command, *present), cwd=self.checkout, environment={"PYTHONPATH": str(self.checkout)})
 
+    @abc.abstractmethod
     def deploy(self) -> Run:
         """Type the command."""
 
 
 @dataclass
-class RbeeSide:
+class RbeeSide(Side):
     """The hosts of rbee-deploy."""
 
-    fleet: Fleet
-    checkout: Path = ROOT
-
     def prepare(self) -> None:
-        """Have the program compiled."""
+        """Have the program compiled as well."""
+        super().prepare()
         warm(self.checkout)
 
     def deploy(self) -> Run:
         """Run `rbee-deploy apply`."""
-        return rbee_deploy(self, "apply")
+        return self._run("apply")
+
+    def operations(self) -> int:
+        """Return how many operations a deploy has, by a plan of it."""
+        return len(json.loads(self._run("plan", "--json").printed)["plan"])
+
+    def _run(self, *words: str) -> Run:
+        program = str(Path(sys.executable).with_name("rbee-deploy"))
+        line = (program, words[0], "-i", str(self.fleet.inventory), *words[1:])
+        return timed(line, cwd=self.checkout, environment={"PYTHONPATH": str(self.checkout), "PYINFRA_PROGRESS": "off"})
 
 
 @dataclass
-class AnsibleSide:
-    """The hosts of the playbook, which lies in `folder`."""
+class AnsibleSide(Side):
+    """The hosts of the playbook."""
 
-    fleet: Fleet
-    folder: Path
-    environment: Path
-    checkout: Path = ROOT
-
-    def prepare(self) -> None:
-        """Write the playbook's values and files anew, and the release that it brings if it is not made yet."""
-        first = next(iter(self.fleet.lab.hosts.values()))
-        present = first.run(DEVICE_GROUPS).stdout.split()
-        command = (sys.executable, "-m", "benchmarks.deploy.rendering", str(self.fleet.inventory), str(self.folder))
-        timed((*command, *present), cwd=self.checkout, environment={"PYTHONPATH": str(self.checkout)})
+    environment: Path = field(default_factory=ansible.environment)
 
     def deploy(self) -> Run:
         """Run `ansible-playbook site.yml`."""
@@ -111,19 +116,12 @@ def warm(checkout: Path) -> None:
     timed(command, cwd=checkout, environment={"PYTHONPATH": str(checkout)})
 
 
-def rbee_deploy(side: Side, command: str) -> Run:
-    """Run a command of rbee-deploy on a side's hosts, from the side's checkout."""
-    program = str(Path(sys.executable).with_name("rbee-deploy"))
-    line = (program, command, "-i", str(side.fleet.inventory))
-    return timed(line, cwd=side.checkout, environment={"PYTHONPATH": str(side.checkout), "PYINFRA_PROGRESS": "off"})
-
-
 def check_converged(side: Side) -> None:
-    """Raise BenchError unless rbee finds nothing to do on the hosts, whoever deployed them."""
-    said = rbee_deploy(side, "plan").said
-    unchanged = set(re.findall(r"^(\S+) +all +unchanged", said, re.MULTILINE))
-    if unchanged != set(side.fleet.hosts):
-        raise BenchError(f"{type(side).__name__}: the hosts are not what the inventory says:\n{said}")
+    """Raise BenchError unless every host is what the inventory says, whoever deployed it."""
+    hosts = side.fleet.lab.hosts.values()
+    asked = [(host.name, host.run(checking.questions(side.folder, host.name)).stdout) for host in hosts]
+    if wrong := checking.sentence(asked):
+        raise BenchError(f"{type(side).__name__}: the hosts are not what the inventory says: {wrong}")
 
 
 def check_serving(side: Side) -> None:

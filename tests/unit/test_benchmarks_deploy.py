@@ -1,6 +1,10 @@
 """The parts of `make bench-deploy` that need no host: options, figures, the playbook and its input."""
 
+import grp
 import json
+import os
+import pwd
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +12,7 @@ import pytest
 import yaml
 
 from benchmarks.deploy import __main__ as program
-from benchmarks.deploy import ansible, rendering, results, sides, upgrade
+from benchmarks.deploy import ansible, checking, rendering, results, sides, upgrade
 from benchmarks.deploy.results import Case, Compared, Crowd, Run
 from demo.build import LAB_TARGET
 from rbee_deploy.artefacts import Artefact
@@ -45,8 +49,8 @@ def written(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tupl
     made = {
         name: Artefact(id=f"{name}-1", archive=tmp_path / name, sha256="0" * 64, size=1) for name in ("release", "uv")
     }
-    monkeypatch.setattr("rbee_deploy.releases.build_release", lambda *_: made["release"])
-    monkeypatch.setattr("rbee_deploy.releases.uv_binary", lambda *_: made["uv"])
+    monkeypatch.setattr("rbee_deploy.releases.build_release", lambda *_, **__: made["release"])
+    monkeypatch.setattr("rbee_deploy.releases.uv_binary", lambda *_, **__: made["uv"])
     rendering.write(site, tmp_path / "book", present=("video",))
     shop = Workshop(site)
     return tmp_path / "book", {declared.name: shop.plan(declared, LAB_TARGET) for declared in site.hosts}
@@ -189,3 +193,40 @@ def test_a_command_that_fails_is_no_measurement(tmp_path: Path) -> None:
     """Its exit status and last words are what is said."""
     with pytest.raises(sides.BenchError, match=r"ended with exit status 3:\n  the reason"):
         sides.timed(("sh", "-c", "echo the reason; exit 3"), cwd=tmp_path, environment={})
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "named"),
+    [("intact", 0o640, ""), ("spoilt", 0o640, "box1: FILE"), ("intact", 0o600, "box1: access of FILE")],
+)
+def test_hosts_are_asked_what_they_are(tmp_path: Path, content: str, mode: int, named: str) -> None:
+    """What differs on a host is named with it; the questions are asked of a file of this machine here."""
+    file, kept = tmp_path / "file", tmp_path / "host_vars"
+    file.write_text(content)
+    file.chmod(mode)
+    (tmp_path / "copy").write_text("intact")
+    owner, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+    known = {"path": str(file), "src": "copy", "mode": "0640", "owner": owner, "group": group}
+    empty: dict[str, Any] = {f"rbee_{part}": [] for part in ("directories", "groups", "users", "units")}
+    release = {"rbee_running": {}, "rbee_release": {"folder": "/nowhere"}}
+    kept.mkdir()
+    (kept / "box1.json").write_text(json.dumps({**empty, **release, "rbee_files": [known]}))
+    found = [line for line in asked(tmp_path) if line not in {"/opt/rbee/current", "/nowhere"}]
+    assert checking.sentence([("box1", "\n".join(found))]) == named.replace("FILE", str(file))
+
+
+def asked(folder: Path) -> list[str]:
+    """Return what the questions about box1 print on this machine."""
+    script = checking.questions(folder, "box1")
+    return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_every_part_of_a_host_is_asked_about(written: tuple[Path, dict[str, HostPlan]]) -> None:
+    """Content and access of each file, accounts, units and what they run: a fresh machine has none of it right."""
+    folder, plans = written
+    given = values(folder, "box1")
+    named = set(asked(folder))
+    assert {file.path for file in plans["box1"].files} <= named
+    assert {f"access of {item['path']}" for item in given["rbee_directories"]} <= named
+    assert {f"user {user['name']}" for user in given["rbee_users"]} <= named
+    assert {"group rbee-models", "rbee-hive.service", "what rbee-queen.service runs", "/opt/rbee/current"} <= named
