@@ -1,5 +1,5 @@
 PYTHON := .venv/bin/python
-.PHONY: demo demo-down test test-fast check bench-hive faults-hive fuzz-formats bench-pull build pins clean venv
+.PHONY: demo demo-down test test-fast check bench-hive faults-hive fuzz-formats bench-pull bench-deploy build pins clean venv
 .DEFAULT_GOAL := test-fast
 
 demo: venv  ## two throw-away hosts (with root), a deploy, a chat answer
@@ -22,6 +22,8 @@ bench-hive: venv  ## processor time and memory of a hive with 30 idle workers (a
 	@$(PYTHON) -m benchmarks.hive_idle
 bench-pull: venv  ## a 2 GiB model over loopback HTTP against curl and sha256sum (about 2 minutes, 8 GiB of disk)
 	@$(PYTHON) -m benchmarks.model_pull
+bench-deploy: venv  ## deploys to 1, 2 and 5 lab hosts beside an Ansible playbook, and to 100 made-up ones (some 15 minutes)
+	@$(PYTHON) -m benchmarks.deploy
 pins: venv  ## refresh requirements/*.txt within the bounds of pyproject.toml
 	@scripts/refresh-pins
 clean:  ## what was made inside the clone; caches and hosts stay
