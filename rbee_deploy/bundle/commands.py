@@ -13,6 +13,7 @@ from rbee_deploy.errors import BundleError
 from rbee_deploy.site import Site
 
 HELP = "make one folder with all that hosts get, or verify one"
+INTERRUPTED = 130
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         return _make(options, folder)
     except KeyboardInterrupt:
         say_to_stderr(f"interrupted: {folder} is as it was; the same command goes on with what is in the cache")
-        return 130
+        return INTERRUPTED
 
 
 def _make(options: argparse.Namespace, folder: Path) -> int:

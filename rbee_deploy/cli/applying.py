@@ -24,6 +24,8 @@ def register(commands: Commands) -> None:
         added = command(commands, name, run, text)
         bundle.add_options(added)
         added.add_argument("--json", action="store_true", dest="pyinfra_json", help="pure JSON on standard output")
+        if run is _check:
+            added.set_defaults(exits={DRIFT: "a host is not what the inventory says, and what differs was named"})
 
 
 def _apply(options: argparse.Namespace) -> int:

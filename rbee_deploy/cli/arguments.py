@@ -7,6 +7,12 @@ from typing import Any
 Commands = Any
 """What argparse's add_subparsers returns; its class is private."""
 
+EXITS = {
+    0: "done, or nothing was to be done",
+    1: "something failed and was said: a wrong word, a refused or unreached host, a release that was put back, Ctrl-C",
+}
+"""Exit statuses of every command; one that has more of its own sets them as its default `exits`."""
+
 
 def command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str, *, limits: bool = True

@@ -31,7 +31,7 @@ def register(commands: Commands) -> None:
     backup.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the file; it must not exist")
     text = "put a backup in place of the queen's database, and restart the queen"
     restore = command(commands, "restore", _restore, text)
-    restore.add_argument("file", type=Path, metavar="FILE")
+    restore.add_argument("file", type=Path, metavar="FILE", help="what backup wrote")
 
 
 def _backup(options: argparse.Namespace) -> int:
