@@ -3,7 +3,7 @@
 pyinfra inventories/example.py rbee_deploy/deploy.py
 """
 
-from rbee_deploy.inventory import Rollout, each_host, fleet, host, model, secret_env, store
+from rbee_deploy.inventory import Rollout, each_host, external, fleet, host, model, secret_env, store
 
 queen, hives = fleet(
     # Part of every certificate; two fleets of one operator need two names.
@@ -129,5 +129,23 @@ queen, hives = fleet(
         ),
         # A model without weights, to try a fleet out.
         model("echo", source="fake:tokens_per_s=50,tokens=20", replicas=each_host),
+    ],
+    # Servers that are there already and speak OpenAI's API: llama-server, vLLM, Ollama. The queen sends them requests
+    # as she does to workers; rbee does not start, stop or update them. `rbee-deploy adopt` finds them on a host.
+    external=[
+        external(
+            # Shows in logs and, with the model, in `rbee-keeper workers`.
+            "box2-ollama",
+            # Where the queen reaches it: http:// or https://, with or without the /v1 of its clients.
+            url="http://192.0.2.11:11434",
+            # Its models: the name that your clients ask for, and its own. A list where both are the same.
+            models={"llama3": "llama3:latest"},
+            # Requests that it gets at a time, all its models together.
+            slots=4,
+            # Only if it asks for an API key; clients never need it. A new key restarts the queen, which cuts no answer.
+            key=secret_env("BOX2_OLLAMA_KEY"),
+            # For https:// with a certificate of your own authority: its PEM file on this machine.
+            ca_file=None,
+        ),
     ],
 )

@@ -130,6 +130,13 @@ def port_range(value: object) -> tuple[int, int]:
     return first, last
 
 
+def secret(value: object) -> Any:
+    """Accept where a secret is read from, never the secret itself."""
+    if not callable(getattr(value, "read", None)) or isinstance(value, str):
+        raise ExposedError("is given as plain text: use secret_env, secret_file or secret_command")
+    return value
+
+
 def whole(low: int, high: int) -> Callable[[object], int]:
     """Accept a whole number within bounds; True is not a number."""
 

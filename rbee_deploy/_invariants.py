@@ -38,6 +38,7 @@ def check_site(site: Site) -> None:
         host_names_differ,
         addresses_differ,
         model_names_differ,
+        external_names_differ,
         models_name_declared_hosts,
         every_model_has_a_host,
         plain_http_is_allowed,
@@ -181,6 +182,15 @@ def model_names_differ(site: Site) -> None:
                 f"model {model.name!r}: its name and {seen[slug]!r} both become {slug!r} in file names; rename one"
             )
         seen[slug] = model.name
+
+
+def external_names_differ(site: Site) -> None:
+    """Check that no two servers have one name, by which the queen finds their keys."""
+    seen: set[str] = set()
+    for server in site.external:
+        if server.name in seen:
+            raise InventoryError(f"external {server.name!r}: declared twice; rename one or delete it")
+        seen.add(server.name)
 
 
 def models_name_declared_hosts(site: Site) -> None:

@@ -7,10 +7,20 @@ from typing import Any
 import yaml
 
 from rbee_deploy import devices
+from rbee_deploy.externals import KEYS, External
 from rbee_deploy.modes import credentials_directory
 from rbee_deploy.site import Host, Model, Site
 from rbee_runtime import ports
-from rbee_runtime.config import FleetFile, FleetHive, FleetModel, HiveConfig, QueenConfig, Section, TlsFiles
+from rbee_runtime.config import (
+    FleetExternal,
+    FleetFile,
+    FleetHive,
+    FleetModel,
+    HiveConfig,
+    QueenConfig,
+    Section,
+    TlsFiles,
+)
 from rbee_runtime.protocol import ModelFile
 
 HEADER = "# Written by rbee-deploy from the inventory; a change made here is undone by the next deploy.\n"
@@ -62,7 +72,8 @@ def fleet_file(site: Site, files: dict[str, tuple[ModelFile, ...]]) -> str:
     """Return /etc/rbee/fleet.yaml; `files` are those that the deployer puts on the hosts, by model name."""
     hives = tuple(FleetHive(name=host.name, labels=dict(host.labels)) for host in site.hives)
     models = tuple(_fleet_model(model, files.get(model.name, ())) for model in site.models)
-    return _text(FleetFile(hives=hives, models=models))
+    external = tuple(_fleet_external(server) for server in site.external)
+    return _text(FleetFile(hives=hives, models=models, **({"external": external} if external else {})))
 
 
 def queen_link_url(site: Site, host: Host) -> str:
@@ -100,6 +111,20 @@ def _fleet_model(model: Model, files: tuple[ModelFile, ...]) -> FleetModel:
             "load_wait": model.load_wait,
             "options": dict(model.options),
             **({"pin": True} if model.pin else {}),
+        }
+    )
+
+
+def _fleet_external(server: External) -> FleetExternal:
+    keys = f"{credentials_directory(ports.QUEEN_UNIT)}/{KEYS}"
+    return FleetExternal.model_validate(
+        {
+            "name": server.name,
+            "url": server.url,
+            "models": dict(server.models),
+            "slots": server.slots,
+            **({"key_file": keys} if server.key is not None else {}),
+            **({"ca": server.authority} if server.ca_file is not None else {}),
         }
     )
 

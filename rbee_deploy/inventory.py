@@ -18,12 +18,14 @@ from rbee_deploy import _fields as check
 from rbee_deploy import _invariants as invariants
 from rbee_deploy.devices import Recorded, Simulated, recorded, simulated
 from rbee_deploy.errors import InventoryError
+from rbee_deploy.externals import External
 from rbee_deploy.rollout import Rollout
 from rbee_deploy.secrets import secret_command, secret_env, secret_file
 from rbee_deploy.site import Host, Model, Replicas, Site, TlsPaths, each_host
 from rbee_deploy.stores import Store
 
 __all__ = [
+    "External",
     "Host",
     "Model",
     "Placement",
@@ -35,6 +37,7 @@ __all__ = [
     "Store",
     "TlsPaths",
     "each_host",
+    "external",
     "fleet",
     "host",
     "model",
@@ -73,6 +76,11 @@ def model(name: object = "", *extra: object, **fields: Any) -> Model:
     declared = check.construct(Model, "model", name, extra, fields)
     invariants.check_model(declared)
     return declared
+
+
+def external(name: object = "", *extra: object, **fields: Any) -> External:
+    """Declare a server that is there already; the fields are those of External."""
+    return check.construct(External, "external", name, extra, fields)
 
 
 def store(*extra: object, **fields: Any) -> Store:

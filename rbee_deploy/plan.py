@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rbee_deploy import model_credentials, model_files
+from rbee_deploy import externals, model_credentials, model_files
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import FleetAuthority, site_state
 from rbee_deploy.local import DEFAULT_VARIANT
@@ -138,7 +138,13 @@ class Workshop:
             authority = FleetAuthority.open(self.site.secrets, self.site.name)
             return site_state(authority, self.site, release=release, models=self.preseeded())
 
-        return replace(self._once(("state", release), make), model_credentials=self._credentials(host))
+        state = replace(self._once(("state", release), make), model_credentials=self._credentials(host))
+        return replace(state, external_keys=self._external_keys()) if host.queen else state
+
+    def _external_keys(self) -> Secret | None:
+        if not self.site.external_keys:
+            return None
+        return self._once(("external keys",), lambda: externals.keys(self.site.external))
 
     def _credentials(self, host: Host) -> dict[str, Secret]:
         # By source, so that a password manager asks its user once for all hosts.

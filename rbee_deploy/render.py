@@ -13,6 +13,7 @@ from rbee_deploy import configs, modes
 from rbee_deploy.devices import RECORDING, Recorded
 from rbee_deploy.digest import desired_digest
 from rbee_deploy.errors import RenderError
+from rbee_deploy.externals import KEYS
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import MODEL_CREDENTIALS, Host, Site
 from rbee_runtime import ports
@@ -74,8 +75,8 @@ class SiteState:
     `release` is the release id, `ca` the authority's PEM, `bootstrap_key` the first API key's line `<id8>:<sha256>`.
     `certificates` are by (role, host name), with roles queen, hive, worker and, when the client endpoint has TLS,
     client. `models` are the files that the deployer puts on hosts, by model name. `model_credentials` are what the hive
-    of the host at hand fetches models with, by file name, `engines` the names of its
-    engine builds.
+    of the host at hand fetches models with, by file name, `engines` the names of its engine builds. `external_keys` are
+    those of servers that are not ours.
     """
 
     release: str
@@ -85,6 +86,7 @@ class SiteState:
     models: Mapping[str, tuple[ModelFile, ...]] = field(default_factory=dict)
     model_credentials: Mapping[str, Secret] = field(default_factory=dict)
     engines: tuple[str, ...] = ()
+    external_keys: Secret | None = None
 
 
 def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
@@ -95,7 +97,7 @@ def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ..
 
 def unwanted_paths(files: Iterable[OwnedFile]) -> tuple[str, ...]:
     """Return the files that an earlier inventory may have put on a host and that this one does not."""
-    names = (*MODEL_CREDENTIALS.values(), "client.pem", "client.key")
+    names = (*MODEL_CREDENTIALS.values(), "client.pem", "client.key", KEYS)
     optional = (*(str(ports.CREDENTIALS / name) for name in names), str(RECORDING))
     wanted = {file.path for file in files}
     return tuple(path for path in optional if path not in wanted)
@@ -148,6 +150,7 @@ def _units(site: Site, host: Host) -> tuple[OwnedFile, ...]:
         "models_hidden": _is_hidden(host.models_dir),
         "hidden_caches": [path for path in host.store.hf_caches if _is_hidden(path)],
         "model_credentials": list(site.model_credentials(host)),
+        "external_keys": KEYS if site.external_keys else "",
     }
     units = tuple(_unit(name, values) for name in names)
     if not host.hive:
@@ -185,7 +188,15 @@ def _credentials(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, .
         )
     if host.queen:
         files.append(_credential("bootstrap-key", Secret(state.bootstrap_key + "\n"), frozenset({ports.QUEEN_UNIT})))
+        files += _external_keys(site, state)
     return (*files, *_model_credentials(site, host, state))
+
+
+def _external_keys(site: Site, state: SiteState) -> Iterator[OwnedFile]:
+    if site.external_keys:
+        if state.external_keys is None:
+            raise RenderError(f"fleet {site.name!r} has no credential {KEYS}; it must be read first")
+        yield _credential(KEYS, state.external_keys, frozenset({ports.QUEEN_UNIT}))
 
 
 def _model_credentials(site: Site, host: Host, state: SiteState) -> Iterator[OwnedFile]:

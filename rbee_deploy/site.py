@@ -12,6 +12,7 @@ import rbee_runtime
 from rbee_deploy import _fields as check
 from rbee_deploy import devices as made_up
 from rbee_deploy.devices import Devices
+from rbee_deploy.externals import External
 from rbee_deploy.modes import Mode
 from rbee_deploy.rollout import Rollout
 from rbee_deploy.secrets import SecretSource
@@ -86,12 +87,6 @@ def _source(value: object) -> str:
     return written
 
 
-def _secret(value: object) -> SecretSource:
-    if not callable(getattr(value, "read", None)) or isinstance(value, str):
-        raise check.ExposedError("is given as plain text: use secret_env, secret_file or secret_command")
-    return value  # type: ignore[return-value] # a protocol with this one method
-
-
 def _store(value: object) -> Store:
     if not isinstance(value, Store):
         raise check.UnfitError("it must be store(…)")
@@ -146,9 +141,9 @@ class Host:
     models_dir: str = check.setting(check.host_path, default=str(ports.MODELS))
     store: Store = check.setting(_store, default=Store())
     devices: Devices = check.setting(made_up.declared, default=())
-    hf_token: SecretSource | None = check.setting(_secret, default=None)
-    object_store: SecretSource | None = check.setting(_secret, default=None)
-    registry_auth: SecretSource | None = check.setting(_secret, default=None)
+    hf_token: SecretSource | None = check.setting(check.secret, default=None)
+    object_store: SecretSource | None = check.setting(check.secret, default=None)
+    registry_auth: SecretSource | None = check.setting(check.secret, default=None)
     queen_port: int = check.setting(check.unprivileged_port, default=ports.QUEEN_PORT)
     link_port: int = check.setting(check.unprivileged_port, default=ports.QUEEN_LINK_PORT)
     hive_port: int = check.setting(check.unprivileged_port, default=ports.HIVE_PORT)
@@ -159,7 +154,7 @@ class Host:
     ssh_known_hosts_file: str | None = check.setting(check.operator_file, default=None)
     ssh_config_file: str | None = check.setting(check.operator_file, default=None)
     ssh_host_keys: str = check.setting(check.one_of("strict", "accept-new"), default="accept-new")
-    sudo_password: SecretSource | None = check.setting(_secret, default=None)
+    sudo_password: SecretSource | None = check.setting(check.secret, default=None)
 
     @property
     def ssh_address(self) -> str:
@@ -229,6 +224,8 @@ def _secrets_dir(value: object) -> str:
 class Site:
     """A whole fleet. `version` is the rbee version on every host.
 
+    `external` are servers that are there already and that the queen sends requests to as well.
+
     `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `secrets_dir` on the operator's machine holds the fleet
     authority and the first API key; None means `rbee/<name>` in the XDG configuration folder.
     `drain_seconds` is how long open streams may go on when the queen restarts. `uploads` is how many
@@ -239,15 +236,16 @@ class Site:
     name: str = check.setting(check.host_name)
     hosts: tuple[Host, ...] = check.setting(partial(check.listed, Host))
     models: tuple[Model, ...] = check.setting(partial(check.listed, Model), default=())
+    external: tuple[External, ...] = check.setting(partial(check.listed, External), default=())
     version: str = check.setting(check.text, default=rbee_runtime.__version__)
     client_endpoint: str | TlsPaths = check.setting(_client_endpoint, default="fleet-tls")
     secrets_dir: str | None = check.setting(_secrets_dir, default=None)
     drain_seconds: float = check.setting(check.seconds(0, 3600), default=180.0)
     uploads: int = check.setting(check.whole(1, 200), default=5)
     rollout: Rollout = check.setting(_rollout, default=Rollout())
-    hf_token: SecretSource | None = check.setting(_secret, default=None)
-    object_store: SecretSource | None = check.setting(_secret, default=None)
-    registry_auth: SecretSource | None = check.setting(_secret, default=None)
+    hf_token: SecretSource | None = check.setting(check.secret, default=None)
+    object_store: SecretSource | None = check.setting(check.secret, default=None)
+    registry_auth: SecretSource | None = check.setting(check.secret, default=None)
 
     @property
     def queen(self) -> Host:
@@ -266,6 +264,11 @@ class Site:
             return Path(self.secrets_dir)
         base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
         return Path(base) / "rbee" / self.name
+
+    @property
+    def external_keys(self) -> bool:
+        """Say whether some server that is not ours has a key."""
+        return any(server.key is not None for server in self.external)
 
     def model_credentials(self, host: Host) -> dict[str, SecretSource]:
         """Return where the secrets come from that a host's hive fetches models with, by file name."""

@@ -7,7 +7,9 @@ from typing import Annotated, Self, TypeVar
 import msgspec
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -16,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from rbee_runtime import ports
+from rbee_runtime import endpoints, ports
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.protocol import ModelFile
 
@@ -180,11 +182,28 @@ class FleetModel(Section):
     pin: bool = False
 
 
+class FleetExternal(Section):
+    """A server that is not the fleet's own and speaks OpenAI's API, as the inventory declares it.
+
+    `models` are its own names of its models by the names that clients ask for, or a list where both are the same.
+    At most `slots` requests are there at a time. `key_file` holds its API key in a line `<name>=<key>`. `ca` is the
+    authority that its certificate is verified with, as PEM; "" means those that this host trusts.
+    """
+
+    name: str = Field(pattern="^[A-Za-z0-9][A-Za-z0-9.-]{0,62}$")
+    url: Annotated[str, AfterValidator(endpoints.address)]
+    models: Annotated[dict[str, str], BeforeValidator(endpoints.names)] = Field(min_length=1)
+    slots: int = Field(default=4, ge=1, le=1024)
+    key_file: Path | None = None
+    ca: Annotated[str, AfterValidator(endpoints.authority)] = ""
+
+
 class FleetFile(Section):
-    """`/etc/rbee/fleet.yaml`: hosts and models, loaded hot by the queen."""
+    """`/etc/rbee/fleet.yaml`: hosts, models and external servers, loaded hot by the queen."""
 
     hives: tuple[FleetHive, ...] = ()
     models: tuple[FleetModel, ...] = ()
+    external: tuple[FleetExternal, ...] = ()
 
 
 S = TypeVar("S", bound=Section)

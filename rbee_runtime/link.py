@@ -109,7 +109,7 @@ class Link:
             verify=self.client_context(),
             limits=limits or httpx.Limits(),
             trust_env=False,
-            socket_options=_notice_dead_peers(),
+            socket_options=notice_dead_peers(),
         )
         return httpx.AsyncClient(
             transport=transport, timeout=timeout, headers=headers, event_hooks=hooks, trust_env=False
@@ -132,7 +132,7 @@ class Link:
             ) from error
 
 
-def _notice_dead_peers() -> list[tuple[int, int, int]]:
+def notice_dead_peers() -> list[tuple[int, int, int]]:
     """Return socket options that end a connection whose other host went without a word.
 
     Otherwise a request would wait for the limit that is meant for slow answers (minutes).

@@ -13,7 +13,7 @@ PURE = {
     "rbee_deploy": {
         *("errors", "inventory", "site", "_fields", "_invariants", "modes", "accounts", "configs", "digest", "render"),
         *("preflight", "host_facts", "secrets", "authority", "operator_tls", "private_files", "_x509", "rollout"),
-        *("stores", "devices", "model_credentials", "packages", "pythons", "checks_page"),
+        *("stores", "devices", "model_credentials", "externals", "adoption", "packages", "pythons", "checks_page"),
     },
 }
 DRAWERS = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}

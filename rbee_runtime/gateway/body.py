@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope
 
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.seam import Limits
+from rbee_runtime.protocol import decode
 
 
 class ClientGoneError(Exception):
@@ -64,6 +65,18 @@ async def _collect(receive: Receive, limits: Limits) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def renamed(body: ChatBody, model: str) -> bytes:
+    """Return the body with another name of its model and each other value as it came, or raise RequestError 400.
+
+    A key that came twice is there once, with the value that was read: no server may take the other one.
+    """
+    try:
+        fields = decode(body.raw, dict[str, msgspec.Raw])
+    except msgspec.DecodeError as error:
+        raise RequestError(400, f"the request body is not JSON: {error}") from None
+    return msgspec.json.encode({**fields, "model": model})
 
 
 def _too_large(limits: Limits) -> RequestError:

@@ -10,13 +10,14 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from rbee_runtime.errors import LinkError, NotTakenError, RequestError
-from rbee_runtime.gateway.body import ChatBody, ClientGoneError, header, parse_chat, receive_body
+from rbee_runtime.gateway.body import ChatBody, ClientGoneError, header, parse_chat, receive_body, renamed
 from rbee_runtime.gateway.downstream import Downstream, end_to_end
 from rbee_runtime.gateway.events import Events
 from rbee_runtime.gateway.seam import Ask, Gate, Lease, Limits, UpstreamFailure, worker_busy, worker_failed
 from rbee_runtime.protocol import decode
 
 _ANOTHER_WORKER = frozenset({502, 503, 504})
+_OUR_FAULT = frozenset({401, 403, 404, 405})
 POOL = httpx.Limits(max_connections=None, max_keepalive_connections=128, keepalive_expiry=60.0)
 """Idle connections leave the pool before a worker's server closes them (75 s), so that a reused one is alive."""
 
@@ -168,7 +169,7 @@ class Exchange:
         self, lease: Lease, body: ChatBody, accept: str, path: str, down: Downstream
     ) -> UpstreamFailure | None:
         try:
-            await self._exchange(lease.url + path, body, accept, down)
+            await self._exchange(lease, path, body, accept, down)
         except UpstreamFailure as failure:
             lease.settle(answered=not failure.blame, reached=failure.reached)
             return failure
@@ -178,18 +179,29 @@ class Exchange:
         finally:
             lease.release()
 
-    async def _exchange(self, url: str, body: ChatBody, accept: str, down: Downstream) -> None:
+    def _request(self, lease: Lease, path: str, body: ChatBody, accept: str) -> tuple[httpx.AsyncClient, httpx.Request]:
         headers = {
             "content-type": "application/json",
             "accept": accept or "*/*",
             "accept-encoding": "identity",
             "x-request-id": self._request_id,
         }
-        request = self._client.build_request("POST", url, content=body.raw, headers=headers)
+        door = lease.door
+        if door is None:
+            return self._client, self._client.build_request("POST", lease.url + path, content=body.raw, headers=headers)
+        if door.authorization:
+            headers["authorization"] = door.authorization
+        content = renamed(body, door.model)
+        return door.client, door.client.build_request("POST", lease.url + path, content=content, headers=headers)
+
+    async def _exchange(self, lease: Lease, path: str, body: ChatBody, accept: str, down: Downstream) -> None:
+        client, request = self._request(lease, path, body, accept)
         try:
             async with asyncio.timeout(self._limits.first_byte) as watch:
-                response = await self._client.send(request, stream=True)
+                response = await client.send(request, stream=True)
                 try:
+                    if lease.door is not None:
+                        _refuse_what_is_ours(response.status_code)
                     await self._answer(response, body, down, watch)
                 finally:
                     await response.aclose()
@@ -263,6 +275,12 @@ class Exchange:
         await step
         self._sending = False
         watch.reschedule(now() + self._limits.idle)
+
+
+def _refuse_what_is_ours(status: int) -> None:
+    """Raise UpstreamFailure for what a server holds against us, not against its client: a wrong key, name or place."""
+    if status in _OUR_FAULT or 300 <= status < 400:
+        raise worker_failed(f"it answered {status}, so its url, key or models in the inventory do not fit it")
 
 
 def _is_json(data: bytes) -> bool:

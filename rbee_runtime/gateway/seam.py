@@ -7,6 +7,8 @@ the same seam.
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import httpx
+
 from rbee_runtime.errors import RbeeError, RequestError
 
 
@@ -17,6 +19,18 @@ class Ask:
     key: str
     model: str
     tried: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True)
+class Door:
+    """How a server that is not the fleet's own is entered.
+
+    By a client that shows nothing of the fleet, under its name of the model, with its own `authorization` ("": none).
+    """
+
+    client: httpx.AsyncClient = field(repr=False)
+    model: str
+    authorization: str = field(default="", repr=False)
 
 
 class Lease(Protocol):
@@ -30,6 +44,11 @@ class Lease(Protocol):
     @property
     def url(self) -> str:
         """Return where the worker listens, without a path."""
+        ...
+
+    @property
+    def door(self) -> Door | None:
+        """Return how a server that is not ours is entered, None for a worker of the fleet."""
         ...
 
     def settle(self, *, answered: bool, reached: bool = True) -> None:

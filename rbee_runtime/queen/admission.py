@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError
-from rbee_runtime.gateway.seam import Ask
+from rbee_runtime.gateway.seam import Ask, Door
 from rbee_runtime.queen.keys import may_use
 from rbee_runtime.queen.records import KeyRecord, Scope
 from rbee_runtime.queen.routing import Seat, choose
@@ -19,8 +18,8 @@ class Catalogue(Protocol):
         """Return a key that works, or None."""
         ...
 
-    def model(self, name: str) -> FleetModel | None:
-        """Return a declared model, or None."""
+    def load_wait(self, model: str) -> float | None:
+        """Return how many seconds a request waits for a model that is not ready, None for one that is not declared."""
         ...
 
     def seats(self, model: str) -> Sequence[Seat]:
@@ -46,6 +45,7 @@ class Route:
 
     worker: str
     url: str
+    door: Door | None = None
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,24 @@ class Refusal:
 def admit(ask: Ask, catalogue: Catalogue, *, queue_wait: float) -> Route | Refusal:
     """Return where a request goes, or why it does not: key, then scope and model, then workers."""
     problem = _not_allowed(ask, catalogue)
-    model = catalogue.model(ask.model)
+    load_wait = catalogue.load_wait(ask.model)
     if problem is not None:
         return Refusal(problem)
-    if model is None:
+    if load_wait is None:
         return Refusal(unknown_model(ask.model))
-    return _to_a_worker(ask, model, catalogue, queue_wait)
+    return _to_a_worker(ask, load_wait, catalogue, queue_wait)
 
 
-def _to_a_worker(ask: Ask, model: FleetModel, catalogue: Catalogue, queue_wait: float) -> Route | Refusal:
+def _to_a_worker(ask: Ask, load_wait: float, catalogue: Catalogue, queue_wait: float) -> Route | Refusal:
     usable = [seat for seat in catalogue.seats(ask.model) if seat.usable and seat.worker not in ask.tried]
     healthy = [seat for seat in usable if not catalogue.shunned(seat)]
     if ask.tried and not healthy:
         return Refusal(_unavailable("no other worker of this model is ready"))
     if not usable:
-        return _cold(model, catalogue)
+        return _cold(ask.model, load_wait, catalogue)
     seat = choose(healthy)
     if seat is not None:
-        return Route(seat.worker, seat.url)
+        return Route(seat.worker, seat.url, seat.door)
     return Refusal(_busy(ask.model) if healthy else _unavailable("its workers failed just now"), queue_wait)
 
 
@@ -117,12 +117,12 @@ def _not_allowed(ask: Ask, catalogue: Catalogue) -> RequestError | None:
     return None
 
 
-def _cold(model: FleetModel, catalogue: Catalogue) -> Refusal:
-    if hopeless := catalogue.hopeless(model.name):
-        return Refusal(_unavailable(f"{model.name}: {hopeless}", retry_after=60))
-    absence = catalogue.absence(model.name)
-    message = f"{model.name} is not ready yet" + (f" ({absence})" if absence else "")
-    return Refusal(_unavailable(message, retry_after=10), model.load_wait, cold=True)
+def _cold(model: str, load_wait: float, catalogue: Catalogue) -> Refusal:
+    if hopeless := catalogue.hopeless(model):
+        return Refusal(_unavailable(f"{model}: {hopeless}", retry_after=60))
+    absence = catalogue.absence(model)
+    message = f"{model} is not ready yet" + (f" ({absence})" if absence else "")
+    return Refusal(_unavailable(message, retry_after=10), load_wait, cold=True)
 
 
 def _unavailable(message: str, retry_after: int = 2) -> RequestError:

@@ -13,6 +13,7 @@ from rbee_runtime.errors import RequestError, StateError
 from rbee_runtime.protocol import Heartbeat, HeartbeatAck, WorkerReport
 from rbee_runtime.queen import outlook
 from rbee_runtime.queen.desired import Documents
+from rbee_runtime.queen.external import WAIT_SECONDS, Externals
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.membership import Member, Membership, Presence
@@ -49,6 +50,8 @@ class Controller:
         self.documents = documents
         self.membership = Membership(clock)
         self.roster = Roster(clock)
+        self.externals = Externals(clock)
+        self.externals.on_change = self.publish
         self.assignments: dict[str, Assignment] = {entry.id: entry for entry in store.assignments()}
         self.reasons: dict[str, tuple[str, ...]] = {}
         self.unreachable: set[str] = set()
@@ -77,6 +80,13 @@ class Controller:
         """Return a declared model, or None."""
         return next((model for model in self.fleet.current.models if model.name == name), None)
 
+    def load_wait(self, model: str) -> float | None:
+        """Return how many seconds a request waits for a model that is not ready, None for one that nobody declares."""
+        declared = self.model(model)
+        if declared is not None:
+            return declared.load_wait
+        return WAIT_SECONDS if model in self.externals.models else None
+
     def seats(self, model: str) -> Sequence[Seat]:
         """Return the workers of a model."""
         return self.roster.of(model)
@@ -98,7 +108,8 @@ class Controller:
 
     def absence(self, model: str) -> str:
         """Return what keeps the workers of this model from being ready now, or an empty string."""
-        return outlook.absence(self._standings(model))
+        said = (outlook.absence(self._standings(model)), self.externals.absence(model))
+        return "; ".join(part for part in said if part)
 
     def _standings(self, model: str) -> list[outlook.Standing]:
         mine = (entry for entry in self.assignments.values() if entry.spec.model == model)
@@ -142,6 +153,7 @@ class Controller:
     def doubt(self, worker: str) -> None:
         """Take a worker that refuses connections out of rotation until a probe or its hive says that it is back."""
         entry = self.assignments.get(worker)
+        self.externals.doubt(worker)
         if entry is not None and worker not in self.unreachable:
             logs.warning("worker unreachable", id=worker, hive=entry.hive, url=self.url(entry))
             self.unreachable = self.unreachable | {worker}
@@ -204,7 +216,8 @@ class Controller:
         for entry in self.assignments.values():
             by_hive[entry.hive].append(entry)
         self.documents.update(self.fleet.current, by_hive, self._holders())
-        self.roster.show([self._seat(entry) for entry in self.assignments.values()])
+        self.externals.follow(self.fleet.current.external)
+        self.roster.show([*(self._seat(entry) for entry in self.assignments.values()), *self.externals.seats()])
         self.on_change()
 
     async def run(self) -> None:

@@ -21,16 +21,19 @@ def read(path: Path) -> FleetFile:
 
 def check(fleet: FleetFile, *, where: str) -> FleetFile:
     """Return `fleet` if its names are of the known forms and unique, else raise ConfigError."""
-    for kind, names in (("hive", [hive.name for hive in fleet.hives]), ("model", [m.name for m in fleet.models])):
+    for kind, declared in (("hive", fleet.hives), ("model", fleet.models), ("external", fleet.external)):
+        names = [item.name for item in declared]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ConfigError(f"{where}: {kind} {twice!r} is declared twice")
-    for model in fleet.models:
-        try:
+    try:
+        for model in fleet.models:
             check_name(model.name)
             parse_source(model.source)
-        except ReferenceFormError as error:
-            raise ConfigError(f"{where}: {error}") from error
+        for name in (name for external in fleet.external for name in external.models):
+            check_name(name)
+    except ReferenceFormError as error:
+        raise ConfigError(f"{where}: {error}") from error
     return fleet
 
 

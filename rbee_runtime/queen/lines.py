@@ -24,6 +24,7 @@ class SlotLease:
     def __init__(self, route: Route, model: str, lines: "Lines") -> None:
         self.worker = route.worker
         self.url = route.url
+        self.door = route.door
         self._model = model
         self._lines = lines
         self._held = True

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from rbee_runtime.gateway.seam import Door
+
 SHUN_SECONDS = (1.0, 2.0, 4.0, 8.0)
 """How long a worker is left alone after its first, second, … failure in a row: a lost host costs few tries, and a
 worker that is back is found again before its hive's next heartbeat or soon after."""
@@ -10,7 +12,10 @@ worker that is back is found again before its hive's next heartbeat or soon afte
 
 @dataclass(frozen=True)
 class Seat:
-    """One worker as routing sees it; `shunned` until that monotonic time, `used` rises with each lease."""
+    """One worker as routing sees it; `shunned` until that monotonic time, `used` rises with each lease.
+
+    Seats of one `pool` share its slots: models of a server that is not ours, which has a `door`.
+    """
 
     worker: str
     model: str
@@ -21,6 +26,8 @@ class Seat:
     failures: int = 0
     shunned: float = 0.0
     used: int = 0
+    pool: str = ""
+    door: Door | None = None
 
 
 def choose(seats: Iterable[Seat]) -> Seat | None:
@@ -53,8 +60,13 @@ class Roster:
         self._seats = shown
 
     def of(self, model: str) -> list[Seat]:
-        """Return the seats of one model."""
-        return [seat for seat in self._seats.values() if seat.model == model]
+        """Return the seats of one model; what is in flight on one of a pool counts for each of it."""
+        return [self._pooled(seat) for seat in self._seats.values() if seat.model == model]
+
+    def _pooled(self, seat: Seat) -> Seat:
+        if not seat.pool:
+            return seat
+        return replace(seat, in_flight=sum(each.in_flight for each in self._seats.values() if each.pool == seat.pool))
 
     def shunned(self, seat: Seat) -> bool:
         """Say whether the worker is left alone now."""

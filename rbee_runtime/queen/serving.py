@@ -21,6 +21,7 @@ from rbee_runtime.queen.app import ClientApp
 from rbee_runtime.queen.control import LineReader, Order, Word
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.desired import PUSH_TIMEOUT, Documents
+from rbee_runtime.queen.external import Externals
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.keys import Keys
@@ -122,8 +123,9 @@ class Serving:
         finally:
             await self._close([*serving, *self._owners, order])
 
-    def _parts(self) -> tuple[Controller, Documents, Lines, Probes]:
-        return self.controller, self._documents, self._lines, Probes(self.controller, self._to_workers)
+    def _parts(self) -> tuple[Controller, Documents, Lines, Probes, Externals]:
+        probes = Probes(self.controller, self._to_workers)
+        return self.controller, self._documents, self._lines, probes, self.controller.externals
 
     async def _start_hive(self, settings: HiveConfig | None, port: int, link_port: int) -> None:
         if settings is None:
@@ -178,6 +180,7 @@ class Serving:
             await _cancel(task)
         await self._to_workers.aclose()
         await self._to_hives.aclose()
+        await self.controller.externals.aclose()
 
 
 class _Commands:

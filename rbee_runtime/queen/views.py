@@ -9,10 +9,14 @@ from rbee_runtime.models.references import shown
 from rbee_runtime.protocol import Heartbeat, to_builtins
 from rbee_runtime.queen.admission import unknown_model
 from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.external import Place
 from rbee_runtime.queen.keys import may_use
 from rbee_runtime.queen.membership import Member, Presence
 from rbee_runtime.queen.records import Assignment, KeyRecord, Scope
 from rbee_runtime.states import FetchState, Intent, Observed
+
+EXTERNAL = "external"
+"""The engine of a model that no host of the fleet runs."""
 
 
 class ModelState(StrEnum):
@@ -49,6 +53,8 @@ class HiveAnswer(BaseModel):
 
 class WorkerAnswer(BaseModel):
     """One worker: what is wanted and what is seen; no state while the queen cannot reach it, whatever its hive said.
+
+    A model of a server that is not ours is one too, without a hive: `external:model`, ready or why not.
 
     `in_flight` counts this queen's requests. `unit` is its name in `systemctl` or `podman ps` on its host; `next_try`
     is seconds until it is started again (0: not planned); `memory` is bytes by device. `build` is the code that it is
@@ -124,26 +130,33 @@ def hives(controller: Controller) -> list[HiveAnswer]:
 
 
 def workers(controller: Controller) -> list[WorkerAnswer]:
-    """Return every assignment."""
-    return [_worker(controller, entry) for entry in controller.assignments.values()]
+    """Return every assignment, and every model of a server that is not ours."""
+    own = [_worker(controller, entry) for entry in controller.assignments.values()]
+    return [*own, *(_external(controller, place) for place in controller.externals.places())]
 
 
 def models(controller: Controller) -> list[ModelAnswer]:
     """Return every declared model."""
-    return [_model(controller, name) for name in (model.name for model in controller.fleet.current.models)]
+    return [_model(controller, name) for name in _names(controller)]
 
 
 def openai_models(controller: Controller, key: KeyRecord) -> dict[str, Any]:
     """Return the list of `GET /v1/models` for one key."""
-    names = [model.name for model in controller.fleet.current.models if may_use(key, model.name)]
+    names = [name for name in _names(controller) if may_use(key, name)]
     return {"object": "list", "data": [_openai_row(controller, name) for name in names]}
 
 
 def openai_model(controller: Controller, key: KeyRecord, name: str) -> dict[str, Any]:
     """Return the answer of `GET /v1/models/{name}`, or raise RequestError if the key has no such model."""
-    if name not in {model.name for model in controller.fleet.current.models} or not may_use(key, name):
+    if name not in _names(controller) or not may_use(key, name):
         raise unknown_model(name)
     return _openai_row(controller, name)
+
+
+def _names(controller: Controller) -> list[str]:
+    """Return the declared models, those that only servers of others have after the fleet's own."""
+    own = (model.name for model in controller.fleet.current.models)
+    return list(dict.fromkeys([*own, *controller.externals.models]))
 
 
 def _openai_row(controller: Controller, name: str) -> dict[str, Any]:
@@ -226,13 +239,28 @@ def _worker(controller: Controller, entry: Assignment) -> WorkerAnswer:
     return answer.model_copy(update=extra)
 
 
+def _external(controller: Controller, place: Place) -> WorkerAnswer:
+    return WorkerAnswer(
+        id=place.id,
+        model=place.model,
+        hive="",
+        intent=Intent.PLACED,
+        state=None if place.problem else Observed.READY,
+        url=place.server.url,
+        context=0,
+        slots=place.server.slots,
+        in_flight=controller.roster.in_flight(place.id),
+        detail=place.problem,
+    )
+
+
 def _model(controller: Controller, name: str) -> ModelAnswer:
-    declared = next(model for model in controller.fleet.current.models if model.name == name)
+    declared = controller.model(name)
     seats = controller.seats(name)
     return ModelAnswer(
         name=name,
-        source=shown(declared.source),
-        engine=declared.engine,
+        source=shown(declared.source) if declared is not None else "",
+        engine=declared.engine if declared is not None else EXTERNAL,
         state=_state(controller, name),
         ready=sum(seat.usable for seat in seats),
         workers=len(seats),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee_deploy.inventory import Host, Model, Site, Store
+from rbee_deploy.inventory import External, Host, Model, Site, Store
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "inventories" / "example.py"
@@ -134,9 +134,11 @@ def test_pyinfra_loads_the_example() -> None:
     assert '"fleet": "example"' in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("call", "declared"), [("host", Host), ("model", Model), ("fleet", Site), ("store", Store)])
+@pytest.mark.parametrize(
+    ("call", "declared"), [("host", Host), ("model", Model), ("fleet", Site), ("store", Store), ("external", External)]
+)
 def test_the_example_shows_every_field(call: str, declared: type) -> None:
-    """Each field of host, model, store and fleet stands in inventories/example.py."""
+    """Each field of host, model, store, external and fleet stands in inventories/example.py."""
     calls = [node for node in ast.walk(ast.parse(EXAMPLE.read_text())) if isinstance(node, ast.Call)]
     named = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == call]
     shown = {keyword.arg for node in named for keyword in node.keywords}

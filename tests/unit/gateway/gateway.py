@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.relay import Outcome, Relay
-from rbee_runtime.gateway.seam import Ask, Limits
+from rbee_runtime.gateway.seam import Ask, Door, Limits
 from rbee_runtime.server import HttpServer, bind
 
 PATIENT = Limits(body_seconds=60, connect=60, first_byte=60, idle=60, stall=60, pings=60)
@@ -30,6 +30,10 @@ class Slot:
     url: str
     gate: "Gate"
 
+    @property
+    def door(self) -> Door | None:
+        return self.gate.door
+
     def settle(self, *, answered: bool, reached: bool = True) -> None:
         self.gate.settled.append((self.worker, answered))
         if not reached:
@@ -45,8 +49,15 @@ class Gate:
     delay: float = 0.0
     refusal: RequestError | None = None
     budget: int = 100
+    door: Door | None = None
+    into_name: tuple[str, str] | None = None
     settled: list[tuple[str, bool]] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
+
+    def into(self, model: str, authorization: str) -> "Gate":
+        """Have the workers be servers that are not the fleet's own."""
+        self.into_name = (model, authorization)
+        return self
 
     async def lease(self, ask: Ask) -> Slot:
         await asyncio.sleep(self.delay)
@@ -78,6 +89,8 @@ class Gateway:
 async def gateway(gate: Gate, bounds: Limits = PATIENT) -> AsyncIterator[Gateway]:
     async with httpx.AsyncClient(timeout=httpx.Timeout(None, connect=bounds.connect)) as upstream:
         relay = Relay(gate, upstream, limits=bounds)
+        if gate.into_name is not None:
+            gate.door = Door(upstream, *gate.into_name)
         outcomes: list[Outcome] = []
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
