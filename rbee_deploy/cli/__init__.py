@@ -5,13 +5,13 @@ import pyinfra_cli  # noqa: F401, I001 - first, because it patches the standard 
 import sys
 from collections.abc import Sequence
 
-from rbee_deploy.cli import applying, bundling, database, going_back, locking, looking, maintaining, purging
+from rbee_deploy.cli import applying, bundling, database, going_back, locking, looking, maintaining, purging, rotating
 from rbee_deploy.cli.inventories import site_of
 from rbee_deploy.errors import DeployError
 from rbee_runtime.command_line import Parser
 from rbee_runtime.errors import ConfigError
 
-FAMILIES = (applying, going_back, looking, locking, maintaining, bundling, database, purging)
+FAMILIES = (applying, going_back, looking, locking, maintaining, rotating, bundling, database, purging)
 """Modules whose `register` adds commands, in the order of the help."""
 
 
