@@ -3,18 +3,16 @@
 <secrets_dir>/            0700
     ca.pem  ca.key        the authority
     hosts/<host>/<role>.pem|.key
-    api-key               the first API key, in plain text
+    api-key               the first API key, in plain text; see api_keys.py
 """
 
-import hashlib
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from rbee_deploy import _x509
+from rbee_deploy import _x509, api_keys
 from rbee_deploy.errors import AuthorityError
 from rbee_deploy.operator_tls import operator_certificate
 from rbee_deploy.private_files import locked, make_private_folder, read_private, write_private
@@ -60,8 +58,8 @@ class FleetAuthority:
         """Return the authority's certificate."""
         return self.pair.pem
 
-    def certificate(self, role: str, name: str, addresses: Iterable[str] = ()) -> Certificate:
-        """Return a host's certificate for a role: the one on disk while it is right, else a new one."""
+    def certificate(self, role: str, name: str, addresses: Iterable[str] = (), *, anew: bool = False) -> Certificate:
+        """Return a host's certificate for a role: the one on disk while it is right, else or if `anew` a new one."""
         uri = None if role == CLIENT_ROLE else f"rbee://{self.fleet}/{role}/{name}"
         wanted = tuple(addresses)
         folder = self.directory / "hosts" / name
@@ -70,7 +68,7 @@ class FleetAuthority:
         make_private_folder(folder)
         with locked(self.directory):
             pair = _cached(folder, role)
-            if pair is None or not _x509.is_current(pair, self.pair, uri, wanted, self.clock()):
+            if anew or pair is None or not _x509.is_current(pair, self.pair, uri, wanted, self.clock()):
                 pair = _x509.issue(self.pair, f"{role} {name}", uri, wanted, self.clock())
                 # The key goes first: ending between the two leaves a pair that does not match and is made again.
                 write_private(folder / f"{role}.key", pair.key_pem)
@@ -78,19 +76,8 @@ class FleetAuthority:
         return Certificate(pair.pem, Secret(pair.key_pem, version=pair.version), pair.version)
 
     def first_api_key(self) -> tuple[Secret, str]:
-        """Return the first API key and the line `<id8>:<sha256>` that the queen imports."""
-        path = self.directory / "api-key"
-        with locked(self.directory):
-            text = (read_private(path) or "").strip()
-            if not text:
-                text = f"rbee_{secrets.token_hex(4)}_{secrets.token_hex(32)}"
-                write_private(path, text + "\n")
-        parts = text.split("_")
-        if len(parts) != 3 or parts[0] != "rbee" or len(parts[1]) != 8:
-            raise AuthorityError(
-                f"{path} does not hold an API key of the form rbee_<id>_<secret>; restore or delete it"
-            )
-        return Secret(text), f"{parts[1]}:{hashlib.sha256(text.encode()).hexdigest()}"
+        """Return the first API key and the line `<id8>:<sha256>` that the queen imports, perhaps its successor's."""
+        return api_keys.current(self.directory), api_keys.bootstrap_line(self.directory)
 
 
 def site_state(
@@ -106,13 +93,25 @@ def site_state(
     return SiteState(release, authority.ca_pem, line, certificates, models)
 
 
-def _certificate_for(authority: FleetAuthority, site: Site, host: Host, role: str) -> Certificate:
-    names = (host.reach, host.name)
-    if role != CLIENT_ROLE:
-        return authority.certificate(role, host.name, names)
-    if isinstance(site.client_endpoint, TlsPaths):
+def issue_anew(authority: FleetAuthority, site: Site) -> tuple[str, ...]:
+    """Replace every certificate of a fleet that the authority issues, and return what they are for."""
+    mine = [(host, role) for host in site.hosts for role in _roles(site, host) if not _is_operators(site, role)]
+    for host, role in mine:
+        _certificate_for(authority, site, host, role, anew=True)
+    return tuple(f"{role} {host.name}" for host, role in mine)
+
+
+def _is_operators(site: Site, role: str) -> bool:
+    return role == CLIENT_ROLE and isinstance(site.client_endpoint, TlsPaths)
+
+
+def _certificate_for(
+    authority: FleetAuthority, site: Site, host: Host, role: str, *, anew: bool = False
+) -> Certificate:
+    if isinstance(site.client_endpoint, TlsPaths) and role == CLIENT_ROLE:
         return operator_certificate(site.client_endpoint, authority.clock())
-    return authority.certificate(role, host.name, (*names, "localhost", "127.0.0.1", "::1"))
+    local = ("localhost", "127.0.0.1", "::1") if role == CLIENT_ROLE else ()
+    return authority.certificate(role, host.name, (host.reach, host.name, *local), anew=anew)
 
 
 def _roles(site: Site, host: Host) -> tuple[str, ...]:

@@ -6,13 +6,35 @@ import sys
 from collections.abc import Sequence
 
 from rbee_deploy.bundle import commands as bundle
-from rbee_deploy.cli import adopting, applying, bundling, database, going_back, locking, looking, purging
+from rbee_deploy.cli import (
+    adopting,
+    applying,
+    bundling,
+    database,
+    going_back,
+    locking,
+    looking,
+    maintaining,
+    purging,
+    rotating,
+)
 from rbee_deploy.cli.inventories import site_of
 from rbee_deploy.errors import DeployError
 from rbee_runtime.command_line import Parser
 from rbee_runtime.errors import ConfigError
 
-FAMILIES = (applying, going_back, looking, locking, bundling, database, adopting, purging)
+FAMILIES = (
+    applying,
+    going_back,
+    looking,
+    locking,
+    maintaining,
+    rotating,
+    bundling,
+    database,
+    adopting,
+    purging,
+)
 """Modules whose `register` adds commands, in the order of the help."""
 
 

@@ -26,6 +26,12 @@ def observe(host: Any) -> Observed:
     return fresh
 
 
+def observe_anew(host: Any) -> Observed:
+    """Return the host's state as it is now, for whoever waits for a change that no command of ours makes."""
+    host.connector_data.pop(_MEMO, None)
+    return observe(host)
+
+
 def last_known(host: Any) -> Observed:
     """Return the state that was read last, without asking again."""
     _, known = host.connector_data.get(_MEMO, (None, None))

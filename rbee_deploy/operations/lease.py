@@ -34,6 +34,11 @@ def taken(needed: bool | Callable[[], bool]) -> Iterator[StringCommand]:
     _keep(ctx_host.get(), run)
 
 
+def take_again(mine: Any) -> bool:
+    """Take the lease of this run once more on a host that was rebooted, which forgets it; say whether that worked."""
+    return _send(mine, lease.take(run_id(mine.state), lease.operator()))
+
+
 def _keep(mine: Any, run: str) -> None:
     mine.connector_data[LEASE] = run
     renewing = gevent.spawn(_renew, mine, run)
@@ -55,12 +60,13 @@ def _renew(mine: Any, run: str) -> None:
         _send(mine, lease.held(run))
 
 
-def _send(mine: Any, script: str) -> None:
+def _send(mine: Any, script: str) -> bool:
     """Run a script as root beside the operation at hand; it changes nothing of the host that we read."""
     password = mine.connector_data.get(PASSWORD)
     line = StringCommand(as_root(script, password=password is not None))
     arguments: dict[str, Any] = {} if password is None else {"_stdin": stdin(password=password)}
     try:
-        mine.connector.rbee_uncounted(line, print_output=False, print_input=False, _timeout=20, **arguments)
+        done = mine.connector.rbee_uncounted(line, print_output=False, print_input=False, _timeout=20, **arguments)
     except Exception:  # noqa: BLE001 - the connection may be gone in any way; the lease ends by itself then
-        return
+        return False
+    return bool(done[0])

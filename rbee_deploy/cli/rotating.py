@@ -1,0 +1,89 @@
+"""rotate: new certificates or a new first API key for a fleet that goes on serving."""
+
+import argparse
+from typing import Any
+
+from rbee_deploy import api_keys, queens, stages
+from rbee_deploy.authority import FleetAuthority, issue_anew
+from rbee_deploy.cli import looking, running
+from rbee_deploy.cli.arguments import Commands, command
+from rbee_deploy.errors import DeployError
+from rbee_deploy.here import Here
+from rbee_deploy.operations import ask, keys
+from rbee_deploy.secrets import Secret
+from rbee_deploy.site import Site
+from rbee_deploy.stages import Stage
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    text = "replace all certificates, or the first API key; no request fails meanwhile"
+    added = command(commands, "rotate", _rotate, text, limits=False)
+    added.add_argument("what", choices=("certificates", "api-key"))
+    added.add_argument("--revoke-old", action="store_true", help="api-key: end the key before, once nobody uses it")
+    added.add_argument("-v", "--verbose", action="store_true", help="pyinfra's own account as well")
+
+
+def _rotate(options: argparse.Namespace) -> int:
+    if options.what == "certificates":
+        if options.revoke_old:
+            raise DeployError("--revoke-old goes with api-key; old certificates end by themselves")
+        return _certificates(options)
+    # The folder is made and its owner checked before a key is put there.
+    FleetAuthority.open(options.site.secrets, options.site.name)
+    return _revoke_old(options) if options.revoke_old else _api_key(options)
+
+
+def _certificates(options: argparse.Namespace) -> int:
+    site: Site = options.site
+    issued = issue_anew(FleetAuthority.open(site.secrets, site.name), site)
+    status = running.go(options)
+    verdict = "are in force" if status == 0 else "are made; rbee-deploy apply brings them to hosts that lack them"
+    print(f"{len(issued)} new certificates {verdict}")
+    return status
+
+
+def _api_key(options: argparse.Namespace) -> int:
+    site: Site = options.site
+    new = api_keys.begin(site.secrets)
+    status = running.go(_at_the_queen(options), wanted=lambda asked: (*stages.of(asked), _key_stage("try it", new)))
+    if status or not _worked():
+        raise DeployError(
+            f"the queen does not take {site.secrets / api_keys.NEW} yet, and {api_keys.CURRENT} is as it was; "
+            "put right what is said above and run the same command again"
+        )
+    api_keys.finish(site.secrets)
+    print(f"{site.secrets / api_keys.CURRENT} is the new key")
+    print(f"{site.secrets / api_keys.OLD} works until rbee-deploy rotate api-key --revoke-old -i {options.inventory}")
+    return 0
+
+
+def _revoke_old(options: argparse.Namespace) -> int:
+    site: Site = options.site
+    old = api_keys.old(site.secrets)
+    if old is None:
+        print("there is no old key to revoke")
+        return 0
+    used = api_keys.current(site.secrets)
+    if old != used:
+        stage = _key_stage("revoke the old one", used, api_keys.key_id(old))
+        if running.go(_at_the_queen(options), wanted=lambda asked: (*looking.look(asked), stage)) or not _worked():
+            return 1
+    api_keys.forget_old(site.secrets)
+    print(f"the old key is revoked, and {site.secrets / api_keys.OLD} is deleted")
+    return 0
+
+
+def _key_stage(step: str, key: Secret, ends: str = "") -> Stage:
+    def call(here: Here, name: str) -> Any:
+        return keys.ended(name=name, queen=lambda: queens.door(here, key), key_id=ends)
+
+    return Stage("api key", ((step, call),), applies=lambda declared: declared.queen)
+
+
+def _worked() -> bool:
+    return any(here.host.connector_data.get(ask.ANSWER) for here in running.hosts())
+
+
+def _at_the_queen(options: argparse.Namespace) -> argparse.Namespace:
+    return running.limited(options, options.site.queen.name)

@@ -1,0 +1,181 @@
+"""What is waited for while a host is maintained, and what happens when it does not come."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyinfra.api import StringCommand
+
+from rbee_deploy import maintenance
+from rbee_deploy.observed import Observed
+from rbee_deploy.operations import maintain
+from rbee_deploy.operations.maintain import Course
+from rbee_deploy.operations.root import REFUSALS
+
+LIVE = {"name": "gpu1", "state": "live", "follows": True}
+READY = {"id": "m-1", "model": "m", "hive": "gpu1", "state": "ready", "in_flight": 0}
+
+
+@pytest.mark.parametrize(
+    ("workers", "hive", "left"),
+    [
+        ([READY, {**READY, "in_flight": 2}], {}, "2 workers left with 2 requests in flight"),
+        ([{**READY, "in_flight": 1}], {}, "1 worker left with 1 request in flight"),
+        ([{**READY, "hive": "gpu2"}], {}, ""),
+        ([], {"follows": False}, "it has not heard yet that it is drained"),
+        ([], {}, ""),
+        ([READY], {"state": "lost"}, ""),
+        ([{**READY, "in_flight": 1}], {"state": "suspect"}, "1 request in flight"),
+    ],
+)
+def test_a_drained_hive_is_empty_without_workers_and_requests(
+    workers: list[dict[str, Any]], hive: dict[str, Any], left: str
+) -> None:
+    """What is left is said in numbers; of a hive that is away only the requests count, for it stops nothing."""
+    assert maintenance.load(workers, [{**LIVE, **hive}], "gpu1") == left
+
+
+@pytest.mark.parametrize(
+    ("rows", "missing"),
+    [
+        ([{}], ""),
+        ([{"state": "starting"}], "m-1 is starting; m has 0 ready workers instead of 1"),
+        ([{"state": None}], "m-1 is not reachable; m has 0 ready workers instead of 1"),
+        ([{"hive": "gpu2", "state": "starting"}], "m has 0 ready workers instead of 1"),
+        ([{"hive": "gpu2"}], ""),
+        ([], "m has 0 ready workers instead of 1"),
+    ],
+)
+def test_a_host_is_back_when_its_models_have_as_many_workers_as_before(
+    rows: list[dict[str, Any]], missing: str
+) -> None:
+    """Workers that moved to another host count; one here that is not ready is named."""
+    before = maintenance.served([READY], "gpu1")
+    assert maintenance.missing([{**READY, **row} for row in rows], "gpu1", before) == missing
+
+
+def fact(**changes: Any) -> Observed:
+    """Return what a hive's host says that runs what it should."""
+    raw = {
+        "current": "/opt/rbee/releases/0.1.0-aa",
+        "running": {"hive": {"digest": "d1", "release": "0.1.0-aa"}},
+        "units": {"rbee-hive.service": {"active": "active"}},
+        "paths": {"/etc/rbee/hive.digest": {"kind": "file", "sha256": hashlib.sha256(b"d1\n").hexdigest()}},
+    }
+    return Observed.parse({**raw, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, []),
+        ({"units": {}}, ["rbee-hive.service is not there"]),
+        ({"units": {"rbee-hive.service": {"active": "activating"}}}, ["rbee-hive.service is activating"]),
+        (
+            {"running": {"hive": {"digest": "d0", "release": "0.1.0-aa"}}},
+            ["rbee-hive.service does not run what the last deploy brought (0.1.0-aa)"],
+        ),
+        (
+            {"current": "/opt/rbee/releases/0.2.0-bb"},
+            ["rbee-hive.service does not run what the last deploy brought (0.2.0-bb)"],
+        ),
+    ],
+)
+def test_a_host_runs_what_it_holds_or_says_why_not(changes: dict[str, Any], why: list[str]) -> None:
+    """Its own link and digest decide, so that an inventory that has changed meanwhile does not matter."""
+    assert maintenance.unready(fact(**changes), ["hive"]) == why
+
+
+class Told:
+    """A queen's host whose connector answers from a script: a list of answers for each call, the last again."""
+
+    def __init__(self, **answers: list[Any]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+        self.connector = SimpleNamespace(run_shell_command=self.run)
+        self.connector_data: dict[str, Any] = {}
+
+    def run(self, command: StringCommand, **_: Any) -> tuple[bool, Any]:
+        name = str(command)
+        self.asked.append(name)
+        rows = self.answers[name]
+        answer = rows.pop(0) if len(rows) > 1 else rows[0]
+        if answer is None:
+            return False, SimpleNamespace(stdout="", stderr="the queen does not answer on port 8500")
+        return True, SimpleNamespace(stdout=json.dumps(answer), stderr="")
+
+
+COMMANDS: Mapping[tuple[str, str], StringCommand] = {
+    ("GET", "hives"): StringCommand("hives"),
+    ("GET", "workers"): StringCommand("workers"),
+    ("POST", "hives/gpu1/drain"): StringCommand("drain"),
+    ("POST", "hives/gpu1/undrain"): StringCommand("undrain"),
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poll at once."""
+    monkeypatch.setattr(maintain, "POLL_SECONDS", 0.01)
+
+
+def test_a_drain_waits_for_requests(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is over when the last request has ended, each change is told, and what served before is remembered."""
+    busy = [{**READY, "in_flight": 1}]
+    queen = Told(hives=[[LIVE]], workers=[[READY], busy, busy, []], drain=[{}])
+    course = Course("gpu1", seconds=5)
+    assert maintain._drain(None, queen, dict(COMMANDS), course)
+    assert (course.is_drained, course.before, queen.connector_data) == (True, {"m": 1}, {})
+    assert capsys.readouterr().err.count("1 worker left with 1 request in flight") == 1
+
+
+def test_a_host_that_does_not_become_empty_is_left_drained() -> None:
+    """After the time that was given the maintenance stops, says what is left and which command goes on."""
+    queen = Told(hives=[[LIVE]], workers=[[{**READY, "in_flight": 1}]], drain=[{}])
+    course = Course("gpu1", seconds=0.02)
+    assert not maintain._drain(None, queen, dict(COMMANDS), course)
+    assert queen.connector_data[REFUSALS] == [
+        "it is not empty after 0 s (1 worker left with 1 request in flight); --seconds waits longer"
+    ]
+    assert not course.succeeded
+    assert maintenance.advice("gpu1", "x.py", is_drained=course.is_drained) == (
+        "gpu1 stays drained; put that right and run rbee-deploy maintain gpu1 -i x.py, "
+        "or let it serve as it is by rbee-keeper undrain gpu1"
+    )
+
+
+def test_a_dead_queen_holds_nobody_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """A host can be maintained while the queen is dead; it is said that it was not drained."""
+    queen = Told(hives=[None], workers=[None], drain=[None], undrain=[None])
+    course = Course("gpu1", seconds=5)
+    assert maintain._drain(None, queen, dict(COMMANDS), course)
+    course.is_kept_up = True
+    assert maintain._resume(None, queen, dict(COMMANDS), course)
+    assert course.succeeded
+    assert "it is not drained: the queen does not answer" in capsys.readouterr().err
+
+
+def test_a_host_serves_again_once_its_hive_is_heard() -> None:
+    """It is not undrained before that, and a queen who starts on the same host is waited for."""
+    gone = {**LIVE, "state": "lost"}
+    queen = Told(hives=[None, [gone], [LIVE]], workers=[[], [READY]], undrain=[{}])
+    course = Course("gpu1", seconds=5, before={"m": 1}, is_drained=True, is_kept_up=True)
+    assert maintain._resume(None, queen, dict(COMMANDS), course)
+    assert queen.asked == ["hives", "hives", "hives", "undrain", "workers", "workers"]
+    assert course.succeeded
+
+
+def test_workers_that_do_not_come_back_are_a_failure() -> None:
+    """The host gets requests again, so that nothing is to be undrained, but the verdict is no."""
+    queen = Told(hives=[[LIVE]], workers=[[{**READY, "state": "crash_loop"}]], undrain=[{}])
+    course = Course("gpu1", seconds=0.02, before={"m": 1}, is_drained=True, is_kept_up=True)
+    assert not maintain._resume(None, queen, dict(COMMANDS), course)
+    assert "m-1 is crash_loop" in queen.connector_data[REFUSALS][0]
+    assert (course.succeeded, course.is_drained) == (False, False)
+    assert (
+        maintenance.advice("gpu1", "x.py", is_drained=course.is_drained)
+        == "gpu1 is not drained; put that right and run the same command again"
+    )
