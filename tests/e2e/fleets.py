@@ -25,7 +25,7 @@ INVENTORY = """
 import json
 from pathlib import Path
 
-from rbee_deploy.inventory import each_host, fleet, host, model, secret_env, simulated, store
+from rbee_deploy.inventory import each_host, external, fleet, host, model, secret_env, simulated, store
 
 declared = json.loads((Path(__file__).parent / "declared.json").read_text())
 for item in declared["models"]:
@@ -42,6 +42,7 @@ queen, hives = fleet(
     "e2e",
     hosts=[host(**item) for item in declared["hosts"]],
     models=[model(**item) for item in declared["models"]],
+    external=[eval(line.removesuffix(",")) for line in declared["external"]],
     **declared["fleet"],
 )
 """
@@ -84,6 +85,9 @@ class Fleet:
     lab: Lab
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    external: list[str] = field(default_factory=list)
+    """Lines as `rbee-deploy adopt` prints them."""
+
     options: dict[str, Any] = field(default_factory=lambda: {"client_endpoint": "plain-http"})
     environment: dict[str, str] = field(default_factory=dict)
     clients: list[httpx.Client] = field(default_factory=list)
@@ -95,6 +99,7 @@ class Fleet:
         folder.mkdir(exist_ok=True)
         options = {"secrets_dir": str(self.lab.directory / "secrets"), **self.options}
         declared = {"hosts": [*self.hosts.values()], "models": [*self.models.values()], "fleet": options}
+        declared["external"] = self.external
         (folder / "declared.json").write_text(json.dumps(declared))
         (folder / "fleet.py").write_text(INVENTORY)
         return folder / "fleet.py"

@@ -104,7 +104,8 @@ def test_only_the_hive_restarts_for_a_token() -> None:
 def test_what_an_inventory_dropped_is_unwanted() -> None:
     """Credentials that are not given are to be removed, and only those."""
     dropped = set(unwanted_paths(rendered(site(hf_token=secret_env("X")), hf_token="a").values()))
-    assert dropped == {f"{FOLDER}/object-store.env", f"{FOLDER}/registry-auth.json", "/etc/rbee/devices.json"}
+    credentials = {f"{FOLDER}/{name}" for name in ("object-store.env", "registry-auth.json", "external-keys")}
+    assert dropped == {*credentials, "/etc/rbee/devices.json"}
     assert not dropped & set(rendered(site()))
     plain = set(unwanted_paths(rendered(site(client_endpoint="plain-http")).values()))
     assert {f"{FOLDER}/client.pem", f"{FOLDER}/client.key"} < plain
