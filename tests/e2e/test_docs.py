@@ -52,7 +52,7 @@ class World:
         """Run commands where they are to be typed; return exit status and output."""
         if block.host:
             machine = self.fleet.lab.hosts[block.host]
-            done = machine.run(f"exec 2>&1\n{block.script}", check=False, timeout=BLOCK_SECONDS)
+            done = machine.run(f"exec 2>&1; set -e\n{block.script}", check=False, timeout=BLOCK_SECONDS)
             return done.returncode, said(done.stdout)
         return self.shell(block.script)
 
