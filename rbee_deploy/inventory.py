@@ -99,11 +99,13 @@ def fleet(name: object = "rbee", *extra: object, **fields: Any) -> tuple[list[Py
     """Declare the fleet; the fields are those of Site. Returns the two pyinfra groups: queen and hives."""
     site = check.construct(Site, "fleet", name, extra, fields)
     invariants.check_site(site)
-    entries = {item.name: (item.name, _pyinfra_data(site, item)) for item in site.hosts}
+    entries = {item.name: (item.name, pyinfra_data(Placement(site, item))) for item in site.hosts}
     return [entries[site.queen.name]], [entries[item.name] for item in site.hives]
 
 
-def _pyinfra_data(site: Site, item: Host) -> dict[str, Any]:
+def pyinfra_data(placed: Placement) -> dict[str, Any]:
+    """Return what pyinfra is told of a host."""
+    item = placed.host
     given = {
         "ssh_user": item.ssh_user,
         "ssh_key": item.ssh_key,
@@ -115,5 +117,5 @@ def _pyinfra_data(site: Site, item: Host) -> dict[str, Any]:
         "ssh_port": item.ssh_port,
         "ssh_strict_host_key_checking": "yes" if item.ssh_host_keys == "strict" else "accept-new",
         **{key: value for key, value in given.items() if value is not None},
-        "rbee": Placement(site, item),
+        "rbee": placed,
     }

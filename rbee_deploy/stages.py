@@ -13,7 +13,7 @@ from typing import Any
 from rbee_deploy import report
 from rbee_deploy.here import HERE, Here
 from rbee_deploy.history import Past
-from rbee_deploy.operations import activate, host, lease, models, release, workers
+from rbee_deploy.operations import activate, host, lease, models, noting, release, workers
 from rbee_deploy.site import Host, Site
 
 Call = Callable[[Here, str], Any]
@@ -88,7 +88,11 @@ UNDO = Stage(
     quiet=True,
 )
 VERIFY = Stage(
-    "verify", (("compare", lambda here, name: activate.converged(name=name, wrong=here.wrong, left=here.left)),)
+    "verify",
+    (
+        ("compare", lambda here, name: activate.converged(name=name, wrong=here.wrong, left=here.left)),
+        ("note how it is reached", lambda here, name: noting.noted(name=name, site=here.site, declared=here.declared)),
+    ),
 )
 PRUNE = Stage(
     "prune",

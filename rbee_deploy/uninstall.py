@@ -2,6 +2,8 @@
 
 import shlex
 
+import yaml
+
 from rbee_deploy import accounts, modes
 from rbee_deploy.activator import places
 from rbee_deploy.site import Host
@@ -14,6 +16,15 @@ STORE_PARTS = ("blobs", "manifests", "incoming", "partial", "links", "leases", "
 def script(host: Host, *, models: bool) -> str:
     """Return it; it goes on past what is not there, and ends with what is still there."""
     return "\n".join((*_units(), *_files(host, models=models), *(_users(host) if models else ()), _left(host)))
+
+
+def only_of(fleet: str, host: Host) -> str:
+    """Return the lines that end a script on a host that is by now another fleet's, or another host of this one."""
+    wanted = [yaml.safe_dump({key: value}).strip() for key, value in (("fleet", fleet), ("name", host.name))]
+    mine = " && ".join(f'grep -qxF -- {shlex.quote(line)} "$file"' for line in wanted)
+    said = shlex.quote(f"rbee here is not that of host {host.name} of fleet {fleet} any more; nothing was removed")
+    files = shlex.join(str(ports.ETC / f"{role}.yaml") for role in ROLES)
+    return f'for file in {files}; do [ ! -f "$file" ] || {{ {mine}; }} || {{ echo {said} >&2; exit 1; }}; done'
 
 
 def _units() -> tuple[str, ...]:

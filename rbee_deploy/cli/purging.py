@@ -1,17 +1,24 @@
-"""purge: remove rbee from hosts; models are kept unless they are named too."""
+"""purge: remove rbee from hosts, also from those that the inventory lost; models are kept unless asked for."""
 
 import argparse
 import sys
 from functools import partial
+from pathlib import Path
 
-from rbee_deploy import uninstall
+from rbee_deploy import remembered, uninstall
 from rbee_deploy.cli import running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
 from rbee_deploy.here import Here
+from rbee_deploy.inventory import PyinfraHost
 from rbee_deploy.operations import ask, lease
 from rbee_deploy.site import Site
 from rbee_deploy.stages import Stage
+
+ORPHANS = Path(__file__).with_name("orphans.py")
+
+LOST: list[PyinfraHost] = []
+"""What that inventory declares: pyinfra reads hosts from a file only."""
 
 
 def register(commands: Commands) -> None:
@@ -19,21 +26,54 @@ def register(commands: Commands) -> None:
     added = command(commands, "purge", _purge, "remove rbee from hosts: units, files, state; models stay unless asked")
     added.add_argument("hosts", nargs="*", metavar="HOST", help="which hosts")
     added.add_argument("--all", action="store_true", help="every host of the inventory")
+    added.add_argument("--orphans", action="store_true", help="every host that the inventory had and lost")
     added.add_argument("--models", action="store_true", help="the model store as well, and rbee's users")
     added.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _purge(options: argparse.Namespace) -> int:
+    if options.orphans:
+        return _purge_orphans(options)
     known = [item.name for item in options.site.hosts]
     unknown = [name for name in options.hosts if name not in known]
     if unknown:
-        raise DeployError(f"{options.inventory} has no host {unknown[0]}; it has {', '.join(known)}")
+        raise DeployError(
+            f"{options.inventory} has no host {unknown[0]}; it has {', '.join(known)}, and --orphans are those it lost"
+        )
     if bool(options.hosts) == options.all:
         raise DeployError("name the hosts to purge, or write --all for every host of the inventory")
     names = known if options.all else options.hosts
+    _ask(options, names)
+    return _go(running.limited(options, *names), options.models)
+
+
+def _purge_orphans(options: argparse.Namespace) -> int:
+    if options.hosts or options.all:
+        raise DeployError("--orphans are hosts that the inventory lost; purge those that it has by another command")
+    lost = remembered.orphans(options.site)
+    if not lost:
+        print(f"{options.inventory} has lost no host")
+        return 0
+    _ask(options, [item.name for item in lost])
+    LOST[:] = remembered.pyinfra_hosts(options.site, lost)
+    status = _go(argparse.Namespace(**{**vars(options), "inventory": str(ORPHANS), "limit": []}), options.models)
+    reached = [here for here in running.hosts() if here.host not in here.host.state.failed_hosts]
+    for here in reached:
+        remembered.forget(options.site, here.declared.name)
+    if status:
+        kept = [item.name for item in lost if item.name not in {here.declared.name for here in reached}]
+        folder = options.site.secrets / "hosts"
+        print(f"if {' or '.join(kept)} is no more, delete its folder in {folder}", file=sys.stderr)
+    return status
+
+
+def _ask(options: argparse.Namespace, names: list[str]) -> None:
     if not options.yes and not _agreed(names, models=options.models):
         raise DeployError("nothing was removed; --yes does not ask")
-    done = running.go(running.limited(options, *names), wanted=partial(_stages, options.models))
+
+
+def _go(options: argparse.Namespace, models: bool) -> int:
+    done = running.go(options, wanted=partial(_stages, models))
     for here in running.hosts():
         for line in here.host.connector_data.get(ask.ANSWER, ()):
             print(f"{here.declared.name}: {line}")
@@ -49,7 +89,8 @@ def _agreed(names: list[str], *, models: bool) -> bool:
 
 def _stages(models: bool, _site: Site) -> tuple[Stage, ...]:
     def purged(here: Here, name: str) -> object:
-        return ask.answered(name=name, script=lambda: uninstall.script(here.declared, models=models))
+        guard = uninstall.only_of(here.site.name, here.declared)
+        return ask.answered(name=name, script=lambda: f"{guard}\n{uninstall.script(here.declared, models=models)}")
 
     return (
         Stage("look", (("read it", lambda here, name: ask.looked(name=name, accept=here.rootless)),), quiet=True),
