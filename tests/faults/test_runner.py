@@ -62,3 +62,4 @@ def test_help_is_a_usage_line_and_the_rows(capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert said.startswith("usage: python -m tests.faults [-h]")
     assert "R1, R2" in said
+    assert "S6" in said
