@@ -1,5 +1,5 @@
 PYTHON := .venv/bin/python
-.PHONY: demo demo-down test test-fast check bench-hive faults-hive fuzz-formats bench-pull bench-deploy build pins clean venv
+.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-deploy fuzz-formats bench-pull bench-deploy build pins clean venv
 .DEFAULT_GOAL := test-fast
 
 demo: venv  ## two throw-away hosts (with root), a deploy, a chat answer
@@ -13,7 +13,9 @@ test-fast: venv  ## what needs no lab host, no built engine and no seconds for o
 test: venv  ## check, then every test on real hosts; builds what is missing first
 	@scripts/test
 faults-hive: venv  ## every fault that a hive bears, at full length (some 25 minutes; on lab hosts)
-	@$(PYTHON) -m tests.faults
+	@$(PYTHON) -m tests.faults hive
+faults-deploy: venv  ## every accident that a deploy bears, at full length (about an hour; on lab hosts)
+	@$(PYTHON) -m tests.faults deploy
 fuzz-formats: venv  ## 50,000 damaged and random model files (minutes)
 	@RBEE_FUZZ_EXAMPLES=50000 $(PYTHON) -m pytest -q --durations=6 tests/unit/models/test_formats_fuzz.py
 build: venv  ## release, uv, engine and lab model into the cache

@@ -25,7 +25,7 @@ def register(commands: Commands) -> None:
     """Add the command."""
     text = "drain a host, run a command there or reboot it, verify what runs, and give it work again"
     added = command(commands, "maintain", _maintain, text, limits=False)
-    added.add_argument("host", metavar="HOST")
+    added.add_argument("host", metavar="HOST", help="the host, as the inventory calls it")
     either = added.add_mutually_exclusive_group()
     either.add_argument("--reboot", action="store_true", help="reboot the host and wait until it is back")
     either.add_argument("--run", dest="shell", default="", metavar="COMMAND", help="run this as root by a shell there")

@@ -19,7 +19,7 @@ def register(commands: Commands) -> None:
     """Add the command."""
     text = "replace all certificates, or the first API key; no request fails meanwhile"
     added = command(commands, "rotate", _rotate, text, limits=False)
-    added.add_argument("what", choices=("certificates", "api-key"))
+    added.add_argument("what", choices=("certificates", "api-key"), help="which of the secrets")
     added.add_argument("--revoke-old", action="store_true", help="api-key: end the key before, once nobody uses it")
     added.add_argument("-v", "--verbose", action="store_true", help="pyinfra's own account as well")
 

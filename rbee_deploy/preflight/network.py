@@ -76,6 +76,17 @@ def _queen_is_reached(case: Case) -> Iterator[Finding]:
         )
 
 
+def _queen_is_up(case: Case) -> Iterator[Finding]:
+    if case.facts.queen_link == "refused" and case.facts.is_active(ports.HIVE_UNIT):
+        queen = case.site.queen
+        yield Finding(
+            f"the queen refuses connections at {queen.reach} port {queen.link_port}, so nobody drains this host's "
+            "workers or replaces them",
+            f"run systemctl start {ports.QUEEN_UNIT} on {queen.name!r}; until then they stay on the release that "
+            "they have",
+        )
+
+
 PORTS = Check(
     id="ports",
     title="Ports are free",
@@ -115,5 +126,16 @@ QUEEN_LINK = Check(
     why="a hive that the queen never hears of serves nothing",
     fix="open `link_port` for the host in the firewalls between, or correct the queen's `advertise`",
     find=_queen_is_reached,
+    scope=Scope.FAR_HIVE,
+)
+QUEEN_UP = Check(
+    id="queen-up",
+    title="The queen runs while hives are upgraded",
+    looks_at="the same connection, from a host whose hive runs",
+    fails_when="it is refused",
+    why="the hive is upgraded all the same, but it is the queen who drains and replaces workers",
+    fix="start the queen; she replaces them by herself",
+    find=_queen_is_up,
+    severity=Severity.HINT,
     scope=Scope.FAR_HIVE,
 )

@@ -27,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     network.LOOPBACK,
     network.OWN_ADDRESS,
     network.QUEEN_LINK,
+    network.QUEEN_UP,
     cards.DRIVER,
     cards.LIBRARIES,
     cards.ONE_SPEC,

@@ -80,7 +80,7 @@ class Deployment:
 
 @dataclass
 class Fleet:
-    """Hosts of one lab, and what their inventory declares."""
+    """Hosts of one lab, and what their inventory declares; `sources` is the checkout that they are deployed from."""
 
     lab: Lab
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -91,6 +91,7 @@ class Fleet:
     options: dict[str, Any] = field(default_factory=lambda: {"client_endpoint": "plain-http"})
     environment: dict[str, str] = field(default_factory=dict)
     clients: list[httpx.Client] = field(default_factory=list)
+    sources: Path = ROOT
 
     @property
     def inventory(self) -> Path:
@@ -118,7 +119,8 @@ class Fleet:
 
     def command(self, *arguments: str) -> list[str]:
         """Return the deploy command that users type."""
-        return [str(Path(sys.executable).parent / "pyinfra"), str(self.inventory), str(DEPLOY), "--yes", *arguments]
+        deploy = self.sources / DEPLOY.relative_to(ROOT)
+        return [str(Path(sys.executable).parent / "pyinfra"), str(self.inventory), str(deploy), "--yes", *arguments]
 
     def deploy(self, *arguments: str, check: bool = True) -> Deployment:
         """Run the deploy command."""
@@ -132,17 +134,22 @@ class Fleet:
         program = str(Path(sys.executable).parent / "rbee-deploy")
         return self._run([program, command, "-i", str(self.inventory), *arguments])
 
+    @property
+    def surroundings(self) -> dict[str, str]:
+        """Return the environment in which its commands run."""
+        return {**os.environ, "PYTHONPATH": str(self.sources), **self.environment}
+
     def _run(self, command: list[str]) -> Deployment:
         started = time.monotonic()
         done = subprocess.run(
             command,
-            cwd=ROOT,
+            cwd=self.sources,
             capture_output=True,
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
             timeout=DEPLOY_SECONDS,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **self.environment},
+            env=self.surroundings,
         )
         return Deployment(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 

@@ -1,4 +1,4 @@
-"""The table of faults that a hive has to bear: `hive_rows.yaml`, the one place of promises and figures."""
+"""The tables of faults that a part of rbee has to bear: `PART_rows.yaml`, the one place of promises and figures."""
 
 import os
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-FILE = Path(__file__).with_name("hive_rows.yaml")
+PARTS = tuple(sorted(file.name.removesuffix("_rows.yaml") for file in Path(__file__).parent.glob("*_rows.yaml")))
 FULL = os.environ.get("RBEE_FAULTS") == "full"
-"""Set by `make faults-hive`: rows wait as long as they promise."""
+"""Set by `make faults-PART`: rows wait as long as they promise."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,15 @@ class Row:
         return self.figures[name] if FULL else self.figures.get(f"short_{name}", self.figures[name])
 
 
-def read(file: Path = FILE) -> dict[str, Row]:
-    """Return every row by id."""
+def read(part: str = "hive") -> dict[str, Row]:
+    """Return every row of a part's table by id."""
+    file = Path(__file__).with_name(f"{part}_rows.yaml")
     return {name: Row(name, **_tuples(fields)) for name, fields in yaml.safe_load(file.read_text()).items()}
 
 
-def row(name: str) -> Row:
+def row(name: str, part: str = "hive") -> Row:
     """Return one row."""
-    return read()[name]
+    return read(part)[name]
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""What `make faults-hive` makes of pytest's report."""
+"""What `make faults-hive` and its like make of pytest's report."""
 
 import json
 
 import pytest
 
-from tests.faults.__main__ import judge, line, main, parse
+from tests.faults.__main__ import figures, judge, line, main, parse, table
 from tests.faults.rows import Row
 
 CASE = '<testcase file="t/a.py" name="{}">{}</testcase>'
+MEASURED = '<properties><property name="seconds" value="2.1"/></properties>'
 ROW = Row("R1", "It holds.", ("t/a.py::one", "t/a.py::Class::two"), ())
 
 
@@ -34,15 +35,24 @@ def test_a_row_passes_when_all_its_tests_ran_and_passed(cases: dict[str, str], v
 
 
 def test_the_last_line_counts_the_rows() -> None:
-    """The line of JSON has the name of the run, both counts and every row."""
-    said = json.loads(line({"R1": "passed", "C1": "failed"}, seconds=1.4))
+    """The line of JSON has the name of the run, both counts, every row and what was measured."""
+    seen = {"R1": {"seconds": "2.1"}}
+    said = json.loads(line("deploy", {"R1": "passed", "C1": "failed"}, seen, seconds=1.4))
     assert said == {
-        "bench": "faults-hive",
+        "bench": "faults-deploy",
         "passed": 1,
         "failed": 1,
         "seconds": 1,
         "rows": {"R1": "passed", "C1": "failed"},
+        "figures": seen,
     }
+
+
+def test_what_tests_recorded_stands_below_their_row() -> None:
+    """A property that any test of the row recorded is among its figures, and has a line in the table."""
+    seen = figures([ROW], report(**{"one[a]": MEASURED, "two": ""}))
+    assert seen == {"R1": {"seconds": "2.1"}}
+    assert table([ROW], {"R1": "passed"}, seen).split("\n")[1].strip() == "seconds 2.1"
 
 
 def test_help_is_a_usage_line_and_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,5 +60,6 @@ def test_help_is_a_usage_line_and_the_rows(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     said = capsys.readouterr().out
-    assert said.startswith("usage: python -m tests.faults [-h] [ROW")
+    assert said.startswith("usage: python -m tests.faults [-h]")
     assert "R1, R2" in said
+    assert "S6" in said

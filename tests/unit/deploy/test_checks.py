@@ -59,9 +59,7 @@ TRIGGERS: dict[str, list[Trigger]] = {
     "polkit": [Trigger("polkit is missing, without which the hive", {"polkit": False, "os_id": "arch"})],
     "clock": [Trigger("its clock is 301 s ahead of this machine's; run timedatectl", {"clock_unix": NOW + 301})],
     "control-groups": [
-        Trigger(
-            "its control groups are the legacy hierarchy, on which limits", {"cgroup": "legacy"}, changed=contained
-        ),
+        Trigger("its control groups are the legacy hierarchy, on which", {"cgroup": "legacy"}, changed=contained),
         Trigger(
             "it has no control group controllers of memory and pids, so such limits do not hold for workers; if you",
             {"cgroup": "unified", "controllers": ["cpuset", "cpu"]},
@@ -114,6 +112,13 @@ TRIGGERS: dict[str, list[Trigger]] = {
             "it cannot reach the queen at 192.0.2.1 port 8501 (no answer within 3 s); let it through the firewalls "
             "between it and host 'queen', or write advertise='…' on 'queen' with an address that it reaches",
             {"queen_link": "unreachable: no answer within 3 s"},
+        )
+    ],
+    "queen-up": [
+        Trigger(
+            "the queen refuses connections at 192.0.2.1 port 8501, so nobody drains this host's workers or replaces "
+            "them; run systemctl start rbee-queen.service on 'queen'",
+            {"queen_link": "refused", "units": {"rbee-hive.service": {"active": "active"}}},
         )
     ],
     "gpu-driver": [

@@ -1,0 +1,87 @@
+"""S6: the deploy is killed at every boundary there is, on the operator's machine and on the host."""
+
+import runpy
+
+import pytest
+
+from rbee_deploy import report, stages
+from rbee_deploy.activator import activation
+from rbee_deploy.inventory import host
+from rbee_deploy.site import Site
+from tests.faults.deploy.conftest import sample
+from tests.faults.deploy.trio import KILLED, Trio, activator, pids
+from tests.faults.rows import FULL
+from tests.unit.deploy import sites
+
+pytestmark = pytest.mark.lab
+
+ACTIVATOR_STEPS = [name for name, _ in activation.STEPS]
+
+
+def boundaries(site: Site) -> list[list[str]]:
+    """Return the steps of a deploy by their operations' names, a list for each stage."""
+    return [[f"{stage.title}{report.separator()}{step}" for step, _ in stage.steps] for stage in stages.of(site)]
+
+
+def three_hosts() -> Site:
+    """Return a fleet of as many hosts as the one that is deployed."""
+    queen = host("queen", address="192.0.2.1", queen=True, hive=False)
+    hives = (host(f"gpu{number}", address=f"192.0.2.1{number}") for number in (1, 2))
+    return sites.site_of(queen, *hives, client_endpoint="plain-http")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have every boundary tried in the full run, one of each stage in the short one."""
+    if "boundary" in metafunc.fixturenames:
+        found = boundaries(three_hosts())
+        every = [step for group in found for step in group]
+        metafunc.parametrize("boundary", every if FULL else sample(metafunc.config, found))
+
+
+def test_s6_every_boundary_is_tried(trio: Trio) -> None:
+    """The boundaries that are tried are those of the deployed fleet's own stages."""
+    queen = runpy.run_path(str(trio.fleet.inventory))["queen"]
+    assert boundaries(queen[0][1]["rbee"].site) == boundaries(three_hosts())
+
+
+def test_s6_a_killed_deploy_converges(trio: Trio, boundary: str) -> None:
+    """Killed where a step begins, the fleet answers, the same command converges, and one more changes nothing."""
+    trio.turn()
+    trio.killed_at(boundary)
+    trio.answers()
+    trio.converge()
+    trio.answers()
+    assert trio.changes() == {}
+
+
+@pytest.mark.parametrize("name", ["queen", "gpu1"])
+def test_s6_a_killed_activation_converges(trio: Trio, name: str) -> None:
+    """Killed after any of its steps, an activation is finished by the same command, and one more restarts nothing."""
+    there, back = generations(trio, name)
+    for step in ACTIVATOR_STEPS:
+        machine = trio.host(name)
+        killed = activator(machine, step, ("activate", there))
+        assert killed.returncode == KILLED, (step, killed.stderr)
+        trio.answers()
+        again = activator(machine, "", ("activate", there))
+        assert again.returncode == 0, (step, again.stderr)
+        before = pids(machine)
+        assert activator(machine, "", ("activate", there)).returncode == 0
+        assert pids(machine) == before, step
+        there, back = back, there
+    trio.converge()
+    trio.serves()
+    assert trio.changes() == {}
+
+
+def generations(trio: Trio, name: str) -> tuple[str, str]:
+    """Return a generation of another release that a host has been in, and the one that it is in."""
+    trio.turn()
+    trio.converge()
+    (*_, other, now) = trio.host(name).run("python3 -c " + _LAST_TWO).stdout.split()
+    return other, now
+
+
+_LAST_TWO = (
+    '\'import json; print(*[one["generation"] for one in json.load(open("/var/lib/rbee/deploy/state.json"))["good"]])\''
+)
