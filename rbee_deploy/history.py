@@ -1,7 +1,7 @@
 """What hosts ran before, out of what their activators noted, and which of them a rollback concerns; pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 
@@ -24,7 +24,8 @@ class Past:
     @classmethod
     def of(cls, deploy: Mapping[str, Any]) -> "Past":
         """Return the past out of what the state fact says of deploys."""
-        return cls(tuple(Step(**entry) for entry in deploy.get("good", ())))
+        known = {item.name for item in fields(Step)}
+        return cls(tuple(Step(**{n: v for n, v in entry.items() if n in known}) for entry in deploy.get("good", ())))
 
     @property
     def now(self) -> Step | None:

@@ -186,7 +186,7 @@ def _walk(run: Activation) -> None:
 
 
 def _restore(run: Activation, reason: str, facts: dict[str, Any]) -> None:
-    told = {**facts, "reason": reason.splitlines()[0]}
+    told = {**facts, "reason": reason.splitlines()[0].removesuffix("; its last lines:")}
     if not run.state.undo:
         records.audit("failed", **told)
         raise ActivationError(reason)

@@ -1,7 +1,7 @@
 """The queen's database: a copy before another release may change it, and the way back to that copy.
 
 A release that is gone back to reads the database as it is, unless the newer one moved its schema on: only then is the
-copy put back, for everything written since would be lost with it (keys made and revoked, usage). The epoch goes on
+copy put back, for everything written since would be lost with it (keys made and revoked). The epoch goes on
 counting: hives refuse a queen with a lower one.
 """
 

@@ -15,13 +15,20 @@ EXITS = {
 
 
 def command(
-    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str, *, limits: bool = True
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    *,
+    limits: bool = True,
+    hosts: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a command with the options that all of them have; `limits` are those of a run on many hosts."""
+    """Add a command; `hosts` says that it runs on hosts, `limits` that a person may choose which by an option."""
     added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     added.add_argument("-i", "--inventory", required=True, help="the inventory, a Python file")
     added.set_defaults(run=run, limit=[], verbose=False)
     if limits:
         added.add_argument("--limit", action="append", default=[], metavar="HOST", help="only this host or group")
+    if hosts:
         added.add_argument("-v", "--verbose", action="store_true", help="pyinfra's own account as well")
     return added

@@ -1,4 +1,4 @@
-"""backup and restore: the queen's database (keys, usage, where workers are) as one file of the operator."""
+"""backup and restore: the queen's database (keys, drained hosts, where workers are) as one file of the operator."""
 
 import argparse
 import base64
@@ -27,10 +27,10 @@ WIDTH = 76
 def register(commands: Commands) -> None:
     """Add the commands."""
     text = "write the queen's database into a file, and prove that it can be read"
-    backup = command(commands, "backup", _backup, text)
+    backup = command(commands, "backup", _backup, text, limits=False)
     backup.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the file; it must not exist")
     text = "put a backup in place of the queen's database, and restart the queen"
-    restore = command(commands, "restore", _restore, text)
+    restore = command(commands, "restore", _restore, text, limits=False)
     restore.add_argument("file", type=Path, metavar="FILE", help="what backup wrote")
 
 

@@ -28,7 +28,7 @@ def register(commands: Commands) -> None:
     audit.add_argument("-n", type=int, default=MOST_AUDIT_LINES, metavar="LINES", help="the newest so many")
     for added in (status, audit):
         added.add_argument("--json", action="store_true", help="pure JSON on standard output")
-    key = command(commands, "api-key", _api_key, "say where the first API key is", limits=False)
+    key = command(commands, "api-key", _api_key, "say where the first API key is", limits=False, hosts=False)
     key.add_argument("--show", action="store_true", help="print the key itself")
 
 

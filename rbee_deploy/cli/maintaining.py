@@ -32,7 +32,6 @@ def register(commands: Commands) -> None:
     waits = "how long each step may take: until it is empty, up again, serving (default: %(default)g)"
     added.add_argument("--seconds", type=float, default=DEFAULT_SECONDS, metavar="N", help=waits)
     added.add_argument("--yes", action="store_true", help="reboot the queen's host although clients are refused then")
-    added.add_argument("-v", "--verbose", action="store_true", help="pyinfra's own account as well")
 
 
 def _maintain(options: argparse.Namespace) -> int:

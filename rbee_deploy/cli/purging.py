@@ -23,7 +23,8 @@ LOST: list[PyinfraHost] = []
 
 def register(commands: Commands) -> None:
     """Add the command."""
-    added = command(commands, "purge", _purge, "remove rbee from hosts: units, files, state; models stay unless asked")
+    text = "remove rbee from hosts: units, files, state; models stay unless asked"
+    added = command(commands, "purge", _purge, text, limits=False)
     added.add_argument("hosts", nargs="*", metavar="HOST", help="which hosts")
     added.add_argument("--all", action="store_true", help="every host of the inventory")
     added.add_argument("--orphans", action="store_true", help="every host that the inventory had and lost")

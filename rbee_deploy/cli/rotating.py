@@ -21,7 +21,6 @@ def register(commands: Commands) -> None:
     added = command(commands, "rotate", _rotate, text, limits=False)
     added.add_argument("what", choices=("certificates", "api-key"), help="which of the secrets")
     added.add_argument("--revoke-old", action="store_true", help="api-key: end the key before, once nobody uses it")
-    added.add_argument("-v", "--verbose", action="store_true", help="pyinfra's own account as well")
 
 
 def _rotate(options: argparse.Namespace) -> int:
