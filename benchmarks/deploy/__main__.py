@@ -50,10 +50,11 @@ def measure(options: argparse.Namespace) -> tuple[list[Compared], Crowd | None]:
     wanted = set(options.cases)
     compared: list[Compared] = []
     with tempfile.TemporaryDirectory(prefix="rbee-bench-") as scratch:
+        # First, while no lab host uses the processors.
+        found = crowd.measure(Path(scratch)) if Case.FLEET in wanted else None
         if wanted - {Case.FLEET}:
             for count in options.hosts:
                 compared += cases.measure(count, wanted, Path(scratch))
-        found = crowd.measure(Path(scratch)) if Case.FLEET in wanted else None
     return compared, found
 
 
@@ -66,9 +67,8 @@ def show(compared: Sequence[Compared], found: Crowd | None) -> None:
         print(f"rbee-deploy: {operations} operations; ansible-core {version}: {tasks} tasks and handlers\n")
         print(table(compared))
     print("\n".join(["", *goals(compared, found), ""]))
-    print("\n".join(item.line() for item in compared))
-    if found is not None:
-        print(found.line())
+    lines = [*(item.line() for item in compared), *([found.line()] if found is not None else [])]
+    print("\n".join(lines))
 
 
 def main() -> None:

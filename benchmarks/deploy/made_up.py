@@ -19,7 +19,7 @@ from rbee_deploy.inventory import fleet, host
 QUESTION = "echo @machine"
 """Stands in the one fact's script and in no other command."""
 
-ACTIVATION = ("activator activate", "systemctl restart")
+_ACTIVATION = ("activator activate", "systemctl restart")
 """A part of the command after which a host is as it should be."""
 
 CLOCK = "clock_unix="
@@ -28,7 +28,7 @@ CLOCK = "clock_unix="
 def answer(connector: Any, command: str) -> tuple[bool, CommandOutput]:
     """Answer a question with the state of the moment."""
     if QUESTION not in command:
-        if any(part in command for part in ACTIVATION):
+        if any(part in command for part in _ACTIVATION):
             _done.add(connector.host.name)
         return True, CommandOutput([])
     known = _wanted["answers"][connector.host.name]
