@@ -30,7 +30,9 @@ def sentences(hosts: Iterable[Any]) -> dict[str, str]:
 def _reason(host: Any) -> str:
     address = (host.data.get("ssh_hostname") or host.name, int(host.data.get("ssh_port") or 22))
     try:
-        socket.create_connection(address, timeout=SECONDS).close()
+        # Behind a jump host there is no straight way, and the name may be known to the configuration alone.
+        if not host.data.get("ssh_config_file"):
+            socket.create_connection(address, timeout=SECONDS).close()
         host.connector.connect()
     except socket.gaierror:
         return "its name does not resolve"

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from rbee_deploy.own_wheel import own_wheel
 
 KEPT = 10
 """Archives in the cache, 12 MB each: enough for checkouts that take turns."""
+
+IN_USE_SECONDS = 7200.0
+"""A younger one may be on its way to hosts right now, in another run on this machine."""
 
 __all__ = ["Artefact", "Target", "build_release", "install_script", "uv_binary"]
 
@@ -46,14 +50,17 @@ def build_release(
     if not archive.is_file():
         _bundle(release, number, requirements, files, target, archive)
         _prune(archive)
+    archive.touch()
     return described(release, archive)
 
 
 def _prune(newest: Path) -> None:
-    """Remove all but the KEPT newest releases: every change of the sources makes one."""
-    made = sorted(newest.parent.glob("release-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for archive in made[KEPT:]:
-        archive.unlink(missing_ok=True)
+    """Remove all but the KEPT releases that were used last: every change of the sources makes one."""
+    now = time.time()
+    made = sorted(((path.stat().st_mtime, path) for path in newest.parent.glob("release-*.tar")), reverse=True)
+    for used, archive in made[KEPT:]:
+        if now - used > IN_USE_SECONDS:
+            archive.unlink(missing_ok=True)
 
 
 def _pinned(wheel: Path) -> str:

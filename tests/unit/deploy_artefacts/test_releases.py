@@ -161,6 +161,14 @@ def test_releases_names_are_what_others_import() -> None:
     assert set(releases.__all__) == {"Artefact", "Target", "build_release", "install_script", "uv_binary"}
 
 
+def test_a_release_that_another_run_may_be_sending_stays(tmp_path: Path) -> None:
+    """However many are made within an hour, none is taken from under a deploy."""
+    for number in range(releases.KEPT + 5):
+        (tmp_path / f"release-{number}.tar").touch()
+    releases._prune(tmp_path / "release-0.tar")
+    assert len(list(tmp_path.iterdir())) == releases.KEPT + 5
+
+
 def test_old_releases_leave_the_cache(tmp_path: Path) -> None:
     """Only the newest archives are kept, and other artefacts are left alone."""
     for number in range(releases.KEPT + 2):
