@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab import Lab, LabHost
 from tests.sandbox.furnishing import furnish
+from tests.unit.deploy.test_units import EXPOSURE
 
 pytestmark = pytest.mark.lab
 
@@ -110,6 +111,14 @@ def test_systemd_on_the_host_has_nothing_to_say(box: LabHost) -> None:
     """`systemd-analyze verify` is silent with the host's own systemd too."""
     done = box.run("systemd-analyze verify --man=no " + " ".join(UNITS) + " rbee-worker@w1.service", check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+@pytest.mark.parametrize(("unit", "most"), EXPOSURE.items())
+def test_the_host_s_own_systemd_calls_units_closed(unit: str, most: int, box: LabHost) -> None:
+    """Queen scores at most 1.5, hive and worker at most 2.0, as systemd 252 counts and as 257 does."""
+    analyse = f"systemd-analyze security --no-pager --offline=true --threshold={most} /etc/systemd/system/{unit}"
+    done = box.run(analyse, check=False)
+    assert done.returncode == 0, done.stdout[-200:]
 
 
 def processes(host: LabHost, unit: str) -> set[str]:
