@@ -65,13 +65,18 @@ class Input:
         return "Input(********)"
 
 
-def as_root(script: str, *, password: bool = False) -> str:
-    """Return the shell line that runs `script` as root, for any login user; its exit status is the script's."""
+def as_root(script: str, *, password: bool = False, given: bool = False) -> str:
+    """Return the shell line that runs `script` as root, for any login user; its exit status is the script's.
+
+    `given` says that it has a standard input, whose rest is read even when the script fails: whoever still writes would
+    find the connection closed and never hear what it said.
+    """
     if password:
         script = _SKIP_PASSWORD + script
     asking = ("-S", "-k", "-p", "") if password else ("-n",)
     sudo = ("sudo", *asking, "-H", "--")
-    return f'set -- sh -c {shlex.quote(script)}; [ "$(id -u)" = 0 ] || set -- {shlex.join(sudo)} "$@"; exec "$@"'
+    run = '"$@" || { status=$?; cat >/dev/null; exit "$status"; }' if given else 'exec "$@"'
+    return f'set -- sh -c {shlex.quote(script)}; [ "$(id -u)" = 0 ] || set -- {shlex.join(sudo)} "$@"; {run}'
 
 
 def probe_as_root(script: str, *, password: bool = False) -> str:

@@ -39,7 +39,7 @@ def as_root_command(script: str, lines: Iterable[Line] | None = None) -> StringC
     arguments = {} if given is None else {"_stdin": given}
     run: str | None = host.connector_data.get(LEASE)
     fenced = f"{lease.held(run)}\n{script}" if run is not None else script
-    return StringCommand(as_root(fenced, password=password is not None), **arguments)
+    return StringCommand(as_root(fenced, password=password is not None, given=given is not None), **arguments)
 
 
 def refused(sentences: Sequence[str]) -> Iterator[FunctionCommand]:

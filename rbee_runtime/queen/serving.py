@@ -34,9 +34,10 @@ from rbee_runtime.server import HttpServer
 if TYPE_CHECKING:
     from rbee_runtime.hive.attached import AttachedHive
 
-GRACE_SECONDS = 2.0
-"""While it leaves, idle connections stay open for a moment and their next answer says `connection: close`: a client
-that sends just then is answered instead of cut off."""
+GRACE_SECONDS = 6.0
+"""While it leaves, idle connections stay open for a while and their next answer says `connection: close`: a client that
+sends just then is answered instead of cut off. httpx, and with it the official clients, uses no connection again that
+was idle for 5 s, so that none is left by then which a request may be on its way over."""
 
 _POLL_SECONDS = 0.05
 LINK_DRAIN_SECONDS = 1.0

@@ -56,6 +56,18 @@ def test_the_content_arrives_whole(tmp_path: Path, sudo: str | None, uid: int, p
     assert (status, output) == (0, "the content\n")
 
 
+def test_a_script_that_fails_early_lets_its_input_be_written(tmp_path: Path) -> None:
+    """Whoever writes megabytes to a script that does not read them finishes, and hears its words and exit status."""
+    line = as_root("echo the reason; exit 3", given=True)
+    with subprocess.Popen(["/bin/sh", "-c", line], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        assert run.stdin is not None
+        assert run.stdout is not None
+        run.stdin.write(b"x" * (4 << 20))
+        run.stdin.close()
+        assert run.stdout.read() == b"the reason\n"
+    assert run.returncode == 3
+
+
 def test_a_wrong_password_fails_and_stays_off_the_command_line(tmp_path: Path) -> None:
     """Sudo's refusal is the command's, and no argument holds a word of the password."""
     status, output, called = shell(as_root("cat", password=True), tmp_path, sudo="asks", given=sent("canary"))
