@@ -10,7 +10,11 @@ from rbee_deploy.site import Host
 from rbee_runtime import ports
 
 ROLES = ("queen", "hive")
-STORE_PARTS = ("blobs", "manifests", "incoming", "partial", "links", "leases", "pins", "trash", "locks")
+STORE_PARTS = (
+    *("blobs", "manifests", "facts", "views", "partial", "quarantine", "chunks", "locks", "uses"),
+    *("pins.json", "pins-inventory.json", "incoming"),
+)
+"""What hive and deployer put into models_dir; the folder may hold other things of the operator's."""
 
 
 def script(host: Host, *, models: bool) -> str:

@@ -1,0 +1,31 @@
+"""What a purge removes, and what it leaves to the operator."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rbee_deploy import uninstall
+from rbee_deploy.inventory import host
+from rbee_runtime.models.layout import Layout
+
+
+def test_every_part_of_the_store_is_removed_with_the_models() -> None:
+    """The list has each file and folder that a hive keeps in its models folder, and where uploads arrive."""
+    root = Path("/models")
+    parts = [path for path in vars(Layout(root)).values() if isinstance(path, Path) and path.parent == root]
+    assert {path.name for path in parts} | {"incoming"} == set(uninstall.STORE_PARTS)
+
+
+@pytest.mark.parametrize("models", [False, True])
+def test_a_models_folder_keeps_what_is_not_of_rbee(models: bool, tmp_path: Path) -> None:
+    """Without --models all of it stays; with it the store goes and the operator's own file beside it stays."""
+    for part in ("blobs/sha256-ab", "pins.json", "notes.txt"):
+        (tmp_path / part).parent.mkdir(exist_ok=True)
+        (tmp_path / part).write_text(part)
+    script = uninstall.script(host("gpu1", models_dir=str(tmp_path)), models=models)
+    removing = [line for line in script.splitlines() if line.startswith("rm -rf") and str(tmp_path) in line]
+    mine = [line.replace(line.partition(str(tmp_path))[0], "rm -rf -- ") for line in removing]
+    subprocess.run(["sh", "-c", "\n".join(mine)], check=True)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == ({"notes.txt"} if models else {"blobs", "pins.json", "notes.txt"})
