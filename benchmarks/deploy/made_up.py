@@ -22,6 +22,10 @@ QUESTION = "echo @machine"
 _ACTIVATION = ("activator activate", "systemctl restart")
 """A part of the command after which a host is as it should be."""
 
+_FOLLOWED = "activator workers"
+_NO_WORKERS = '{"problem": "", "workers": 0}'
+"""What the queen says who is asked whether workers were replaced."""
+
 CLOCK = "clock_unix="
 
 
@@ -30,7 +34,7 @@ def answer(connector: Any, command: str) -> tuple[bool, CommandOutput]:
     if QUESTION not in command:
         if any(part in command for part in _ACTIVATION):
             _done.add(connector.host.name)
-        return True, CommandOutput([])
+        return True, CommandOutput([OutputLine("stdout", _NO_WORKERS)] if _FOLLOWED in command else [])
     known = _wanted["answers"][connector.host.name]
     lines: list[str] = known["after" if connector.host.name in _done else "before"]
     return True, CommandOutput([OutputLine("stdout", line) for line in _at_this_moment(lines)])
