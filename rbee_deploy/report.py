@@ -195,7 +195,7 @@ def _planned(state: Any, host: Any) -> Iterator[Line]:
     if differences is None:
         return
     steps: dict[str, list[str]] = {}
-    for op_hash in state.get_op_order():
+    for op_hash in _order(state):
         data = state.ops[host].get(op_hash)
         if data is not None and data.operation_meta.will_change:
             stage, _, step = next(iter(state.op_meta[op_hash].names)).partition(separator())
@@ -213,9 +213,19 @@ def _planned(state: Any, host: Any) -> Iterator[Line]:
         yield Line(host.name, "all", None)
 
 
+def _order(state: Any) -> list[str]:
+    """Return the operations in their order; sorting them takes pyinfra long, and they are fixed once they run."""
+    if not state.is_executing:
+        return list(state.get_op_order())
+    if not hasattr(state, "rbee_order"):
+        state.rbee_order = list(state.get_op_order())
+    order: list[str] = state.rbee_order
+    return order
+
+
 def _done(state: Any, host: Any) -> Iterator[Line]:
     lines: dict[str, Line] = {}
-    for op_hash in state.get_op_order():
+    for op_hash in _order(state):
         data, recorder = state.ops[host].get(op_hash), state.rbee_recorder
         cut_off = recorder.was_cut_off(host.name, op_hash)
         if data is None or not (cut_off or (host.name, op_hash) in recorder.seconds):

@@ -35,7 +35,9 @@ class Door:
 @operation()
 def followed(queen: Callable[[], Door | None], releases: Callable[[], Mapping[str, str]]) -> Iterator[StringCommand]:
     """Wait until the workers of all hives that the run changed run their hives' releases, and note what they lack."""
-    door, wanted = (queen(), releases()) if host.state.is_executing else (None, {})
+    door = queen() if host.state.is_executing else None
+    # Not asked where there is no door: it looks at every host.
+    wanted = releases() if door is not None else {}
     if door is None or not wanted:
         host.noop("no worker is to be replaced")
         return
@@ -49,14 +51,22 @@ def followed(queen: Callable[[], Door | None], releases: Callable[[], Mapping[st
 
 def _follow(mine: Any, command: StringCommand) -> None:
     succeeded, output = mine.connector.run_shell_command(command, **command.connector_arguments)
-    if succeeded:
-        answer = json.loads(output.stdout)
+    answer = _parsed(output.stdout) if succeeded else None
+    if answer is not None:
         mine.state.__dict__[WORKERS] = str(answer["problem"])
         note(mine, answer["problem"] or f"{answer['workers']} run what their hives have")
         return
     # A dead queen holds nobody up: she replaces workers when she is back.
     said = (output.stderr or "she said nothing").splitlines()[-1]
     note(mine, f"nobody could be asked about them: {said}")
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return None
+    return found if {"problem", "workers"} <= found.keys() else None
 
 
 def note(host: Any, sentence: str) -> None:
