@@ -1,4 +1,6 @@
 PYTHON := .venv/bin/python
+# Set on some machines: every start of a program would then compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-deploy fuzz-formats bench-pull bench-deploy build pins clean venv
 .DEFAULT_GOAL := test-fast
 
