@@ -12,12 +12,12 @@ from tests.faults.deploy.trio import MODEL, TOKENS, Trio
 
 @pytest.fixture(scope="session")
 def deployed_trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
-    """Give a queen and two GPU hosts with a scripted model of two replicas."""
+    """Give a queen and two GPU hosts with a replica of a scripted model on each."""
     with small_fleet("accidents", gpu_hosts=2) as fleet:
         for declared in fleet.hosts.values():
             declared["engines"] = []
         source = f"fake:tokens_per_s=20,slots=64,tokens={TOKENS}"
-        fleet.models[MODEL] = {"name": MODEL, "source": source, "slots": 64, "replicas": 2}
+        fleet.models[MODEL] = {"name": MODEL, "source": source, "slots": 64, "replicas": "each_host"}
         made = Trio(fleet, tmp_path_factory.mktemp("sources"))
         made.converge()
         made.serves()

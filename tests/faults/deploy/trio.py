@@ -88,12 +88,13 @@ class Trio:
         assert answer.choices[0].finish_reason == "length"
 
     def serves(self) -> None:
-        """Wait for both workers, of the releases that their hives have."""
-        wait_for("two workers that are up to date", self._is_up_to_date, seconds=120)
+        """Wait for a worker on every hive, of the release that the hive has."""
+        wait_for("workers that are up to date", self._is_up_to_date, seconds=120)
 
     def _is_up_to_date(self) -> bool:
         rows = self.fleet.workers(MODEL)
-        return len(rows) == 2 and not any(row["outdated"] for row in rows)
+        hives = {name for name, declared in self.fleet.hosts.items() if declared.get("hive", True)}
+        return {row["hive"] for row in rows} == hives and not any(row["outdated"] for row in rows)
 
 
 def look(host: LabHost) -> dict[str, str]:

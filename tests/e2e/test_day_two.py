@@ -1,0 +1,152 @@
+"""A fleet in its daily life: hosts are maintained, secrets replaced, hosts go and come, and clients see nothing."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.fleets import Fleet, small_fleet, wait_for
+from tests.e2e.streams import Asking, Stream
+from tests.e2e.test_changes import changes
+from tests.lab import LabHost
+
+pytestmark = pytest.mark.lab
+
+SLOW = {"name": "slow", "source": "fake:tokens_per_s=5,slots=4,tokens=120", "slots": 4}
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """Give a queen and two hosts that serve one model, each with a worker of it."""
+    with small_fleet("daytwo", gpu_hosts=2) as made:
+        for declared in made.hosts.values():
+            declared["engines"] = []
+        made.models["slow"] = {**SLOW, "replicas": "each_host"}
+        made.deploy()
+        made.wait_ready("slow", 2)
+        yield made
+
+
+def worker_pids(host: LabHost) -> str:
+    """Return the main processes of a host's workers."""
+    return host.run("systemctl show 'rbee-worker@*' -p MainPID --value").stdout.strip()
+
+
+def test_a_host_is_rebooted_without_a_request_that_fails(fleet: Fleet) -> None:
+    """Its open streams end whole, new requests go to the other host, and then it serves again with another boot."""
+    host = fleet.lab.hosts["gpu1"]
+    before = host.run(BOOT_ID).stdout
+    streams = [Stream(fleet).begin() for _ in range(4)]
+    with Asking(fleet) as asking:
+        done = fleet.rbee_deploy("maintain", "gpu1", "--reboot")
+        assert done.code == 0, done.errors
+        answered = asking.answered
+        wait_for("more answers", lambda: asking.answered > answered + 5)
+    assert asking.failures == []
+    assert [(stream.end().error, stream.finish) for stream in streams] == [("", "length")] * 4
+    assert "in flight" in done.errors
+    assert host.run(BOOT_ID).stdout != before
+    assert {row["hive"] for row in fleet.workers("slow")} == {"gpu1", "gpu2"}
+    assert done.output.endswith("gpu1: maintained, and as it was\n")
+
+
+def test_a_command_that_fails_leaves_the_host_drained(fleet: Fleet) -> None:
+    """Its output is shown, the exit status is 1, and the command that is named finishes the maintenance."""
+    done = fleet.rbee_deploy("maintain", "gpu1", "--run", "id -u; echo out of paper >&2; exit 3")
+    assert done.code == 1
+    assert "gpu1: | 0" in done.errors
+    assert "gpu1: | out of paper" in done.errors
+    assert f"run rbee-deploy maintain gpu1 -i {fleet.inventory}" in done.errors
+    hives = {row["name"]: row for row in fleet.admin("hives")}
+    assert (hives["gpu1"]["drained"], hives["gpu1"]["workers"]) == (True, 0)
+    again = fleet.rbee_deploy("maintain", "gpu1")
+    assert again.code == 0, again.errors
+    assert {row["hive"] for row in fleet.workers("slow")} == {"gpu1", "gpu2"}
+
+
+def test_the_queen_s_host_reboots_only_when_that_is_wanted(fleet: Fleet) -> None:
+    """Clients are refused meanwhile, so that it takes a yes; nothing is touched without."""
+    before = fleet.queen.run(BOOT_ID).stdout
+    refused = fleet.rbee_deploy("maintain", "queen", "--reboot")
+    assert (refused.code, "clients are refused while it reboots" in refused.errors) == (1, True)
+    assert fleet.queen.run(BOOT_ID).stdout == before
+
+
+def test_certificates_are_replaced_while_the_fleet_serves(fleet: Fleet) -> None:
+    """Each host has other ones, workers keep their process and are accepted with their old ones, no request fails."""
+    hosts = [fleet.lab.hosts[name] for name in ("gpu1", "gpu2")]
+    before = [host.run("sha256sum /etc/rbee/credentials/*.pem").stdout.splitlines() for host in hosts]
+    pids = [worker_pids(host) for host in hosts]
+    with Asking(fleet) as asking:
+        done = fleet.rbee_deploy("rotate", "certificates")
+        assert done.code == 0, done.errors
+        answered = asking.answered
+        wait_for("more answers", lambda: asking.answered > answered + 5)
+    assert asking.failures == []
+    after = [host.run("sha256sum /etc/rbee/credentials/*.pem").stdout.splitlines() for host in hosts]
+    for old, new in zip(before, after, strict=True):
+        assert {line.split("/")[-1] for line in set(new) - set(old)} == {"hive.pem", "worker.pem"}
+    assert [worker_pids(host) for host in hosts] == pids
+    assert fleet.rbee_deploy("check").code == 0
+
+
+def test_the_api_key_is_replaced_and_the_old_one_ends_when_told(fleet: Fleet) -> None:
+    """Both work in between, requests with the old one go on, and no key is printed."""
+    old, client = fleet.api_key, fleet.client()
+    with Asking(fleet) as asking:
+        done = fleet.rbee_deploy("rotate", "api-key")
+        assert done.code == 0, done.errors
+    assert (asking.failures, fleet.api_key == old) == ([], False)
+    assert fleet.client(key=old).models.list().data
+    assert fleet.client().models.list().data
+    ended = fleet.rbee_deploy("rotate", "api-key", "--revoke-old")
+    assert ended.code == 0, ended.errors
+    with pytest.raises(Exception, match="401"):
+        client.models.list()
+    assert fleet.client().models.list().data
+    assert fleet.rbee_deploy("rotate", "api-key", "--revoke-old").output == "there is no old key to revoke\n"
+    said = done.output + done.errors + ended.output + ended.errors
+    assert [key for key in (old, fleet.api_key) if key in said] == []
+
+
+LEFT = (
+    "ls -d /opt/rbee /etc/rbee /var/lib/rbee/hive /var/lib/rbee/deploy /run/rbee* /etc/polkit-1/rules.d/*rbee* "
+    "/etc/systemd/system/rbee* /etc/systemd/system/*/rbee* 2>/dev/null; "
+    "systemctl list-units --all --plain --no-legend 'rbee*'; "
+    "pgrep -u rbee-hive,rbee-worker"
+)
+
+
+def test_a_host_that_the_inventory_lost_is_purged(fleet: Fleet) -> None:
+    """Nothing of rbee is left there but models; a second purge has nothing to do, and an apply brings all back."""
+    host, declared = fleet.lab.hosts["gpu2"], fleet.hosts.pop("gpu2")
+    kept = "/var/lib/rbee/models/blobs/sha256-canary"
+    host.put("weights", kept)
+    try:
+        done = fleet.rbee_deploy("purge", "--orphans", "--yes")
+        assert (done.code, done.output) == (0, "gpu2: models are kept in /var/lib/rbee/models\n"), done.errors
+        assert host.run(LEFT, check=False).stdout == ""
+        assert host.run(f"cat {kept}").stdout == "weights"
+        again = fleet.rbee_deploy("purge", "--orphans", "--yes")
+        assert (again.code, "has lost no host" in again.output) == (0, True)
+        assert not (fleet.lab.directory / "secrets" / "hosts" / "gpu2").exists()
+    finally:
+        fleet.hosts["gpu2"] = declared
+    assert fleet.rbee_deploy("purge", "gpu2", "--yes").code == 0
+    host.run(f"rm {kept}")
+    fleet.deploy()
+    fleet.wait_ready("slow", 2)
+    assert changes(fleet.deploy("--json")) == {}
+
+
+def test_a_purge_takes_models_and_users_only_when_told(fleet: Fleet) -> None:
+    """With --models the store and rbee's users go too; how the host is reached stays known, for it is declared."""
+    host = fleet.lab.hosts["gpu2"]
+    done = fleet.rbee_deploy("purge", "gpu2", "--models", "--yes")
+    assert done.code == 0, done.errors
+    left = host.run("find /var/lib/rbee; getent passwd | grep ^rbee", check=False).stdout
+    note = json.loads((fleet.lab.directory / "secrets" / "hosts" / "gpu2" / "connection.json").read_text())
+    fleet.deploy()
+    fleet.wait_ready("slow", 2)
+    assert (left, note["address"]) == ("", host.address)
