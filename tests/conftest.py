@@ -7,6 +7,7 @@ import pytest
 
 from rbee_deploy.local import install_engine
 from rbee_deploy.model_files import lab_model
+from tests.faults.rows import FULL
 
 
 def pytest_configure() -> None:
@@ -28,8 +29,12 @@ def smol_model() -> Path:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the files that take longest; this runs after the shuffle, so order within a file stays random."""
+    if not FULL:
+        left_out = [item for item in items if item.get_closest_marker("full") is not None]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     items.sort(
         key=lambda item: (not _shares_fleet(item), item.get_closest_marker("lab") is None, not _starts_much(item))
     )

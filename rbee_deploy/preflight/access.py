@@ -18,10 +18,10 @@ def unreachable(host: Host, reason: str) -> Problem:
 def _ssh_fix(host: Host, reason: str) -> str:
     user = f"{host.ssh_user}@" if host.ssh_user else ""
     login = f"ssh -p {host.ssh_port} {user}{host.ssh_address}"
+    if "no host key" in reason or ("known_hosts" in reason and "does not match" not in reason):
+        return f"run {login} once to accept its host key, or write ssh_host_keys='accept-new'"
     if "does not match" in reason or "host key" in reason:
         return f"its host key changed: make sure that it is your host, then run ssh-keygen -R {host.ssh_address}"
-    if "known_hosts" in reason:
-        return f"run {login} once to accept its host key, or write ssh_host_keys='accept-new'"
     if "private key" in reason:
         return "correct ssh_key or its passphrase"
     if "auth" in reason:

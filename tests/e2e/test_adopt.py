@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.fleets import Fleet, small_fleet, wait_for
 from tests.e2e.test_changes import daemon_pids
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.full]
 
 SERVER = Path(__file__).resolve().parent.parent / "openai_server.py"
 

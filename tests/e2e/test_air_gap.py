@@ -15,7 +15,7 @@ from tests.unit.deploy_artefacts.bundles import flip
 from tests.unit.models.sources.hub import Hub
 from tests.unit.models.sources.servers import Server
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.full]
 
 STATE = "ls -d /opt/rbee /etc/rbee /var/lib/rbee 2>/dev/null; getent passwd rbee-hive"
 VISITS = "journalctl --no-pager -o cat -u ssh -u sshd | grep -c Accepted"

@@ -10,7 +10,7 @@ from tests.e2e.streams import Asking, Stream
 from tests.e2e.test_changes import changes
 from tests.lab import LabHost
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.full]
 
 SLOW = {"name": "slow", "source": "fake:tokens_per_s=5,slots=4,tokens=120", "slots": 4}
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"

@@ -13,7 +13,23 @@ ROWS = {
         *(f"D{number}" for number in range(1, 7)),
         "M8",
     ],
-    "deploy": ["S6", "S7", "S8", "LEASE", "DISK", "SSH", "CLOCK", "DEAD", "DOWN", "DRIFT", "UP", "DOCS"],
+    "deploy": [
+        "S6",
+        "S7",
+        "S8",
+        "LEASE",
+        "DISK",
+        "SSH",
+        "CLOCK",
+        "DEAD",
+        "DOWN",
+        "DRIFT",
+        "UP",
+        "DOCS",
+        "AIR",
+        "ADOPT",
+        "DAY",
+    ],
 }
 
 

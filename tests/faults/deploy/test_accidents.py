@@ -114,7 +114,7 @@ def test_lease_a_freeze_stops_deploys_and_nothing_else(trio: Trio) -> None:
         told = line(refused.errors, name, "lease")
         assert f"frozen here by {leases.operator()} since" in told
         assert "the auditors are here" in told
-        assert "would change" in line(planned.errors, name, "stage"), planned.errors
+        assert "would change" in line(planned.errors, name, "activate"), planned.errors
     assert planned.code == 0
     trio.converge()
     trio.serves()
