@@ -126,6 +126,7 @@ def _asked(trio: Trio, question: str) -> str:
     return trio.host("queen").run("python3 -", input=text).stdout
 
 
+@pytest.mark.full
 def test_up_an_upgrade_fails_nobody(trio: Trio, record_property: Record) -> None:
     """Queen, hives and both workers run another release afterwards, and not one of the streams meanwhile was cut."""
     names, figures = ("queen", "gpu1", "gpu2"), row("UP", "deploy")
