@@ -1,18 +1,12 @@
 """What hosts ran before, out of what their activators noted, and which of them a rollback concerns; pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from rbee_deploy.activator.records import Good as Step
 
-@dataclass(frozen=True)
-class Step:
-    """A generation that became ready on a host: its release, when (Unix seconds), in which run of the deployer."""
-
-    generation: str
-    release: str
-    since: int
-    run: str = ""
+__all__ = ["Past", "Step", "back", "lacking", "to"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +18,7 @@ class Past:
     @classmethod
     def of(cls, deploy: Mapping[str, Any]) -> "Past":
         """Return the past out of what the state fact says of deploys."""
-        known = {item.name for item in fields(Step)}
-        return cls(tuple(Step(**{n: v for n, v in entry.items() if n in known}) for entry in deploy.get("good", ())))
+        return cls(tuple(map(Step.parse, deploy.get("good", ()))))
 
     @property
     def now(self) -> Step | None:

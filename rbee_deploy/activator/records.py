@@ -24,6 +24,11 @@ class Good:
     since: int
     run: str = ""
 
+    @classmethod
+    def parse(cls, entry: Mapping[str, Any]) -> "Good":
+        """Return an entry as far as this release knows its fields: a newer one may have written more."""
+        return cls(**{name: value for name, value in entry.items() if name in {item.name for item in fields(cls)}})
+
 
 @dataclass(frozen=True)
 class State:
@@ -42,7 +47,7 @@ class State:
         """Return what is on disk; a host that was never activated, or whose file is damaged, has nothing."""
         try:
             known = json.loads(places.STATE.read_text(encoding="utf-8"))
-            good = tuple(map(_good, known.get("good", ())))
+            good = tuple(map(Good.parse, known.get("good", ())))
             return cls(known.get("current", ""), good, known.get("wanted", ""), known.get("undo", {}))
         except (OSError, ValueError, TypeError, AttributeError):
             return cls()
@@ -60,11 +65,6 @@ class State:
         kept = tuple(entry for entry in self.good[:last] if entry.generation != generation.id)
         good = (*kept, Good(generation.id, generation.release, int(now), run))
         return replace(self, current=generation.id, good=good, wanted="", undo={})
-
-
-def _good(entry: Mapping[str, Any]) -> Good:
-    """Return an entry as far as this release knows its fields: a newer one may have written more."""
-    return Good(**{name: value for name, value in entry.items() if name in {item.name for item in fields(Good)}})
 
 
 def load(generation: str) -> Generation:

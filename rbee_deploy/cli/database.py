@@ -71,7 +71,7 @@ def _restore(options: argparse.Namespace) -> int:
     try:
         content = options.file.read_bytes()
     except OSError as error:
-        raise DeployError(f"cannot read {options.file}: {error.strerror}") from error
+        raise DeployError(f"cannot read {options.file}: {error.strerror}; name a file that backup wrote") from error
     proven(content)
     return running.go(_at_the_queen(options), wanted=partial(_stages, partial(_ask_restore, content)))
 

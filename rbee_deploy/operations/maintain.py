@@ -97,14 +97,18 @@ def _is_reached(state: Any, name: str) -> bool:
     return any(item.data.get("rbee").host.name == name for item in state.active_hosts)
 
 
+def _asking(host: Any, commands: dict[tuple[str, str], StringCommand]) -> Callable[[str, str], Any]:
+    """Return what asks the queen by method and path; the commands were made where the host at hand is known."""
+    return lambda method, path: queens.answer(host, commands[method, path])
+
+
 def _drain(
     state: Any,  # noqa: ARG001 - pyinfra hands over both to a function that has both
     host: Any,
     commands: dict[tuple[str, str], StringCommand],
     course: Course,
 ) -> bool:
-    def ask(*call: str) -> Any:
-        return queens.answer(host, commands[call[0], call[1]])
+    ask = _asking(host, commands)
 
     def left() -> str:
         return maintenance.load(ask("GET", "workers"), ask("GET", "hives"), course.host)
@@ -200,8 +204,7 @@ def _resume(
     commands: dict[tuple[str, str], StringCommand],
     course: Course,
 ) -> bool:
-    def ask(*call: str) -> Any:
-        return queens.answer(host, commands[call[0], call[1]])
+    ask = _asking(host, commands)
 
     def undrain() -> str:
         away = _tolerant(lambda: maintenance.absence(ask("GET", "hives"), course.host))
