@@ -179,12 +179,11 @@ class ProcessLauncher:
             return UnitStatus(worker, Phase.STARTING, said="its handle file is missing") if held else None
         if handle.boot != identity.boot_id():
             return None
-        ended = self._exit(worker) if f"{worker}.exit.json" in files else None
-        if ended is None and self._lives(handle):
+        if self._lives(handle):
             phase = Phase.STOPPING if f"{worker}.stop" in files else Phase.RUNNING
             return UnitStatus(worker, phase, pid=handle.pid, spec=handle.spec)
-        # Read again now that nothing lives, because the shim notes the end and then ends itself.
-        ended = ended or self._exit(worker) or Exit()
+        # Not before the shim is gone, which notes the end and then lets go of the lock: the next start needs that.
+        ended = self._exit(worker) or Exit()
         return UnitStatus(worker, Phase.ENDED, spec=handle.spec, exit_status=ended.status, exit_signal=ended.signal)
 
     @staticmethod

@@ -184,6 +184,21 @@ async def test_an_end_in_the_middle_of_a_look_is_seen_with_its_status(
     assert (seen.phase, seen.exit_status) == (Phase.ENDED, 73)
 
 
+async def test_an_end_is_seen_only_when_the_next_start_can_have_the_lock(script: Script, tmp_path: Path) -> None:
+    """A worker whose end its shim has noted is not called ended while that shim still holds the lock."""
+    launcher = script("time.sleep(60)")
+    await launcher.start(ID, Path("x"), DIGEST)
+    await reach(launcher, ID, Phase.RUNNING)
+    note = tmp_path / "process" / f"{ID}.exit.json"
+    note.write_text('{"status": 0}')
+    seen = (await launcher.list())[ID]
+    note.unlink()
+    await end(launcher, ID)
+    assert seen.phase is Phase.RUNNING
+    await launcher.start(ID, Path("x"), DIGEST)
+    await end(launcher, ID)
+
+
 async def test_a_log_is_followed_over_a_cut(script: Script, tmp_path: Path) -> None:
     """A follower misses no line and sees none twice although the log's front half is cut off meanwhile."""
     launcher = script(f"folder = {str(tmp_path)!r}\n{WAITS_FOR_CUTS}")
