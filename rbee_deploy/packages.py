@@ -121,6 +121,16 @@ def install(packages: tuple[str, ...], manager: Manager) -> str:
 
     What the package manager said comes first, one sentence after it.
     """
+    return "\n".join((_got(packages, manager), *(_starts(name) for name in packages if name.startswith("python"))))
+
+
+def _starts(program: str) -> str:
+    """Return the line that fails if a Python of a package's name is not there although that package is installed."""
+    said = f"the package {program} is installed but {program} does not start; reinstall its packages by hand"
+    return f"{program} -c '' || {{ echo {shlex.quote(said)} >&2; exit 1; }}"
+
+
+def _got(packages: tuple[str, ...], manager: Manager) -> str:
     names = shlex.join(packages)
     said = (
         f"cannot install {' and '.join(packages)} from the host's package sources; "

@@ -57,7 +57,10 @@ def of_units(host: Host, enabled: tuple[str, ...]) -> Iterator[Drift]:
         hanging = frozenset({unit}) if unit.endswith(".service") else EVERY_UNIT
         # A target is up when all that it wants is; its units are what the check names.
         named = "is inactive" if unit == ports.TARGET_UNIT else f"{unit} is inactive"
-        yield Drift(f"{host.name} {unit} stopped", host.name, f"systemctl stop {unit}", named, "/nothing", hanging)
+        # A connection would start the queen again within a moment while her socket listens.
+        held = ports.QUEEN_SOCKET_UNIT if unit == ports.QUEEN_UNIT else ""
+        damage = f"systemctl stop {held} {unit}"
+        yield Drift(f"{host.name} {unit} stopped", host.name, damage, named, "/nothing", hanging)
         damage = f"systemctl disable -q {unit}"
         yield Drift(f"{host.name} {unit} disabled", host.name, damage, f"{unit} is not enabled", f".wants/{unit}")
 
