@@ -40,6 +40,7 @@ HERE = "rbee_here"
 """Key of a host's Here."""
 
 QUEEN_LINK = "rbee_queen_link"
+PROBLEMS = "rbee_problems"
 _TURNS = "rbee_turns"
 
 
@@ -102,8 +103,13 @@ class Here:
         return last_known(self.host)
 
     def problems(self) -> list[str]:
-        """Return what forbids the deploy."""
-        return [_sentence(problem) for problem in self._checked() if problem.fatal]
+        """Return what forbids the deploy; judged once for each state that was read, as every step asks."""
+        facts = self.facts
+        read, known = self.host.connector_data.get(PROBLEMS, (None, []))
+        if read is not facts:
+            known = [_sentence(problem) for problem in self._checked() if problem.fatal]
+            self.host.connector_data[PROBLEMS] = (facts, known)
+        return list(known)
 
     def rootless(self) -> list[str]:
         """Return why nothing can be done as root."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from rbee_deploy import _fields as check
 from rbee_deploy import _invariants as invariants
+from rbee_deploy import quicker
 from rbee_deploy.devices import Recorded, Simulated, recorded, simulated
 from rbee_deploy.errors import InventoryError
 from rbee_deploy.externals import External
@@ -97,6 +98,7 @@ def store(*extra: object, **fields: Any) -> Store:
 
 def fleet(name: object = "rbee", *extra: object, **fields: Any) -> tuple[list[PyinfraHost], list[PyinfraHost]]:
     """Declare the fleet; the fields are those of Site. Returns the two pyinfra groups: queen and hives."""
+    quicker.install()
     site = check.construct(Site, "fleet", name, extra, fields)
     invariants.check_site(site)
     entries = {item.name: (item.name, pyinfra_data(Placement(site, item))) for item in site.hosts}

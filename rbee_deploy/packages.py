@@ -127,7 +127,7 @@ def install(packages: tuple[str, ...], manager: Manager) -> str:
 def _starts(program: str) -> str:
     """Return the line that fails if a Python of a package's name is not there although that package is installed."""
     said = f"the package {program} is installed but {program} does not start; reinstall its packages by hand"
-    return f"{program} -c '' || {{ echo {shlex.quote(said)} >&2; exit 1; }}"
+    return f"{program} -c '' 2>/dev/null || {{ echo {shlex.quote(said)} >&2; exit 1; }}"
 
 
 def _got(packages: tuple[str, ...], manager: Manager) -> str:
