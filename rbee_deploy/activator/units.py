@@ -78,7 +78,7 @@ def register(enabled: Iterable[str]) -> None:
     """Have systemd know the unit files as they are now, and start these at boot."""
     wanted = list(enabled)
     found = look(wanted)
-    if _any_is_old() or any(unit.load != "loaded" for unit in found.values()):
+    if _a_running_one_is_old() or any(unit.need_reload or unit.load != "loaded" for unit in found.values()):
         # Only then: a reload can take GPUs away from containers.
         systemctl("daemon-reload")
     off = [name for name in wanted if look([name])[name].file_state != "enabled"]
@@ -86,8 +86,8 @@ def register(enabled: Iterable[str]) -> None:
         systemctl("enable", "--quiet", "--", *off)
 
 
-def _any_is_old() -> bool:
-    """Say whether systemd holds an older form of any unit of ours, one of a worker that runs included."""
+def _a_running_one_is_old() -> bool:
+    """Say whether systemd holds an older form of a unit of ours that runs, such as a worker's; names do not matter."""
     return "NeedDaemonReload=yes" in systemctl("show", "-p", "NeedDaemonReload", "--", "rbee-*").split()
 
 
