@@ -58,21 +58,23 @@ def commands(upload: Upload, facts: Observed) -> Iterator[StringCommand | Functi
     start = _kept(upload, facts)
     if start == upload.size:
         return
-    yield FunctionCommand(_enter, (), {})
+    yield FunctionCommand(enter, (), {})
     for offset in range(start, upload.size, PIECE):
         length = min(PIECE, upload.size - offset)
         yield as_root_command(
             upload.within(_script(upload, offset, length)), Slice(Path(upload.source), offset, length)
         )
-    yield FunctionCommand(_leave, (), {})
+    yield FunctionCommand(leave, (), {})
 
 
-def _leave(state: Any, host: Any) -> bool:
+def leave(state: Any, host: Any) -> bool:
+    """Let the next host receive something large."""
     gate(state, host.data.rbee.site.uploads).leave(host)
     return True
 
 
-def _enter(state: Any, host: Any) -> bool:
+def enter(state: Any, host: Any) -> bool:
+    """Wait until the host may receive something large."""
     gate(state, host.data.rbee.site.uploads).enter(host)
     return True
 
