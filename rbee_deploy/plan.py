@@ -64,13 +64,18 @@ def fetched(site: Site, host: Host, facts: Observed, brought: Collection[str] = 
 
     `brought` are names of models that the deployer puts there.
     """
-    there = {(found.get("name"), identity(str(found.get("source")))) for found in facts.raw.get("models", ())}
     return [
         f"{model.name} from {'other hives' if host.store.offline else shown(model.source)}"
         for model in site.models
         if model.fetched and model.name not in brought and host in site.hives_for(model)
-        if (model.name, identity(model.source)) not in there
+        if not _has(facts, model)
     ]
+
+
+def _has(facts: Observed, model: Model) -> bool:
+    """Say whether a host has a model from where the inventory has it."""
+    there = ((found.get("name"), identity(str(found.get("source")))) for found in facts.raw.get("models", ()))
+    return (model.name, identity(model.source)) in there
 
 
 def ahead(site: Site, host: Host, facts: Observed, *, every: bool) -> list[ModelSpec]:
@@ -78,13 +83,12 @@ def ahead(site: Site, host: Host, facts: Observed, *, every: bool) -> list[Model
 
     These are what the inventory pre-seeds and, with `every`, what is sure to run there as well.
     """
-    there = {(found.get("name"), identity(str(found.get("source")))) for found in facts.raw.get("models", ())}
     return [
         ModelSpec(name=model.name, source=model.source, pin=model.pin)
         for model in site.models
         if model.fetched and not host.store.offline and host in (able := site.hives_for(model))
         if model.preseed or (every and model.preseed is None and _is_sure(model.replicas, len(able)))
-        if (model.name, identity(model.source)) not in there
+        if not _has(facts, model)
     ]
 
 
