@@ -53,7 +53,7 @@ SETUP = Stage(
 
 
 def _fetch(here: Here, name: str) -> Any:
-    return models.fetched(name=name, specs=here.ahead, wanted=here.generation, store=here.declared.models_dir)
+    return models.fetched(name=name, specs=here.ahead, wanted=here.generation)
 
 
 STAGING = Stage(

@@ -52,7 +52,7 @@ def _stage(_options: argparse.Namespace) -> None:
 
 def _fetch(options: argparse.Namespace) -> None:
     """Have the models that standard input names fetched as the generation's hive would."""
-    ahead.fetch(records.load(options.generation), options.models_dir, sys.stdin.buffer.readline())
+    ahead.fetch(records.load(options.generation), sys.stdin.buffer.readline())
 
 
 def _activate(options: argparse.Namespace) -> None:
@@ -127,7 +127,6 @@ def _parser() -> argparse.ArgumentParser:
     stage.set_defaults(run=_stage)
     fetch = commands.add_parser("fetch", help="have models fetched before the hive goes over; their specs by input")
     fetch.add_argument("generation")
-    fetch.add_argument("models_dir")
     fetch.set_defaults(run=_fetch)
     activate = commands.add_parser("activate", help="bring the host to a generation that was staged")
     activate.add_argument("generation")

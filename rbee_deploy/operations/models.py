@@ -70,7 +70,7 @@ def seeded(seeds: list[Seed] | Callable[[], list[Seed]]) -> Iterator[StringComma
 
 @operation()
 def fetched(
-    specs: list[ModelSpec] | Callable[[], list[ModelSpec]], wanted: Callable[[], Generation | None], store: str
+    specs: list[ModelSpec] | Callable[[], list[ModelSpec]], wanted: Callable[[], Generation | None]
 ) -> Iterator[StringCommand | FunctionCommand]:
     """Have the host fetch models from their sources, with the release and the settings that it is about to get."""
     missing = now(specs)
@@ -80,7 +80,7 @@ def fetched(
         return
     text = json.dumps([protocol.to_builtins(spec) for spec in missing])
     yield FunctionCommand(upload.enter, (), {})
-    yield as_root_command(activator(generation.release, "fetch", generation.id, store), (text,))
+    yield as_root_command(activator(generation.release, "fetch", generation.id), (text,))
     yield FunctionCommand(upload.leave, (), {})
 
 

@@ -11,7 +11,14 @@ from rbee_deploy.activator.manifest import File, Generation
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
 
-UNIT = "[Service]\nLoadCredential=hive.key:{0}/hive.key\nLoadCredential=hf-token:{0}/hf-token\n"
+UNIT = """[Service]
+User=rbee-hive
+ReadWritePaths=/srv/models
+ExecStart=/opt/rbee/current/bin/rbee-hive
+WatchdogSec=30
+LoadCredential=hive.key:{0}/hive.key
+LoadCredential=hf-token:{0}/hf-token
+"""
 
 
 @pytest.fixture
@@ -33,7 +40,7 @@ def generation(root: Path) -> Generation:
 
 def test_settings_and_secrets_are_those_that_were_staged(generation: Generation) -> None:
     """Each credential of the staged unit comes from where contents are kept, the hive's settings beside them."""
-    words = ahead.command(generation, "/srv/models")
+    words = ahead.command(generation)
     loaded = dict(word.removeprefix("LoadCredential=").split(":") for word in words if word.startswith("LoadC"))
     assert {name: Path(path).read_text() for name, path in loaded.items()} == {
         "hive.yaml": "name: gpu1\n",
@@ -41,6 +48,7 @@ def test_settings_and_secrets_are_those_that_were_staged(generation: Generation)
         "hf-token": "hf_secret",
     }
     assert {"User=rbee-hive", "ReadWritePaths=/srv/models"} <= set(words)
+    assert not [word for word in words if word.startswith(("ExecStart", "WatchdogSec"))]
     assert "hf_secret" not in " ".join(words)
 
 
@@ -63,5 +71,5 @@ def test_what_the_fetching_says_is_what_the_operator_reads(
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(ActivationError, match="^" + sentence.replace("(", "\\(").replace(")", "\\)")):
-        ahead.fetch(generation, "/srv/models", b"[]")
+        ahead.fetch(generation, b"[]")
     assert given == [b"[]"]
