@@ -107,7 +107,8 @@ queen, hives = fleet(
             # An image holds one model file, under models/ in a layer that is plain or compressed by gzip (zstd takes
             # Python 3.14 on the host); a model of several files is pushed as an artefact with a layer for each.
             source="file:/srv/models/SmolLM2-135M-Instruct.Q4_1.gguf",
-            # False: do not copy the file to the hosts, it already lies there under the same path.
+            # False: do not copy the file to the hosts, it already lies there under the same path. True, for what hosts
+            # fetch themselves: they do so before anything is restarted, and not while requests wait for it.
             preseed=False,
             # True: its files stay on disk when room is needed for others, as long as the inventory says so. What a
             # person pinned on a host goes only by a person.

@@ -27,7 +27,7 @@ def check_store(store: Store) -> None:
 
 def check_model(model: Model) -> None:
     """Raise InventoryError unless every invariant of one model holds."""
-    for invariant in (engine_fits_source, engine_takes_options, only_files_are_copied, file_exists_here):
+    for invariant in (engine_fits_source, engine_takes_options, something_is_brought, file_exists_here):
         invariant(model)
 
 
@@ -114,13 +114,10 @@ def engine_takes_options(model: Model) -> None:
         raise InventoryError(f"model {model.name!r}: {error}") from error
 
 
-def only_files_are_copied(model: Model) -> None:
-    """Check that nobody asks the deployer to copy what the hosts fetch themselves."""
-    if model.preseed and model.file is None:
-        raise InventoryError(
-            f"model {model.name!r}: preseed copies a file of this machine, and {shown(model.source)!r} is none; drop "
-            "preseed=True, for the hosts get it themselves"
-        )
+def something_is_brought(model: Model) -> None:
+    """Check that nobody asks for files of a model that has none."""
+    if model.preseed and model.scheme is Scheme.FAKE:
+        raise InventoryError(f"model {model.name!r}: {shown(model.source)!r} has no files; drop preseed=True")
 
 
 def file_exists_here(model: Model) -> None:

@@ -25,11 +25,12 @@ from rbee_deploy.operations.host import user_commands
 from rbee_deploy.operations.models import Seed
 from rbee_deploy.operations.root import FETCHES, LEASE, REFUSALS, RUN, WARNINGS, WORKERS
 from rbee_deploy.operations.workers import Door
-from rbee_deploy.plan import HostPlan, Workshop, fetched, needs
+from rbee_deploy.plan import HostPlan, Workshop, ahead, fetched, needs
 from rbee_deploy.render import OwnedFile, roles
 from rbee_deploy.secrets import Secret, asked_for
 from rbee_deploy.site import Host, Site
 from rbee_runtime import ports
+from rbee_runtime.protocol import ModelSpec
 
 T = TypeVar("T")
 
@@ -41,6 +42,9 @@ HERE = "rbee_here"
 
 QUEEN_LINK = "rbee_queen_link"
 PROBLEMS = "rbee_problems"
+EVERY = "rbee_every_model"
+"""Key of whether all that is sure to run on the host is fetched ahead, and not only what the inventory says."""
+
 _TURNS = "rbee_turns"
 
 
@@ -122,7 +126,8 @@ class Here:
         if plan is None:
             return []
         found = self._checked(needs(plan, self.facts))
-        fetches = fetched(self.site, self.declared, self.facts, {model.name for model, _ in plan.models})
+        sooner = {spec.name for spec in self.ahead()}
+        fetches = fetched(self.site, self.declared, self.facts, {*sooner, *(model.name for model, _ in plan.models)})
         self.host.connector_data[FETCHES] = fetches
         hints = [_sentence(problem) for problem in found if not problem.fatal]
         self.host.connector_data[WARNINGS] = [*hints, *(f"its hive fetches {what}" for what in fetches)]
@@ -211,6 +216,12 @@ class Here:
             for model, file in plan.models
         ]
 
+    def ahead(self) -> list[ModelSpec]:
+        """Return the models that the host is to fetch before its hive goes over."""
+        every = bool(self.host.connector_data.get(EVERY))
+        fits = self.declared.hive and self.fits()
+        return ahead(self.site, self.declared, self.facts, every=every) if fits else []
+
     def files(self) -> list[OwnedFile]:
         """Return the files to place."""
         return self._of_plan(lambda plan: list(plan.files), [])
@@ -266,7 +277,7 @@ class Here:
         bytes_missing = missing.release_bytes + missing.engine_bytes + missing.model_bytes
         groups = [group for group in self.groups() if group.name not in facts.names("groups")]
         users = [line for user in self.users() for line in user_commands(user, facts)]
-        return bool(bytes_missing or groups or users or packages.missing(facts.raw))
+        return bool(bytes_missing or groups or users or self.ahead() or packages.missing(facts.raw))
 
     def was_changed(self) -> bool:
         """Say whether this run was at work on the host."""

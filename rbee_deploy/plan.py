@@ -16,10 +16,10 @@ from rbee_deploy.packages import POLKIT
 from rbee_deploy.preflight import Needs
 from rbee_deploy.render import OwnedFile, SiteState, digest_of, owned_files, unwanted_paths
 from rbee_deploy.secrets import Secret, SecretSource, asked_for
-from rbee_deploy.site import Host, Model, Site
+from rbee_deploy.site import Host, Model, Replicas, Site
 from rbee_deploy.sources import ArtefactSource, Built, HeldFile
 from rbee_runtime.models.references import identity, shown
-from rbee_runtime.protocol import ModelFile
+from rbee_runtime.protocol import ModelFile, ModelSpec
 
 T = TypeVar("T")
 
@@ -64,13 +64,37 @@ def fetched(site: Site, host: Host, facts: Observed, brought: Collection[str] = 
 
     `brought` are names of models that the deployer puts there.
     """
-    there = {(found.get("name"), identity(str(found.get("source")))) for found in facts.raw.get("models", ())}
     return [
         f"{model.name} from {'other hives' if host.store.offline else shown(model.source)}"
         for model in site.models
         if model.fetched and model.name not in brought and host in site.hives_for(model)
-        if (model.name, identity(model.source)) not in there
+        if not _has(facts, model)
     ]
+
+
+def _has(facts: Observed, model: Model) -> bool:
+    """Say whether a host has a model from where the inventory has it."""
+    there = ((found.get("name"), identity(str(found.get("source")))) for found in facts.raw.get("models", ()))
+    return (model.name, identity(model.source)) in there
+
+
+def ahead(site: Site, host: Host, facts: Observed, *, every: bool) -> list[ModelSpec]:
+    """Return the models that a host is to fetch before its hive goes over, without those that it has.
+
+    These are what the inventory pre-seeds and, with `every`, what is sure to run there as well.
+    """
+    return [
+        ModelSpec(name=model.name, source=model.source, pin=model.pin)
+        for model in site.models
+        if model.fetched and not host.store.offline and host in (able := site.hives_for(model))
+        if model.preseed or (every and model.preseed is None and _is_sure(model.replicas, len(able)))
+        if not _has(facts, model)
+    ]
+
+
+def _is_sure(replicas: Replicas, hosts: int) -> bool:
+    """Say whether each of so many hosts will run the model, as far as can be known before the queen has placed it."""
+    return replicas.each_host or replicas.minimum >= hosts
 
 
 @dataclass

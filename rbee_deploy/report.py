@@ -121,6 +121,10 @@ def _nothing(_state: Any, _op_hash: str) -> None:
 def _stage_began(state: Any, op_hash: str) -> None:
     """Print the lines of the stages that are over."""
     now = _stage_of(state, op_hash)
+    if state.__dict__.get("rbee_stage") == now:
+        # Nothing is over that was not over before the step before; looking costs a look at every step of every host.
+        return
+    state.rbee_stage = now
     for row in _rows(state, [line for line in _lines(state) if line.stage != now]):
         print(row, file=sys.stderr, flush=True)
 

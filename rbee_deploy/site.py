@@ -172,9 +172,10 @@ class Model:
     """One model. `source` is of any form that `rbee_runtime.models.references` knows.
 
     Hosts fetch it themselves, but for `file:/absolute/path`: that is a file on the operator's machine, which the
-    deployer copies, or with `preseed` False one that already lies under that path on the hosts. `pin` keeps it on disks
-    that are full. `context` is tokens per sequence, `slots` sequences at a time, `load_wait` seconds that a request
-    waits for a cold model. `hosts` and `labels` restrict where it runs; empty means everywhere.
+    deployer copies, or with `preseed` False one that already lies under that path on the hosts. With `preseed` True
+    hosts fetch it before they go over to what wants it. `pin` keeps it on disks that are full. `context` is tokens per
+    sequence, `slots` sequences at a time, `load_wait` seconds that a request waits for a cold model. `hosts` and
+    `labels` restrict where it runs; empty means everywhere.
     """
 
     name: str = check.setting(_model_name)

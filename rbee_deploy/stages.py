@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from rbee_deploy import report
-from rbee_deploy.here import HERE, Here
+from rbee_deploy.here import EVERY, HERE, Here
 from rbee_deploy.history import Past
 from rbee_deploy.operations import activate, host, lease, models, noting, release, workers
 from rbee_deploy.site import Host, Site
@@ -50,6 +50,12 @@ SETUP = Stage(
         ("make directories", lambda here, name: host.directories(name=name, directories=here.directories)),
     ),
 )
+
+
+def _fetch(here: Here, name: str) -> Any:
+    return models.fetched(name=name, specs=here.ahead, wanted=here.generation)
+
+
 STAGING = Stage(
     "stage",
     (
@@ -57,6 +63,7 @@ STAGING = Stage(
         ("install engines", lambda here, name: release.engines(name=name, artefacts=here.engines)),
         ("bring models", lambda here, name: models.seeded(name=name, seeds=here.seeds)),
         ("bring files", lambda here, name: activate.staged(name=name, wanted=here.generation, files=here.files)),
+        ("fetch models ahead", _fetch),
     ),
 )
 QUEEN = Stage(
@@ -156,6 +163,7 @@ def run() -> None:
     report.arm(here.host.state)
     mine = chosen(here.site)
     here.host.connector_data[HERE] = here
+    here.host.connector_data[EVERY] = chosen is preseed
     here.host.connector_data[report.ELSEWHERE] = {item.title for item in mine if not item.applies(here.declared)}
     here.host.connector_data[report.QUIET] = {item.title for item in mine if item.quiet}
     for stage in here.host.loop(mine):

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 
-from rbee_deploy.activator import activation, blobs, database, disk, places, pruning, queen, records, units
+from rbee_deploy.activator import activation, ahead, blobs, database, disk, places, pruning, queen, records, units
 from rbee_deploy.activator.activation import BrokenError
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.units import ActivationError
@@ -48,6 +48,11 @@ def _stage(_options: argparse.Namespace) -> None:
             raise ValueError(f"the content of {file.path} arrived damaged; run the same command again")
     disk.private_folder(places.GENERATIONS)
     disk.write(places.GENERATIONS / f"{generation.id}.json", generation.text().encode())
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    """Have the models that standard input names fetched as the generation's hive would."""
+    ahead.fetch(records.load(options.generation), sys.stdin.buffer.readline())
 
 
 def _activate(options: argparse.Namespace) -> None:
@@ -120,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     stage = commands.add_parser("stage", help="take in a generation from standard input")
     stage.set_defaults(run=_stage)
+    fetch = commands.add_parser("fetch", help="have models fetched before the hive goes over; their specs by input")
+    fetch.add_argument("generation")
+    fetch.set_defaults(run=_fetch)
     activate = commands.add_parser("activate", help="bring the host to a generation that was staged")
     activate.add_argument("generation")
     activate.set_defaults(run=_activate)

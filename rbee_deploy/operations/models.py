@@ -8,17 +8,19 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pyinfra import host
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import FunctionCommand, StringCommand, operation
 
+from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.facts.memo import observe
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations import upload
+from rbee_deploy.operations.activate import activator
 from rbee_deploy.operations.later import now
 from rbee_deploy.operations.root import as_root_command
 from rbee_deploy.operations.upload import Upload
 from rbee_runtime import ports, protocol
 from rbee_runtime.models.references import slug
-from rbee_runtime.protocol import ModelFile, ModelReport
+from rbee_runtime.protocol import ModelFile, ModelReport, ModelSpec
 
 _DECLARED = ("name", "size", "files")
 
@@ -64,6 +66,22 @@ def seeded(seeds: list[Seed] | Callable[[], list[Seed]]) -> Iterator[StringComma
             yield as_root_command(in_store(seed.store, describe(seed)), (manifest(seed),))
     if all(_has_blob(seed, facts) and _has_manifest(seed, facts) for seed in wanted):
         host.noop("every model is there")
+
+
+@operation()
+def fetched(
+    specs: list[ModelSpec] | Callable[[], list[ModelSpec]], wanted: Callable[[], Generation | None]
+) -> Iterator[StringCommand | FunctionCommand]:
+    """Have the host fetch models from their sources, with the release and the settings that it is about to get."""
+    missing = now(specs)
+    generation = wanted() if missing else None
+    if generation is None:
+        host.noop("no model is to be fetched ahead")
+        return
+    text = json.dumps([protocol.to_builtins(spec) for spec in missing])
+    yield FunctionCommand(upload.enter, (), {})
+    yield as_root_command(activator(generation.release, "fetch", generation.id), (text,))
+    yield FunctionCommand(upload.leave, (), {})
 
 
 def in_store(store: str, script: str) -> str:

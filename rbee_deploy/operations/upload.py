@@ -4,7 +4,7 @@ import hashlib
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pyinfra import host
@@ -58,21 +58,23 @@ def commands(upload: Upload, facts: Observed) -> Iterator[StringCommand | Functi
     start = _kept(upload, facts)
     if start == upload.size:
         return
-    yield FunctionCommand(_enter, (), {})
+    yield FunctionCommand(enter, (), {})
     for offset in range(start, upload.size, PIECE):
         length = min(PIECE, upload.size - offset)
         yield as_root_command(
             upload.within(_script(upload, offset, length)), Slice(Path(upload.source), offset, length)
         )
-    yield FunctionCommand(_leave, (), {})
+    yield FunctionCommand(leave, (), {})
 
 
-def _leave(state: Any, host: Any) -> bool:
+def leave(state: Any, host: Any) -> bool:
+    """Let the next host receive something large."""
     gate(state, host.data.rbee.site.uploads).leave(host)
     return True
 
 
-def _enter(state: Any, host: Any) -> bool:
+def enter(state: Any, host: Any) -> bool:
+    """Wait until the host may receive something large."""
     gate(state, host.data.rbee.site.uploads).enter(host)
     return True
 
@@ -121,5 +123,8 @@ def _prefix_hash(source: Path, count: int) -> str:
 
 def _script(upload: Upload, offset: int, length: int) -> str:
     folder, part = shlex.quote(upload.folder), shlex.quote(upload.part)
-    begin = f"cat >{part}" if offset == 0 else f'[ "$(stat -c %s {part})" = {offset} ] && cat >>{part}'
+    where = str(PurePosixPath(upload.base, upload.folder))
+    said = f"{where} could not be written; make room or put its disk right, and run the same command again"
+    written = f"{{ cat >>{part} || {{ echo {shlex.quote(said)} >&2; exit 1; }}; }}"
+    begin = f"rm -f {part} && {written}" if offset == 0 else f'[ "$(stat -c %s {part})" = {offset} ] && {written}'
     return f'umask 077 && mkdir -p {folder} && {begin} && [ "$(stat -c %s {part})" = {offset + length} ]'

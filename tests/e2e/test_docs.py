@@ -23,7 +23,7 @@ TYPED = [page for page in PAGES if page.stem not in RUN_ELSEWHERE and "```sh" in
 SHORT = {"back-up", "troubleshoot-deploys"}
 """All pages together take a quarter of an hour and run in `make faults-deploy`; these stand for them elsewhere."""
 PROGRAMS = Path(sys.executable).parent
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "config.py")
+SOURCES = ("pyproject.toml", "LICENSE", "config.py")
 FOLDERS = ("rbee_deploy", "rbee_runtime", "templates", "requirements")
 BLOCK_SECONDS = 600
 NO_SHELL = {"bash", "shell", "console", "zsh", "shell-session"}

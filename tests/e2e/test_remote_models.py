@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,7 +44,8 @@ class Remote:
 def remote(smol_model: Path) -> Iterator[Remote]:
     """Give one host that is queen and hive; a hub and a web server on this machine have its models."""
     content = smol_model.read_bytes()
-    hub = Hub({"smol.gguf": content, "copy.gguf": content + b"\n"}, gated=True, accepted=True, token=TOKEN)
+    files = {"smol.gguf": content, "copy.gguf": content + b"\n", "ahead.gguf": content + b"\n\n"}
+    hub = Hub(files, gated=True, accepted=True, token=TOKEN)
     with (
         Lab.create("remote") as lab,
         Server(hub.answer, address=lab.gateway).running() as hubbed,
@@ -105,6 +107,49 @@ def test_a_cache_in_a_home_folder_is_used_in_place(remote: Remote, smol_model: P
         remote.fleet.deploy()
         settled_pids(remote.fleet, remote.box)
         remote.box.run(f"rm -rf {CACHE}/models--acme--bee")
+
+
+def pids(box: LabHost) -> list[str]:
+    """Return the main processes of queen and hive."""
+    return box.run("systemctl show -p MainPID --value rbee-queen.service rbee-hive.service").stdout.split()
+
+
+def test_a_preseed_has_the_host_fetch_before_anything_goes_over(remote: Remote, smol_model: Path) -> None:
+    """What is sure to run on a host is there, hashed, the hive's own, while queen and hive run on as they were."""
+    ready(remote.fleet)
+    box, wanted = remote.box, hashlib.sha256(smol_model.read_bytes() + b"\n\n").hexdigest()
+    before = pids(box)
+    remote.fleet.models["ahead"] = {"name": "ahead", "source": "hf:acme/bee:ahead.gguf", "context": 512}
+    try:
+        seeded = remote.fleet.rbee_deploy("preseed")
+        assert seeded.code == 0, seeded.errors
+        blob = f"{BLOBS}/sha256-{wanted}"
+        assert box.run(f"sha256sum {blob}; stat -c '%U %a' {blob}").stdout.split() == [wanted, blob, "rbee-hive", "640"]
+        assert pids(box) == before
+        again = remote.fleet.rbee_deploy("preseed").errors
+        assert re.search(r"^box +stage +0\.\d s +unchanged$", again, re.MULTILINE), again
+        remote.fleet.deploy()
+        remote.fleet.wait_ready("ahead")
+    finally:
+        del remote.fleet.models["ahead"]
+        remote.fleet.deploy()
+        settled_pids(remote.fleet, box)
+
+
+def test_a_model_that_cannot_be_fetched_ahead_stops_the_host_in_its_stage(remote: Remote) -> None:
+    """With preseed=True the host stays as it is, and the report has the model and what its source said."""
+    ready(remote.fleet)
+    before = pids(remote.box)
+    remote.fleet.models["lost"] = {"name": "lost", "source": "hf:acme/bee:lost*.gguf", "preseed": True}
+    try:
+        done = remote.fleet.rbee_deploy("apply")
+    finally:
+        del remote.fleet.models["lost"]
+        remote.fleet.deploy()
+    assert done.code == 1
+    assert "cannot be fetched ahead: model lost" in done.errors
+    assert TOKEN not in done.errors
+    assert pids(remote.box) == before
 
 
 @pytest.mark.parametrize(("command", "shown"), [("models", "gated"), ("models", "web"), ("devices", "made-up0")])

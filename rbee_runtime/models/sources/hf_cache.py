@@ -54,7 +54,8 @@ def caches(settings: StoreSettings, env: Mapping[str, str]) -> tuple[Path, ...]:
     """Return the readable caches: those of the settings, then where the environment and the home folder have one."""
     usual = {"HF_HUB_CACHE": "", "HF_HOME": "", "XDG_CACHE_HOME": "huggingface", "HOME": ".cache/huggingface"}
     named = [*settings.hf_caches, *(Path(env[name]) / below for name, below in usual.items() if env.get(name))]
-    found = (path / "hub" if (path / "hub").is_dir() else path for path in named)
+    # Path.is_dir raises where this user may not look.
+    found = (path / "hub" if os.path.isdir(path / "hub") else path for path in named)  # noqa: PTH112
     return tuple(dict.fromkeys(path for path in found if _is_cache(path)))
 
 

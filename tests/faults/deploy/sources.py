@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.e2e.fleets import ROOT
 
 TREES = ("rbee_deploy", "rbee_runtime", "templates", "requirements")
-FILES = ("pyproject.toml", "README.md", "LICENSE", "config.py")
+FILES = ("pyproject.toml", "LICENSE", "config.py")
 
 
 @dataclass(frozen=True)

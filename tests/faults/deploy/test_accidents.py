@@ -134,6 +134,7 @@ def test_disk_a_full_one_leaves_all_as_it_was(trio: Trio) -> None:
         gpu.run(f"umount {INCOMING}")
     assert done.code == 1
     assert "No space left on device" in line(done.errors, "gpu1", "stage"), done.errors
+    assert f"{INCOMING} could not be written; make room" in done.errors
     assert (contents(gpu), release(gpu), pids(gpu)) == before
     trio.answers()
     trio.converge()

@@ -143,9 +143,9 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda _: site_of(a_queen(), object_store="AWS_SECRET_ACCESS_KEY=hunter2"),
         "fleet 'test': object_store is given as plain text",
     ),
-    "a copy of what hosts fetch": (
-        lambda _: model("m", source="hf:acme/bee", preseed=True),
-        "model 'm': preseed copies a file of this machine, and 'hf:acme/bee' is none; drop preseed=True",
+    "files of what has none": (
+        lambda _: model("m", source="fake:tokens=3", preseed=True),
+        "model 'm': 'fake:tokens=3' has no files; drop preseed=True",
     ),
     "a folder to copy": (
         lambda folder: model("m", source=f"file:{folder}"),

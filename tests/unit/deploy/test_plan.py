@@ -8,7 +8,7 @@ import pytest
 
 from rbee_deploy import plan, report
 from rbee_deploy.here import Here
-from rbee_deploy.inventory import host, model, store
+from rbee_deploy.inventory import each_host, host, model, store
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.root import DIFFERENCES, FETCHES
 from rbee_runtime.models.references import identity
@@ -40,6 +40,38 @@ def test_a_host_that_is_offline_gets_models_from_others() -> None:
     box = host("q", address="192.0.2.1", queen=True, store=store(offline=True))
     site = site_of(box, models=(model("bee", source=SOURCE),))
     assert plan.fetched(site, box, Observed.parse({})) == ["bee from other hives"]
+
+
+AHEAD: dict[str, tuple[dict[str, Any], bool, bool]] = {
+    "one that is on every host": ({"replicas": each_host}, False, True),
+    "as many as there are hosts": ({"replicas": 2}, False, True),
+    "fewer than there are hosts": ({"replicas": 1}, False, False),
+    "fewer, on one host that is named": ({"replicas": 1, "hosts": ["g"]}, False, True),
+    "what the inventory wants ahead": ({"replicas": 1, "preseed": True}, True, True),
+    "what it does not": ({"replicas": each_host, "preseed": False}, False, False),
+}
+"""Fields of a model, and whether apply and preseed have a host of two fetch it."""
+
+
+@pytest.mark.parametrize("case", AHEAD)
+def test_what_is_fetched_ahead_is_what_is_sure_to_run(case: str) -> None:
+    """A deploy fetches what the inventory says; a pre-seed also what surely runs there, and nothing that may not."""
+    fields, by_apply, by_preseed = AHEAD[case]
+    site = site_of(
+        host("q", address="192.0.2.1", queen=True), host("g"), models=(model("bee", source=SOURCE, **fields),)
+    )
+    lacks = Observed.parse({"models": []})
+    found = [[spec.name for spec in plan.ahead(site, site.hosts[1], lacks, every=every)] for every in (False, True)]
+    assert found == [["bee"] * by_apply, ["bee"] * by_preseed]
+    has = Observed.parse({"models": [{"name": "bee", "source": SOURCE}]})
+    assert plan.ahead(site, site.hosts[1], has, every=True) == []
+
+
+def test_an_offline_host_fetches_nothing_ahead() -> None:
+    """Its store may only copy from other hives, and their queen is who knows them."""
+    box = host("q", address="192.0.2.1", queen=True, store=store(offline=True))
+    site = site_of(box, models=(model("bee", source=SOURCE, preseed=True),))
+    assert plan.ahead(site, box, Observed.parse({}), every=True) == []
 
 
 def test_a_dry_run_shows_what_hives_will_fetch() -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pyinfra
 import pytest
-from pyinfra.api import arguments, connectors, inventory, util
+from pyinfra.api import Config, State, arguments, connectors, inventory, util
+from pyinfra.api.exceptions import ArgumentTypeError
+from pyinfra.context import ctx_state
 
 from rbee_deploy import quicker
 
@@ -41,6 +43,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         (inventory, "get_all_connectors"),
         (inventory, "get_execution_connectors"),
         (operation, "get_operation_order_from_stack"),
+        (operation, "pop_global_arguments"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))
     quicker.install()
@@ -54,6 +57,36 @@ def test_what_is_kept_is_what_pyinfra_says() -> None:
     assert inventory.get_execution_connectors() == connectors.get_execution_connectors()
     assert inventory.get_all_connectors() is inventory.get_all_connectors()
     assert dict(arguments.all_global_arguments())["_sudo"] is bool
+
+
+DATA: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "nothing is set": ({}, {}, {"own": 1}),
+    "the host sets some": ({"_sudo": True, "_env": {"A": "b"}, "rbee": object()}, {}, {}),
+    "the group sets it, the call wins": ({}, {"_sudo": True, "_retries": 2}, {"_sudo": False, "own": 1}),
+    "the host wins over its group": ({"_retries": 1}, {"_retries": 2}, {"name": "step"}),
+}
+"""Data of the host, of its group, and arguments of the call."""
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_global_arguments_are_those_that_pyinfra_finds(case: str) -> None:
+    """Values come from call, host, group and configuration as before, and the same arguments are taken out."""
+    of_host, of_group, given = DATA[case]
+    known = inventory.Inventory((["box"], {}), group=([("box", of_host)], of_group))
+    state = State(known, Config())
+    mine, theirs = dict(given), dict(given)
+    with ctx_state.use(state):
+        found = quicker.global_arguments(state, known.get_host("box"), mine)
+        assert found == arguments.pop_global_arguments(state, known.get_host("box"), theirs)
+    assert mine == theirs
+
+
+def test_a_wrong_global_argument_is_refused_as_before() -> None:
+    """What pyinfra says of a value of the wrong type is not lost."""
+    known = inventory.Inventory((["box"], {}))
+    state = State(known, Config())
+    with ctx_state.use(state), pytest.raises(ArgumentTypeError, match="_retries"):
+        quicker.global_arguments(state, known.get_host("box"), {"_retries": "often"})
 
 
 def test_the_pinned_version_is_the_one_that_was_looked_at() -> None:

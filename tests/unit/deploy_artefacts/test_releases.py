@@ -113,7 +113,7 @@ def test_another_version_is_refused() -> None:
 
 def small_checkout(root: Path) -> Path:
     real = Path(own_wheel.__file__).parent.parent
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "LICENSE"):
         root.mkdir(exist_ok=True)
         shutil.copy(real / name, root / name)
     for package in ("rbee_deploy", "rbee_runtime", "templates", "requirements"):

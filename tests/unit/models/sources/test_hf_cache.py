@@ -185,6 +185,17 @@ def test_a_reference_finds_its_snapshot(fill: Fill, source: str, found: bool) ->
     assert (snapshot is not None) is found
 
 
+def test_a_folder_that_only_others_may_enter_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's private folder is passed over, with whatever way of looking at it."""
+
+    def denied(*_arguments: object, **_named: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", denied)
+    monkeypatch.setattr(os, "listdir", denied)
+    assert hf_cache.caches(StoreSettings(hf_caches=(tmp_path,)), {}) == ()
+
+
 def test_folders_without_models_are_no_caches(tmp_path: Path) -> None:
     """Missing, empty and foreign folders are passed over in silence."""
     (tmp_path / "empty").mkdir()
