@@ -1,6 +1,6 @@
 """What hosts ran before, out of what their activators noted, and which of them a rollback concerns; pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,18 +52,25 @@ class Past:
 def back(pasts: Mapping[str, Past]) -> Mapping[str, Step]:
     """Return where each host goes that the newest change of release concerned; the others are where they were.
 
-    A deploy that stopped half-way has left hosts behind: those must not go back one further.
+    A deploy that stopped half-way has left hosts behind: those must not go back one further. One that was run again
+    after it had stopped is one change: hosts that one run brought, or that run the same release, go back together.
     """
     switches = {name: past.switch for name, past in pasts.items() if past.before is not None}
     newest = max((step for step in switches.values() if step is not None), key=lambda step: step.since, default=None)
     if newest is None:
         return {}
-    concerned = [name for name, step in switches.items() if step is not None and _together(step, newest)]
-    return {name: before for name in concerned if (before := pasts[name].before) is not None}
+    steps = {name: step for name, step in switches.items() if step is not None}
+    concerned = _together(newest, steps.values())
+    return {name: pasts[name].before or step for name, step in steps.items() if step in concerned}
 
 
-def _together(step: Step, other: Step) -> bool:
-    return step.run == other.run if step.run or other.run else step == other
+def _together(newest: Step, steps: Collection[Step]) -> Collection[Step]:
+    """Return the steps that belong to one change with the newest, directly or by way of others."""
+    found = [newest]
+    for known in found:  # also over what is added on the way
+        near = (step for step in steps if step.release == known.release or (step.run and step.run == known.run))
+        found += [step for step in near if step not in found]
+    return found
 
 
 def to(release: str, pasts: Mapping[str, Past]) -> Mapping[str, Step]:

@@ -24,6 +24,22 @@ CASES: Mapping[str, tuple[Mapping[str, Past], Mapping[str, str]]] = {
         {"q": past(FIRST, SECOND, THIRD), "h": past(FIRST, SECOND)},
         {"q": "b"},
     ),
+    "all that a deploy reached which was run again": (
+        {"q": past(FIRST, SECOND), "h": past(FIRST, ("b", "0.2.0-b", 29, "run2again"))},
+        {"q": "a", "h": "a"},
+    ),
+    "by way of a host with the same release": (
+        {
+            "q": past(FIRST, SECOND),
+            "h": past(FIRST, ("y", "0.2.0-y", 21, "run2")),
+            "late": past(FIRST, ("y", "0.2.0-y", 29, "run2again")),
+        },
+        {"q": "a", "h": "a", "late": "a"},
+    ),
+    "not a host that was left behind by the run before": (
+        {"q": past(FIRST, SECOND, THIRD), "h": past(("z", "0.0.1-z", 1, ""), SECOND)},
+        {"q": "b"},
+    ),
     "past a change of files alone": ({"q": past(FIRST, SECOND, EDITED)}, {"q": "a"}),
     "to the newest files of the release before": ({"q": past(FIRST, SECOND, EDITED, THIRD)}, {"q": "b2"}),
     "nobody without an earlier release": ({"q": past(FIRST), "h": past()}, {}),
