@@ -23,6 +23,9 @@ from rbee_deploy.stages import Stage
 
 DEPLOY = Path(__file__).parent.parent / "deploy.py"
 
+_NOBODY_LEFT = "No hosts remaining!"
+"""What pyinfra ends with when every host has failed; the report has said of each why."""
+
 Stages = Callable[[Site], tuple[Stage, ...]]
 
 
@@ -74,7 +77,8 @@ def _status(arguments: list[str], *, json: bool) -> int:
     try:
         pyinfra_command.main(arguments, prog_name="rbee-deploy", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if error.message != _NOBODY_LEFT:
+            error.show()
         _print_json(json)
         return 1
     except SystemExit as end:
