@@ -92,7 +92,7 @@ def _options(commands: Mapping[str, argparse.ArgumentParser]) -> Iterator[str]:
     for name, command in commands.items():
         for action in _actions(command):
             spelt = _spelt(action) if action.option_strings else _word(action)
-            owners.setdefault((spelt, action.help or ""), []).append(name)
+            owners.setdefault((spelt, (action.help or "") % vars(action)), []).append(name)
     for (spelt, text), names in owners.items():
         few = "every command" if len(names) == len(commands) else ", ".join(names)
         yield f"| `{spelt}` | {few} | {text} |"
