@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping
 
-from rbee_deploy.cli import parser
+from rbee_deploy.cli import documents, parser
 from rbee_deploy.cli.arguments import EXITS
 
 _HEAD = """\
@@ -13,6 +13,15 @@ _HEAD = """\
 `rbee-deploy COMMAND --help` says the same of one command. Results go to standard output, the report of what was done on
 which host goes to standard error: one line for each host and stage. Nothing asks questions but `purge`, unless it is
 given `--yes`.
+
+With `--json`, standard output is JSON and nothing else. `apply`, `plan`, `check`, `preseed` print pyinfra's `plan` and
+`results`, `status` and `audit` a list with a row for each host or event, `adopt` the `host` and what was `found`.
+{documented} print a document, also of a run that fails or is refused:
+
+    {{"command": "lock", "status": 0, "problem": null, "advice": null, "stages": [], "result": {{"hosts": []}}}}
+
+`status` is the exit status, `problem` what failed and where, `advice` what to do where `problem` does not say that,
+`stages` the report as rows of `host`, `stage`, `seconds`, `verdict`, `notes`, and `result` what was found out or made.
 
 This page is made from the code: `python -m rbee_deploy.commands_page >docs/commands.md` in a checkout of rbee.
 """
@@ -29,7 +38,7 @@ def page() -> str:
     commands = _commands()
     return "\n".join(
         (
-            _HEAD,
+            _HEAD.format(documented=", ".join(f"`{name}`" for name in commands if name in documents.COMMANDS)),
             "| command | what it does |",
             "|---|---|",
             *(f"| `{_synopsis(name, command)}` | {command.description} |" for name, command in commands.items()),
@@ -83,7 +92,7 @@ def _options(commands: Mapping[str, argparse.ArgumentParser]) -> Iterator[str]:
     for name, command in commands.items():
         for action in _actions(command):
             spelt = _spelt(action) if action.option_strings else _word(action)
-            owners.setdefault((spelt, action.help or ""), []).append(name)
+            owners.setdefault((spelt, (action.help or "") % vars(action)), []).append(name)
     for (spelt, text), names in owners.items():
         few = "every command" if len(names) == len(commands) else ", ".join(names)
         yield f"| `{spelt}` | {few} | {text} |"

@@ -107,6 +107,11 @@ def show(state: Any, stream: TextIO | None = None) -> None:
         print(line, file=stream or sys.stderr, flush=True)
 
 
+def lines(state: Any) -> list[Line]:
+    """Return what the report says of each stage and host, nothing where there was no run."""
+    return [] if state is None else list(_lines(state))
+
+
 def text(state: Any) -> list[str]:
     """Return the report's lines."""
     rows = _rows(state, list(_lines(state)))

@@ -2,6 +2,7 @@
 
 import pyinfra_cli  # noqa: F401, I001 - first, because it patches the standard library for gevent
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from rbee_deploy.cli import (
     applying,
     bundling,
     database,
+    documents,
     going_back,
     locking,
     looking,
@@ -34,21 +36,36 @@ FAMILIES = (
     database,
     adopting,
     purging,
+    documents,
 )
-"""Modules whose `register` adds commands, in the order of the help."""
+"""Modules whose `register` adds commands, in the order of the help; the last adds an option to some of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        options = parser().parse_args(argv)
-        bundle.take(options)
-        # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
-        options.site = site_of(options.inventory) if options.inventory else None
-        status: int = options.run(options)
+        options = _read(words)
+        status = documents.answered(options, _run) if getattr(options, "document", False) else _run(options)
     except (DeployError, ConfigError) as error:
         sys.exit(str(error))
     sys.exit(status)
+
+
+def _read(words: Sequence[str]) -> argparse.Namespace:
+    try:
+        return parser().parse_args(words)
+    except ConfigError as error:
+        documents.refused(words, error)
+        raise
+
+
+def _run(options: argparse.Namespace) -> int:
+    bundle.take(options)
+    # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
+    options.site = site_of(options.inventory) if options.inventory else None
+    status: int = options.run(options)
+    return status
 
 
 def parser() -> Parser:

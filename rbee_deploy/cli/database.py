@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rbee_deploy.cli import running
+from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
 from rbee_deploy.here import Here
@@ -45,7 +45,9 @@ def _backup(options: argparse.Namespace) -> int:
     content = base64.b64decode("".join(lines))
     tables = proven(content)
     write_private_bytes(options.output, content)
-    print(f"{options.output}: {len(content)} bytes, sound; {', '.join(f'{n} {name}' for name, n in tables.items())}")
+    rows = ", ".join(f"{n} {name}" for name, n in tables.items())
+    said = f"{options.output}: {len(content)} bytes, sound; {rows}"
+    documents.tell(options, said, file=str(options.output), bytes=len(content), tables=tables)
     return 0
 
 
@@ -72,7 +74,7 @@ def _restore(options: argparse.Namespace) -> int:
         content = options.file.read_bytes()
     except OSError as error:
         raise DeployError(f"cannot read {options.file}: {error.strerror}; name a file that backup wrote") from error
-    proven(content)
+    documents.tell(options, file=str(options.file), bytes=len(content), tables=proven(content))
     return running.go(_at_the_queen(options), wanted=partial(_stages, partial(_ask_restore, content)))
 
 

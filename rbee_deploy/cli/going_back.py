@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from rbee_deploy import history
-from rbee_deploy.cli import running
+from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
 from rbee_deploy.here import HERE, Here
@@ -27,8 +27,9 @@ def register(commands: Commands) -> None:
 
 def _rollback(options: argparse.Namespace) -> int:
     status = running.go(options, wanted=partial(stages_of, options.release))
-    found = [here.host.connector_data.get(_TARGETS) for here in running.hosts()]
-    if status == 0 and not any(found):
+    found = {here.declared.name: here.host.connector_data.get(_TARGETS) for here in running.hosts()}
+    documents.tell(options, targets={name: step.release for name, step in found.items() if step is not None})
+    if status == 0 and not any(found.values()):
         what = f"runs anything but {options.release} already" if options.release else "has an earlier release"
         raise DeployError(f"no host {what}; rbee-deploy status -i {options.inventory} shows what each has")
     return status

@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 
 from rbee_deploy import lease
-from rbee_deploy.cli import looking, running
+from rbee_deploy.cli import documents, looking, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.operations import ask
 from rbee_deploy.site import Site
@@ -28,10 +28,11 @@ def _lock(options: argparse.Namespace) -> int:
         script = lease.thaw()
     done = running.go(options, wanted=partial(_stages, script))
     rows = [looking.row(here) for here in running.hosts()]
+    documents.tell(options, hosts=rows)
     width = max((len(row["host"]) for row in rows), default=0)
     for row in rows:
         remarks = [remark for remark in looking.remarks(row) if not remark.startswith("its last")]
-        print(f"{row['host']:<{width}}  {'; '.join(remarks) or 'free'}")
+        documents.tell(options, f"{row['host']:<{width}}  {'; '.join(remarks) or 'free'}")
     return done
 
 

@@ -1,12 +1,11 @@
 """maintain: empty a host, run a command there or reboot it, and have it serve again."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
 
 from rbee_deploy import maintenance, queens
-from rbee_deploy.cli import running
+from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
 from rbee_deploy.here import Here
@@ -45,10 +44,11 @@ def _maintain(options: argparse.Namespace) -> int:
     course = Course(target.name, options.shell, options.reboot, options.seconds)
     names = dict.fromkeys((site.queen.name, target.name))
     running.go(running.limited(options, *names), wanted=partial(stages_of, course, target))
+    documents.tell(options, host=target.name, drained=course.is_drained, output=course.output)
     if course.succeeded:
-        print(f"{target.name}: maintained, and as it was")
+        documents.tell(options, f"{target.name}: maintained, and as it was")
         return 0
-    print(maintenance.advice(course.host, options.inventory, is_drained=course.is_drained), file=sys.stderr)
+    documents.advise(options, maintenance.advice(course.host, options.inventory, is_drained=course.is_drained))
     return 1
 
 

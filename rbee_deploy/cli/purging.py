@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from rbee_deploy import remembered, uninstall
-from rbee_deploy.cli import running
+from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
 from rbee_deploy.here import Here
@@ -53,7 +53,7 @@ def _purge_orphans(options: argparse.Namespace) -> int:
         raise DeployError("--orphans are hosts that the inventory lost; purge those that it has by another command")
     lost = remembered.orphans(options.site)
     if not lost:
-        print(f"{options.inventory} has lost no host")
+        documents.tell(options, f"{options.inventory} has lost no host", hosts=[])
         return 0
     _ask(options, [item.name for item in lost])
     LOST[:] = remembered.pyinfra_hosts(options.site, lost)
@@ -64,7 +64,7 @@ def _purge_orphans(options: argparse.Namespace) -> int:
     if status:
         kept = [item.name for item in lost if item.name not in {here.declared.name for here in reached}]
         folder = options.site.secrets / "hosts"
-        print(f"if {' or '.join(kept)} is no more, delete its folder in {folder}", file=sys.stderr)
+        documents.advise(options, f"if {' or '.join(kept)} is no more, delete its folder in {folder}")
     return status
 
 
@@ -75,9 +75,9 @@ def _ask(options: argparse.Namespace, names: list[str]) -> None:
 
 def _go(options: argparse.Namespace, models: bool) -> int:
     done = running.go(options, wanted=partial(_stages, models))
-    for here in running.hosts():
-        for line in here.host.connector_data.get(ask.ANSWER, ()):
-            print(f"{here.declared.name}: {line}")
+    said = {here.declared.name: here.host.connector_data.get(ask.ANSWER, []) for here in running.hosts()}
+    lines = [f"{name}: {line}" for name, answer in said.items() for line in answer]
+    documents.tell(options, *lines, hosts=[{"host": name, "notes": answer} for name, answer in said.items()])
     return done
 
 

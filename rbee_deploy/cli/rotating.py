@@ -5,7 +5,7 @@ from typing import Any
 
 from rbee_deploy import api_keys, queens, stages
 from rbee_deploy.authority import FleetAuthority, issue_anew
-from rbee_deploy.cli import looking, running
+from rbee_deploy.cli import documents, looking, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
 from rbee_deploy.here import Here
@@ -37,8 +37,15 @@ def _certificates(options: argparse.Namespace) -> int:
     site: Site = options.site
     issued = issue_anew(FleetAuthority.open(site.secrets, site.name), site)
     status = running.go(options)
-    verdict = "are in force" if status == 0 else "are made; rbee-deploy apply brings them to hosts that lack them"
-    print(f"{len(issued)} new certificates {verdict}")
+    advice = "rbee-deploy apply brings them to hosts that lack them" if status else ""
+    verdict = f"are made; {advice}" if status else "are in force"
+    documents.tell(
+        options,
+        f"{len(issued)} new certificates {verdict}",
+        advice=advice,
+        certificates=list(issued),
+        in_force=not status,
+    )
     return status
 
 
@@ -52,8 +59,14 @@ def _api_key(options: argparse.Namespace) -> int:
             "put right what is said above and run the same command again"
         )
     api_keys.finish(site.secrets)
-    print(f"{site.secrets / api_keys.CURRENT} is the new key")
-    print(f"{site.secrets / api_keys.OLD} works until rbee-deploy rotate api-key --revoke-old -i {options.inventory}")
+    new_file, old_file = site.secrets / api_keys.CURRENT, site.secrets / api_keys.OLD
+    documents.tell(
+        options,
+        f"{new_file} is the new key",
+        f"{old_file} works until rbee-deploy rotate api-key --revoke-old -i {options.inventory}",
+        key_file=str(new_file),
+        old_key_file=str(old_file),
+    )
     return 0
 
 
@@ -61,7 +74,7 @@ def _revoke_old(options: argparse.Namespace) -> int:
     site: Site = options.site
     old = api_keys.old(site.secrets)
     if old is None:
-        print("there is no old key to revoke")
+        documents.tell(options, "there is no old key to revoke", revoked=False)
         return 0
     used = api_keys.current(site.secrets)
     if old != used:
@@ -69,7 +82,7 @@ def _revoke_old(options: argparse.Namespace) -> int:
         if running.go(_at_the_queen(options), wanted=lambda asked: (*looking.look(asked), stage)) or not _worked():
             return 1
     api_keys.forget_old(site.secrets)
-    print(f"the old key is revoked, and {site.secrets / api_keys.OLD} is deleted")
+    documents.tell(options, f"the old key is revoked, and {site.secrets / api_keys.OLD} is deleted", revoked=True)
     return 0
 
 

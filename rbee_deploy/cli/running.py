@@ -36,6 +36,12 @@ def go(options: argparse.Namespace, *, wanted: Stages = stages.of, dry: bool = F
     return 1 if status or _refused(ctx_state.get()) else 0
 
 
+def state() -> Any:
+    """Return what pyinfra knows of the run, None before there is one."""
+    found = ctx_state.get() if ctx_state.isset() else None
+    return found if _initialised(found) else None
+
+
 def hosts() -> Iterator[Here]:
     """Yield the hosts of the run that is over which were reached, in the order of the inventory."""
     state = ctx_state.get()

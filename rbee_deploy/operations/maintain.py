@@ -35,6 +35,7 @@ class Course:
     reboot: bool = False
     seconds: float = 600.0
     before: dict[str, int] = field(default_factory=dict)
+    output: list[str] = field(default_factory=list)
     is_drained: bool = False
     problem: str = ""
     is_kept_up: bool = False
@@ -147,7 +148,8 @@ def _run(
 ) -> bool:
     say(course.host, "the command runs")
     succeeded, output = host.connector.run_shell_command(command, **command.connector_arguments)
-    for line in output.output_lines:
+    course.output = list(output.output_lines)
+    for line in course.output:
         say(course.host, f"| {line}")
     return bool(succeeded) or _failed(host, "the command failed; its output is above")
 

@@ -52,16 +52,20 @@ def test_a_host_is_rebooted_without_a_request_that_fails(fleet: Fleet) -> None:
 
 
 def test_a_command_that_fails_leaves_the_host_drained(fleet: Fleet) -> None:
-    """Its output is shown, the exit status is 1, and the command that is named finishes the maintenance."""
-    done = fleet.rbee_deploy("maintain", "gpu1", "--run", "id -u; echo out of paper >&2; exit 3")
-    assert done.code == 1
+    """Its output is shown, also as data, the exit status is 1, and what is named finishes the maintenance."""
+    done = fleet.rbee_deploy("maintain", "gpu1", "--json", "--run", "id -u; echo out of paper >&2; exit 3")
+    assert (done.code, done.report["status"]) == (1, 1)
+    assert done.report["problem"].startswith("gpu1: maintain failed: the command failed")
+    assert done.report["advice"] in done.errors
+    told = done.report["result"]
+    assert (told["host"], told["drained"], sorted(told["output"])) == ("gpu1", True, ["0", "out of paper"])
     assert "gpu1: | 0" in done.errors
     assert "gpu1: | out of paper" in done.errors
     assert f"run rbee-deploy maintain gpu1 -i {fleet.inventory}" in done.errors
     hives = {row["name"]: row for row in fleet.admin("hives")}
     assert (hives["gpu1"]["drained"], hives["gpu1"]["workers"]) == (True, 0)
-    again = fleet.rbee_deploy("maintain", "gpu1")
-    assert again.code == 0, again.errors
+    again = fleet.rbee_deploy("maintain", "gpu1", "--json")
+    assert (again.code, again.report["problem"], again.report["result"]["drained"]) == (0, None, False), again.errors
     assert {row["hive"] for row in fleet.workers("slow")} == {"gpu1", "gpu2"}
 
 
@@ -128,6 +132,8 @@ def test_a_host_that_the_inventory_lost_is_purged(fleet: Fleet) -> None:
         assert (done.code, done.output) == (0, "gpu2: models are kept in /var/lib/rbee/models\n"), done.errors
         assert host.run(LEFT, check=False).stdout == ""
         assert host.run(f"cat {kept}").stdout == "weights"
+        none = fleet.rbee_deploy("purge", "--orphans", "--yes", "--json")
+        assert (none.code, none.report["result"]) == (0, {"hosts": []})
         again = fleet.rbee_deploy("purge", "--orphans", "--yes")
         assert (again.code, "has lost no host" in again.output) == (0, True)
         assert not (fleet.lab.directory / "secrets" / "hosts" / "gpu2").exists()
@@ -143,8 +149,9 @@ def test_a_host_that_the_inventory_lost_is_purged(fleet: Fleet) -> None:
 def test_a_purge_takes_models_and_users_only_when_told(fleet: Fleet) -> None:
     """With --models the store and rbee's users go too; how the host is reached stays known, for it is declared."""
     host = fleet.lab.hosts["gpu2"]
-    done = fleet.rbee_deploy("purge", "gpu2", "--models", "--yes")
+    done = fleet.rbee_deploy("purge", "gpu2", "--models", "--yes", "--json")
     assert done.code == 0, done.errors
+    assert done.report["result"] == {"hosts": [{"host": "gpu2", "notes": []}]}
     left = host.run("find /var/lib/rbee; getent passwd | grep ^rbee", check=False).stdout
     note = json.loads((fleet.lab.directory / "secrets" / "hosts" / "gpu2" / "connection.json").read_text())
     fleet.deploy()

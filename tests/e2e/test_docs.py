@@ -11,17 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.fleets import ROOT, Fleet, small_fleet
+from tests.e2e.fleets import ROOT, Fleet, small_fleet, wait_for
 from tests.e2e.pages import FENCE, Block, Need, read, said
 from tests.faults.rows import FULL
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-RUN_ELSEWHERE = {"adopt": "test_adopt.py", "maintain": "test_day_two.py", "rotate": "test_day_two.py"}
-"""Pages without results yet, and the tests that run their commands."""
-
-TYPED = [page for page in PAGES if page.stem not in RUN_ELSEWHERE and "```sh" in page.read_text(encoding="utf-8")]
+TYPED = [page for page in PAGES if "```sh" in page.read_text(encoding="utf-8")]
 SHORT = {"back-up", "troubleshoot-deploys"}
 """All pages together take a quarter of an hour and run in `make faults-deploy`; these stand for them elsewhere."""
+SERVER = ROOT / "tests" / "openai_server.py"
 PROGRAMS = Path(sys.executable).parent
 SOURCES = ("pyproject.toml", "LICENSE", "config.py")
 FOLDERS = ("rbee_deploy", "rbee_runtime", "templates", "requirements")
@@ -103,13 +101,20 @@ class World:
                 self.fleet.declare(self.fleet.lab.hosts[name])
 
 
+def begin(world: World) -> None:
+    """Give the operator this rbee and an inventory of queen and gpu1, where nothing else listens."""
+    world.sources = ROOT
+    world.fleet.external = []
+    world.declare("queen", "gpu1")
+    world.fleet.lab.hosts["gpu1"].run("systemctl stop ollama 2>/dev/null", check=False)
+
+
 def deployed(world: World) -> None:
     """Bring queen and gpu1 to this rbee, whatever the page before left there."""
     purge = "rbee-deploy purge gpu2 -i $INVENTORY --models --yes"
     if "gpu2" in world.fleet.hosts:
         world.shell(purge)
-    world.sources = ROOT
-    world.declare("queen", "gpu1")
+    begin(world)
     world.shell("rbee-deploy lock -i $INVENTORY --release")
     world.apply()
     world.fleet.wait_ready("echo")
@@ -117,8 +122,7 @@ def deployed(world: World) -> None:
 
 def bare(world: World) -> None:
     """Remove rbee from queen and gpu1."""
-    world.sources = ROOT
-    world.declare("queen", "gpu1")
+    begin(world)
     code, output = world.shell("rbee-deploy purge --all -i $INVENTORY --models --yes")
     assert code == 0, output
 
@@ -146,12 +150,29 @@ def bad(world: World) -> None:
     world.other("bad", "rbee_runtime/hive/attached.py", 'raise RuntimeError("a mistake in this release")')
 
 
+def found(world: World) -> None:
+    """Have somebody run what answers as an Ollama does on gpu1."""
+    gpu = world.fleet.lab.hosts["gpu1"]
+    gpu.put(SERVER.read_bytes(), "/srv/server.py")
+    words = "exec -a ollama /usr/bin/python3 /srv/server.py --flavour ollama --host 0.0.0.0 --port 11434"
+    gpu.run(f"systemd-run --unit ollama --collect bash -c {words!r}")
+    wait_for("somebody's server", lambda: "11434" in gpu.run("ss -Hltn").stdout)
+
+
+def adopted(world: World) -> None:
+    """Write that server into the inventory."""
+    url = f"http://{world.fleet.lab.hosts['gpu1'].address}:11434"
+    world.fleet.external = [f'external("gpu1-ollama", url="{url}", models={{"llama3": "llama3:latest"}}, slots=4),']
+
+
 STATES: dict[str, Callable[[World], None]] = {
     "a deployed fleet": deployed,
     "hosts without rbee": bare,
     "gpu2 in the inventory": joined,
     "a newer rbee": newer,
     "an upgraded fleet": upgraded,
+    "an Ollama on gpu1": found,
+    "that Ollama in the inventory": adopted,
     "an rbee whose hive does not start": bad,
 }
 """What pages may need, in the words of their comments."""
@@ -186,7 +207,7 @@ def test_a_page_is_true(world: World, page: Path) -> None:
         assert item.expected.fullmatch(output), where
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in RUN_ELSEWHERE], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_no_command_escapes(page: Path) -> None:
     """Every command block of a page is one that runs, has a result, and needs what the tests can provide."""
     text = page.read_text(encoding="utf-8")
@@ -201,7 +222,7 @@ def test_no_command_escapes(page: Path) -> None:
 
 def test_pages_are_short() -> None:
     """A page for operators has at most 80 lines, but for tables and the one that has a machine on each side."""
-    longer = {"checks.md", "troubleshoot-hive.md", "air-gap.md"}
+    longer = {"checks.md", "commands.md", "troubleshoot-hive.md", "air-gap.md"}
     assert {page.name for page in PAGES if len(page.read_text(encoding="utf-8").splitlines()) > 80} <= longer
 
 

@@ -36,7 +36,7 @@ def line(
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command line on made-up hosts and its environment: pyinfra, or rbee-deploy if `words` begin so."""
     wanted = {"secrets": str(secrets), "hosts": hosts, "faults": faults or {}, "delay": delay, "rollout": rollout or {}}
-    own = words[:1] in {("apply",), ("plan",), ("check",), ("status",)}
+    own = words[:1] in {("apply",), ("plan",), ("check",), ("status",), ("lock",), ("rollback",)}
     command = (
         [sys.executable, "-c", MAIN, words[0], "-i", str(INVENTORY), *words[1:]]
         if own
@@ -89,6 +89,26 @@ def test_hosts_that_fail_leave_the_others_alone(secrets: Path) -> None:
     assert "it answered nothing as root" in said["box4"]
     assert "  last journal line\n" in done.stderr
     assert re.findall(r"^@fake/box(\d) +verify .*unchanged", done.stderr, re.MULTILINE) == ["1", "5", "6"]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_document_tells_what_was_and_what_failed(secrets: Path) -> None:
+    """Hosts that were reached have their rows beside the one that refused, and the exit status is in it."""
+    done = run(secrets, "lock", "--json", faults={"box3": "refused"}, hosts=3)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["status"]) == (1, 1)
+    assert "sudo refused the SSH user" in found["problem"]
+    assert [row["host"] for row in found["result"]["hosts"]][:2] == ["box1", "box2"]
+    assert {stage["host"]: stage["verdict"] for stage in found["stages"]} == {"@fake/box3": "failed"}
+
+
+def test_a_rollback_that_has_nowhere_to_go_is_a_document(secrets: Path) -> None:
+    """The stages that were gone through are in it, and the sentence that refuses."""
+    done = run(secrets, "rollback", "--json", hosts=2)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["result"], found["advice"]) == (1, {"targets": {}}, None)
+    assert found["problem"].startswith("no host has an earlier release; rbee-deploy status")
+    assert {stage["verdict"] for stage in found["stages"]} == {"unchanged"}
     assert "Traceback" not in done.stderr
 
 

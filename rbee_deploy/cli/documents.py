@@ -1,0 +1,121 @@
+"""--json of the commands that act: one document on standard output, also of a run that failed or was refused.
+
+    {"command": "lock", "status": 0, "problem": null, "advice": null, "stages": […], "result": {…}}
+
+`stages` are the lines of the report, `result` what the command prints for a person otherwise.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+from rbee_deploy import report
+from rbee_deploy.cli import running
+from rbee_deploy.cli.arguments import Commands
+from rbee_deploy.errors import DeployError
+from rbee_runtime.errors import ConfigError
+
+COMMANDS = ("rollback", "lock", "maintain", "rotate", "backup", "restore", "purge")
+
+AGAIN = "put that right and run the same command again"
+"""What to do about a stage that failed, where nobody knows better."""
+
+_BAD = {report.Verdict.FAILED, report.Verdict.CUT_OFF}
+
+
+def register(commands: Commands) -> None:
+    """Give those commands their option."""
+    for name in COMMANDS:
+        added = commands.choices[name]
+        added.add_argument("--json", action="store_true", dest="document", help="pure JSON on standard output")
+        added.set_defaults(command=name)
+
+
+def tell(options: argparse.Namespace, *lines: str, advice: str = "", **facts: Any) -> None:
+    """Print lines for a person, or keep the same as facts for the document; `advice` is what of it is to be done."""
+    if options.document:
+        options.told.update(facts)
+        options.advice += [advice] if advice else []
+        return
+    for line in lines:
+        print(line)
+
+
+def advise(options: argparse.Namespace, text: str) -> None:
+    """Say what to do after a run that failed, to a person and in the document."""
+    print(text, file=sys.stderr)
+    if options.document:
+        options.advice.append(text)
+
+
+def answered(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
+    """Run a command and print its document however it ends; what it prints otherwise goes to standard error."""
+    options.told, options.advice = {}, []
+    try:
+        with redirect_stdout(sys.stderr):
+            status = run(options)
+    except BaseException as error:
+        _print(options, 1, _sentence(error))
+        raise
+    _print(options, status, "")
+    return status
+
+
+def refused(words: Sequence[str], error: Exception) -> None:
+    """Print the document of a command line that nobody can read, if it asks for one."""
+    if "--json" in words and words[0] in COMMANDS:
+        print(json.dumps(document(words[0], 1, str(error))))
+
+
+def document(command: str, status: int, problem: str = "", advice: str = "", **more: Any) -> dict[str, Any]:
+    """Return a document; `problem` and `advice` are null where there is nothing to say."""
+    return {
+        "command": command,
+        "status": status,
+        "problem": problem or None,
+        "advice": advice or None,
+        "stages": [],
+        "result": {},
+        **more,
+    }
+
+
+def stage(line: report.Line) -> dict[str, Any]:
+    """Return a line of the report as data."""
+    seconds = None if line.seconds is None else round(line.seconds, 1)
+    return {
+        "host": line.host,
+        "stage": line.stage,
+        "seconds": seconds,
+        "verdict": str(line.verdict),
+        "notes": line.notes,
+    }
+
+
+def failures(lines: Sequence[report.Line]) -> Iterator[str]:
+    """Yield where something went wrong, and what."""
+    for line in lines:
+        if line.verdict in _BAD:
+            yield f"{line.host}: {line.stage} {line.verdict}{': ' if line.notes else ''}{''.join(line.notes[:1])}"
+
+
+def _print(options: argparse.Namespace, status: int, sentence: str) -> None:
+    lines = report.lines(running.state())
+    failed = "; ".join(failures(lines)) if status else ""
+    problem = sentence or failed or ("it failed; standard error says why" if status else "")
+    advice = "; ".join(options.advice) or (AGAIN if failed else "")
+    stages = [stage(line) for line in lines]
+    print(json.dumps(document(options.command, status, problem, advice, stages=stages, result=options.told)))
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, DeployError | ConfigError):
+        return str(error)
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, str) else ""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command finishes the job"
+    return f"{type(error).__name__}: {error}"
