@@ -15,6 +15,8 @@ queen, hives = fleet(
     client_endpoint="fleet-tls",
     # On this machine: the fleet's authority and the first API key. Left out, ~/.config/rbee/<name>. Back it up.
     secrets_dir="~/.config/rbee/example",
+    # Networks that clients may connect from, where the queen's host has a firewall; left out, everybody may.
+    clients=["10.0.0.0/8", "192.0.2.0/24"],
     # Seconds that open streams may go on when the queen restarts.
     drain_seconds=180,
     # How many hosts receive releases, engines and models at a time.
@@ -82,6 +84,9 @@ queen, hives = fleet(
             link_port=8501,
             hive_port=8600,
             worker_ports=(9000, 9099),
+            # Close these ports, and no other, to all but those who need them: "nftables", or "ufw" or "firewalld" where
+            # the host has that. Left out, the firewall of the host stays as it is.
+            firewall="nftables",
             # How SSH logs in; left out, as your SSH configuration says. The user needs sudo.
             ssh_user="ops",
             ssh_port=22,

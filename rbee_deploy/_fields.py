@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
@@ -101,6 +102,24 @@ def address(value: object) -> str:
     if not isinstance(value, str) or not _ADDRESS.fullmatch(value):
         raise UnfitError("it must be an IP address or a DNS name, without a port or scheme")
     return value
+
+
+def networks(value: object) -> tuple[str, ...]:
+    """Accept networks and single addresses; everybody is what the field means when it is left out."""
+    given = words(value)
+    if not given:
+        raise UnfitError("it must name a network; leave it out to let everybody in")
+    return tuple(map(_network, given))
+
+
+def _network(text: str) -> str:
+    try:
+        found = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise UnfitError(f"{error}; write networks such as '10.0.0.0/8' or 'fd00::/8'") from error
+    if not found.prefixlen:
+        raise UnfitError(f"{text} is everybody; leave the field out for that")
+    return str(found)
 
 
 def flag(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from rbee_deploy import sources
+from rbee_deploy import firewall, sources
 from rbee_deploy._fields import nearest
 from rbee_deploy.errors import InventoryError
 from rbee_deploy.modes import Mode
@@ -42,6 +42,8 @@ def check_site(site: Site) -> None:
         models_name_declared_hosts,
         every_model_has_a_host,
         plain_http_is_allowed,
+        a_firewall_knows_the_fleet,
+        clients_are_kept_out_by_a_firewall,
     )
     for invariant in fleet_wide:
         invariant(site)
@@ -224,3 +226,26 @@ def plain_http_is_allowed(site: Site) -> None:
                     f"model {model.name!r}: {shown(model.source)!r} has no TLS; use https, or give host {host.name!r} "
                     f"store=store(plain_http_hosts=[{place!r}])"
                 )
+
+
+def a_firewall_knows_the_fleet(site: Site) -> None:
+    """Check that a host with a firewall can tell the others by the addresses from which they speak to it."""
+    for host in (host for host in site.hosts if host.firewall is not None):
+        kind = firewall.family(host.reach)
+        for other in (other for other in site.hosts if other != host):
+            families = {firewall.family(address) for address in firewall.addresses(other)}
+            if not families or (kind is not None and kind not in families):
+                raise InventoryError(
+                    f"host {other.name!r}: it has no {kind or 'IP'} address in the inventory, by which the firewall of "
+                    f"host {host.name!r} would let it in at {host.reach}; write address='…' or advertise='…' with the "
+                    "one that it speaks from"
+                )
+
+
+def clients_are_kept_out_by_a_firewall(site: Site) -> None:
+    """Check that nobody counts on `clients` where nothing holds clients to it."""
+    if site.clients is not None and site.queen.firewall is None:
+        raise InventoryError(
+            f"fleet {site.name!r}: clients says who may connect, and the queen's host {site.queen.name!r} has no "
+            "firewall that holds them to it; write firewall='nftables' there, or drop clients"
+        )

@@ -69,10 +69,20 @@ def found(
         *(f"{file.path} differs" for file in files if file_differs(file, facts.paths.get(file.path))),
         *(f"{item.path} differs" for item in directories if directory_differs(item, facts.paths.get(item.path))),
         *(f"{path} is still there" for path in unwanted if path in facts.paths),
+        *_firewall(facts, enabled),
         *(f"{unit} is not enabled" for unit in enabled if facts.unit(unit).file_state != "enabled"),
         *(f"systemd holds an old {name}" for name, unit in facts.units.items() if unit.need_reload),
         *(["the deploy is not on record there"] if generation and facts.deploy.get("current") != generation else []),
     ]
+
+
+def _firewall(facts: Observed, enabled: Iterable[str]) -> list[str]:
+    """Return what is wrong with the host's firewall where it is to have one."""
+    if ports.FIREWALL_UNIT not in enabled:
+        return []
+    active = facts.unit(ports.FIREWALL_UNIT).active
+    down = [] if active == "active" else [f"{ports.FIREWALL_UNIT} is {active or 'not there'}"]
+    return [*down, *(f"firewall: {phrase}" for phrase in facts.raw.get("firewall", {}).get("differs", ()))]
 
 
 def foreign(facts: Observed, elsewhere: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from rbee_deploy.facts.memo import ASKED, PASSWORD, count_commands, last_known, 
 from rbee_deploy.facts.state import Asked
 from rbee_deploy.history import Past, Step
 from rbee_deploy.inventory import Placement
-from rbee_deploy.modes import role_units, units_elsewhere
+from rbee_deploy.modes import enabled_units, units_elsewhere
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.host import user_commands
 from rbee_deploy.operations.models import Seed
@@ -94,6 +94,7 @@ class Here:
             models_dir=self.declared.models_dir,
             password=password,
             queen=None if self.declared.queen else (self.site.queen.reach, self.site.queen.link_port),
+            firewall=self.declared.firewall,
         )
 
     @property
@@ -132,6 +133,10 @@ class Here:
         hints = [_sentence(problem) for problem in found if not problem.fatal]
         self.host.connector_data[WARNINGS] = [*hints, *(f"its hive fetches {what}" for what in fetches)]
         return [_sentence(problem) for problem in found if problem.fatal]
+
+    def needs(self) -> tuple[packages.Need, ...]:
+        """Return what the host needs from its distribution."""
+        return packages.needed(self.declared.firewall)
 
     def fits(self) -> bool:
         """Say whether nothing forbids the deploy; a dry run goes on to the end and asks this each time."""
@@ -244,7 +249,7 @@ class Here:
 
     def units(self) -> list[str]:
         """Return the units that are enabled."""
-        return list(dict.fromkeys(unit for role in roles(self.declared) for unit in role_units(role).enabled))
+        return list(enabled_units(roles(self.declared), firewall=self.declared.firewall is not None))
 
     def elsewhere(self) -> tuple[str, ...]:
         """Return the units of roles that the host does not have, perhaps not any more."""
@@ -277,7 +282,8 @@ class Here:
         bytes_missing = missing.release_bytes + missing.engine_bytes + missing.model_bytes
         groups = [group for group in self.groups() if group.name not in facts.names("groups")]
         users = [line for user in self.users() for line in user_commands(user, facts)]
-        return bool(bytes_missing or groups or users or self.ahead() or packages.missing(facts.raw))
+        lacking = packages.missing(facts.raw, self.needs())
+        return bool(bytes_missing or groups or users or lacking or self.ahead())
 
     def was_changed(self) -> bool:
         """Say whether this run was at work on the host."""

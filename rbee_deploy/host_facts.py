@@ -38,7 +38,7 @@ class HostFacts:
     own, of which `kind` does. `cpu_baseline` is the x86-64 level such as `x86_64_v3`. `cgroup` is unified, legacy or
     "", `programs` maps container tools to their versions.
     `gpus` is the memory of each card. `addresses` are the host's own, `queen_link` is reachable,
-    refused, `unreachable: why` or "".
+    refused, `unreachable: why` or "". `firewall` is there where the inventory asks for one.
     """
 
     sudo: str = "silent"
@@ -67,6 +67,7 @@ class HostFacts:
     gpus: Sequence[int] = ()
     addresses: tuple[str, ...] = ()
     queen_link: str = ""
+    firewall: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Self:

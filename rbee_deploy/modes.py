@@ -50,6 +50,12 @@ def role_units(role: str) -> RoleUnits:
     return _ROLES[role]
 
 
+def enabled_units(roles: tuple[str, ...], *, firewall: bool) -> tuple[str, ...]:
+    """Return the units that start at boot on a host."""
+    own = (ports.FIREWALL_UNIT,) if firewall else ()
+    return tuple(dict.fromkeys((*own, *(unit for role in roles for unit in _ROLES[role].enabled))))
+
+
 def units_elsewhere(roles: tuple[str, ...]) -> tuple[str, ...]:
     """Return the units that start at boot on hosts with other roles than these, and not with these."""
     here = {unit for role in roles for unit in _ROLES[role].enabled}

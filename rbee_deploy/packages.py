@@ -16,10 +16,14 @@ class Need(StrEnum):
     PYTHON = "python"
     PODMAN = "podman"
     DOCKER = "docker"
+    NFTABLES = "nftables"
 
 
 BARE = (Need.POLKIT, Need.PYTHON)
 """What a host without containers needs."""
+
+FIREWALL_TOOLS = "nftables"
+"""Of the firewalls, what setup installs: it closes nothing by itself, as ufw and firewalld do once they are on."""
 
 
 class Manager(StrEnum):
@@ -44,13 +48,13 @@ class Distribution:
 def _apt(python: str, docker: tuple[str, ...] = ("docker.io",)) -> Distribution:
     podman = ("podman", "crun", "netavark", "aardvark-dns", "nftables", "iptables", "uidmap")
     packages = {Need.POLKIT: ("polkitd",), Need.PYTHON: ("python3",), Need.PODMAN: podman, Need.DOCKER: docker}
-    return Distribution(Manager.APT, python, packages)
+    return Distribution(Manager.APT, python, {**packages, Need.NFTABLES: ("nftables",)})
 
 
 def _dnf(python: str, package: str = "python3", docker: tuple[str, ...] = ()) -> Distribution:
     podman = ("podman", "crun", "netavark", "aardvark-dns", "container-selinux")
     packages = {Need.POLKIT: ("polkit",), Need.PYTHON: (package,), Need.PODMAN: podman, Need.DOCKER: docker}
-    return Distribution(Manager.DNF, python, packages)
+    return Distribution(Manager.DNF, python, {**packages, Need.NFTABLES: ("nftables",)})
 
 
 _EL9 = _dnf("3.12", "python3.12")
@@ -105,7 +109,14 @@ def _lacks(raw: Mapping[str, Any], need: Need) -> bool:
         return "python" in raw and not pythons.fits(raw["python"], str(raw.get("python_lacks", "")))
     if need is Need.POLKIT:
         return raw.get("polkit") is False
+    if need is Need.NFTABLES:
+        return "firewall" in raw and not raw["firewall"]["tool"]
     return "programs" in raw and need.value not in raw["programs"]
+
+
+def needed(firewall: str | None) -> tuple[Need, ...]:
+    """Return what a host without containers needs, with the firewall that the inventory asks for."""
+    return (*BARE, Need.NFTABLES) if firewall == Need.NFTABLES else BARE
 
 
 def python_to_be(raw: Mapping[str, Any]) -> str:

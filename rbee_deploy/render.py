@@ -9,7 +9,8 @@ from typing import Any
 
 import jinja2
 
-from rbee_deploy import configs, modes
+from rbee_deploy import configs, firewall, modes
+from rbee_deploy.activator import places
 from rbee_deploy.devices import RECORDING, Recorded
 from rbee_deploy.digest import desired_digest
 from rbee_deploy.errors import RenderError
@@ -91,14 +92,18 @@ class SiteState:
 
 def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
     """Return every file of a host in the order of placing: a unit comes after the credentials that it names."""
-    files = (*_credentials(site, host, state), *_configs(site, host, state), *_units(site, host))
+    own = (*_configs(site, host, state), *_firewall(site, host), *_units(site, host))
+    files = (*_credentials(site, host, state), *own)
     return (*files, *(_digest_file(role, state.release, files) for role in roles(host)))
+
+
+_FIREWALL_PATHS = (str(places.FIREWALL), modes.unit_path(ports.FIREWALL_UNIT))
 
 
 def unwanted_paths(files: Iterable[OwnedFile]) -> tuple[str, ...]:
     """Return the files that an earlier inventory may have put on a host and that this one does not."""
     names = (*MODEL_CREDENTIALS.values(), "client.pem", "client.key", KEYS)
-    optional = (*(str(ports.CREDENTIALS / name) for name in names), str(RECORDING))
+    optional = (*(str(ports.CREDENTIALS / name) for name in names), str(RECORDING), *_FIREWALL_PATHS)
     wanted = {file.path for file in files}
     return tuple(path for path in optional if path not in wanted)
 
@@ -143,9 +148,12 @@ def _templates() -> jinja2.Environment:
 
 def _units(site: Site, host: Host) -> tuple[OwnedFile, ...]:
     names = dict.fromkeys(unit for role in roles(host) for unit in modes.role_units(role).files)
+    if host.firewall is not None:
+        names[ports.FIREWALL_UNIT] = None
     values = {
         "host": host,
         "ports": ports,
+        "deploys": places.HOME,
         "client_tls": site.client_endpoint != "plain-http",
         "models_hidden": _is_hidden(host.models_dir),
         "hidden_caches": [path for path in host.store.hf_caches if _is_hidden(path)],
@@ -165,6 +173,7 @@ def _unit(name: str, values: Mapping[str, Any]) -> OwnedFile:
         ports.QUEEN_SOCKET_UNIT: {ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT},
         ports.QUEEN_UNIT: {ports.QUEEN_UNIT},
         ports.HIVE_UNIT: {ports.HIVE_UNIT},
+        ports.FIREWALL_UNIT: {ports.FIREWALL_UNIT},
     }.get(name, set())
     text = template_text(f"systemd/{name}.j2", **values)
     return OwnedFile(modes.unit_path(name), text, affects=frozenset(affects), is_unit=True)
@@ -232,6 +241,12 @@ def _configs(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
             # The hive reads it again when it changes.
             files.append(_config(RECORDING.name, host.devices.text, ports.HIVE_USER))
     return tuple(files)
+
+
+def _firewall(site: Site, host: Host) -> Iterator[OwnedFile]:
+    wanted = firewall.rules(site, host)
+    if wanted is not None:
+        yield OwnedFile(str(places.FIREWALL), wanted.text(), affects=frozenset({ports.FIREWALL_UNIT}))
 
 
 def _config(name: str, text: str, group: str, *affects: str) -> OwnedFile:

@@ -11,6 +11,7 @@ from typing import Final
 import rbee_runtime
 from rbee_deploy import _fields as check
 from rbee_deploy import devices as made_up
+from rbee_deploy.activator.firewall.rules import Kind
 from rbee_deploy.devices import Devices
 from rbee_deploy.externals import External
 from rbee_deploy.modes import Mode
@@ -126,7 +127,7 @@ class Host:
     `advertise` is where other hosts reach it when that is not `address`. `worker_ports` is first and last port.
     `engines` are those that the deployer installs there. `store` says how models come to it. `devices` are made-up ones
     or a recording, to try a fleet out; empty means those of the host. `hf_token`, `object_store` and `registry_auth`
-    replace the fleet's on this host.
+    replace the fleet's on this host. `firewall` closes our ports to whoever does not need them; None leaves it alone.
     `ssh_host_keys` is `strict` or `accept-new`.
     """
 
@@ -148,6 +149,7 @@ class Host:
     link_port: int = check.setting(check.unprivileged_port, default=ports.QUEEN_LINK_PORT)
     hive_port: int = check.setting(check.unprivileged_port, default=ports.HIVE_PORT)
     worker_ports: tuple[int, int] = check.setting(check.port_range, default=ports.WORKER_PORTS)
+    firewall: str | None = check.setting(check.one_of(*(kind.value for kind in Kind)), default=None)
     ssh_user: str | None = check.setting(check.text, default=None)
     ssh_port: int = check.setting(check.port, default=22)
     ssh_key: str | None = check.setting(check.private_key, default=None)
@@ -227,7 +229,8 @@ class Site:
 
     `external` are servers that are there already and that the queen sends requests to as well.
 
-    `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `secrets_dir` on the operator's machine holds the fleet
+    `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `clients` are the networks that the firewall of the
+    queen's host lets clients in from; None means everybody. `secrets_dir` on the operator's machine holds the fleet
     authority and the first API key; None means `rbee/<name>` in the XDG configuration folder.
     `drain_seconds` is how long open streams may go on when the queen restarts. `uploads` is how many
     hosts receive large files at a time, `rollout` how many are changed at a time. `hf_token` is a token of the hub,
@@ -241,6 +244,7 @@ class Site:
     version: str = check.setting(check.text, default=rbee_runtime.__version__)
     client_endpoint: str | TlsPaths = check.setting(_client_endpoint, default="fleet-tls")
     secrets_dir: str | None = check.setting(_secrets_dir, default=None)
+    clients: tuple[str, ...] | None = check.setting(check.networks, default=None)
     drain_seconds: float = check.setting(check.seconds(0, 3600), default=180.0)
     uploads: int = check.setting(check.whole(1, 200), default=5)
     rollout: Rollout = check.setting(_rollout, default=Rollout())

@@ -44,7 +44,7 @@ LEASE = Stage("lease", (("take it", lambda here, name: lease.taken(name=name, ne
 SETUP = Stage(
     "setup",
     (
-        ("install packages", lambda here, name: host.packages(name=name, needed=here.fits)),
+        ("install packages", lambda here, name: host.packages(name=name, needed=here.fits, wanted=here.needs())),
         ("make groups", lambda here, name: host.groups(name=name, groups=here.groups)),
         ("make users", lambda here, name: host.users(name=name, users=here.users)),
         ("make directories", lambda here, name: host.directories(name=name, directories=here.directories)),

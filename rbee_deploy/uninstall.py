@@ -19,7 +19,8 @@ STORE_PARTS = (
 
 def script(host: Host, *, models: bool) -> str:
     """Return it; it goes on past what is not there, and ends with what is still there."""
-    return "\n".join((*_units(), *_files(host, models=models), *(_users(host) if models else ()), _left(host)))
+    users = _users(host) if models else ()
+    return "\n".join((_firewall(), *_units(), *_files(host, models=models), *users, _left(host)))
 
 
 def only_of(fleet: str, host: Host) -> str:
@@ -31,9 +32,17 @@ def only_of(fleet: str, host: Host) -> str:
     return f'for file in {files}; do [ ! -f "$file" ] || {{ {mine}; }} || {{ echo {said} >&2; exit 1; }}; done'
 
 
+def _firewall() -> str:
+    """Return the lines that take our rules out of the firewall, while the program that knows them is there."""
+    said = shlex.quote("the rules of rbee are still in the firewall of this host; put that right and purge it again")
+    remove = shlex.join((f"{ports.CURRENT}/bin/python", "-I", "-m", "rbee_deploy.activator", "firewall", "remove"))
+    off = f"systemctl disable --now -- {ports.FIREWALL_UNIT} 2>/dev/null"
+    return f"[ ! -f {places.FIREWALL_HELD} ] || {{ {off}; {remove} || {{ echo {said} >&2; exit 1; }}; }}"
+
+
 def _units() -> tuple[str, ...]:
     enabled = list(dict.fromkeys(unit for role in ROLES for unit in modes.role_units(role).enabled))
-    files = [modes.unit_path(unit) for role in ROLES for unit in modes.role_units(role).files]
+    named = [ports.FIREWALL_UNIT, *(unit for role in ROLES for unit in modes.role_units(role).files)]
     workers = ports.WORKER_TEMPLATE.replace("@.", "@*.")
     return (
         # Hive before workers, or it would start them again; the whole target stops in that order.
@@ -41,7 +50,7 @@ def _units() -> tuple[str, ...]:
         f"systemctl stop -- {shlex.quote(workers)} 2>/dev/null",
         # What a restarted queen left to finish its streams is not stopped with it.
         f"systemctl kill --kill-whom=all --signal=KILL -- {ports.QUEEN_UNIT} 2>/dev/null",
-        shlex.join(("rm", "-f", "--", *dict.fromkeys(files), modes.POLKIT_RULES)),
+        shlex.join(("rm", "-f", "--", *dict.fromkeys(map(modes.unit_path, named)), modes.POLKIT_RULES)),
         "systemctl daemon-reload; systemctl reset-failed -- 'rbee*' 2>/dev/null",
     )
 

@@ -25,6 +25,7 @@ QUEEN_UNIT = "rbee-queen.service"
 HIVE_UNIT = "rbee-hive.service"
 WORKER_TEMPLATE = "rbee-worker@.service"
 TARGET_UNIT = "rbee.target"
+FIREWALL_UNIT = "rbee-firewall.service"
 
 PREFIX = Path("/opt/rbee")
 RELEASES = PREFIX / "releases"

@@ -9,7 +9,19 @@ import sys
 import time
 from dataclasses import asdict
 
-from rbee_deploy.activator import activation, ahead, blobs, database, disk, places, pruning, queen, records, units
+from rbee_deploy.activator import (
+    activation,
+    ahead,
+    blobs,
+    database,
+    disk,
+    firewall,
+    places,
+    pruning,
+    queen,
+    records,
+    units,
+)
 from rbee_deploy.activator.activation import BrokenError
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.units import ActivationError
@@ -26,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.run(options)
     except BrokenError as error:
         return _said(str(error), BROKEN)
-    except (ActivationError, ValueError, OSError) as error:
+    except (ActivationError, firewall.FirewallError, ValueError, OSError) as error:
         return _said(str(error), FAILED)
     return 0
 
@@ -120,6 +132,14 @@ def _queen(options: argparse.Namespace) -> None:
     print(json.dumps(asked.call(options.method, options.path)))  # noqa: T201 - the answer
 
 
+def _firewall(options: argparse.Namespace) -> None:
+    if options.what == "check":
+        for phrase in firewall.differences():
+            print(phrase)  # noqa: T201 - the answer
+    else:
+        {"apply": firewall.apply, "remove": firewall.remove}[options.what]()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rbee-activator", description="Bring this host to a generation.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -150,6 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument("method")
     call.add_argument("path")
     call.set_defaults(run=_queen)
+    guard = commands.add_parser("firewall", help="who may connect: put in force, name what differs, take away")
+    guard.add_argument("what", choices=("apply", "check", "remove"))
+    guard.set_defaults(run=_firewall)
     for command in (workers, call):
         command.add_argument("--port", type=int, required=True)
         command.add_argument("--tls", action="store_true")

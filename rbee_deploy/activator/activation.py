@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rbee_deploy.activator import blobs, database, disk, files, places, records, units
-from rbee_deploy.activator.manifest import Generation, Role
+from rbee_deploy.activator import blobs, database, disk, files, firewall, places, records, units
+from rbee_deploy.activator.firewall import FirewallError
+from rbee_deploy.activator.manifest import File, Generation, Role
 from rbee_deploy.activator.records import State
 from rbee_deploy.activator.undo import Retired, Undo, before, retired
 from rbee_deploy.activator.units import ActivationError
@@ -102,6 +103,8 @@ def _retire(run: Activation) -> None:
     if gone.had_workers:
         # After the hive, which would start them again.
         units.systemctl("stop", "--", ports.WORKER_TEMPLATE.replace("@.", "@*."), seconds=WORKER_SECONDS)
+    if not _is_guarded(run) and firewall.is_held():
+        firewall.stop()
 
 
 def _remove(run: Activation) -> None:
@@ -118,8 +121,22 @@ def _exchange_database(run: Activation) -> None:
         _put_database_back(copy)
 
 
+def _set_firewall(run: Activation) -> None:
+    # Before roles start: what they are to be reached by is let in, and what they open is closed to others.
+    if _is_guarded(run):
+        firewall.start(stale=any(ports.FIREWALL_UNIT in file.affects for file in _changed(run)))
+
+
+def _is_guarded(run: Activation) -> bool:
+    return ports.FIREWALL_UNIT in run.generation.enabled
+
+
+def _changed(run: Activation) -> set[File]:
+    return {file for file in run.generation.files if not files.is_as_wanted(file, run.undo.found(file.path))}
+
+
 def _start(run: Activation) -> None:
-    changed = {file for file in run.generation.files if not files.is_as_wanted(file, run.undo.found(file.path))}
+    changed = _changed(run)
     for role in run.generation.roles:
         stale = any(role.service in file.affects for file in changed)
         if stale or not units.runs(role):
@@ -146,6 +163,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("end what is not wanted", _retire),
     ("remove old files", _remove),
     ("exchange the database", _exchange_database),
+    ("set the firewall", _set_firewall),
     ("start roles", _start),
     ("start the target", _start_target),
     ("note it", _note),
@@ -181,7 +199,7 @@ def _walk(run: Activation) -> None:
     for name, step in STEPS:
         try:
             step(run)
-        except (ValueError, OSError) as error:
+        except (FirewallError, ValueError, OSError) as error:
             raise ActivationError(f"could not {name}: {error}") from error
 
 
@@ -192,7 +210,7 @@ def _restore(run: Activation, reason: str, facts: dict[str, Any]) -> None:
         raise ActivationError(reason)
     try:
         _go_back(run)
-    except (ActivationError, ValueError, OSError) as error:
+    except (ActivationError, FirewallError, ValueError, OSError) as error:
         records.audit("broken", **told, and_then=str(error).splitlines()[0])
         raise BrokenError(f"{reason}\nand what was there before could not be put back: {error}") from error
     run.remember(undo={}, wanted="")
@@ -227,6 +245,15 @@ def _go_back(run: Activation) -> None:
         ran = role.service in undo.active and bool(role.digest)
         if ran and (role.service in affected or not units.runs(role)):
             units.restart(role)
+    _put_firewall_back(run, stale=ports.FIREWALL_UNIT in affected)
+
+
+def _put_firewall_back(run: Activation, *, stale: bool) -> None:
+    # After roles: one that fails must not keep them from running.
+    if ports.FIREWALL_UNIT in run.undo.active:
+        firewall.start(stale=stale)
+    elif firewall.is_held():
+        firewall.stop()
 
 
 def _ours(run: Activation) -> tuple[str, ...]:

@@ -20,6 +20,12 @@ SECRET_BLOBS = ports.CREDENTIALS / ".kept"
 FREEZE = HOME / "freeze"
 """Where a person forbids deploys until further notice: who, since when, why, by tabs."""
 
+FIREWALL = ports.ETC / "firewall.json"
+"""Who may connect to which port of ours; on hosts whose inventory asks for a firewall."""
+
+FIREWALL_HELD = HOME / "firewall.json"
+"""The rules that were put in force for it, which alone are ours to take away."""
+
 RUN = Path("/run/rbee-deploy")
 LEASE = RUN / "lease"
 """Which deploy is at work on the host: its id, who, since when, by tabs; as old as its last sign of life."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rbee_deploy import pythons
 from rbee_deploy.activator import places
-from rbee_deploy.facts import equipment, reach
+from rbee_deploy.facts import equipment, guard, reach
 from rbee_runtime import ports
 
 POLKITS = ("/usr/lib/polkit-1/polkitd", "/usr/libexec/polkitd", "/usr/lib/policykit-1/polkitd")
@@ -79,6 +79,10 @@ class Questions(Protocol):
     def queen(self) -> tuple[str, int] | None:
         """Address and port that the host is to connect to, if any."""
 
+    @property
+    def firewall(self) -> str | None:
+        """The kind of firewall that the inventory asks for, if any."""
+
 
 def build(asked: Questions) -> str:
     """Return the script; it writes nothing and goes on past anything that is missing."""
@@ -91,6 +95,7 @@ def build(asked: Questions) -> str:
         _disk((str(ports.PREFIX), "/etc", str(ports.STATE), asked.models_dir)),
         equipment.script(),
         reach.script(asked.queen),
+        guard.script(asked.firewall),
         _LISTEN.strip(),
         _accounts(asked),
         _paths(asked.paths),

@@ -8,7 +8,7 @@ from typing import Any
 from pyinfra.api import FactBase
 
 from rbee_deploy.elevation import probe_as_root
-from rbee_deploy.facts import equipment, reach, script
+from rbee_deploy.facts import equipment, guard, reach, script
 
 Lines = list[str]
 
@@ -17,7 +17,8 @@ Lines = list[str]
 class Asked:
     """What one host is asked about; `password` says that sudo reads one from standard input.
 
-    `queen` is the address and port that the host is to try, None where there is nothing to try.
+    `queen` is the address and port that the host is to try, None where there is nothing to try. `firewall` is the kind
+    that the inventory asks for.
     """
 
     paths: tuple[str, ...] = ()
@@ -27,6 +28,7 @@ class Asked:
     models_dir: str = "/var/lib/rbee/models"
     password: bool = False
     queen: tuple[str, int] | None = None
+    firewall: str | None = None
 
     def __str__(self) -> str:
         return "this host"
@@ -254,6 +256,7 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "gpus": equipment.gpus,
     "addresses": reach.addresses,
     "queen": reach.queen,
+    "firewall": guard.firewall,
     "listen": _listen,
     "users": _users,
     "groups": _groups,

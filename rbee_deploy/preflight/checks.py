@@ -25,6 +25,7 @@ class Scope(StrEnum):
     FLEET = "every host of a fleet of several"
     HIVE = "hives"
     FAR_HIVE = "hives on other hosts than the queen's"
+    FIREWALL = "hosts with a `firewall` in the inventory"
     GPU = "hives with an NVIDIA card"
     BARE = "hosts that run bare"
     CONTAINER = "hosts that run in containers"
@@ -126,6 +127,7 @@ _APPLIES: Mapping[Scope, Callable[[Case], Any]] = {
     Scope.FLEET: lambda case: len(case.site.hosts) > 1,
     Scope.HIVE: lambda case: case.host.hive,
     Scope.FAR_HIVE: lambda case: case.host.hive and not case.host.queen,
+    Scope.FIREWALL: lambda case: case.host.firewall is not None,
     Scope.GPU: _has_card,
     Scope.BARE: lambda case: not _runs_in_containers(case),
     Scope.CONTAINER: _runs_in_containers,

@@ -1,7 +1,7 @@
 """All checks, in the order in which a host is looked at."""
 
 from rbee_deploy.host_facts import HostFacts
-from rbee_deploy.preflight import access, cards, containers, network, room, system
+from rbee_deploy.preflight import access, cards, containers, guards, network, room, system
 from rbee_deploy.preflight.checks import Case, Check, Needs, Problem
 from rbee_deploy.site import Host, Site
 
@@ -28,6 +28,8 @@ CHECKS: tuple[Check, ...] = (
     network.OWN_ADDRESS,
     network.QUEEN_LINK,
     network.QUEEN_UP,
+    guards.THERE,
+    guards.ALONE,
     cards.DRIVER,
     cards.LIBRARIES,
     cards.ONE_SPEC,

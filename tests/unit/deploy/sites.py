@@ -51,3 +51,11 @@ def write_model(folder: Path) -> str:
     path = folder / "model.gguf"
     path.write_bytes(b"GGUF")
     return f"file:{path}"
+
+
+def fenced() -> Site:
+    """Return a fleet of three hosts, each with another firewall, and clients from two networks."""
+    queen = host("queen", address="192.0.2.1", advertise="fd00::1", queen=True, firewall="nftables")
+    first = host("gpu1", address="192.0.2.2", advertise="fd00::2", firewall="ufw", hive_port=8700)
+    second = host("gpu2", address="192.0.2.3", advertise="fd00::3", worker_ports=(9100, 9100), firewall="firewalld")
+    return site_of(queen, first, second, clients=["10.0.0.0/8", "fd00::/8"])

@@ -22,6 +22,8 @@ CARD = {"cards": ["0000:01:00.0"], "module": "570.133.20", "has_control": True, 
 SPEC = {"path": "/var/run/cdi/nvidia.yaml", "mode": "644", "driver": "570.133.20"}
 OLD_SPEC = {"path": "/etc/cdi/nvidia.yaml", "mode": "644", "driver": "550.54.14"}
 
+GUARD = {"tool": True, "active": True, "broken": "", "also": [], "differs": []}
+
 
 def contained(declared: Host) -> Host:
     """Return the host in a mode that no inventory may have yet."""
@@ -119,6 +121,36 @@ TRIGGERS: dict[str, list[Trigger]] = {
             "the queen refuses connections at 192.0.2.1 port 8501, so nobody drains this host's workers or replaces "
             "them; run systemctl start rbee-queen.service on 'queen'",
             {"queen_link": "refused", "units": {"rbee-hive.service": {"active": "active"}}},
+        )
+    ],
+    "firewall": [
+        Trigger(
+            "nft is missing, which firewall='nftables' needs; install the package nftables",
+            {"firewall": {**GUARD, "tool": False}, "os_id": "arch"},
+            {"firewall": "nftables"},
+        ),
+        Trigger(
+            "its kernel takes no rules of nftables (nft says 'Operation not supported'); boot a kernel with nf_tables",
+            {"firewall": {**GUARD, "broken": "Operation not supported"}},
+            {"firewall": "nftables"},
+        ),
+        Trigger(
+            "ufw is missing; install the package ufw and switch it on by hand; allow SSH in it first, or it locks you",
+            {"firewall": {**GUARD, "tool": False, "active": False}},
+            {"firewall": "ufw"},
+        ),
+        Trigger(
+            "firewalld is not active; switch it on by systemctl enable --now firewalld; allow SSH in it first",
+            {"firewall": {**GUARD, "active": False}},
+            {"firewall": "firewalld"},
+        ),
+    ],
+    "firewall-alone": [
+        Trigger(
+            "ufw is active on it and keeps the ports of rbee closed, whatever firewall='nftables' lets in; write "
+            "firewall='ufw'",
+            {"firewall": {**GUARD, "also": ["ufw"]}},
+            {"firewall": "nftables"},
         )
     ],
     "gpu-driver": [
@@ -242,6 +274,7 @@ QUIET: dict[str, Trigger] = {
     ),
     "Podman that setup installs": Trigger("", {}, {}, contained),
     "a queen that nobody could ask about": Trigger("", {"queen_link": ""}),
+    "nftables that setup installs": Trigger("", {"firewall": {**GUARD, "tool": False}}, {"firewall": "nftables"}),
     "a models_dir whose name only begins alike": Trigger("", {}, {"models_dir": "/opt/rbee-models"}),
 }
 

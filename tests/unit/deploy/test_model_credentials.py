@@ -105,7 +105,8 @@ def test_what_an_inventory_dropped_is_unwanted() -> None:
     """Credentials that are not given are to be removed, and only those."""
     dropped = set(unwanted_paths(rendered(site(hf_token=secret_env("X")), hf_token="a").values()))
     credentials = {f"{FOLDER}/{name}" for name in ("object-store.env", "registry-auth.json", "external-keys")}
-    assert dropped == {*credentials, "/etc/rbee/devices.json"}
+    firewall = {"/etc/rbee/firewall.json", "/etc/systemd/system/rbee-firewall.service"}
+    assert dropped == {*credentials, *firewall, "/etc/rbee/devices.json"}
     assert not dropped & set(rendered(site()))
     plain = set(unwanted_paths(rendered(site(client_endpoint="plain-http")).values()))
     assert {f"{FOLDER}/client.pem", f"{FOLDER}/client.key"} < plain

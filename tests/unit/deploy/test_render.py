@@ -14,12 +14,12 @@ from rbee_deploy.inventory import host, model, recorded, simulated, store
 from rbee_deploy.render import OwnedFile, owned_files
 from rbee_deploy.site import Host, Site
 from rbee_runtime import config
-from tests.unit.deploy.sites import FILE, one_box, site_of, state_of, two_hosts
+from tests.unit.deploy.sites import FILE, fenced, one_box, site_of, state_of, two_hosts
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "deploy"
 REWRITE = "RBEE_REWRITE_GOLDEN"
 
-SITES = {"one-box": one_box, "two-hosts": two_hosts}
+SITES = {"one-box": one_box, "two-hosts": two_hosts, "fenced": fenced}
 HOSTS = [(name, item.name) for name, build in SITES.items() for item in build().hosts]
 
 

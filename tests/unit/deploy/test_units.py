@@ -9,11 +9,11 @@ import pytest
 from rbee_deploy.inventory import host, store
 from rbee_deploy.render import owned_files
 from rbee_deploy.site import Site
-from tests.unit.deploy.sites import one_box, site_of, state_of, two_hosts
+from tests.unit.deploy.sites import fenced, one_box, site_of, state_of, two_hosts
 
-SITES = {"one-box": one_box, "two-hosts": two_hosts}
+SITES = {"one-box": one_box, "two-hosts": two_hosts, "fenced": fenced}
 HOSTS = [(name, item.name) for name, build in SITES.items() for item in build().hosts]
-EXPOSURE = {"rbee-queen.service": 15, "rbee-hive.service": 20, "rbee-worker@.service": 20}
+EXPOSURE = {"rbee-queen.service": 15, "rbee-hive.service": 20, "rbee-worker@.service": 20, "rbee-firewall.service": 25}
 """Tenths: a stock daemon scores 23 to 96."""
 
 STOCK_UNITS = "usr/lib/systemd/system"
@@ -27,7 +27,7 @@ def write_root(root: Path, site: Site, name: str) -> list[str]:
     (root / "lib").symlink_to("usr/lib")
     programs = root / "opt/rbee/current/bin"
     programs.mkdir(parents=True)
-    for program in ("rbee-queen", "rbee-hive", "rbee-worker"):
+    for program in ("rbee-queen", "rbee-hive", "rbee-worker", "python"):
         (programs / program).touch(mode=0o755)
     for unit in units:
         path = root / unit.path.lstrip("/")
@@ -66,7 +66,7 @@ def test_verify_would_speak(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("site", "name"), HOSTS)
 def test_units_are_sandboxed(site: str, name: str, tmp_path: Path) -> None:
-    """Queen scores at most 1.5, hive and worker at most 2.0 in `systemd-analyze security`."""
+    """Queen scores at most 1.5, hive and worker 2.0 and the firewall 2.5 in `systemd-analyze security`."""
     write_root(tmp_path, SITES[site](), name)
     units = sorted((tmp_path / "etc/systemd/system").glob("*.service"))
     limits = {unit: EXPOSURE[unit.name] for unit in units}

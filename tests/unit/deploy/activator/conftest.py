@@ -99,9 +99,16 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystemd:
 
 
 def staged(
-    release: str, more: Mapping[str, str] | None = None, *, roles: tuple[str, ...] = ("queen", "hive")
+    release: str,
+    more: Mapping[str, str] | None = None,
+    *,
+    roles: tuple[str, ...] = ("queen", "hive"),
+    guarded: bool = False,
 ) -> Generation:
-    """Bring a generation with a release, a configuration per role, a secret, and more files by name."""
+    """Bring a generation with a release, a configuration per role, a secret, and more files by name.
+
+    `guarded` has the host's firewall among its units.
+    """
     more = more or {}
     folder = ports.RELEASES / release
     folder.mkdir(exist_ok=True)
@@ -119,7 +126,10 @@ def staged(
         ),
         files=tuple(_file(path, text, roles) for path, text in texts.items()),
         unwanted=(str(ports.ETC / "left-over"),),
-        enabled=tuple(unit for unit in UNITS if unit == "rbee.target" or unit[5:-8] in roles),
+        enabled=(
+            *([ports.FIREWALL_UNIT] if guarded else []),
+            *(unit for unit in UNITS if unit == "rbee.target" or unit[5:-8] in roles),
+        ),
         target="rbee.target",
     )
     disk.private_folder(places.GENERATIONS)
@@ -130,6 +140,8 @@ def staged(
 def _file(path: str, text: str, roles: tuple[str, ...]) -> File:
     secret = Path(path).parent == ports.CREDENTIALS
     affects = tuple(f"rbee-{role}.service" for role in roles if path.endswith(f"/{role}.yaml"))
+    if path == str(places.FIREWALL):
+        affects = (ports.FIREWALL_UNIT,)
     sha256 = blobs.keep(text.encode(), secret=secret)
     return File(path, sha256, *OWNER, "0600" if secret else "0644", secret, affects)
 
