@@ -1,8 +1,10 @@
 """How servers that are not the fleet's own are written down: address, names of models, authority."""
 
+import ipaddress
 import re
 import ssl
-from urllib.parse import urlsplit
+
+import httpx
 
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9._:%\[\]-]+(/[A-Za-z0-9._~%+-]+)*/?")
 
@@ -16,13 +18,21 @@ def address(written: str) -> str:
     if not _ADDRESS.fullmatch(written) or "/.." in written:
         raise ValueError(said)
     try:
-        parts = urlsplit(written)
-        known = parts.hostname is not None and parts.port != 0
-    except ValueError:
+        # By whoever will call it: what it cannot read must not be found out by a queen that ends.
+        parts = httpx.URL(written)
+        known = bool(parts.host) and 0 < (parts.port or 80) < 65536 and _is_written_whole(parts.host)
+    except (httpx.InvalidURL, ValueError):
         known = False
     if not known:
         raise ValueError(said)
     return written.rstrip("/").removesuffix("/v1")
+
+
+def _is_written_whole(host: str) -> bool:
+    """Say whether a host of digits and dots, or of colons, is an address and no slip of one."""
+    if ":" in host or not host.strip("0123456789."):
+        ipaddress.ip_address(host)
+    return True
 
 
 def names(given: object) -> object:

@@ -209,7 +209,7 @@ class Exchange:
             if self._sending:
                 raise ClientGoneError from None
             raise worker_failed("it went silent") from None
-        except (httpx.HTTPError, LinkError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, LinkError) as error:
             reached = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             raise worker_failed(str(error).rstrip(".") or type(error).__name__, reached=reached) from error
 

@@ -206,7 +206,8 @@ async def _look(to: httpx.AsyncClient, url: str, key: str) -> Look:
             return Look("" if status == 200 else f"has no list of models, and answers {status} to /health")
     except TimeoutError:
         return Look(f"did not answer within {DEADLINE_SECONDS:g} s")
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        # Also an address, or one that it sends elsewhere to, that cannot be read: nobody else may suffer from that.
         return Look(f"does not answer: {cut(str(error).rstrip('.') or type(error).__name__, MOST_LETTERS).lower()}")
 
 

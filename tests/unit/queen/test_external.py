@@ -1,5 +1,6 @@
 """What the queen makes of servers that are not the fleet's own."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rbee_runtime.errors import ConfigError
 from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.queen import views
 from rbee_runtime.queen.admission import Refusal, Route, admit
-from rbee_runtime.queen.external import WAIT_SECONDS, Look, authorization, listed
+from rbee_runtime.queen.external import WAIT_SECONDS, Externals, Look, authorization, listed
 from rbee_runtime.queen.fleet import check
 from rbee_runtime.queen.records import Scope
 from rbee_runtime.states import Observed
@@ -179,6 +180,9 @@ async def test_without_its_key_a_server_gets_no_requests(queen: Maker, tmp_path:
         ({"url": "http://user:pw@x"}, "it must be http:// or https://"),
         ({"url": "http://x:99999"}, "it must be http:// or https://"),
         ({"url": "http://x/../y"}, "it must be http:// or https://"),
+        ({"url": "http://192.0.2.300:8080"}, "it must be http:// or https://"),
+        ({"url": "http://[::1]x:80"}, "it must be http:// or https://"),
+        ({"url": "http://xn--zz:80"}, "it must be http:// or https://"),
         ({"models": []}, "at least 1 item"),
         ({"models": ["a", "a"]}, "valid dictionary"),
         ({"models": ["a b"]}, "a b"),
@@ -199,6 +203,34 @@ def test_two_servers_have_two_names() -> None:
     """A name that is there twice is refused."""
     with pytest.raises(ConfigError, match="external 'ollama' is declared twice"):
         check(with_external(server(), server()), where="fleet.yaml")
+
+
+@pytest.mark.parametrize("elsewhere", ["http://xn--zz/", "http://[::1]x/", "http://192.0.2.300/", "//" + "a" * 300])
+async def test_a_server_that_sends_nowhere_is_away_and_nobody_ends(elsewhere: str) -> None:
+    """A redirect that cannot be read makes the server one that does not serve, and the next look finds it back."""
+    answers = [f"HTTP/1.1 302 Found\r\nlocation: {elsewhere}\r\ncontent-length: 0\r\n\r\n"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers[0].encode())
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        now = [0.0]
+        externals = Externals(lambda: now[0])
+        externals.follow((server(url=f"http://127.0.0.1:{port}"),))
+        await externals.once()
+        away = [place.problem for place in externals.places()]
+        answers[0] = 'HTTP/1.1 200 OK\r\ncontent-length: 26\r\n\r\n{"data":[{"id":"llama3"}]}'
+        now[0] = 100.0
+        await externals.once()
+        back = [place.problem for place in externals.places()]
+        await externals.aclose()
+    assert away[0].startswith(("does not answer", "answers 302"))
+    assert back == [""]
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/"])
