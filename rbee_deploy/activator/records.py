@@ -59,11 +59,17 @@ class State:
         disk.write(places.STATE, text.encode())
 
     def reached(self, generation: Generation, now: float, run: str, *, goes_back: bool = False) -> "State":
-        """Return the state in which a generation has become ready; what is gone back from counts as good no more."""
+        """Return the state in which a generation has become ready; what is gone back from counts as good no more.
+
+        What is gone back to stays the step that it was, of the run that brought it: a rollback that is run again,
+        because it did not reach every host, must not take those that it reached for newly changed ones.
+        """
         ids = [entry.generation for entry in self.good]
-        last = ids.index(generation.id) if goes_back and generation.id in ids else len(ids)
-        kept = tuple(entry for entry in self.good[:last] if entry.generation != generation.id)
-        good = (*kept, Good(generation.id, generation.release, int(now), run))
+        if goes_back and generation.id in ids:
+            good = self.good[: ids.index(generation.id) + 1]
+        else:
+            kept = tuple(entry for entry in self.good if entry.generation != generation.id)
+            good = (*kept, Good(generation.id, generation.release, int(now), run))
         return replace(self, current=generation.id, good=good, wanted="", undo={})
 
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from rbee_deploy.history import Past, back, lacking, to
+from rbee_deploy.activator.manifest import Generation
+from rbee_deploy.activator.records import State
+from rbee_deploy.history import Past, Step, back, lacking, to
 
 Ran = tuple[str, str, int, str]
 
@@ -56,6 +58,15 @@ def test_the_last_change_of_release_is_taken_back(name: str) -> None:
     """Hosts that it did not reach stay where they are."""
     pasts, wanted = CASES[name]
     assert {host: step.generation for host, step in back(pasts).items()} == wanted
+
+
+def test_a_rollback_that_is_run_again_reaches_the_rest_and_moves_nobody_twice() -> None:
+    """A host that went back stays there when the same command is run again for those that did not."""
+    second = Generation("0.2.0-b", "0.2.0")
+    everywhere = tuple(Step(*step) for step in (FIRST, (second.id, *SECOND[1:]), THIRD))
+    went = State(current="c", good=everywhere).reached(second, now=99.0, run="run7", goes_back=True)
+    assert went.good == everywhere[:2]
+    assert back({"a": Past(went.good), "b": Past(everywhere)}) == {"b": everywhere[1]}
 
 
 @pytest.mark.parametrize("release", ["0.1.0-a", "0.1.0"])
