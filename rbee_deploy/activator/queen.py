@@ -14,6 +14,9 @@ from rbee_deploy.activator.units import ActivationError
 CALL_SECONDS = 15.0
 POLL_SECONDS = 0.5
 
+SILENT_SECONDS = 60.0
+"""A queen that has answered is asked for so long again: a restart under load takes seconds."""
+
 HOPELESS = frozenset({"crash_loop"})
 """States in which a worker that was replaced will not come up by waiting."""
 
@@ -77,14 +80,16 @@ def follow(queen: Queen, releases: Mapping[str, str], seconds: float) -> Outcome
     """
     deadline = time.monotonic() + seconds
     stuck_since: dict[str, float] = {}
+    asked = _Patient(queen)
     while True:
-        rows, hives = queen.call("GET", "workers"), queen.call("GET", "hives")
+        rows, hives = asked.get("workers"), asked.get("hives")
         left = [row for row in rows if row["hive"] in releases and row["outdated"]]
         behind = behind_of(hives, releases)
         if not left and not behind:
             return Outcome(workers=sum(row["hive"] in releases for row in rows))
         now = time.monotonic()
-        stuck = [row for row in left if row["state"] in STUCK]
+        # One that is yet to be renewed may have failed for weeks, perhaps for what this run mends.
+        stuck = [row for row in left if row["state"] in STUCK and row.get("renewed", True)]
         stuck_since = {row["id"]: stuck_since.get(row["id"], now) for row in stuck}
         hopeless = [row for row in stuck if row["state"] in HOPELESS or now - stuck_since[row["id"]] > STUCK_SECONDS]
         if hopeless:
@@ -94,6 +99,27 @@ def follow(queen: Queen, releases: Mapping[str, str], seconds: float) -> Outcome
                 "; ".join([*(f"{name} has not reported its release" for name in behind), *map(_named, left)])
             )
         time.sleep(POLL_SECONDS)
+
+
+class _Patient:
+    """Asks a queen who has answered before again while she is busy or restarts; one who never did is told at once."""
+
+    def __init__(self, queen: Queen) -> None:
+        self._queen = queen
+        self._answered: float | None = None
+
+    def get(self, path: str) -> Any:
+        """Return what she answers, or raise ActivationError when she has been silent for SILENT_SECONDS."""
+        while True:
+            try:
+                answer = self._queen.call("GET", path)
+            except ActivationError:
+                if self._answered is None or time.monotonic() - self._answered > SILENT_SECONDS:
+                    raise
+                time.sleep(POLL_SECONDS)
+            else:
+                self._answered = time.monotonic()
+                return answer
 
 
 def behind_of(hives: Sequence[Mapping[str, Any]], releases: Mapping[str, str]) -> list[str]:

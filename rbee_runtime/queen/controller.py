@@ -130,7 +130,11 @@ class Controller:
         if hive.presence is not Presence.LIVE or not hive.builds:
             return False
         differs = build_of(entry.spec.engine, hive, entry.spec.build) != entry.spec.build
-        return differs or self._rolling.unfinished(entry.id)
+        return differs or self.renewed(entry.id)
+
+    def renewed(self, worker: str) -> bool:
+        """Say whether a worker got another build and has not been ready since."""
+        return self._rolling.unfinished(worker)
 
     def url(self, entry: Assignment) -> str:
         """Return where a worker listens, without a path."""
@@ -200,6 +204,7 @@ class Controller:
                 held=self._rolling.held(filter(self.roster.in_flight, self.assignments)),
                 stuck=self._stuck(),
                 unreachable=frozenset(self.unreachable),
+                broken=self._rolling.broken(self.assignments.values()),
                 frozen=frozen,
                 settled=self._settled(views),
             ),

@@ -2,6 +2,7 @@
 
 An outdated worker        is renewed
 that serves               alone of its model, when every other one is ready: a build that does not start costs one
+                          (one that failed with the build before too is not waited for)
 that has our requests     once they have ended; it takes no new ones until then
 that does not serve       at once
 that nobody told of       not yet: its hive has just started, or does not know of it
@@ -89,5 +90,7 @@ def _unsettled(entry: Assignment, coming: set[str], situation: Situation) -> boo
     if entry.id in situation.unreachable and entry.intent is Intent.PLACED:
         return True
     # A host that was lost while it started the very build that is to come may have been lost for it.
+    if entry.id in situation.broken:
+        return False
     counts = entry.intent is Intent.PLACED or (entry.spec.build != "" and entry.spec.build in coming)
     return counts and entry.observed is not Observed.READY

@@ -11,6 +11,12 @@ EMPTY_SECONDS = 30.0
 and what is open then the worker finishes itself."""
 
 
+FAILING = frozenset({Observed.CRASH_LOOP, Observed.EXITED})
+"""States out of which a worker does not come by waiting."""
+
+_NEVER_SERVED = FAILING | {Observed.FETCHING}
+
+
 class Rolling:
     """Lives as long as the queen; one that starts takes workers that are not ready for workers that were replaced."""
 
@@ -18,6 +24,7 @@ class Rolling:
         self._clock = clock
         self._retiring: dict[str, float] = {}
         self._replaced = frozenset(e.id for e in remembered if e.spec.build and e.observed is not Observed.READY)
+        self._failed_before: frozenset[str] = frozenset()
 
     def held(self, leased: Iterable[str]) -> frozenset[str]:
         """Return those of the workers with requests whose renewal waits for them."""
@@ -28,17 +35,34 @@ class Rolling:
         """Note what a plan does about the assignments from before it."""
         now = self._clock()
         self._retiring = {worker: self._retiring.get(worker, now) for worker in outcome.retiring}
-        self._replaced = frozenset(
-            entry.id
-            for entry in outcome.assignments
-            if entry.observed is not Observed.READY
-            and (entry.id in self._replaced or before.get(entry.id, entry).spec.build != entry.spec.build)
+        self._replaced = self._not_ready(
+            outcome, self._replaced | _changed(before, outcome, lambda state: state not in _NEVER_SERVED)
         )
+        self._failed_before = self._not_ready(
+            outcome, self._failed_before | _changed(before, outcome, lambda state: state in FAILING)
+        )
+
+    @staticmethod
+    def _not_ready(outcome: Plan, workers: frozenset[str]) -> frozenset[str]:
+        return workers & {entry.id for entry in outcome.assignments if entry.observed is not Observed.READY}
 
     def retires(self, worker: str) -> bool:
         """Say whether a worker takes no more requests because it is to be renewed."""
         return worker in self._retiring
 
     def unfinished(self, worker: str) -> bool:
-        """Say whether a worker was replaced for another build and has not been ready since."""
+        """Say whether a worker was replaced for another build and has not been ready since.
+
+        One that failed before, or whose files had not come, is none: it says nothing about the build.
+        """
         return worker in self._replaced
+
+    def broken(self, entries: Iterable[Assignment]) -> frozenset[str]:
+        """Return the workers that failed with an earlier build and fail with this one: nobody waits for them."""
+        return frozenset(e.id for e in entries if e.id in self._failed_before and e.observed in FAILING)
+
+
+def _changed(before: Mapping[str, Assignment], outcome: Plan, was: Callable[[Observed | None], bool]) -> frozenset[str]:
+    """Return the workers that a plan gives another build and whose state before was such."""
+    pairs = ((before.get(entry.id, entry), entry) for entry in outcome.assignments)
+    return frozenset(new.id for old, new in pairs if old.spec.build != new.spec.build and was(old.observed))

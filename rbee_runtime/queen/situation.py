@@ -28,7 +28,8 @@ class Situation:
     """Everything that a plan depends on.
 
     `busy` are workers with requests in flight, `held` those of them whose renewal has to wait for that, `stuck` those
-    that their hives cannot start where they are, `unreachable` those that refuse connections whatever their hives say.
+    that their hives cannot start where they are, `unreachable` those that refuse connections whatever their hives say,
+    `broken` those that failed with an earlier build already and still do.
     `frozen` forbids to replace what is lost; `settled` is False for a moment after a start, while hives that may hold
     better places have not spoken yet.
     """
@@ -40,5 +41,6 @@ class Situation:
     held: frozenset[str] = frozenset()
     stuck: frozenset[str] = frozenset()
     unreachable: frozenset[str] = frozenset()
+    broken: frozenset[str] = frozenset()
     frozen: bool = False
     settled: bool = True

@@ -58,7 +58,7 @@ class WorkerAnswer(BaseModel):
 
     `in_flight` counts this queen's requests. `unit` is its name in `systemctl` or `podman ps` on its host; `next_try`
     is seconds until it is started again (0: not planned); `memory` is bytes by device. `build` is the code that it is
-    to run; an `outdated` one has another build than its hive has now, or is being replaced for that.
+    to run; an `outdated` one has another build than its hive has now, or is being replaced for that: `renewed`.
     """
 
     id: str
@@ -77,6 +77,7 @@ class WorkerAnswer(BaseModel):
     devices: list[str] = []
     build: str = ""
     outdated: bool = False
+    renewed: bool = False
     next_try: float = 0.0
     memory: dict[str, int] = {}
 
@@ -223,6 +224,7 @@ def _worker(controller: Controller, entry: Assignment) -> WorkerAnswer:
         devices=list(entry.spec.devices),
         build=entry.spec.build,
         outdated=controller.outdated(entry),
+        renewed=controller.renewed(entry.id),
     )
     if entry.id in controller.unreachable:
         return answer.model_copy(update={"state": None, "detail": "does not answer the queen; it is asked again"})

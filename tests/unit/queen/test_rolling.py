@@ -95,6 +95,35 @@ def test_a_worker_is_outdated_until_it_is_ready_with_the_new_build(q: Fixture, h
     assert [row.builds for row in views.hives(q.controller)] == [{"fake": NEW}] * 2
 
 
+def test_one_that_failed_before_holds_up_nobody(q: Fixture, hives: Hives) -> None:
+    """A worker that was broken before an upgrade gets the build, is not called broken by it, and the other follows."""
+    hives.beat("a", Observed.CRASH_LOOP)
+    hives.builds = dict.fromkeys(hives.builds, NEW)
+    hives.beat("b")
+    hives.beat("a", Observed.CRASH_LOOP)
+    assert [(row.hive, row.build, row.renewed) for row in views.workers(q.controller)] == [
+        ("a", NEW, False),
+        ("b", OLD, False),
+    ]
+    hives.follow("a", Observed.STARTING)
+    assert shown(q)["b"] == (OLD, True)  # it may be mended by the new build, so this is waited for
+    hives.follow("a", Observed.CRASH_LOOP)
+    assert shown(q)["b"] == (NEW, True)
+    hives.follow("b")
+    assert shown(q) == {"a": (NEW, False), "b": (NEW, False)}
+
+
+def test_one_that_an_upgrade_broke_holds_up_the_others(q: Fixture, hives: Hives) -> None:
+    """The worker that served before and fails with the new build is the only one that has it."""
+    hives.builds = dict.fromkeys(hives.builds, NEW)
+    hives.beat("a")
+    hives.beat("b")
+    hives.follow("a", Observed.CRASH_LOOP)
+    hives.beat("b")
+    assert shown(q) == {"a": (NEW, True), "b": (OLD, True)}
+    assert [row.renewed for row in views.workers(q.controller)] == [True, False]
+
+
 def test_a_worker_that_starts_for_another_reason_is_not_outdated(q: Fixture, hives: Hives) -> None:
     """One that crashed, or a hive that is away, is no business of an upgrade."""
     hives.beat("a", Observed.BACKOFF)
