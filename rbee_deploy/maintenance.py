@@ -36,6 +36,11 @@ def absence(hives: Sequence[Row], name: str) -> str:
     return "" if state == "live" else f"its hive is {state} at the queen"
 
 
+def is_drained(hives: Sequence[Row], name: str) -> bool:
+    """Say whether a hive was drained before."""
+    return any(row["name"] == name and row["drained"] for row in hives)
+
+
 def served(workers: Sequence[Row], name: str) -> dict[str, int]:
     """Return, for each model that a hive has a worker of, how many workers of it are ready in the fleet."""
     models = {row["model"] for row in workers if row["hive"] == name}

@@ -115,6 +115,11 @@ def _drain(
         return maintenance.load(ask("GET", "workers"), ask("GET", "hives"), course.host)
 
     try:
+        if maintenance.is_drained(ask("GET", "hives"), course.host):
+            say(
+                course.host,
+                "it was drained already: only what it gets now is waited for, as nobody knows what it served",
+            )
         course.before = maintenance.served(ask("GET", "workers"), course.host)
         ask("POST", f"hives/{course.host}/drain")
         course.is_drained = True

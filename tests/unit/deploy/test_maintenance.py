@@ -15,7 +15,7 @@ from rbee_deploy.operations import maintain
 from rbee_deploy.operations.maintain import Course
 from rbee_deploy.operations.root import REFUSALS
 
-LIVE = {"name": "gpu1", "state": "live", "follows": True}
+LIVE = {"name": "gpu1", "state": "live", "follows": True, "drained": False}
 READY = {"id": "m-1", "model": "m", "hive": "gpu1", "state": "ready", "in_flight": 0}
 
 
@@ -130,6 +130,13 @@ def test_a_drain_waits_for_requests(capsys: pytest.CaptureFixture[str]) -> None:
     assert maintain._drain(None, queen, dict(COMMANDS), course)
     assert (course.is_drained, course.before, queen.connector_data) == (True, {"m": 1}, {})
     assert capsys.readouterr().err.count("1 worker left with 1 request in flight") == 1
+
+
+def test_a_host_that_was_drained_already_says_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where an earlier maintenance stopped half-way, nobody is told that the host serves as it did before that."""
+    queen = Told(hives=[[{**LIVE, "drained": True}]], workers=[[]], drain=[{}])
+    assert maintain._drain(None, queen, dict(COMMANDS), Course("gpu1", seconds=5))
+    assert "it was drained already: only what it gets now is waited for" in capsys.readouterr().err
 
 
 def test_a_host_that_does_not_become_empty_is_left_drained() -> None:
