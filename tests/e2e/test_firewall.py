@@ -199,14 +199,19 @@ def test_without_the_field_all_is_open_again(fleet: Fleet) -> None:
     gpu = fleet.lab.hosts["gpu1"]
     before = daemon_pids(gpu)
     del fleet.hosts["gpu1"]["firewall"]
-    done = fleet.rbee_deploy("apply")
-    assert done.code == 0, done.errors
-    assert tried(fleet.lab.hosts["stranger"], gpu.address, HIVE, WORKER) == {HIVE: "open", WORKER: "open"}
-    assert "rbee" not in gpu.run("nft list tables").stdout
-    assert gpu.run(f"ls {places.FIREWALL} {places.FIREWALL_HELD}", check=False).stdout == ""
-    assert "could not be found" in gpu.run("systemctl status rbee-firewall", check=False).stderr
-    assert daemon_pids(gpu) == before
-    assert fleet.rbee_deploy("check").code == 0
+    try:
+        done = fleet.rbee_deploy("apply")
+        assert done.code == 0, done.errors
+        assert tried(fleet.lab.hosts["stranger"], gpu.address, HIVE, WORKER) == {HIVE: "open", WORKER: "open"}
+        assert "rbee" not in gpu.run("nft list tables").stdout
+        assert gpu.run(f"ls {places.FIREWALL} {places.FIREWALL_HELD}", check=False).stdout == ""
+        assert "could not be found" in gpu.run("systemctl status rbee-firewall", check=False).stderr
+        assert daemon_pids(gpu) == before
+        assert fleet.rbee_deploy("check").code == 0
+    finally:
+        fleet.hosts["gpu1"]["firewall"] = "nftables"
+        again = fleet.rbee_deploy("apply")
+    assert again.code == 0, again.errors
 
 
 def _ufw(host: LabHost) -> None:
