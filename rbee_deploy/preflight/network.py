@@ -67,13 +67,19 @@ def _advertises_its_own_address(case: Case) -> Iterator[Finding]:
 def _queen_is_reached(case: Case) -> Iterator[Finding]:
     word, _, why = case.facts.queen_link.partition(": ")
     queen = case.site.queen
-    if word == "unreachable":
+    if word == "unreachable" and not _queen_is_yet_to_let_it_in(case):
         where = f"{queen.reach} port {queen.link_port}"
         yield Finding(
             f"it cannot reach the queen at {where} ({why})",
             f"let it through the firewalls between it and host {queen.name!r}, or write advertise='…' on "
             f"{queen.name!r} with an address that it reaches",
         )
+
+
+def _queen_is_yet_to_let_it_in(case: Case) -> bool:
+    """Say whether the queen's own firewall may be what does not answer: it learns of a new host by this very run."""
+    is_new = not case.facts.units.get(ports.HIVE_UNIT, {}).get("file_state")
+    return case.site.queen.firewall is not None and is_new
 
 
 def _queen_is_up(case: Case) -> Iterator[Finding]:
@@ -122,7 +128,7 @@ QUEEN_LINK = Check(
     title="The host reaches the queen",
     looks_at="a connection from the host to the queen's address and `link_port`, 3 s at most",
     fails_when="nothing answers, there is no way there, or the name does not resolve on the host; a refused connection "
-    "is fine, since the queen may not run yet",
+    "is fine, since the queen may not run yet, and so is anything on a new host while the queen has a `firewall`",
     why="a hive that the queen never hears of serves nothing",
     fix="open `link_port` for the host in the firewalls between, or correct the queen's `advertise`",
     find=_queen_is_reached,

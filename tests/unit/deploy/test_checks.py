@@ -285,6 +285,16 @@ def test_what_does_not_matter_is_not_said(case: str) -> None:
     assert found(QUIET[case]) == ()
 
 
+@pytest.mark.parametrize(("state", "speaks"), [("", False), ("enabled", True)])
+def test_a_new_host_is_not_refused_for_a_firewall_that_is_yet_to_know_it(state: str, speaks: bool) -> None:
+    """The queen's own firewall lets a host in by the run that brings it; one that was let in before has no excuse."""
+    queen = host("queen", address="192.0.2.1", queen=True, hive=False, firewall="nftables")
+    site = site_of(queen, host("gpu1", address="192.0.2.2"))
+    units = {"rbee-hive.service": {"active": "inactive", "file_state": state}}
+    facts = HostFacts.parse({**GOOD, "queen_link": "unreachable: no answer within 3 s", "units": units})
+    assert [problem.check for problem in check(site, site.hives[0], facts, NOW, NEEDS)] == ["queen-reachable"] * speaks
+
+
 def test_each_check_explains_itself() -> None:
     """Ids are unique and kebab-case, and every text is there, a part of a sentence."""
     assert len({item.id for item in CHECKS}) == len(CHECKS)
