@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rbee_deploy.activator import disk
 from rbee_deploy.activator.manifest import Role
 
 COMMAND_SECONDS = 120.0
@@ -19,6 +20,9 @@ MOST_RESTARTS = 3
 """Automatic restarts after ours mean that it cannot start; the deadline needs no waiting then."""
 
 LOG_LINES = 10
+
+RUNNING_BYTES = 1 << 20
+"""Above any `running.json`; whoever runs the service could write more."""
 
 
 class ActivationError(Exception):
@@ -94,7 +98,7 @@ def _a_running_one_is_old() -> bool:
 def running(role: Role) -> tuple[str, str]:
     """Return digest and release that a role's process says it runs, each "" if it does not."""
     try:
-        known: Mapping[str, object] = json.loads(Path(role.running_file).read_text(encoding="utf-8"))
+        known: Mapping[str, object] = json.loads(disk.read_untrusted(Path(role.running_file), most=RUNNING_BYTES))
         return str(known.get("digest", "")), str(known.get("release", ""))
     except (OSError, ValueError, AttributeError):
         return "", ""
