@@ -13,7 +13,7 @@ from rbee_deploy.activator import blobs, database, disk, files, firewall, places
 from rbee_deploy.activator.firewall import FirewallError
 from rbee_deploy.activator.manifest import File, Generation, Role
 from rbee_deploy.activator.records import State
-from rbee_deploy.activator.undo import Retired, Undo, before, retired
+from rbee_deploy.activator.undo import Retired, Undo, before, loaded, retired
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
 
@@ -61,15 +61,20 @@ class Activation:
 def _save(run: Activation) -> None:
     """Note what is there, unless an activation that did not end has done so: that one knows what worked last."""
     wanted, known = run.generation, run.undo if run.state.undo else None
-    if known is None:
-        known = before(wanted, run.state.current)
-        if any(role.name == "queen" for role in wanted.roles) and _release(known.link) != wanted.release:
-            database.snapshot(database.copy_of(known.generation))
+    known = known if known is not None else before(wanted, run.state.current)
+    if _has_queen(wanted.roles) and _release(known.link) != wanted.release and not _has_changed_release(run, known):
+        database.snapshot(database.copy_of(known.generation))
     covered = {entry.path for entry in known.paths}
     more = tuple(
         files.look(path) for path in dict.fromkeys((*_paths(wanted), *run.retired.files)) if path not in covered
     )
     run.remember(undo=asdict(replace(known, paths=(*known.paths, *more))), wanted=wanted.id)
+
+
+def _has_changed_release(run: Activation, known: Undo) -> bool:
+    """Say whether an activation that did not end may have had another release change the database already."""
+    begun = loaded(run.state.wanted) if run.state.undo else None
+    return begun is not None and begun.release != _release(known.link)
 
 
 def _paths(wanted: Generation) -> tuple[str, ...]:
@@ -176,7 +181,7 @@ def activate(generation: str, told: Told, *, goes_back: bool = False) -> None:
 
     Nothing is changed when the generation is not complete here.
     """
-    with _alone():
+    with alone():
         wanted, begun = _complete(generation), time.monotonic()
         run = Activation(wanted, State.load(), told, goes_back)
         facts = {"generation": wanted.id, "release": wanted.release, "from": run.state.current, **asdict(told)}
@@ -284,7 +289,7 @@ def _has_queen(roles: tuple[Role, ...]) -> bool:
 
 
 def _put_database_back(copy: Path) -> None:
-    units.systemctl("stop", "--", ports.QUEEN_UNIT)
+    database.stop_queen()
     database.restore(copy)
 
 
@@ -303,7 +308,7 @@ def _complete(generation: str) -> Generation:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Be the only activation on this host, or raise ActivationError after some patience."""
     disk.private_folder(places.RUN)
     handle = os.open(places.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -9,15 +9,18 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rbee_deploy.activator import disk, places
+from rbee_deploy.activator import disk, places, units
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
 
 FILE = "queen.db"
 LOCK = "queen.lock"
+LOCK_SECONDS = 30.0
 
 
 def path() -> Path:
@@ -64,23 +67,60 @@ def check(file: Path) -> int:
 
 
 def moved_on(copy: Path) -> bool:
-    """Say whether the schema of the database in use is another one than the copy's."""
-    return copy.is_file() and path().is_file() and check(copy) != _version(path())
+    """Say whether the database in use has another schema than the copy, or is gone: an older release needs the copy."""
+    return copy.is_file() and (not path().is_file() or check(copy) != _version(path()))
 
 
 def restore(copy: Path) -> None:
-    """Put a copy in place of the database; nobody may be using it. What is there is kept beside it."""
+    """Put a copy in place of the database; nobody may be using it. What is there is kept beside it.
+
+    Whatever ends it half-way, there is a whole database in use: the old one or the copy, and never with a lower epoch.
+    """
     check(copy)
-    owner = ports.QUEEN_STATE.stat()
+    owner, replaced = ports.QUEEN_STATE.stat(), Path(f"{path()}.replaced")
     with _lock():
-        epoch = _epoch(path())
-        for suffix in ("", "-wal", "-shm"):
-            old = Path(f"{path()}{suffix}")
-            if old.is_file():
-                old.replace(f"{path()}.replaced{suffix}")
-        disk.write(path(), copy.read_bytes(), owner=(owner.st_uid, owner.st_gid))
-        _raise_epoch(path(), epoch)
-        os.chown(path(), owner.st_uid, owner.st_gid)
+        content = _with_epoch(copy, max(_epoch(path()), _epoch(replaced)))
+        _fold(path())
+        if path().is_file():
+            _link(path(), replaced)
+        disk.write(path(), content, owner=(owner.st_uid, owner.st_gid))
+
+
+def _with_epoch(copy: Path, epoch: int) -> bytes:
+    """Return the content of a copy that is not behind its hives; it is made where only root writes."""
+    draft = copy.with_name(f".{copy.name}.rbee-new")
+    try:
+        disk.write(draft, copy.read_bytes())
+        with _opened(draft) as db:
+            db.execute("PRAGMA journal_mode = DELETE")
+            _raise_epoch(db, epoch)
+        return draft.read_bytes()
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _fold(file: Path) -> None:
+    """Leave a database without a journal beside it, which would be taken for that of the one that replaces it."""
+    with contextlib.suppress(sqlite3.Error), _opened(file) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+    for suffix in ("-wal", "-shm"):
+        # Only of one that cannot be opened.
+        journal = Path(f"{file}{suffix}")
+        if journal.is_file():
+            journal.replace(f"{file}.replaced{suffix}")
+
+
+def _link(file: Path, to: Path) -> None:
+    """Give a file a second name, in place of whatever has that."""
+    draft = to.with_name(f".{to.name}.rbee-new")
+    draft.unlink(missing_ok=True)
+    os.link(file, draft, follow_symlinks=False)
+    draft.replace(to)
+
+
+def stop_queen() -> None:
+    """Stop her, and first the socket, at which any request would start her again."""
+    units.systemctl("stop", "--", ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT)
 
 
 @contextlib.contextmanager
@@ -104,20 +144,36 @@ def _epoch(file: Path) -> int:
     return 0
 
 
-def _raise_epoch(file: Path, epoch: int) -> None:
-    with contextlib.suppress(sqlite3.Error), _opened(file) as db:
-        db.execute("PRAGMA journal_mode = DELETE")
+def _raise_epoch(db: sqlite3.Connection, epoch: int) -> None:
+    with contextlib.suppress(sqlite3.Error):
         db.execute("UPDATE meta SET value = ? WHERE name = 'epoch' AND CAST(value AS INTEGER) < ?", (str(epoch), epoch))
 
 
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
-    """Hold the lock that a queen takes before it opens the file; one that starts meanwhile waits for it."""
-    handle = os.open(ports.QUEEN_STATE / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Hold the lock that a queen takes before it opens the file, or raise ActivationError if one keeps it."""
+    name = ports.QUEEN_STATE / LOCK
+    # The folder is the queen's: root must not be led elsewhere by what lies there.
+    handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise ActivationError(f"{name} is not the file that a queen makes; remove it")
         owner = ports.QUEEN_STATE.stat()
         os.fchown(handle, owner.st_uid, owner.st_gid)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _is_taken(handle):
+            if time.monotonic() > deadline:
+                raise ActivationError(f"a queen uses {path()} although she was stopped; stop her and try again")
+            time.sleep(0.1)
         yield
     finally:
         os.close(handle)
+
+
+def _is_taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

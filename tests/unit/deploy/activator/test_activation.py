@@ -177,7 +177,7 @@ def test_a_second_activation_waits_and_gives_up(systemd: FakeSystemd, monkeypatc
     """Two at once do not mix: the second says that another is under way and changes nothing."""
     wanted = staged("r1")
     monkeypatch.setattr(activation, "LOCK_SECONDS", 0.3)
-    with activation._alone(), pytest.raises(ActivationError, match="another activation is under way"):
+    with activation.alone(), pytest.raises(ActivationError, match="another activation is under way"):
         activation.activate(wanted.id, ME)
     assert systemd.restarts == []
 

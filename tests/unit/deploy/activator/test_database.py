@@ -1,11 +1,12 @@
 """The queen's database across releases: kept where it can be read, put back where it cannot, never behind its hives."""
 
+import fcntl
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from rbee_deploy.activator import activation, database, places
+from rbee_deploy.activator import activation, database, disk, files, places, units
 from rbee_deploy.activator.activation import Told
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
@@ -32,6 +33,14 @@ def content() -> tuple[int, int, list[str]]:
     keys = [row[0] for row in db.execute("SELECT id FROM keys")]
     db.close()
     return schema, epoch, keys
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def killed(*_arguments: object) -> None:
+    raise KilledError
 
 
 def migrate(*, schema: int, epoch: int, key: str) -> None:
@@ -107,6 +116,93 @@ def test_a_copy_is_whole_while_the_database_is_written(systemd: FakeSystemd) -> 
     assert database.check(copy) == 1
     rows = [row[0] for row in sqlite3.connect(copy).execute("SELECT id FROM keys")]
     assert rows == ["k", "committed"]
+
+
+@pytest.mark.parametrize("moment", ["the copy is made", "the old one gets its name", "the new one is placed", "after"])
+def test_a_restore_that_is_cut_off_leaves_a_whole_database(
+    upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Killed at any moment there is one in use, its epoch is not lower, and the same command finishes."""
+    first = staged("r1").id
+    activation.activate(staged("r2").id, Told())
+    migrate(schema=2, epoch=9, key="since")
+    cut = {
+        "the copy is made": (database, "_with_epoch"),
+        "the old one gets its name": (database, "_link"),
+        "the new one is placed": (disk, "write"),
+        "after": (units, "restart"),
+    }[moment]
+    own = getattr(*cut)
+
+    def failing(*arguments: object, **named: object) -> object:
+        if cut[1] != "write" or arguments[0] == database.path():
+            raise KilledError
+        return own(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*cut, failing)
+        with pytest.raises(KilledError):
+            activation.activate(first, Told(), goes_back=True)
+    assert content() in [(2, 9, ["since"]), (1, 9, ["before"])]
+    activation.activate(first, Told(), goes_back=True)
+    assert content() == (1, 9, ["before"])
+    assert Path(f"{database.path()}.replaced").is_file()
+
+
+def test_a_database_that_is_gone_comes_back_from_its_copy(upgraded: FakeSystemd) -> None:
+    """A rollback does not start the old release on an empty database, which no hive would follow."""
+    first = staged("r1").id
+    activation.activate(staged("r2").id, Told())
+    migrate(schema=2, epoch=9, key="since")
+    database.path().rename(f"{database.path()}.replaced")
+    activation.activate(first, Told(), goes_back=True)
+    assert content() == (1, 9, ["before"])
+
+
+def test_an_upgrade_after_a_change_of_files_that_was_cut_off_has_its_copy(
+    upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the cut-off activation noted does not stand for the copy that only another release needs."""
+    edited = staged("r1", {"more.yaml": "edited"}).id
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "place", killed)
+        with pytest.raises(KilledError):
+            activation.activate(edited, Told())
+    restart = upgraded.restart
+
+    def migrating(role: object) -> None:
+        if ports.CURRENT.readlink().name == "r2":
+            migrate(schema=2, epoch=6, key="lost")
+        restart(role)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("rbee_deploy.activator.units.restart", migrating)
+    upgraded.bad.add("r2")
+    with pytest.raises(ActivationError, match="release r1 is in force again"):
+        activation.activate(staged("r2").id, Told())
+    assert content() == (1, 6, ["before"])
+
+
+def test_root_is_not_led_elsewhere_by_a_link(upgraded: FakeSystemd, root: Path) -> None:
+    """A lock that the queen made a link to another file is refused, and that file stays whose it is."""
+    copy, victim = places.DATABASES / "copy.db", root / "victim"
+    assert database.snapshot(copy)
+    victim.write_text("root's")
+    (ports.QUEEN_STATE / database.LOCK).symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic"):
+        database.restore(copy)
+    assert content() == (1, 5, ["before"])
+
+
+def test_a_queen_who_keeps_her_lock_is_told(upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for ever for one that was started again meanwhile."""
+    copy = places.DATABASES / "copy.db"
+    assert database.snapshot(copy)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.2)
+    with (ports.QUEEN_STATE / database.LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ActivationError, match="although she was stopped"):
+            database.restore(copy)
+    assert content() == (1, 5, ["before"])
 
 
 def test_what_is_no_database_is_refused(root: Path) -> None:
