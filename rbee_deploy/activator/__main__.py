@@ -20,12 +20,11 @@ from rbee_deploy.activator import (
     pruning,
     queen,
     records,
-    units,
+    restoring,
 )
 from rbee_deploy.activator.activation import BrokenError
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.units import ActivationError
-from rbee_runtime import ports
 
 FAILED, BROKEN = 1, 3
 
@@ -97,28 +96,10 @@ def _backup(_options: argparse.Namespace) -> None:
 
 def _restore(options: argparse.Namespace) -> None:
     """Put a database from standard input in place of the queen's, and have the queen run on it or on the old one."""
-    copy = places.DATABASES / "restore.db"
-    disk.private_folder(places.DATABASES)
-    disk.write(copy, base64.b64decode(sys.stdin.buffer.read()))
-    before = places.DATABASES / f"before-restore-{int(time.time())}.db"
-    database.check(copy)
-    state = records.State.load()
-    role = next((role for role in records.load(state.current).roles if role.name == "queen"), None)
-    if role is None:
-        raise ActivationError("this host is not the queen")
-    database.snapshot(before)
-    try:
-        units.systemctl("stop", "--", ports.QUEEN_UNIT)
-        database.restore(copy)
-        units.restart(role)
-    except ActivationError:
-        units.systemctl("stop", "--", ports.QUEEN_UNIT)
-        database.restore(before)
-        units.restart(role)
-        raise
-    finally:
-        copy.unlink()
-    records.audit("restore", by=options.by, kept=str(before))
+    content = base64.b64decode(sys.stdin.buffer.read())
+    with activation.alone():
+        kept = restoring.restore(content, int(time.time()))
+    records.audit("restore", by=options.by, kept=str(kept))
 
 
 def _workers(options: argparse.Namespace) -> None:

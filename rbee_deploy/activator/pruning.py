@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rbee_deploy.activator import blobs, places, records
+from rbee_deploy.activator import blobs, places, records, restoring
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.records import State
 from rbee_runtime import ports
@@ -29,12 +29,18 @@ def prune(*, keep: int, wanted: set[str]) -> list[str]:
     generations = [generation for generation in map(_loaded, good) if generation is not None]
     gone = [
         *_remove(places.GENERATIONS.glob("*.json"), {f"{name}.json" for name in good}),
-        *_remove(places.DATABASES.glob("*.db"), {f"{name}.db" for name in good}),
+        *_remove(places.DATABASES.glob("*.db"), {f"{name}.db" for name in good} | _kept_by_restores()),
         *_remove(ports.RELEASES.glob("*/"), {item.release for item in generations} | _in_use(ports.RELEASES)),
         *_remove(ports.ENGINES.glob("*/"), wanted | _named(generations) | _in_use(ports.ENGINES)),
     ]
     blobs.sweep(file.sha256 for generation in generations for file in generation.files)
     return gone
+
+
+def _kept_by_restores() -> set[str]:
+    """Return the copies that restores of a backup kept, the newest of them: the wrong backup may have been chosen."""
+    copies = sorted(places.DATABASES.glob(restoring.KEPT), key=lambda path: path.stat().st_mtime)
+    return {path.name for path in copies[-restoring.KEPT_COPIES :]}
 
 
 def _newest(state: State, keep: int) -> list[str]:

@@ -105,7 +105,9 @@ def _ask_restore(content: bytes, here: Here, name: str) -> Any:
     text = base64.b64encode(content).decode()
     lines = [text[at : at + WIDTH] for at in range(0, len(text), WIDTH)]
     words = ("restore", *activate.told("restore a backup"))
-    return ask.answered(name=name, script=lambda: activate.activator(_release(here), *words), lines=lambda: lines)
+    return ask.answered(
+        name=name, script=lambda: activate.apart(activate.activator(_release(here), *words)), lines=lambda: lines
+    )
 
 
 def _release(here: Here) -> str:

@@ -1,0 +1,54 @@
+"""A backup of the queen's database in place of the one in use, by a person's wish."""
+
+from pathlib import Path
+
+from rbee_deploy.activator import database, disk, places, records, units
+from rbee_deploy.activator.manifest import Role
+from rbee_deploy.activator.units import ActivationError
+
+KEPT = "before-restore-*.db"
+"""Copies of what was in use before, by the second."""
+
+KEPT_COPIES = 3
+
+
+def restore(content: bytes, now: int) -> Path:
+    """Have the queen run on a backup, and return where what was in use is kept; `now` is Unix seconds.
+
+    Where she does not run on it, or it cannot be put in place, she runs on what she had, and the error says why.
+    """
+    role = _queen()
+    copy, kept = places.DATABASES / "restore.db", places.DATABASES / KEPT.replace("*", str(now))
+    disk.private_folder(places.DATABASES)
+    try:
+        disk.write(copy, content)
+        database.check(copy)
+        had = database.snapshot(kept)
+        database.stop_queen()
+        try:
+            database.restore(copy)
+            units.restart(role)
+        except (ActivationError, OSError):
+            _take_back(role, kept if had else None)
+            raise
+    finally:
+        copy.unlink(missing_ok=True)
+    return kept
+
+
+def _queen() -> Role:
+    roles = records.load(records.State.load().current).roles
+    role = next((role for role in roles if role.name == "queen"), None)
+    if role is None:
+        raise ActivationError("this host is not the queen")
+    return role
+
+
+def _take_back(role: Role, kept: Path | None) -> None:
+    database.stop_queen()
+    try:
+        if kept is not None:
+            database.restore(kept)
+    finally:
+        # Also where nothing could be written: what is in use is whole.
+        units.restart(role)

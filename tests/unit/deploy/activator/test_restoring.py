@@ -1,0 +1,76 @@
+"""A backup in place of the queen's database: she runs on it, or on what she had."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from rbee_deploy.activator import activation, database, disk, places, pruning, restoring
+from rbee_deploy.activator.activation import Told
+from rbee_deploy.activator.units import ActivationError
+from tests.unit.deploy.activator.conftest import FakeSystemd, staged
+from tests.unit.deploy.activator.test_database import content, queen_db
+
+
+@pytest.fixture
+def backup(systemd: FakeSystemd) -> bytes:
+    """Give a queen's host with a database, and a backup of an earlier one."""
+    activation.activate(staged("r1").id, Told())
+    queen_db(schema=1, epoch=3, key="backup")
+    saved = database.path().read_bytes()
+    queen_db(schema=1, epoch=5, key="now")
+    return saved
+
+
+def test_the_queen_runs_on_the_backup(backup: bytes, systemd: FakeSystemd) -> None:
+    """Its keys are hers, the epoch is not lower, what she had is kept, and she was started anew once."""
+    systemd.restarts.clear()
+    kept = restoring.restore(backup, 100)
+    assert content() == (1, 5, ["backup"])
+    assert (kept.name, kept.is_file(), systemd.restarts) == ("before-restore-100.db", True, ["rbee-queen.service"])
+
+
+def test_a_full_disk_leaves_what_she_had(backup: bytes, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the backup cannot be written in place of hers, she runs on hers."""
+    write, full = disk.write, [True]
+
+    def writing(path: Path, *arguments: object, **named: object) -> None:
+        if path == database.path() and full:
+            full.clear()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(disk, "write", writing)
+    systemd.restarts.clear()
+    with pytest.raises(OSError, match="No space left"):
+        restoring.restore(backup, 100)
+    assert content() == (1, 5, ["now"])
+    assert systemd.restarts == ["rbee-queen.service"]
+
+
+def test_a_backup_that_she_does_not_run_on_is_taken_away(backup: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence is that of her failure, and she runs on what she had."""
+    restarts: list[list[str]] = []
+
+    def restart(_role: object) -> None:
+        restarts.append(content()[2])
+        if len(restarts) == 1:
+            raise ActivationError("rbee-queen.service did not become ready")
+
+    monkeypatch.setattr("rbee_deploy.activator.units.restart", restart)
+    with pytest.raises(ActivationError, match="did not become ready"):
+        restoring.restore(backup, 100)
+    assert restarts == [["backup"], ["now"]]
+
+
+def test_what_restores_kept_outlives_deploys(backup: bytes) -> None:
+    """The next deploys do not remove what was there before, but for the oldest of many."""
+    for second in range(5):
+        kept = restoring.restore(backup, second)
+        os.utime(kept, (second, second))
+    activation.activate(staged("r2").id, Told())
+    pruning.prune(keep=3, wanted=set())
+    assert sorted(path.name for path in places.DATABASES.glob(restoring.KEPT)) == [
+        f"before-restore-{second}.db" for second in (2, 3, 4)
+    ]
