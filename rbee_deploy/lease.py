@@ -2,7 +2,8 @@
 
 no lease      a deploy may take it
 ours          renewed by every command that changes something, and every RENEW_SECONDS while one takes long
-another's     refused, with who and since when; after STALE_SECONDS without a sign of life it is nobody's
+another's     refused, with who and since when; after STALE_SECONDS without a sign of life it is nobody's, and so is one
+              from that far in the future: the host's clock was wrong when it was taken
 """
 
 import getpass
@@ -38,12 +39,25 @@ def has_ended(run: str) -> bool:
     """Say whether a run was of this machine and its process is gone: nobody has to wait for it to grow stale."""
     machine, _, rest = run.partition("-")
     process = rest.partition("-")[0]
-    return machine == _machine() and process.isdigit() and not Path(f"/proc/{process}").exists()
+    return machine == _machine() and process.isdigit() and not _lives(int(process))
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        # Somebody else's; /proc may hide it.
+        return True
+    return True
 
 
 def _machine() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id")
+    """Return what has one meaning for a process id: this boot of this machine, and the namespace of the ids."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     text = boot.read_text(encoding="ascii") if boot.is_file() else str(uuid.getnode())
+    text += str(namespace.readlink()) if namespace.is_symlink() else ""
     return hashlib.sha256(f"{text}{socket.gethostname()}".encode()).hexdigest()[:12]
 
 
@@ -70,7 +84,7 @@ def take(run: str, by: str, *, ended: str = "") -> str:
         "fi",
         f"if [ -f {_LEASE} ]; then IFS='{chr(9)}' read -r id by since <{_LEASE}",
         f"  age=$(($(date +%s) - $(stat -c %Y {_LEASE})))",
-        f'  if [ "$id" != {mine} ] && [ "$id" != {shlex.quote(ended)} ] && [ "$age" -lt {STALE_SECONDS} ]; then',
+        f'  if [ "$id" != {mine} ] && [ "$id" != {shlex.quote(ended)} ] && [ "${{age#-}}" -lt {STALE_SECONDS} ]; then',
         '    echo "$by deploys to this host since $since; run the same command again when that has ended" >&2',
         "    exit 1",
         "  fi",

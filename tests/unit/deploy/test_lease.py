@@ -51,6 +51,29 @@ def test_a_silent_holder_loses_it(sh: Run, tmp_path: Path) -> None:
     assert "another deploy took this host over" in late.stderr
 
 
+def test_one_from_the_future_does_not_last_until_then(sh: Run, tmp_path: Path) -> None:
+    """A lease of a host whose clock was hours ahead is nobody's once it is right; a second of difference is none."""
+    sh(lease.take("run1", "anna@desk"))
+    age(tmp_path, -2)
+    assert sh(lease.take("run2", "bert@laptop")).returncode == 1
+    age(tmp_path, -7200)
+    assert sh(lease.take("run2", "bert@laptop")).returncode == 0
+
+
+def test_a_run_has_ended_only_when_its_process_is_gone_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when /proc hides it, when it is somebody else's, or when its ids mean other processes."""
+    mine = lease.new_id()
+    monkeypatch.setattr(Path, "exists", lambda _path: False)
+    assert not lease.has_ended(mine)
+    assert not lease.has_ended(mine.replace(str(os.getpid()), "1"))
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    gone = mine.replace(f"-{os.getpid()}-", f"-{process.pid}-")
+    assert lease.has_ended(gone)
+    monkeypatch.setattr(lease, "_machine", lambda: "elsewhere")
+    assert not lease.has_ended(gone)
+
+
 def test_every_command_renews_it(sh: Run, tmp_path: Path) -> None:
     """A deploy that goes on keeps its lease however long it takes."""
     sh(lease.take("run1", "anna@desk"))
