@@ -1,6 +1,7 @@
 """The declared fleet: what the inventory's constructors return, checked and frozen."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -94,20 +95,25 @@ def _store(value: object) -> Store:
     return value
 
 
+_SHARE = re.compile("(?:100|[1-9][0-9]?)%")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _rollout(value: object) -> Rollout:
     if not isinstance(value, Rollout):
         raise check.UnfitError('it must be Rollout(canary=…, batch=…), as in Rollout(canary=1, batch="25%")')
-    shares = isinstance(value.batch, str) and value.batch.removesuffix("%").isdigit() and value.batch.endswith("%")
-    percent = int(value.batch.removesuffix("%")) if shares and isinstance(value.batch, str) else 1
-    counts = [number for number in (value.canary, value.batch) if not isinstance(number, str)]
-    if (isinstance(value.batch, str) and not shares) or not 1 <= percent <= 100:
+    if not _is_whole(value.canary, 0):
+        raise check.UnfitError(f"canary is {value.canary!r}: it must be a whole number of hosts from 0")
+    if not (_is_whole(value.batch, 1) or (isinstance(value.batch, str) and _SHARE.fullmatch(value.batch))):
         raise check.UnfitError(f'batch is {value.batch!r}: it must be a number of hosts, or a share such as "25%"')
-    if value.undo not in {"host", "run"}:
+    if value.undo not in ("host", "run"):
         raise check.UnfitError(f'undo is {value.undo!r}: it must be "host" or "run"')
-    if isinstance(value.workers_seconds, bool) or not 0 <= value.workers_seconds <= 86400:
-        raise check.UnfitError("workers_seconds must be from 0 to 86400")
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts) or value.batch == 0:
-        raise check.UnfitError("canary must be a whole number from 0, batch one from 1")
+    seconds: object = value.workers_seconds
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
+        raise check.UnfitError(f"workers_seconds is {seconds!r}: it must be a number from 0 to 86400")
     return value
 
 

@@ -32,9 +32,17 @@ def test_everybody_has_one_turn_and_none_is_too_big(count: int, canary: int, bat
         (Rollout(batch="a quarter"), "batch is 'a quarter'"),
         (Rollout(batch="0%"), "batch is '0%'"),
         (Rollout(batch="101%"), "batch is '101%'"),
-        (Rollout(batch=0), "batch one from 1"),
-        (Rollout(canary=-1), "canary must be a whole number from 0"),
-        (Rollout(batch=True), "canary must be a whole number from 0"),
+        (Rollout(batch="²%"), "batch is '²%'"),
+        (Rollout(batch=0), "batch is 0: it must be a number of hosts"),
+        (Rollout(batch=True), "batch is True"),
+        (Rollout(batch=2.5), "batch is 2.5"),  # type: ignore[arg-type]
+        (Rollout(canary=-1), "canary is -1: it must be a whole number"),
+        (Rollout(canary="1"), "canary is '1'"),  # type: ignore[arg-type]
+        (Rollout(canary="25%"), "canary is '25%'"),  # type: ignore[arg-type]
+        (Rollout(workers_seconds="10"), "workers_seconds is '10'"),  # type: ignore[arg-type]
+        (Rollout(workers_seconds=-1), "workers_seconds is -1"),
+        (Rollout(workers_seconds=float("nan")), "workers_seconds is nan"),
+        (Rollout(undo=[]), "undo is \\[\\]"),  # type: ignore[arg-type]
     ],
 )
 def test_a_rollout_that_makes_no_sense_is_named(rollout: object, sentence: str) -> None:
