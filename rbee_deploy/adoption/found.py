@@ -11,6 +11,7 @@ from typing import Any
 from rbee_deploy.adoption import search
 from rbee_deploy.configs import bracketed
 from rbee_deploy.site import Host, Site
+from rbee_runtime.brief import cut
 from rbee_runtime.errors import ReferenceFormError
 from rbee_runtime.models.references import check_name
 
@@ -96,10 +97,16 @@ def line(server: Server, name: str, address: str) -> str:
     """Return the line of an inventory that declares it."""
     names = served(server.models)
     plain = all(name == own for name, own in names.items())
-    models = json.dumps(list(names) if plain else names, ensure_ascii=False)
+    pairs = (_literal(name) if plain else f"{_literal(name)}: {_literal(own)}" for name, own in names.items())
+    models = f"[{', '.join(pairs)}]" if plain else f"{{{', '.join(pairs)}}}"
     variable = re.sub(r"[^A-Z0-9]+", "_", f"{name}_key".upper())
     key = f', key=secret_env("{variable}")' if server.wants_key else ""
     return f'external("{name}", url="{address}", models={models}{key}),'
+
+
+def _literal(text: str) -> str:
+    """Return text as Python has it, without anything that a screen would obey: the server is somebody else's."""
+    return json.dumps(text, ensure_ascii=False) if text.isprintable() else ascii(text)
 
 
 def served(models: Sequence[str]) -> dict[str, str]:
@@ -159,11 +166,15 @@ def program() -> list[str]:
     return Path(search.__file__).read_text(encoding="utf-8").splitlines()
 
 
+def _shown(name: str) -> str:
+    return cut(name if name.isprintable() else ascii(name), MOST_LETTERS)
+
+
 def lines(host: str, rows: list[dict[str, Any]], inventory: str) -> list[str]:
     """Return what a person reads: each server, what to do about it, its line, and what to do with the lines."""
     said = []
     for row in rows:
-        models = ", ".join(row["models"]) or "no models told"
+        models = ", ".join(map(_shown, row["models"])) or "no models told"
         said.append(f"{host}: {row['server']} on port {row['port']}: {models}")
         said += [f"  {remark}" for remark in row["remarks"]]
         said.append(f"  {row['line']}" if row["declared"] is None else f"  is external {row['declared']!r} already")

@@ -119,6 +119,20 @@ def test_the_line_can_be_pasted(server: Server, line: str) -> None:
         assert external("x", **fields).models
 
 
+def test_a_name_of_a_foreign_server_forges_no_line() -> None:
+    """Line breaks, escapes and marks that turn text around are shown as such, and the line stays one line of Python."""
+    site, _, gpu = fleet()
+    nasty = ('m"),\n  external("x", url=__import__("os").system("id")),', "\x1b[2Jm", "m\u202ereversed", "n" * 5000)
+    rows = found.report([Server("ollama", 11434, EVERYWHERE, nasty)], site, gpu)
+    said = found.lines("gpu1", rows, "x.py")
+    assert all(text.isprintable() for text in said)
+    assert len(said[0]) < 1000
+    call = ast.parse(rows[0]["line"].removesuffix(","), mode="eval").body
+    assert isinstance(call, ast.Call)
+    fields = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+    assert tuple(fields["models"].values()) == nasty
+
+
 def test_what_only_its_own_host_reaches_is_said() -> None:
     """A server on loopback is of use to a queen on the same host; to another one only after a change that is named."""
     site, queen, gpu = fleet()
