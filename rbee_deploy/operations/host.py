@@ -1,7 +1,8 @@
 """What a host needs before rbee: checks, packages, users, groups and directories."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from pyinfra import host
@@ -87,10 +88,39 @@ def user_commands(user: User, facts: Observed) -> list[str]:
 @operation()
 def directories(directories: list[Directory] | Callable[[], list[Directory]]) -> Iterator[StringCommand]:
     """Make directories with owner and mode, and put right those that differ."""
-    found = observe(host).paths
-    wrong = [directory for directory in now(directories) if directory_differs(directory, found.get(directory.path))]
+    facts, wanted = observe(host), now(directories)
+    wrong = [directory for directory in wanted if directory_differs(directory, facts.paths.get(directory.path))]
+    python = str(facts.raw.get("python_path") or "python3")
     for directory in wrong:
-        access = ("-o", directory.owner, "-g", directory.group, "-m", directory.mode)
-        yield as_root_command(shlex.join(("install", "-d", *access, "--", directory.path)))
+        yield as_root_command(made(directory, wanted, python=python))
     if not wrong:
         host.noop("every directory is there")
+
+
+def made(directory: Directory, among: Sequence[Directory], *, python: str) -> str:
+    """Return the script that makes one of these directories, or puts it right.
+
+    Where a service owns the one above, it could have laid a link there meanwhile, which root must not follow.
+    """
+    access = (directory.owner, directory.group, directory.mode)
+    above = str(PurePosixPath(directory.path).parent)
+    if any(other.path == above and other.owner != "root" for other in among):
+        return shlex.join((python, "-I", "-c", _WITHOUT_LINKS, directory.path, *access))
+    options = (word for pair in zip(("-o", "-g", "-m"), access, strict=True) for word in pair)
+    return shlex.join(("install", "-d", *options, "--", directory.path))
+
+
+_WITHOUT_LINKS = """\
+import contextlib, grp, os, pwd, sys
+path, owner, group, mode = sys.argv[1:]
+above, name = os.path.split(path)
+folder = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+with contextlib.suppress(FileExistsError):
+    os.mkdir(name, 0o700, dir_fd=folder)
+try:
+    found = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+except OSError:
+    sys.exit(f"{path} is not a directory; remove it and run the same command again")
+os.fchown(found, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid)
+os.fchmod(found, int(mode, 8))
+"""
