@@ -21,15 +21,22 @@ def taken(folder: Path) -> Iterator[None]:
     try:
         # The folder above is locked, so that no file has to stay there.
         fcntl.flock(handle, fcntl.LOCK_EX)
+        if _old(folder).exists() and not folder.exists():
+            # A run was killed between the two renames: this is the only complete one.
+            _old(folder).rename(folder)
         yield
     finally:
         os.close(handle)
 
 
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
 @contextlib.contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `folder` if the block succeeds; the caller holds it."""
-    draft, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    draft, old = folder.with_name(f".{folder.name}.new"), _old(folder)
     try:
         for left in (draft, old):
             shutil.rmtree(left, ignore_errors=True)
