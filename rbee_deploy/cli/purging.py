@@ -1,11 +1,11 @@
 """purge: remove rbee from hosts, also from those that the inventory lost; models are kept unless asked for."""
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
 from rbee_deploy import remembered, uninstall
+from rbee_deploy.asking import agreed
 from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
@@ -82,10 +82,8 @@ def _go(options: argparse.Namespace, models: bool) -> int:
 
 
 def _agreed(names: list[str], *, models: bool) -> bool:
-    if not sys.stdin.isatty():
-        return False
     what = "rbee and all its models" if models else "rbee, but not its models,"
-    return input(f"Remove {what} from {', '.join(names)}? Type yes: ").strip() == "yes"
+    return agreed(f"Remove {what} from {', '.join(names)}?")
 
 
 def _stages(models: bool, _site: Site) -> tuple[Stage, ...]:

@@ -1,5 +1,6 @@
 """Bring a large file to a host: in pieces, going on where an interrupted upload stopped."""
 
+import functools
 import hashlib
 import shlex
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import gevent
 from pyinfra import host
 from pyinfra.api import FactBase, FunctionCommand, StringCommand
 
@@ -115,6 +117,13 @@ def _kept(upload: Upload, facts: Observed) -> int:
 
 
 def _prefix_hash(source: Path, count: int) -> str:
+    """Return the hash of a file's first bytes; in a thread, as the run has signs of life to give meanwhile."""
+    found: str = gevent.get_hub().threadpool.apply(_hashed, (source, count))
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _hashed(source: Path, count: int) -> str:
     digest = hashlib.sha256()
     for block in Slice(source, 0, count):
         digest.update(block.encode())
