@@ -32,7 +32,8 @@ def test_one_below_a_service_s_is_made_and_put_right(models: Directory, there: b
     """It has the owner and the mode that it should have, whether it was there or not."""
     path = Path(models.path, "blobs")
     if there:
-        path.mkdir(mode=0o711)
+        path.mkdir()
+        path.chmod(0o711)
     done = run(Directory(str(path), ME, GROUP, "2750"), models)
     assert (done.returncode, done.stderr) == (0, "")
     assert oct(path.stat().st_mode & 0o7777) == "0o2750"
@@ -41,7 +42,8 @@ def test_one_below_a_service_s_is_made_and_put_right(models: Directory, there: b
 def test_a_link_below_a_service_s_is_refused(models: Directory, tmp_path: Path) -> None:
     """What it leads to keeps its mode, and the sentence says what to do."""
     elsewhere, path = tmp_path / "etc", Path(models.path, "blobs")
-    elsewhere.mkdir(mode=0o755)
+    elsewhere.mkdir()
+    elsewhere.chmod(0o755)
     path.symlink_to(elsewhere)
     done = run(Directory(str(path), ME, GROUP, "2750"), models)
     assert (done.returncode, done.stderr) == (
