@@ -106,6 +106,8 @@ def begin(world: World) -> None:
     world.sources = ROOT
     world.fleet.external = []
     world.declare("queen", "gpu1")
+    for host in world.fleet.hosts.values():
+        host.pop("firewall", None)
     world.fleet.lab.hosts["gpu1"].run("systemctl stop ollama 2>/dev/null", check=False)
 
 
@@ -165,12 +167,19 @@ def adopted(world: World) -> None:
     world.fleet.external = [f'external("gpu1-ollama", url="{url}", models={{"llama3": "llama3:latest"}}, slots=4),']
 
 
+def guarded(world: World) -> None:
+    """Write a firewall for queen and gpu1 into the inventory."""
+    for name in ("queen", "gpu1"):
+        world.fleet.hosts[name]["firewall"] = "nftables"
+
+
 STATES: dict[str, Callable[[World], None]] = {
     "a deployed fleet": deployed,
     "hosts without rbee": bare,
     "gpu2 in the inventory": joined,
     "a newer rbee": newer,
     "an upgraded fleet": upgraded,
+    "a firewall in the inventory": guarded,
     "an Ollama on gpu1": found,
     "that Ollama in the inventory": adopted,
     "an rbee whose hive does not start": bad,
