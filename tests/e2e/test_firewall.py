@@ -130,6 +130,7 @@ def test_what_a_person_did_is_named_and_put_right(fleet: Fleet, damage: str, nam
     assert tried(fleet.lab.hosts["stranger"], gpu.address, HIVE) == {HIVE: "closed"}
 
 
+@pytest.mark.full
 def test_it_is_there_after_a_boot(fleet: Fleet) -> None:
     """A host that was rebooted has its firewall by itself, before anything of ours listens."""
     gpu = fleet.lab.hosts["gpu1"]
@@ -140,6 +141,7 @@ def test_it_is_there_after_a_boot(fleet: Fleet) -> None:
     serves(fleet)
 
 
+@pytest.mark.full
 def test_a_reloaded_nftables_does_not_open_it(fleet: Fleet) -> None:
     """Where the distribution's own nftables.service flushes all rules, ours come back with it."""
     gpu = fleet.lab.hosts["gpu1"]
@@ -232,6 +234,7 @@ FIREWALLD_DAMAGE = (
 )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "prepare", "damage", "named", "left"),
     [

@@ -29,6 +29,7 @@ ROWS = {
         "AIR",
         "ADOPT",
         "DAY",
+        "FIREWALL",
     ],
 }
 
