@@ -39,7 +39,7 @@ def has_ended(run: str) -> bool:
     """Say whether a run was of this machine and its process is gone: nobody has to wait for it to grow stale."""
     machine, _, rest = run.partition("-")
     process = rest.partition("-")[0]
-    return machine == _machine() and process.isdigit() and not _lives(int(process))
+    return machine == _machine() and process.isascii() and process.isdecimal() and not _lives(int(process))
 
 
 def _lives(process: int) -> bool:

@@ -64,6 +64,7 @@ def _save(run: Activation) -> None:
     known = known if known is not None else before(wanted, run.state.current)
     if _has_queen(wanted.roles) and _release(known.link) != wanted.release and not _has_changed_release(run, known):
         database.snapshot(database.copy_of(known.generation))
+        known = replace(known, copied=True)
     covered = {entry.path for entry in known.paths}
     more = tuple(
         files.look(path) for path in dict.fromkeys((*_paths(wanted), *run.retired.files)) if path not in covered
@@ -73,6 +74,8 @@ def _save(run: Activation) -> None:
 
 def _has_changed_release(run: Activation, known: Undo) -> bool:
     """Say whether an activation that did not end may have had another release change the database already."""
+    if known.copied:
+        return True
     begun = loaded(run.state.wanted) if run.state.undo else None
     return begun is not None and begun.release != _release(known.link)
 
@@ -244,7 +247,7 @@ def _go_back(run: Activation) -> None:
     _put_link_back(undo.link)
     units.register(name for name in _ours(run) if name in undo.enabled)
     copy = database.copy_of(undo.generation)
-    if _has_queen(roles) and database.moved_on(copy) and _release(undo.link) != run.generation.release:
+    if _has_queen(roles) and database.moved_on(copy) and (undo.copied or _release(undo.link) != run.generation.release):
         _put_database_back(copy)
     for role in undo.roles:
         ran = role.service in undo.active and bool(role.digest)

@@ -77,13 +77,23 @@ def restore(copy: Path) -> None:
     Whatever ends it half-way, there is a whole database in use: the old one or the copy, and never with a lower epoch.
     """
     check(copy)
+    if path().is_symlink():
+        raise ActivationError(f"{path()} is a link, which root does not follow; put the database itself there")
     owner, replaced = ports.QUEEN_STATE.stat(), Path(f"{path()}.replaced")
     with _lock():
         content = _with_epoch(copy, max(_epoch(path()), _epoch(replaced)))
+        ready = path().with_name(f".{FILE}.ready")
+        disk.write(ready, content, owner=(owner.st_uid, owner.st_gid))
         _fold(path())
         if path().is_file():
             _link(path(), replaced)
-        disk.write(path(), content, owner=(owner.st_uid, owner.st_gid))
+        _take_place(ready)
+
+
+def _take_place(ready: Path) -> None:
+    """Put what is complete in place of the database, in one step."""
+    ready.replace(path())
+    disk.settle(path().parent)
 
 
 def _with_epoch(copy: Path, epoch: int) -> bytes:
@@ -95,6 +105,8 @@ def _with_epoch(copy: Path, epoch: int) -> bytes:
             db.execute("PRAGMA journal_mode = DELETE")
             _raise_epoch(db, epoch)
         return draft.read_bytes()
+    except sqlite3.Error as error:
+        raise ActivationError(f"cannot prepare {copy}: {error}; see that there is space on its disk") from error
     finally:
         draft.unlink(missing_ok=True)
 
@@ -104,7 +116,8 @@ def _fold(file: Path) -> None:
     with contextlib.suppress(sqlite3.Error), _opened(file) as db:
         db.execute("PRAGMA journal_mode = DELETE")
     for suffix in ("-wal", "-shm"):
-        # Only of one that cannot be opened.
+        # Only of one that cannot be opened; what an earlier one left belongs to nothing.
+        Path(f"{file}.replaced{suffix}").unlink(missing_ok=True)
         journal = Path(f"{file}{suffix}")
         if journal.is_file():
             journal.replace(f"{file}.replaced{suffix}")
@@ -112,6 +125,8 @@ def _fold(file: Path) -> None:
 
 def _link(file: Path, to: Path) -> None:
     """Give a file a second name, in place of whatever has that."""
+    if to.exists() and to.samefile(file):
+        return
     draft = to.with_name(f".{to.name}.rbee-new")
     draft.unlink(missing_ok=True)
     os.link(file, draft, follow_symlinks=False)
@@ -125,6 +140,8 @@ def stop_queen() -> None:
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[sqlite3.Connection]:
+    if not stat.S_ISREG(os.lstat(file).st_mode if os.path.lexists(file) else 0):
+        raise sqlite3.OperationalError(f"{file} is not a file")
     db = sqlite3.connect(f"file:{file}?mode=rw", uri=True, isolation_level=None, timeout=5)
     try:
         yield db
@@ -145,7 +162,8 @@ def _epoch(file: Path) -> int:
 
 
 def _raise_epoch(db: sqlite3.Connection, epoch: int) -> None:
-    with contextlib.suppress(sqlite3.Error):
+    # Not suppressed where it fails: hives would refuse a queen with a lower one.
+    if db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'meta'").fetchone():
         db.execute("UPDATE meta SET value = ? WHERE name = 'epoch' AND CAST(value AS INTEGER) < ?", (str(epoch), epoch))
 
 

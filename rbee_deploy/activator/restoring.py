@@ -24,8 +24,8 @@ def restore(content: bytes, now: int) -> Path:
         disk.write(copy, content)
         database.check(copy)
         had = database.snapshot(kept)
-        database.stop_queen()
         try:
+            database.stop_queen()
             database.restore(copy)
             units.restart(role)
         except (ActivationError, OSError):
@@ -45,8 +45,8 @@ def _queen() -> Role:
 
 
 def _take_back(role: Role, kept: Path | None) -> None:
-    database.stop_queen()
     try:
+        database.stop_queen()
         if kept is not None:
             database.restore(kept)
     finally:

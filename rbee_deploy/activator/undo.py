@@ -19,6 +19,8 @@ class Undo:
     enabled: tuple[str, ...]
     active: tuple[str, ...]
     roles: tuple[Role, ...]
+    copied: bool = False
+    """The database was copied for this, or there was none: another release may have changed it since."""
 
     @classmethod
     def parse(cls, known: Any) -> "Undo":
@@ -33,6 +35,7 @@ class Undo:
                 Role(**{**entry, "sockets": tuple(entry["sockets"]), "listens": tuple(entry["listens"])})
                 for entry in known["roles"]
             ),
+            copied=bool(known.get("copied", False)),
         )
 
     def found(self, path: str) -> Found:

@@ -100,7 +100,7 @@ def running(role: Role) -> tuple[str, str]:
     try:
         known: Mapping[str, object] = json.loads(disk.read_untrusted(Path(role.running_file), most=RUNNING_BYTES))
         return str(known.get("digest", "")), str(known.get("release", ""))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return "", ""
 
 

@@ -1,13 +1,17 @@
 """The queen's database across releases: kept where it can be read, put back where it cannot, never behind its hives."""
 
+import contextlib
 import fcntl
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rbee_deploy.activator import activation, database, disk, files, places, units
 from rbee_deploy.activator.activation import Told
+from rbee_deploy.activator.manifest import Role
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
 from tests.unit.deploy.activator.conftest import FakeSystemd, staged
@@ -118,7 +122,16 @@ def test_a_copy_is_whole_while_the_database_is_written(systemd: FakeSystemd) -> 
     assert rows == ["k", "committed"]
 
 
-@pytest.mark.parametrize("moment", ["the copy is made", "the old one gets its name", "the new one is placed", "after"])
+MOMENTS = (
+    "the copy is made",
+    "the new one is written",
+    "the old one gets its name",
+    "it takes its place",
+    "after",
+)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_restore_that_is_cut_off_leaves_a_whole_database(
     upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -126,16 +139,17 @@ def test_a_restore_that_is_cut_off_leaves_a_whole_database(
     first = staged("r1").id
     activation.activate(staged("r2").id, Told())
     migrate(schema=2, epoch=9, key="since")
-    cut = {
+    cut: tuple[Any, str] = {
         "the copy is made": (database, "_with_epoch"),
         "the old one gets its name": (database, "_link"),
-        "the new one is placed": (disk, "write"),
+        "the new one is written": (disk, "write"),
+        "it takes its place": (database, "_take_place"),
         "after": (units, "restart"),
     }[moment]
     own = getattr(*cut)
 
     def failing(*arguments: object, **named: object) -> object:
-        if cut[1] != "write" or arguments[0] == database.path():
+        if cut[1] != "write" or str(arguments[0]).endswith(".ready"):
             raise KilledError
         return own(*arguments, **named)
 
@@ -180,6 +194,93 @@ def test_an_upgrade_after_a_change_of_files_that_was_cut_off_has_its_copy(
     with pytest.raises(ActivationError, match="release r1 is in force again"):
         activation.activate(staged("r2").id, Told())
     assert content() == (1, 6, ["before"])
+
+
+def killed_after_migrating(systemd: FakeSystemd, patch: pytest.MonkeyPatch, *, kill: bool) -> None:
+    """Have r2 migrate when it starts, and be killed then if so; r1 refuses what r2 migrated."""
+    own = systemd.restart
+
+    def restart(role: Role) -> None:
+        if role.name == "queen" and ports.CURRENT.readlink().name == "r2":
+            migrate(schema=2, epoch=6, key="lost")
+            if kill:
+                raise KilledError
+        elif role.name == "queen" and content()[0] == 2:
+            raise ActivationError("written by a newer rbee")
+        own(role)
+
+    patch.setattr(units, "restart", restart)
+
+
+def cut_off(generation: str, patch: pytest.MonkeyPatch) -> None:
+    """Have an activation of a generation be killed while it places files."""
+    patch.setattr(files, "place", killed)
+    with pytest.raises(KilledError):
+        activation.activate(generation, Told())
+
+
+def test_a_copy_that_was_made_is_not_made_again(upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after migrating, then again over other files: the third try still has what was there at first."""
+    second, edited = staged("r2").id, staged("r1", {"more.yaml": "x"}).id
+    with monkeypatch.context() as patch:
+        killed_after_migrating(upgraded, patch, kill=True)
+        with pytest.raises(KilledError):
+            activation.activate(second, Told())
+    with monkeypatch.context() as patch:
+        cut_off(edited, patch)
+    killed_after_migrating(upgraded, monkeypatch, kill=False)
+    upgraded.bad.add("r2")
+    with pytest.raises(ActivationError, match="r1 is in force again"):
+        activation.activate(second, Told())
+    assert content() == (1, 6, ["before"])
+
+
+def test_the_release_before_gets_its_database_after_a_kill(
+    upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deployed again, because the newer one was killed after migrating, the older one is not left with that."""
+    first, second = staged("r1").id, staged("r2").id
+    with monkeypatch.context() as patch:
+        killed_after_migrating(upgraded, patch, kill=True)
+        with pytest.raises(KilledError):
+            activation.activate(second, Told())
+    upgraded.ran.clear()
+    killed_after_migrating(upgraded, monkeypatch, kill=False)
+    with pytest.raises(ActivationError, match="r1 is in force again"):
+        activation.activate(first, Told())
+    assert content() == (1, 6, ["before"])
+
+
+def test_an_epoch_that_cannot_be_raised_ends_it(upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hives would refuse a queen who is behind them, so that nothing is put in place then."""
+    copy, own = places.DATABASES / "copy.db", database._opened
+    assert database.snapshot(copy)
+    migrate(schema=2, epoch=9, key="since")
+
+    @contextlib.contextmanager
+    def opened(file: Path) -> Iterator[sqlite3.Connection]:
+        with own(file) as db:
+            if file.name.startswith(".copy.db"):
+                db.execute("PRAGMA query_only = 1")
+            yield db
+
+    monkeypatch.setattr(database, "_opened", opened)
+    with pytest.raises(ActivationError, match="cannot prepare"):
+        database.restore(copy)
+    assert content() == (2, 9, ["since"])
+
+
+def test_a_database_that_is_a_link_is_not_followed(upgraded: FakeSystemd, root: Path) -> None:
+    """What the queen made a link to another file is refused, and that file stays as it is."""
+    copy, other = places.DATABASES / "copy.db", root / "other.db"
+    assert database.snapshot(copy)
+    other.write_bytes(copy.read_bytes())
+    before = other.read_bytes()
+    database.path().unlink()
+    database.path().symlink_to(other)
+    with pytest.raises(ActivationError, match="is a link"):
+        database.restore(copy)
+    assert other.read_bytes() == before
 
 
 def test_root_is_not_led_elsewhere_by_a_link(upgraded: FakeSystemd, root: Path) -> None:

@@ -36,17 +36,37 @@ def test_a_full_disk_leaves_what_she_had(backup: bytes, systemd: FakeSystemd, mo
     write, full = disk.write, [True]
 
     def writing(path: Path, *arguments: object, **named: object) -> None:
-        if path == database.path() and full:
+        if path.name.endswith(".ready") and full:
             full.clear()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, *arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(disk, "write", writing)
+    earlier = Path(f"{database.path()}.replaced")
+    earlier.write_text("of an earlier restore")
     systemd.restarts.clear()
     with pytest.raises(OSError, match="No space left"):
         restoring.restore(backup, 100)
     assert content() == (1, 5, ["now"])
     assert systemd.restarts == ["rbee-queen.service"]
+
+
+def test_a_queen_who_does_not_stop_in_time_is_started_again(
+    backup: bytes, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the stop itself fails, she is not left half stopped."""
+
+    def systemctl(verb: str, *words: str, seconds: float = 0.0) -> str:
+        own = systemd.systemctl(verb, *words, seconds=seconds)
+        if verb == "stop":
+            raise ActivationError("systemctl stop took longer than 120 s")
+        return own
+
+    monkeypatch.setattr("rbee_deploy.activator.units.systemctl", systemctl)
+    systemd.restarts.clear()
+    with pytest.raises(ActivationError, match="took longer"):
+        restoring.restore(backup, 100)
+    assert (systemd.restarts, content()) == (["rbee-queen.service"], (1, 5, ["now"]))
 
 
 def test_a_backup_that_she_does_not_run_on_is_taken_away(backup: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
