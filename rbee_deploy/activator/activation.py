@@ -253,6 +253,7 @@ def _go_back(run: Activation) -> None:
         ran = role.service in undo.active and bool(role.digest)
         if ran and (role.service in affected or not units.runs(role)):
             units.restart(role)
+    _listen_again([name for name in undo.active if name.endswith(".socket")])
     _put_firewall_back(run, stale=ports.FIREWALL_UNIT in affected)
 
 
@@ -279,6 +280,12 @@ def _put_link_back(target: str) -> None:
 def _stop(names: list[str]) -> None:
     if names:
         units.systemctl("stop", "--", *names)
+
+
+def _listen_again(names: list[str]) -> None:
+    idle = [name for name, unit in units.look(names).items() if unit.active != "active"]
+    if idle:
+        units.systemctl("start", "--", *idle)
 
 
 def _disable(names: list[str]) -> None:

@@ -4,12 +4,13 @@ import contextlib
 import fcntl
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rbee_deploy.activator import activation, database, disk, files, places, units
+from rbee_deploy.activator import activation, database, disk, files, places, records, units
 from rbee_deploy.activator.activation import Told
 from rbee_deploy.activator.manifest import Role
 from rbee_deploy.activator.units import ActivationError
@@ -92,6 +93,22 @@ def test_a_failed_upgrade_that_migrated_is_undone(upgraded: FakeSystemd, monkeyp
     upgraded.bad.add("r2")
     with pytest.raises(ActivationError, match="release r1 is in force again"):
         activation.activate(staged("r2").id, Told())
+    assert content() == (1, 6, ["before"])
+
+
+def test_a_queen_who_did_not_run_listens_again(upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed upgrade of a host whose queen was stopped leaves her socket as it was, which starts her when asked."""
+    socket, queen = ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT
+    second = staged("r2").id
+    upgraded.systemctl("stop", queen)
+    upgraded.systemctl("start", socket)
+    enabled = replace(records.load(second), enabled=(*records.load(second).enabled, socket))
+    disk.write(places.GENERATIONS / f"{enabled.id}.json", enabled.text().encode())
+    killed_after_migrating(upgraded, monkeypatch, kill=False)
+    upgraded.bad.add("r2")
+    with pytest.raises(ActivationError, match="r1 is in force again"):
+        activation.activate(enabled.id, Told())
+    assert upgraded.known[socket].active == "active"
     assert content() == (1, 6, ["before"])
 
 
