@@ -10,6 +10,7 @@ from tests.e2e.fleets import Fleet, small_fleet, wait_for
 from tests.e2e.test_changes import MOST_COMMANDS, daemon_pids
 from tests.e2e.test_restarts import worker_pids
 from tests.lab import LabHost
+from tests.unit.deploy.test_units import EXPOSURE
 
 pytestmark = pytest.mark.lab
 
@@ -99,6 +100,19 @@ def test_the_fleet_gets_where_it_has_to(fleet: Fleet) -> None:
     assert tried(queen, V6["gpu1"], SSH, HIVE, WORKER) == {SSH: "open", HIVE: "closed", WORKER: "closed"}
     assert tried(queen, "127.0.0.1", LINK) == {LINK: "open"}
     assert tried(gpu, gpu.address, HIVE, WORKER) == {HIVE: "open", WORKER: "open"}
+
+
+@pytest.mark.parametrize("name", ["queen", "gpu1"])
+def test_its_unit_is_closed(fleet: Fleet, name: str) -> None:
+    """The unit that sets rules can do little else, as systemd 252 counts and as 257 does, which has no word to say."""
+    host, unit = fleet.lab.hosts[name], "/etc/systemd/system/rbee-firewall.service"
+    analyse = (
+        f"systemd-analyze security --no-pager --offline=true --threshold={EXPOSURE['rbee-firewall.service']} {unit}"
+    )
+    done = host.run(analyse, check=False)
+    assert done.returncode == 0, done.stdout[-200:]
+    silent = host.run(f"systemd-analyze verify --man=no {unit}", check=False)
+    assert (silent.stdout, silent.stderr, silent.returncode) == ("", "", 0)
 
 
 def test_it_costs_no_command(fleet: Fleet) -> None:
