@@ -315,7 +315,8 @@ class Here:
         """Return the release of every hive that this run changed, by name."""
         changed = [item.connector_data.get(HERE) for item in self.host.state.active_hosts]
         mine = [here for here in changed if isinstance(here, Here) and here.declared.hive and here.was_changed()]
-        return {here.declared.name: here.release_id() for here in mine}
+        # One that preflight refuses by now has none, and nobody would see the end of waiting for that.
+        return {here.declared.name: release for here in mine if (release := here.release_id())}
 
     def workers_problem(self) -> str:
         """Return why workers do not come up on what this run brought, "" if they do or nobody waited."""

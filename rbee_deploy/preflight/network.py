@@ -67,7 +67,7 @@ def _advertises_its_own_address(case: Case) -> Iterator[Finding]:
 def _queen_is_reached(case: Case) -> Iterator[Finding]:
     word, _, why = case.facts.queen_link.partition(": ")
     queen = case.site.queen
-    if word == "unreachable" and not _queen_is_yet_to_let_it_in(case):
+    if word == "unreachable" and not _may_be_our_own_firewall(case):
         where = f"{queen.reach} port {queen.link_port}"
         yield Finding(
             f"it cannot reach the queen at {where} ({why})",
@@ -76,10 +76,19 @@ def _queen_is_reached(case: Case) -> Iterator[Finding]:
         )
 
 
-def _queen_is_yet_to_let_it_in(case: Case) -> bool:
-    """Say whether the queen's own firewall may be what does not answer: it learns of a new host by this very run."""
-    is_new = not case.facts.units.get(ports.HIVE_UNIT, {}).get("file_state")
-    return case.site.queen.firewall is not None and is_new
+def _may_be_our_own_firewall(case: Case) -> bool:
+    """Say whether the host may be new to the firewall of the queen's host, which drops what it does not know."""
+    return case.site.queen.firewall is not None and case.facts.queen_link.startswith("unreachable: no answer")
+
+
+def _queen_lets_it_in(case: Case) -> Iterator[Finding]:
+    if _may_be_our_own_firewall(case):
+        queen = case.site.queen
+        yield Finding(
+            f"the queen at {queen.reach} port {queen.link_port} does not answer it yet",
+            f"if it is new, a deploy without --limit opens her firewall for it; if this stays, write address='…' or "
+            f"advertise='…' with the address that it speaks from, or look for firewalls between it and {queen.name!r}",
+        )
 
 
 def _queen_is_up(case: Case) -> Iterator[Finding]:
@@ -128,10 +137,22 @@ QUEEN_LINK = Check(
     title="The host reaches the queen",
     looks_at="a connection from the host to the queen's address and `link_port`, 3 s at most",
     fails_when="nothing answers, there is no way there, or the name does not resolve on the host; a refused connection "
-    "is fine, since the queen may not run yet, and so is anything on a new host while the queen has a `firewall`",
+    "is fine, since the queen may not run yet",
     why="a hive that the queen never hears of serves nothing",
     fix="open `link_port` for the host in the firewalls between, or correct the queen's `advertise`",
     find=_queen_is_reached,
+    scope=Scope.FAR_HIVE,
+)
+QUEEN_LETS_IN = Check(
+    id="queen-firewall",
+    title="The firewall of the queen's host lets the host in",
+    looks_at="the same connection, where the queen's host has a `firewall` in the inventory",
+    fails_when="nothing answers",
+    why="a host that was just added is let in during the deploy, before its hive starts; one that is told apart by "
+    "another address than it speaks from never is",
+    fix="deploy without `--limit`, and write the address that the host speaks from",
+    find=_queen_lets_it_in,
+    severity=Severity.HINT,
     scope=Scope.FAR_HIVE,
 )
 QUEEN_UP = Check(

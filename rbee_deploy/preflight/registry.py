@@ -27,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     network.LOOPBACK,
     network.OWN_ADDRESS,
     network.QUEEN_LINK,
+    network.QUEEN_LETS_IN,
     network.QUEEN_UP,
     guards.THERE,
     guards.ALONE,
