@@ -53,6 +53,29 @@ def migrate(*, schema: int, epoch: int, key: str) -> None:
     queen_db(schema=schema, epoch=epoch, key=key)
 
 
+def r2_migrates(systemd: FakeSystemd, patch: pytest.MonkeyPatch, *, kill: bool = False) -> None:
+    """Have r2 migrate when it starts, and be killed then if so; r1 refuses what r2 migrated."""
+    own = systemd.restart
+
+    def restart(role: Role) -> None:
+        if role.name == "queen" and ports.CURRENT.readlink().name == "r2":
+            migrate(schema=2, epoch=6, key="lost")
+            if kill:
+                raise KilledError
+        elif role.name == "queen" and content()[0] == 2:
+            raise ActivationError("written by a newer rbee")
+        own(role)
+
+    patch.setattr(units, "restart", restart)
+
+
+def cut_off(generation: str, patch: pytest.MonkeyPatch) -> None:
+    """Have an activation of a generation be killed while it places files."""
+    patch.setattr(files, "place", killed)
+    with pytest.raises(KilledError):
+        activation.activate(generation, Told())
+
+
 @pytest.fixture
 def upgraded(systemd: FakeSystemd) -> FakeSystemd:
     """Give a host on r1 with a database of schema 1."""
@@ -82,14 +105,7 @@ def test_going_back_over_a_schema_puts_the_copy_back(upgraded: FakeSystemd) -> N
 
 def test_a_failed_upgrade_that_migrated_is_undone(upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that moves the schema on and then never becomes ready costs nothing that was written before."""
-    restart = upgraded.restart
-
-    def migrating(role: object) -> None:
-        if ports.CURRENT.readlink().name == "r2":
-            migrate(schema=2, epoch=6, key="lost")
-        restart(role)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("rbee_deploy.activator.units.restart", migrating)
+    r2_migrates(upgraded, monkeypatch)
     upgraded.bad.add("r2")
     with pytest.raises(ActivationError, match="release r1 is in force again"):
         activation.activate(staged("r2").id, Told())
@@ -104,7 +120,7 @@ def test_a_queen_who_did_not_run_listens_again(upgraded: FakeSystemd, monkeypatc
     upgraded.systemctl("start", socket)
     enabled = replace(records.load(second), enabled=(*records.load(second).enabled, socket))
     disk.write(places.GENERATIONS / f"{enabled.id}.json", enabled.text().encode())
-    killed_after_migrating(upgraded, monkeypatch, kill=False)
+    r2_migrates(upgraded, monkeypatch)
     upgraded.bad.add("r2")
     with pytest.raises(ActivationError, match="r1 is in force again"):
         activation.activate(enabled.id, Told())
@@ -196,56 +212,24 @@ def test_an_upgrade_after_a_change_of_files_that_was_cut_off_has_its_copy(
     """What the cut-off activation noted does not stand for the copy that only another release needs."""
     edited = staged("r1", {"more.yaml": "edited"}).id
     with monkeypatch.context() as patch:
-        patch.setattr(files, "place", killed)
-        with pytest.raises(KilledError):
-            activation.activate(edited, Told())
-    restart = upgraded.restart
-
-    def migrating(role: object) -> None:
-        if ports.CURRENT.readlink().name == "r2":
-            migrate(schema=2, epoch=6, key="lost")
-        restart(role)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("rbee_deploy.activator.units.restart", migrating)
+        cut_off(edited, patch)
+    r2_migrates(upgraded, monkeypatch)
     upgraded.bad.add("r2")
     with pytest.raises(ActivationError, match="release r1 is in force again"):
         activation.activate(staged("r2").id, Told())
     assert content() == (1, 6, ["before"])
 
 
-def killed_after_migrating(systemd: FakeSystemd, patch: pytest.MonkeyPatch, *, kill: bool) -> None:
-    """Have r2 migrate when it starts, and be killed then if so; r1 refuses what r2 migrated."""
-    own = systemd.restart
-
-    def restart(role: Role) -> None:
-        if role.name == "queen" and ports.CURRENT.readlink().name == "r2":
-            migrate(schema=2, epoch=6, key="lost")
-            if kill:
-                raise KilledError
-        elif role.name == "queen" and content()[0] == 2:
-            raise ActivationError("written by a newer rbee")
-        own(role)
-
-    patch.setattr(units, "restart", restart)
-
-
-def cut_off(generation: str, patch: pytest.MonkeyPatch) -> None:
-    """Have an activation of a generation be killed while it places files."""
-    patch.setattr(files, "place", killed)
-    with pytest.raises(KilledError):
-        activation.activate(generation, Told())
-
-
 def test_a_copy_that_was_made_is_not_made_again(upgraded: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after migrating, then again over other files: the third try still has what was there at first."""
     second, edited = staged("r2").id, staged("r1", {"more.yaml": "x"}).id
     with monkeypatch.context() as patch:
-        killed_after_migrating(upgraded, patch, kill=True)
+        r2_migrates(upgraded, patch, kill=True)
         with pytest.raises(KilledError):
             activation.activate(second, Told())
     with monkeypatch.context() as patch:
         cut_off(edited, patch)
-    killed_after_migrating(upgraded, monkeypatch, kill=False)
+    r2_migrates(upgraded, monkeypatch)
     upgraded.bad.add("r2")
     with pytest.raises(ActivationError, match="r1 is in force again"):
         activation.activate(second, Told())
@@ -258,11 +242,11 @@ def test_the_release_before_gets_its_database_after_a_kill(
     """Deployed again, because the newer one was killed after migrating, the older one is not left with that."""
     first, second = staged("r1").id, staged("r2").id
     with monkeypatch.context() as patch:
-        killed_after_migrating(upgraded, patch, kill=True)
+        r2_migrates(upgraded, patch, kill=True)
         with pytest.raises(KilledError):
             activation.activate(second, Told())
     upgraded.ran.clear()
-    killed_after_migrating(upgraded, monkeypatch, kill=False)
+    r2_migrates(upgraded, monkeypatch)
     with pytest.raises(ActivationError, match="r1 is in force again"):
         activation.activate(first, Told())
     assert content() == (1, 6, ["before"])
