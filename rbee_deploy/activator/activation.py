@@ -60,9 +60,9 @@ class Activation:
 
 def _save(run: Activation) -> None:
     """Note what is there, unless an activation that did not end has done so: that one knows what worked last."""
-    wanted, known = run.generation, run.undo if run.state.undo else None
-    known = known if known is not None else before(wanted, run.state.current)
-    if _has_queen(wanted.roles) and _release(known.link) != wanted.release and not _has_changed_release(run, known):
+    wanted = run.generation
+    known = run.undo if run.state.undo else before(wanted, run.state.current)
+    if _has_queen(wanted.roles) and _release(known.link) != wanted.release and not _is_copied(run, known):
         database.snapshot(database.copy_of(known.generation))
         known = replace(known, copied=True)
     covered = {entry.path for entry in known.paths}
@@ -72,10 +72,11 @@ def _save(run: Activation) -> None:
     run.remember(undo=asdict(replace(known, paths=(*known.paths, *more))), wanted=wanted.id)
 
 
-def _has_changed_release(run: Activation, known: Undo) -> bool:
-    """Say whether an activation that did not end may have had another release change the database already."""
+def _is_copied(run: Activation, known: Undo) -> bool:
+    """Say whether an activation that did not end has copied the database: another release may have changed it since."""
     if known.copied:
         return True
+    # Noted by a release that does not say so: it made the copy whenever it went over to another one.
     begun = loaded(run.state.wanted) if run.state.undo else None
     return begun is not None and begun.release != _release(known.link)
 
