@@ -4,6 +4,7 @@ import signal
 import sys
 from typing import Any
 
+import gevent
 from pyinfra.context import ctx_state
 
 SENTENCE = "interrupted: what runs goes on running; the same command finishes the job"
@@ -27,4 +28,16 @@ def _stop(_number: int, _frame: object) -> None:
     if state is not None and state.initialised:
         # pyinfra disconnects by the same workers, and would wait for minutes of installation to end.
         state.pool.kill(block=False)
-    sys.exit(1)
+    _end()
+
+
+def _end() -> None:
+    """End the program from wherever the signal found it.
+
+    It is taken by whichever greenlet runs just then. `SystemExit` in one that serves a connection ends that one alone,
+    in silence, and the run would wait for its answer for ever: it has to be raised where the program itself waits.
+    """
+    hub = gevent.get_hub()
+    if gevent.getcurrent() is hub.parent:
+        sys.exit(1)
+    hub.loop.run_callback(hub.parent.throw, SystemExit, SystemExit(1))

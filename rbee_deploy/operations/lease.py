@@ -14,6 +14,8 @@ from rbee_deploy.facts.memo import PASSWORD, observe
 from rbee_deploy.operations.later import now
 from rbee_deploy.operations.root import LEASE, RUN, as_root_command
 
+_SECONDS = 20.0
+
 
 def run_id(state: Any) -> str:
     """Return the id of this run, the same for all its hosts."""
@@ -65,8 +67,11 @@ def _send(mine: Any, script: str) -> bool:
     password = mine.connector_data.get(PASSWORD)
     line = StringCommand(as_root(script, password=password is not None))
     arguments: dict[str, Any] = {} if password is None else {"_stdin": stdin(password=password)}
+    done: Any = (False,)
     try:
-        done = mine.connector.rbee_uncounted(line, print_output=False, print_input=False, _timeout=20, **arguments)
+        # The SSH library itself waits an hour for a connection that no longer answers to open a channel.
+        with gevent.Timeout(_SECONDS, exception=False):
+            done = mine.connector.rbee_uncounted(line, print_output=False, print_input=False, **arguments)
     except Exception:  # noqa: BLE001 - the connection may be gone in any way; the lease ends by itself then
         return False
     return bool(done[0])
