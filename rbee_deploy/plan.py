@@ -160,9 +160,10 @@ class Workshop:
     def _state(self, host: Host, release: str) -> SiteState:
         def make() -> SiteState:
             authority = FleetAuthority.open(self.site.secrets, self.site.name)
-            return site_state(authority, self.site, release=release, models=self.preseeded())
+            return site_state(authority, self.site, release="", models=self.preseeded())
 
-        state = replace(self._once(("state", release), make), model_credentials=self._credentials(host))
+        common = self._once(("state",), make)
+        state = replace(common, release=release, model_credentials=self._credentials(host))
         return replace(state, external_keys=self._external_keys()) if host.queen else state
 
     def _external_keys(self) -> Secret | None:
