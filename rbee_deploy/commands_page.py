@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping
 
-from rbee_deploy.cli import documents, parser
+from rbee_deploy.cli import parser
 from rbee_deploy.cli.arguments import EXITS
 
 _HEAD = """\
@@ -14,14 +14,14 @@ _HEAD = """\
 which host goes to standard error: one line for each host and stage. Nothing asks questions but `purge`, unless it is
 given `--yes`.
 
-With `--json`, standard output is JSON and nothing else. `apply`, `plan`, `check`, `preseed` print pyinfra's `plan` and
-`results`, `status` and `audit` a list with a row for each host or event, `adopt` the `host` and what was `found`.
-{documented} print a document, also of a run that fails or is refused:
+With `--json`, standard output is one document and nothing else, also of a run that fails or is refused:
 
-    {{"command": "lock", "status": 0, "problem": null, "advice": null, "stages": [], "result": {{"hosts": []}}}}
+    {"command": "lock", "status": 0, "problem": null, "advice": null, "stages": [], "result": {"hosts": []}}
 
 `status` is the exit status, `problem` what failed and where, `advice` what to do where `problem` does not say that,
-`stages` the report as rows of `host`, `stage`, `seconds`, `verdict`, `notes`, and `result` what was found out or made.
+`stages` the report as rows of `host`, `stage`, `seconds`, `verdict`, `notes`, and `result` what was found out or made:
+pyinfra's own `plan` and `results` of `apply` and `preseed`, its `plan` of `plan` and `check`, a row for each host of
+`status`, for each event of `audit`.
 
 This page is made from the code: `python -m rbee_deploy.commands_page >docs/commands.md` in a checkout of rbee.
 """
@@ -38,7 +38,7 @@ def page() -> str:
     commands = _commands()
     return "\n".join(
         (
-            _HEAD.format(documented=", ".join(f"`{name}`" for name in commands if name in documents.COMMANDS)),
+            _HEAD,
             "| command | what it does |",
             "|---|---|",
             *(f"| `{_synopsis(name, command)}` | {command.description} |" for name, command in commands.items()),

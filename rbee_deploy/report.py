@@ -71,9 +71,13 @@ def _is_alone() -> bool:
     return _is_no_narration in logger.filters
 
 
+_NARRATORS = {"operations", "host", "root", "util"}
+
+
 def _is_no_narration(record: logging.LogRecord) -> bool:
-    """Keep warnings and errors that the report does not repeat."""
-    return record.levelno >= logging.WARNING and record.module not in {"operations", "host", "root", "util"}
+    """Keep warnings and errors that the report does not repeat, or say better: a file of known hosts is not there."""
+    is_absence = isinstance(record.args, tuple) and any(isinstance(each, FileNotFoundError) for each in record.args)
+    return record.levelno >= logging.WARNING and not is_absence and record.module not in _NARRATORS
 
 
 def arm(state: Any) -> None:

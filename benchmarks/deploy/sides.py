@@ -89,7 +89,7 @@ class RbeeSide(Side):
 
     def operations(self) -> int:
         """Return how many operations a deploy has, by a plan of it."""
-        return len(json.loads(self._run("plan", "--json").printed)["plan"])
+        return len(json.loads(self._run("plan", "--json").printed)["result"]["plan"])
 
     def _run(self, *words: str) -> Run:
         program = str(Path(sys.executable).with_name("rbee-deploy"))

@@ -6,14 +6,13 @@ from pathlib import Path
 from rbee_deploy import sources
 from rbee_deploy.artefacts import Target, say_to_stderr
 from rbee_deploy.bundle import targets
-from rbee_deploy.bundle.folder import verified
+from rbee_deploy.bundle.folder import Bundle, verified
 from rbee_deploy.bundle.make import existing, make
 from rbee_deploy.bundle.source import Bundled
 from rbee_deploy.errors import BundleError
 from rbee_deploy.site import Site
 
 HELP = "make one folder with all that hosts get, or verify one"
-INTERRUPTED = 130
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -30,7 +29,7 @@ def take(options: argparse.Namespace) -> None:
     """
     if getattr(options, "bundle", None) is not None:
         sources.choose(Bundled(verified(options.bundle.absolute(), options.bundle_sha256)))
-    elif options.run is not run and getattr(options, "bundle_sha256", None) is not None:
+    elif not hasattr(options, "verify") and getattr(options, "bundle_sha256", None) is not None:
         raise BundleError("--bundle-sha256 is of a bundle: give its folder by --bundle")
 
 
@@ -51,35 +50,28 @@ def _target_help() -> str:
     return f"a kind of host: {', '.join(targets.DISTRIBUTIONS)} or python=3.13,arch=x86_64,glibc=2.41; repeatable"
 
 
-def run(options: argparse.Namespace) -> int:
-    """Make or verify a bundle and return the exit status; `options.site` is the fleet if an inventory was given."""
+def run(options: argparse.Namespace) -> Bundle:
+    """Make or verify a bundle; `options.site` is the fleet if an inventory was given. Raises BundleError."""
     if options.verify is not None:
-        return _verify(options)
+        return verified(options.verify.absolute(), options.bundle_sha256)
     if options.site is None or options.output is None:
         raise BundleError("a bundle needs an inventory and a folder: rbee-deploy bundle -i INVENTORY -o DIR")
     folder = options.output.absolute()
     try:
         return _make(options, folder)
-    except KeyboardInterrupt:
-        say_to_stderr(f"interrupted: {folder} is as it was; the same command goes on with what is in the cache")
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        said = f"interrupted: {folder} is as it was; the same command goes on with what is in the cache"
+        raise BundleError(said) from interrupt
 
 
-def _make(options: argparse.Namespace, folder: Path) -> int:
+def _make(options: argparse.Namespace, folder: Path) -> Bundle:
     operators = targets.parse(options.operator) if options.operator else Target.this_machine()
     bundle = make(options.site, _targets(options, folder), folder, operators)
     say_to_stderr(
         f"{folder}: {len(bundle.manifest.entries)} files, {bundle.size / (1 << 20):.0f} MiB, for hosts with "
         f"{targets.described(bundle.manifest.targets)}"
     )
-    _print(f"bundle {bundle.sha256}")
-    return 0
-
-
-def _verify(options: argparse.Namespace) -> int:
-    bundle = verified(options.verify.absolute(), options.bundle_sha256)
-    _print(f"bundle {bundle.sha256}")
-    return 0
+    return bundle
 
 
 def _targets(options: argparse.Namespace, folder: Path) -> tuple[Target, ...]:
@@ -97,7 +89,3 @@ def _asked(inventory: str, site: Site) -> list[Target]:
     from rbee_deploy.bundle.hosts import ask  # noqa: PLC0415
 
     return list(ask(inventory, site))
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - a command line prints

@@ -38,7 +38,7 @@ FAMILIES = (
     purging,
     documents,
 )
-"""Modules whose `register` adds commands, in the order of the help; the last adds an option to some of them."""
+"""Modules whose `register` adds commands, in the order of the help; the last adds an option to all of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     try:
         options = _read(words)
-        status = documents.answered(options, _run) if getattr(options, "document", False) else _run(options)
+        status = documents.answered(options, _run) if options.document else _run(options)
     except (DeployError, ConfigError) as error:
         sys.exit(str(error))
     sys.exit(status)

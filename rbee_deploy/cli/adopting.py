@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from rbee_deploy.adoption import found, search
-from rbee_deploy.cli import looking, running
+from rbee_deploy.cli import documents, looking, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
 from rbee_deploy.here import Here
@@ -24,7 +24,6 @@ def register(commands: Commands) -> None:
     text = "find llama-server, vLLM, Ollama and the like on a host, and print the lines that make them workers"
     added = command(commands, "adopt", _adopt, text, limits=False)
     added.add_argument("host", metavar="HOST", help="a host of the inventory; nothing is changed there")
-    added.add_argument("--json", action="store_true", help="pure JSON on standard output")
 
 
 def _adopt(options: argparse.Namespace) -> int:
@@ -34,10 +33,8 @@ def _adopt(options: argparse.Namespace) -> int:
     if running.go(running.limited(options, options.host), wanted=_stages):
         return 1
     rows = [row for here in running.hosts() for row in _rows(here)]
-    if options.json:
-        print(json.dumps({"host": options.host, "found": rows}))
-    elif rows:
-        print("\n".join(found.lines(options.host, rows, options.inventory)))
+    lines = found.lines(options.host, rows, options.inventory) if rows else ()
+    documents.tell(options, *lines, host=options.host, found=rows)
     if not rows:
         raise DeployError(f"{options.host}: {NOWHERE}")
     return 0

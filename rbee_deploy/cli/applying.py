@@ -2,9 +2,11 @@
 
 import argparse
 
+from pyinfra_cli.prints import build_plan_json, build_results_json
+
 from rbee_deploy import stages
 from rbee_deploy.bundle import commands as bundle
-from rbee_deploy.cli import running
+from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.here import Here
 from rbee_deploy.operations.root import DIFFERENCES
@@ -23,21 +25,29 @@ def register(commands: Commands) -> None:
     ):
         added = command(commands, name, run, text)
         bundle.add_options(added)
-        added.add_argument("--json", action="store_true", dest="pyinfra_json", help="pure JSON on standard output")
         if run is _check:
             added.set_defaults(exits={DRIFT: "a host is not what the inventory says, and what differs was named"})
 
 
 def _apply(options: argparse.Namespace) -> int:
-    return running.go(options)
+    return _told(options, running.go(options))
 
 
 def _plan(options: argparse.Namespace) -> int:
-    return running.go(options, dry=True)
+    return _told(options, running.go(options, dry=True), dry=True)
 
 
 def _check(options: argparse.Namespace) -> int:
-    return running.go(options, dry=True) or (DRIFT if any(map(_differs, running.hosts())) else 0)
+    status = _told(options, running.go(options, dry=True), dry=True)
+    differing = [here.declared.name for here in running.hosts() if _differs(here)]
+    if status or not differing:
+        return status
+    documents.conclude(
+        options,
+        problem=f"not what {options.inventory} says: {', '.join(differing)}",
+        advice="`rbee-deploy apply` puts them right, `rbee-deploy plan` says how",
+    )
+    return DRIFT
 
 
 def _differs(here: Here) -> bool:
@@ -47,4 +57,12 @@ def _differs(here: Here) -> bool:
 
 
 def _preseed(options: argparse.Namespace) -> int:
-    return running.go(options, wanted=stages.preseed)
+    return _told(options, running.go(options, wanted=stages.preseed))
+
+
+def _told(options: argparse.Namespace, status: int, *, dry: bool = False) -> int:
+    """Keep pyinfra's own account for the document: the plan and, where it was gone through, what came of it."""
+    state = running.state()
+    if state is not None:
+        documents.tell(options, plan=build_plan_json(state), **({} if dry else {"results": build_results_json(state)}))
+    return status

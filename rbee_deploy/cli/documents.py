@@ -1,4 +1,4 @@
-"""--json of the commands that act: one document on standard output, also of a run that failed or was refused.
+"""--json of every command: one document on standard output, also of a run that failed or was refused.
 
     {"command": "lock", "status": 0, "problem": null, "advice": null, "stages": […], "result": {…}}
 
@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
-from rbee_deploy import report
+from rbee_deploy import interrupt, report
 from rbee_deploy.cli import running
 from rbee_deploy.cli.arguments import Commands
 from rbee_deploy.errors import DeployError
 from rbee_runtime.errors import ConfigError
-
-COMMANDS = ("rollback", "lock", "maintain", "rotate", "backup", "restore", "purge")
 
 AGAIN = "put that right and run the same command again"
 """What to do about a stage that failed, where nobody knows better."""
@@ -27,9 +25,8 @@ _BAD = {report.Verdict.FAILED, report.Verdict.CUT_OFF}
 
 
 def register(commands: Commands) -> None:
-    """Give those commands their option."""
-    for name in COMMANDS:
-        added = commands.choices[name]
+    """Give every command its option."""
+    for name, added in commands.choices.items():
         added.add_argument("--json", action="store_true", dest="document", help="pure JSON on standard output")
         added.set_defaults(command=name)
 
@@ -51,9 +48,16 @@ def advise(options: argparse.Namespace, text: str) -> None:
         options.advice.append(text)
 
 
+def conclude(options: argparse.Namespace, *, problem: str, advice: str) -> None:
+    """Say in the document what was found wrong and what to do; a person has read it in the report."""
+    if options.document:
+        options.problem = problem
+        options.advice.append(advice)
+
+
 def answered(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
     """Run a command and print its document however it ends; what it prints otherwise goes to standard error."""
-    options.told, options.advice = {}, []
+    options.told, options.advice, options.problem = {}, [], ""
     try:
         with redirect_stdout(sys.stderr):
             status = run(options)
@@ -66,7 +70,7 @@ def answered(options: argparse.Namespace, run: Callable[[argparse.Namespace], in
 
 def refused(words: Sequence[str], error: Exception) -> None:
     """Print the document of a command line that nobody can read, if it asks for one."""
-    if "--json" in words and words[0] in COMMANDS:
+    if "--json" in words:
         print(json.dumps(document(words[0], 1, str(error))))
 
 
@@ -105,17 +109,18 @@ def failures(lines: Sequence[report.Line]) -> Iterator[str]:
 def _print(options: argparse.Namespace, status: int, sentence: str) -> None:
     lines = report.lines(running.state())
     failed = "; ".join(failures(lines)) if status else ""
-    problem = sentence or failed or ("it failed; standard error says why" if status else "")
+    problem = sentence or options.problem or failed or ("it failed; standard error says why" if status else "")
     advice = "; ".join(options.advice) or (AGAIN if failed else "")
     stages = [stage(line) for line in lines]
-    print(json.dumps(document(options.command, status, problem, advice, stages=stages, result=options.told)))
+    found = document(options.command, status, problem, advice, stages=stages, result=options.told)
+    print(json.dumps(found, default=str))
 
 
 def _sentence(error: BaseException) -> str:
     if isinstance(error, DeployError | ConfigError):
         return str(error)
+    if isinstance(error, KeyboardInterrupt) or interrupt.happened():
+        return interrupt.SENTENCE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, str) else ""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the same command finishes the job"
     return f"{type(error).__name__}: {error}"

@@ -3,13 +3,13 @@
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from rbee_deploy.activator import places
 from rbee_deploy.authority import FleetAuthority
-from rbee_deploy.cli import running
+from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.here import Here
 from rbee_deploy.history import Past
@@ -23,11 +23,9 @@ MOST_AUDIT_LINES = 50
 
 def register(commands: Commands) -> None:
     """Add the commands."""
-    status = command(commands, "status", _status, "say what every host runs, since when, and who is at work there")
+    command(commands, "status", _status, "say what every host runs, since when, and who is at work there")
     audit = command(commands, "audit", _audit, "say what was done to hosts, when, by whom and why")
     audit.add_argument("-n", type=int, default=MOST_AUDIT_LINES, metavar="LINES", help="the newest so many")
-    for added in (status, audit):
-        added.add_argument("--json", action="store_true", help="pure JSON on standard output")
     key = command(commands, "api-key", _api_key, "say where the first API key is", limits=False, hosts=False)
     key.add_argument("--show", action="store_true", help="print the key itself")
 
@@ -35,7 +33,7 @@ def register(commands: Commands) -> None:
 def _status(options: argparse.Namespace) -> int:
     done = running.go(options, wanted=look)
     rows = [row(here) for here in running.hosts()]
-    _print(rows, as_json=options.json, line=status_line)
+    documents.tell(options, *_lines(rows, status_line), hosts=rows)
     return done
 
 
@@ -90,7 +88,7 @@ def _audit(options: argparse.Namespace) -> int:
     done = running.go(options, wanted=partial(_ask_audit, options.n))
     lines = [line for here in running.hosts() for line in audit_lines(here)]
     newest = sorted(lines, key=lambda line: str(line.get("time")))[-options.n :]
-    _print(newest, as_json=options.json, line=audit_line)
+    documents.tell(options, *_lines(newest, audit_line), events=newest)
     return done
 
 
@@ -121,17 +119,15 @@ def audit_line(row: dict[str, Any], width: int) -> str:
     return f"{row.get('time', '')}  {row['host']:<{width}}  {what}  {row.get('by', '')}  {why}".rstrip()
 
 
-def _print(rows: list[dict[str, Any]], *, as_json: bool, line: Any) -> None:
-    if as_json:
-        print(json.dumps(rows))
-        return
+def _lines(rows: list[dict[str, Any]], line: Callable[[dict[str, Any], int], str]) -> list[str]:
     width = max((len(row["host"]) for row in rows), default=0)
-    for row in rows:
-        print(line(row, width))
+    return [line(row, width) for row in rows]
 
 
 def _api_key(options: argparse.Namespace) -> int:
     site = options.site
     key, _ = FleetAuthority.open(site.secrets, site.name).first_api_key()
-    print(key.reveal() if options.show else site.secrets / "api-key")
+    file = str(site.secrets / "api-key")
+    shown = {"key": key.reveal()} if options.show else {}
+    documents.tell(options, shown.get("key", file), file=file, **shown)
     return 0

@@ -12,7 +12,6 @@ import pyinfra
 from pyinfra.api.output import set_echo, set_formatter
 from pyinfra.context import ctx_state
 from pyinfra_cli.cli import cli as pyinfra_command
-from pyinfra_cli.prints import print_run_json
 
 from rbee_deploy import connection, interrupt, report, stages
 from rbee_deploy.errors import DeployError
@@ -64,14 +63,12 @@ def _pyinfra(options: argparse.Namespace, mode: str) -> int:
     interrupt.arm()
     connection.calm()
     limits = [word for name in options.limit for word in ("--limit", name)]
-    # What pyinfra says as JSON it does not say in words; without -v neither is wanted.
-    as_json = getattr(options, "pyinfra_json", False)
-    quiet = not options.verbose and not as_json
     if not options.verbose:
         report.alone()
-    with redirect_stdout(io.StringIO()) if quiet else nullcontext():
-        words = ["--json"] if as_json or quiet else []
-        status = _status([options.inventory, str(DEPLOY), mode, *limits, *words], json=as_json)
+    # What pyinfra says as JSON it does not say in words; without -v neither is wanted.
+    with nullcontext() if options.verbose else redirect_stdout(io.StringIO()):
+        words = [] if options.verbose else ["--json"]
+        status = _status([options.inventory, str(DEPLOY), mode, *limits, *words])
     state = ctx_state.get()
     report.show(state)
     if _initialised(state) and state.limit_hosts == []:
@@ -79,26 +76,18 @@ def _pyinfra(options: argparse.Namespace, mode: str) -> int:
     return status
 
 
-def _status(arguments: list[str], *, json: bool) -> int:
+def _status(arguments: list[str]) -> int:
     try:
         pyinfra_command.main(arguments, prog_name="rbee-deploy", standalone_mode=False)
     except click.ClickException as error:
         if error.message != _NOBODY_LEFT:
             error.show()
-        _print_json(json)
         return 1
     except SystemExit as end:
         if isinstance(end.code, str):
-            _print_json(json)
             raise
         return 1 if end.code else 0
     return 0
-
-
-def _print_json(wanted: bool) -> None:
-    """Print what pyinfra gives up without: a word of JSON, where no host is left or the run ended before it began."""
-    if wanted and _initialised(ctx_state.get()):
-        print_run_json(ctx_state.get(), dry=False)
 
 
 def _initialised(state: Any) -> bool:

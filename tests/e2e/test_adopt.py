@@ -41,7 +41,7 @@ def test_a_server_is_found_declared_and_serves(fleet: Fleet) -> None:
     assert "gpu1: llama-server on port 8080: /srv/models/tiny.gguf" in local.output
     assert "the queen on queen cannot reach it: start it with --host 0.0.0.0" in local.output
     serve(fleet, "0.0.0.0")
-    (row,) = json.loads(fleet.rbee_deploy("adopt", "gpu1", "--json").output)["found"]
+    (row,) = json.loads(fleet.rbee_deploy("adopt", "gpu1", "--json").output)["result"]["found"]
     assert (row["loopback"], row["remarks"]) == (False, [])
     before = daemon_pids(fleet.queen)
     fleet.external = [row["line"]]

@@ -12,9 +12,10 @@ MOST_COMMANDS = 3
 
 
 def changes(deployment: Deployment) -> dict[str, list[str]]:
-    """Return the operations that changed something, by host, out of pyinfra's JSON."""
+    """Return the operations that changed something, by host, out of pyinfra's JSON or what rbee-deploy has of it."""
     found: dict[str, list[str]] = {}
-    for operation in deployment.report["results"]["operations"]:
+    report = deployment.report
+    for operation in report.get("result", report)["results"]["operations"]:
         for host in operation["success"]:
             name = host if isinstance(host, str) else host["host"]
             found.setdefault(name, []).append(operation["name"])

@@ -182,10 +182,12 @@ def test_a_queen_that_fails_stops_the_hives(secrets: Path) -> None:
 
 
 def test_without_any_host_left_the_answer_is_still_json(secrets: Path) -> None:
-    """When every host is refused, rbee-deploy prints JSON on standard output and the report beside it."""
+    """When every host is refused, rbee-deploy says why in its document, and in the report beside it."""
     done = run(secrets, "apply", "--json", faults={"box1": "refused", "box2": "refused"}, hosts=2)
     assert done.returncode == 1
-    assert json.loads(done.stdout)["results"]["failed_hosts"] == ["@fake/box1", "@fake/box2"]
+    found = json.loads(done.stdout)
+    assert found["result"]["results"]["failed_hosts"] == ["@fake/box1", "@fake/box2"]
+    assert found["problem"].count("sudo refused") == 2
     assert done.stderr.count("sudo refused") >= 2
 
 
@@ -193,7 +195,7 @@ def test_a_plan_of_what_is_converged_is_empty(secrets: Path) -> None:
     """A dry run counts no change on a converged host, nor on one that apply would refuse, which fails it."""
     done = run(secrets, "plan", "--json", faults={"box2": "refused"}, hosts=2)
     assert done.returncode == 1
-    plan = json.loads(done.stdout)["plan"]
+    plan = json.loads(done.stdout)["result"]["plan"]
     assert [entry for entry in plan if entry["hosts_with_change"] or entry["hosts_with_conditional_change"]] == []
     assert re.search(r"^@fake/box2 +preflight .*sudo refused", done.stderr, re.MULTILINE)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rbee_deploy import cli, report
+from rbee_deploy import cli, interrupt, report
 from rbee_deploy.cli import documents
 from rbee_deploy.errors import DeployError
 
@@ -72,7 +72,7 @@ def test_stages_that_fail_are_the_problem(answer: Any) -> None:
         (DeployError("name another file"), "name another file"),
         (SystemExit("host 'a': unknown field"), "host 'a': unknown field"),
         (SystemExit(1), "it failed; standard error says why"),
-        (KeyboardInterrupt(), "interrupted; the same command finishes the job"),
+        (KeyboardInterrupt(), interrupt.SENTENCE),
         (TypeError("a mistake of ours"), "TypeError: a mistake of ours"),
     ],
     ids=lambda value: type(value).__name__,
@@ -106,7 +106,15 @@ def test_without_the_option_a_person_is_told(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
-@pytest.mark.parametrize("command", documents.COMMANDS)
+COMMANDS = [
+    name
+    for action in cli.parser()._actions
+    if isinstance(action, argparse._SubParsersAction)
+    for name in action.choices
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_words_that_nobody_can_read_get_a_document(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong command line that asks for JSON gets it, and the same sentence as without."""
     with pytest.raises(SystemExit) as ended:
@@ -125,7 +133,14 @@ queen, hives = fleet(
 """
 
 WORDS = {
+    "apply": [],
+    "plan": [],
+    "check": [],
+    "preseed": [],
     "rollback": [],
+    "status": [],
+    "audit": [],
+    "adopt": ["q"],
     "lock": ["--freeze", "no deploys"],
     "maintain": ["q"],
     "rotate": ["api-key"],
@@ -167,6 +182,7 @@ REFUSED = {
     "purge": (["q"], "nothing was removed; --yes does not ask"),
     "rollback": (["--limit", "nobody"], "is called nobody"),
     "lock": (["--limit", "nobody"], "is called nobody"),
+    "bundle": (["-o", "new", "--target", "slackware"], "'slackware' in the target"),
 }
 
 
@@ -180,6 +196,18 @@ def test_a_refusal_is_a_document(command: str, tmp_path: Path) -> None:
     assert (done.returncode, list(found), found["status"]) == (1, FIELDS, 1)
     assert sentence in found["problem"]
     assert done.stderr.splitlines()[-1] == found["problem"]
+
+
+@pytest.mark.slow
+def test_what_needs_no_host_has_no_stages(tmp_path: Path) -> None:
+    """The first key's place is a fact of the document, the key itself only where it is asked for."""
+    found = [json.loads(typed(tmp_path, "api-key", "--json", *words).stdout) for words in ([], ["--show"])]
+    file = tmp_path / "secrets" / "api-key"
+    assert [each["result"] for each in found] == [
+        {"file": str(file)},
+        {"file": str(file), "key": file.read_text().strip()},
+    ]
+    assert [each["stages"] for each in found] == [[], []]
 
 
 @pytest.mark.slow

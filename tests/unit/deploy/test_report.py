@@ -1,5 +1,6 @@
 """The report's own lines: aligned, one per host and stage, with what failed and what to do."""
 
+import logging
 import signal
 from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
@@ -144,3 +145,20 @@ def test_unreached_hosts_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     state = unreached()
     assert report.text(state) == report.text(state) == ["", "box1  connect  failed        turn it on"]
     assert looks == [["box1"]]
+
+
+@pytest.mark.parametrize(
+    ("level", "module", "words", "is_kept"),
+    [
+        (logging.WARNING, "client", ("known_hosts", ValueError("line 3")), True),
+        (logging.WARNING, "client", ("known_hosts", FileNotFoundError(2, "No such file")), False),
+        (logging.WARNING, "operations", (), False),
+        (logging.INFO, "client", (), False),
+    ],
+)
+def test_of_pyinfras_own_account_warnings_are_kept(
+    level: int, module: str, words: tuple[object, ...], is_kept: bool
+) -> None:
+    """What the report says better is left out, and that there is no file of known hosts yet."""
+    record = logging.LogRecord("pyinfra", level, f"/x/{module}.py", 1, "%s" * len(words), words, None)
+    assert report._is_no_narration(record) is is_kept

@@ -1,5 +1,6 @@
 """`rbee-deploy bundle` and `--bundle`, run as a person does."""
 
+import json
 import os
 import socket
 import subprocess
@@ -114,6 +115,8 @@ def test_verify_prints_the_hash_or_every_problem(bundle: Bundle, tmp_path: Path)
     """It needs no inventory; standard output is for a script."""
     done = rbee_deploy(tmp_path, "bundle", "--verify", "bundle", "--bundle-sha256", bundle.sha256)
     assert (done.returncode, done.stdout) == (0, f"bundle {bundle.sha256}\n")
+    found = json.loads(rbee_deploy(tmp_path, "bundle", "--verify", "bundle", "--json").stdout)["result"]
+    assert (found["sha256"], found["files"]) == (bundle.sha256, len(bundle.manifest.entries))
     for entry in bundle.manifest.of_kind(Kind.ENGINE):
         flip(bundle.path(entry))
     done = rbee_deploy(tmp_path, "bundle", "--verify", "bundle")
