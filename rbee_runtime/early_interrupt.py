@@ -13,7 +13,7 @@ STATUS = 130
 
 
 @contextmanager
-def ends_at_once(sentence: str = "") -> Iterator[None]:
+def ends_at_once(sentence: str = "", status: int = STATUS) -> Iterator[None]:
     """Let SIGINT end the process with `sentence` on stderr while the block, which imports and no more, runs.
 
     KeyboardInterrupt would not do: raised inside the import machinery it may be printed and ignored.
@@ -21,7 +21,7 @@ def ends_at_once(sentence: str = "") -> Iterator[None]:
 
     def leave(_number: int, _frame: FrameType | None) -> NoReturn:
         os.write(2, f"{sentence}\n".encode())
-        os._exit(STATUS)
+        os._exit(status)
 
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler:
@@ -35,12 +35,12 @@ def ends_at_once(sentence: str = "") -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def run(load: Callable[[], Callable[[], int]], sentence: str = "") -> int:
-    """Return the exit status of the program that `load` imports; Ctrl-C at any time is `sentence` and 130."""
+def run(load: Callable[[], Callable[[], int]], sentence: str = "", status: int = STATUS) -> int:
+    """Return the exit status of the program that `load` imports; Ctrl-C at any time is `sentence` and `status`."""
     try:
-        with ends_at_once(sentence):
+        with ends_at_once(sentence, status):
             program = load()
         return program()
     except KeyboardInterrupt:
         sys.stderr.write(f"{sentence}\n")
-        return STATUS
+        return status

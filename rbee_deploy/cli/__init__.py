@@ -41,15 +41,14 @@ FAMILIES = (
 """Modules whose `register` adds commands, in the order of the help; the last adds an option to all of them."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; what it cannot do is a SystemExit with a sentence."""
     words = sys.argv[1:] if argv is None else argv
     try:
         options = _read(words)
-        status = documents.answered(options, _run) if options.document else _run(options)
+        return documents.answered(options, _run) if options.document else _run(options)
     except (DeployError, ConfigError) as error:
         sys.exit(str(error))
-    sys.exit(status)
 
 
 def _read(words: Sequence[str]) -> argparse.Namespace:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = Path(__file__).with_name("made_up.py")
 HOSTS = 8
-MAIN = "from rbee_deploy.cli import main; main()"
+MAIN = "from rbee_deploy.main import main; main()"
 
 
 @pytest.fixture(scope="module")

@@ -58,18 +58,21 @@ def interrupted_import(tmp_path: Path, arguments: list[str], module: str, *, sec
 
 
 @pytest.mark.parametrize(
-    ("arguments", "module"),
+    ("arguments", "module", "ends_with"),
     [
-        (["rbee_runtime.keeper.main", "hives"], "typer"),
-        (["rbee_runtime.queen.main", "--attached-hive"], "pydantic"),
-        (["demo", "down"], "rbee_deploy.artefacts"),
+        (["rbee_runtime.keeper.main", "hives"], "typer", 130),
+        (["rbee_runtime.queen.main", "--attached-hive"], "pydantic", 130),
+        (["rbee_deploy.main", "plan", "-i", "x.py"], "pyinfra_cli", 1),
+        (["demo", "down"], "rbee_deploy.artefacts", 130),
     ],
-    ids=["keeper", "queen", "demo"],
+    ids=["keeper", "queen", "deploy", "demo"],
 )
-def test_an_import_is_interrupted_without_a_traceback(tmp_path: Path, arguments: list[str], module: str) -> None:
-    """Status 130 and at most one line, however early Ctrl-C comes."""
+def test_an_import_is_interrupted_without_a_traceback(
+    tmp_path: Path, arguments: list[str], module: str, ends_with: int
+) -> None:
+    """At most one line, however early Ctrl-C comes, and the exit status that the program has for it."""
     status, said = interrupted_import(tmp_path, arguments, module, seconds=30)
-    assert status == 130
+    assert status == ends_with
     assert len(said.strip().splitlines()) <= 1
     assert "Traceback" not in said
 

@@ -32,4 +32,4 @@ def operation_start(self: Recorder, state: Any, op_hash: str) -> None:
 
 
 Recorder.operation_start = operation_start  # type: ignore[method-assign]
-main(words)
+sys.exit(main(words))
