@@ -28,13 +28,18 @@ class Past:
     @property
     def switch(self) -> Step | None:
         """Return the step by which the host came to its release; later ones changed its files only."""
-        trailing = [step for step in reversed(self.steps) if self.now is not None]
-        same = []
-        for step in trailing:
-            if self.now is None or step.release != self.now.release:
-                break
-            same.append(step)
-        return same[-1] if same else None
+        return self._same[0] if self._same else None
+
+    @property
+    def since(self) -> int | None:
+        """Return when the host came to its release, by the switch or by a rollback to it, in Unix seconds."""
+        return max((step.again for step in self._same), default=0) or (self.switch.since if self.switch else None)
+
+    @property
+    def _same(self) -> tuple[Step, ...]:
+        """Return the steps of its release, the first of them the switch."""
+        others = [at for at, step in enumerate(self.steps) if self.now is None or step.release != self.now.release]
+        return self.steps[others[-1] + 1 if others else 0 :]
 
     @property
     def before(self) -> Step | None:

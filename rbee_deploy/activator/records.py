@@ -17,12 +17,16 @@ MOST_AUDIT_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Good:
-    """A generation that became ready, when (Unix seconds), and the id of the run that brought it."""
+    """A generation that became ready, when (Unix seconds), and the id of the run that brought it.
+
+    `again` is when a rollback came back to it, 0 if none did.
+    """
 
     generation: str
     release: str
     since: int
     run: str = ""
+    again: int = 0
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> "Good":
@@ -66,7 +70,8 @@ class State:
         """
         ids = [entry.generation for entry in self.good]
         if goes_back and generation.id in ids:
-            good = self.good[: ids.index(generation.id) + 1]
+            at = ids.index(generation.id)
+            good = (*self.good[:at], replace(self.good[at], again=int(now)))
         else:
             kept = tuple(entry for entry in self.good if entry.generation != generation.id)
             good = (*kept, Good(generation.id, generation.release, int(now), run))

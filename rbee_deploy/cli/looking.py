@@ -52,7 +52,7 @@ def row(here: Here) -> dict[str, Any]:
     return {
         "host": here.declared.name,
         "release": past.now.release if past.now is not None else None,
-        "since": past.switch.since if past.switch is not None else None,
+        "since": past.since,
         "before": past.before.release if past.before is not None else None,
         "units": units,
         "workers": sum(name.startswith(prefix) and unit.active == "active" for name, unit in facts.units.items()),

@@ -1,6 +1,7 @@
 """Which hosts a rollback concerns, and where each of them goes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -65,8 +66,16 @@ def test_a_rollback_that_is_run_again_reaches_the_rest_and_moves_nobody_twice() 
     second = Generation("0.2.0-b", "0.2.0")
     everywhere = tuple(Step(*step) for step in (FIRST, (second.id, *SECOND[1:]), THIRD))
     went = State(current="c", good=everywhere).reached(second, now=99.0, run="run7", goes_back=True)
-    assert went.good == everywhere[:2]
+    assert went.good == (everywhere[0], replace(everywhere[1], again=99))
     assert back({"a": Past(went.good), "b": Past(everywhere)}) == {"b": everywhere[1]}
+
+
+def test_a_host_runs_its_release_since_it_came_to_it_last() -> None:
+    """A change of files alone is not a new release, a rollback to it is; a host that ran nothing has no time."""
+    returned = past(FIRST, SECOND, EDITED).steps
+    again = (*returned[:-1], replace(returned[-1], again=99))
+    assert [Past(steps).since for steps in ((), returned[:1], returned, again)] == [None, 10, 20, 99]
+    assert Past((*again, Step(*THIRD))).since == 30
 
 
 @pytest.mark.parametrize("release", ["0.1.0-a", "0.1.0"])
