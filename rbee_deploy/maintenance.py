@@ -97,8 +97,14 @@ def _unready(facts: Observed, role: str, release: str) -> list[str]:
     return []
 
 
-def advice(name: str, inventory: str, *, is_drained: bool) -> str:
-    """Return what to do after a maintenance that stopped half-way."""
+def advice(name: str, inventory: str, *, is_drained: bool, is_running: bool = False) -> str:
+    """Return what to do after a maintenance that stopped half-way; `is_running`: its command was not seen to end."""
+    if is_running:
+        state = "stays drained" if is_drained else "is not drained"
+        return (
+            f"{name} {state}, and the command may still run there: the same command would run it once more. Look on "
+            f"the host, and when it has ended run rbee-deploy maintain {name} -i {inventory}"
+        )
     if not is_drained:
         return f"{name} is not drained; put that right and run the same command again"
     return (

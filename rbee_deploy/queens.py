@@ -14,9 +14,16 @@ from rbee_deploy.operations.root import as_root_command
 from rbee_deploy.operations.workers import Door
 from rbee_deploy.secrets import Secret
 
+_REFUSED = "the queen refused"
+"""How the activator of any release begins what she answered with an error."""
+
 
 class UnansweredError(Exception):
     """The queen did not answer, or refused; the text is one sentence."""
+
+
+class RefusedError(UnansweredError):
+    """She is there and said no."""
 
 
 def door(here: Here, key: Secret | None = None) -> Door | None:
@@ -45,4 +52,5 @@ def answer(host: Any, command: StringCommand) -> Any:
     if succeeded:
         return json.loads(output.stdout)
     said = [line for line in output.stderr.splitlines() if line.strip()]
-    raise UnansweredError(said[-1] if said else "the queen said nothing")
+    sentence = said[-1] if said else "the queen said nothing"
+    raise RefusedError(sentence) if _REFUSED in sentence else UnansweredError(sentence)

@@ -109,6 +109,9 @@ def failures(lines: Sequence[report.Line]) -> Iterator[str]:
 def _print(options: argparse.Namespace, status: int, sentence: str) -> None:
     lines = report.lines(running.state())
     failed = "; ".join(failures(lines)) if status else ""
+    if interrupt.happened():
+        # What was found out by then is not whole, and says of some hosts that they have nothing.
+        sentence, options.told, failed = interrupt.SENTENCE, {}, ""
     problem = sentence or options.problem or failed or ("it failed; standard error says why" if status else "")
     advice = "; ".join(options.advice) or (AGAIN if failed else "")
     stages = [stage(line) for line in lines]

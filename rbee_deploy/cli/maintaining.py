@@ -48,7 +48,10 @@ def _maintain(options: argparse.Namespace) -> int:
     if course.succeeded:
         documents.tell(options, f"{target.name}: maintained, and as it was")
         return 0
-    documents.advise(options, maintenance.advice(course.host, options.inventory, is_drained=course.is_drained))
+    documents.advise(
+        options,
+        maintenance.advice(course.host, options.inventory, is_drained=course.is_drained, is_running=course.is_running),
+    )
     return 1
 
 

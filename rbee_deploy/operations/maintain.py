@@ -17,7 +17,7 @@ from rbee_deploy.facts.memo import observe_anew
 from rbee_deploy.operations import lease
 from rbee_deploy.operations.root import REFUSALS, as_root_command, refused
 from rbee_deploy.operations.workers import Door
-from rbee_deploy.queens import UnansweredError
+from rbee_deploy.queens import RefusedError, UnansweredError
 
 POLL_SECONDS = 1.0
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
@@ -37,6 +37,7 @@ class Course:
     before: dict[str, int] = field(default_factory=dict)
     output: list[str] = field(default_factory=list)
     is_drained: bool = False
+    is_running: bool = False
     problem: str = ""
     is_kept_up: bool = False
     is_back: bool = False
@@ -131,6 +132,9 @@ def _drain(
         if course.is_drained:
             course.problem = f"nobody knows whether it is empty: {error}"
             return _failed(host, course.problem)
+        if isinstance(error, RefusedError):
+            course.problem = f"it is not drained: {error}"
+            return _failed(host, course.problem)
         say(course.host, f"the queen could not be asked to drain it, so it is not drained: {error}")
     return True
 
@@ -152,7 +156,9 @@ def _run(
     course: Course,
 ) -> bool:
     say(course.host, "the command runs")
+    course.is_running = True
     succeeded, output = host.connector.run_shell_command(command, **command.connector_arguments)
+    course.is_running = False
     course.output = list(output.output_lines)
     for line in course.output:
         say(course.host, f"| {line}")

@@ -84,19 +84,19 @@ def test_a_fetched_model_answers(remote: Remote, model: str) -> None:
 
 
 def test_the_content_is_right(remote: Remote, smol_model: Path) -> None:
-    """What came is one file for both models, with the content that the servers have."""
+    """What came is one file for both models, with the content that the servers have; other tests bring other files."""
     ready(remote.fleet)
-    blob = f"{BLOBS}/sha256-{describe(f'file:{smol_model}').sha256}"
-    found = remote.box.run(f"find {BLOBS} -type f; sha256sum <{blob}").stdout.split()
-    assert found[:2] == [blob, blob.rpartition("-")[2]]
+    found = remote.box.run(f"find {BLOBS} -type f -exec sha256sum {{}} +").stdout.splitlines()
+    assert {line.split("sha256-")[1] for line in found} == {line.split()[0] for line in found}
+    assert sum(describe(f"file:{smol_model}").sha256 in line for line in found) == 1
 
 
 def test_a_cache_in_a_home_folder_is_used_in_place(remote: Remote, smol_model: Path) -> None:
     """A model in a declared cache under /home is served from there: a link leads to it, which the worker follows."""
     ready(remote.fleet)
     name = hashlib.sha256(smol_model.read_bytes() + b"\n").hexdigest()
-    held = f"{CACHE}/models--acme--bee/blobs"
-    remote.box.run(f"mkdir -p {held} && cd {held} && cat {BLOBS}/* >new && echo >>new && mv new {name}")
+    held, given = f"{CACHE}/models--acme--bee/blobs", describe(f"file:{smol_model}").sha256
+    remote.box.run(f"mkdir -p {held} && cd {held} && cat {BLOBS}/sha256-{given} >new && echo >>new && mv new {name}")
     remote.fleet.models["cached"] = {"name": "cached", "source": "hf:acme/bee:copy.gguf", "context": 512}
     try:
         remote.fleet.deploy()

@@ -105,6 +105,8 @@ class Told:
         answer = rows.pop(0) if len(rows) > 1 else rows[0]
         if answer is None:
             return False, SimpleNamespace(stdout="", stderr="the queen does not answer on port 8500")
+        if isinstance(answer, str):
+            return False, SimpleNamespace(stdout="", stderr=f"{answer}\n")
         return True, SimpleNamespace(stdout=json.dumps(answer), stderr="")
 
 
@@ -186,3 +188,21 @@ def test_workers_that_do_not_come_back_are_a_failure() -> None:
         maintenance.advice("gpu1", "x.py", is_drained=course.is_drained)
         == "gpu1 is not drained; put that right and run the same command again"
     )
+
+
+def test_a_queen_who_refuses_stops_it() -> None:
+    """One who is there and does not accept the key goes on giving the host work: nothing is done to it."""
+    queen = Told(hives=["the queen refused GET hives: no valid API key was given"])
+    course = Course("gpu1", "reboot", seconds=5)
+    assert not maintain._drain(None, queen, dict(COMMANDS), course)
+    assert queen.connector_data[REFUSALS] == [
+        "it is not drained: the queen refused GET hives: no valid API key was given"
+    ]
+    assert not course.is_drained
+
+
+def test_a_command_that_was_not_seen_to_end_is_not_advised_to_be_passed_over() -> None:
+    """Giving the host work again, which the advice is otherwise, would be in the middle of it."""
+    said = maintenance.advice("gpu1", "x.py", is_drained=True, is_running=True)
+    assert said.startswith("gpu1 stays drained, and the command may still run there: ")
+    assert "when it has ended run rbee-deploy maintain gpu1 -i x.py" in said
