@@ -108,7 +108,9 @@ def install_script(
     """
     offline = ("--offline", "--no-cache", "--no-config", "--quiet")
     return (
-        (uv, "venv", *offline, "--clear", "--python", python, "--no-python-downloads", destination),
+        # uv clears what is an environment, and not what a removal that was cut off has left of one.
+        ("rm", "-rf", destination),
+        (uv, "venv", *offline, "--python", python, "--no-python-downloads", destination),
         (
             uv, "pip", "install", *offline, "--python", f"{destination}/bin/python", "--no-index", "--no-deps",
             "--find-links", f"{artefact_dir}/wheels", "--require-hashes", "--link-mode", "copy", "--compile-bytecode",

@@ -30,8 +30,9 @@ def release() -> Artefact:
 
 @pytest.fixture(scope="module")
 def installed(release: Artefact, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unpack and install the release with uv from its artefact, as a host does."""
+    """Unpack and install the release with uv from its artefact, as a host does; half of an older one is in the way."""
     root = tmp_path_factory.mktemp("host")
+    (root / "venv" / "lib").mkdir(parents=True)
     for artefact in (release, uv_binary(HERE, say=quiet)):
         subprocess.run(["tar", "-C", root, "-xf", artefact.archive], check=True)
     for command in install_script(str(root), str(root / "venv"), uv=str(root / "uv"), python=f"python{HERE.python}"):
@@ -92,10 +93,11 @@ def test_an_installed_rbee_gives_the_same_release(release: Artefact, installed: 
 
 def test_install_commands_clear_install_and_mark(tmp_path: Path) -> None:
     """The commands are offline and hash-checked; the mark of completeness is the last, when the rest is on the disk."""
-    venv, install, sync, mark = install_script("/a", "/opt/rbee/releases/x", uv="/a/uv", python="/usr/bin/python3.13")
+    steps = install_script("/a", "/opt/rbee/releases/x", uv="/a/uv", python="/usr/bin/python3.13")
+    clear, venv, install, sync, mark = steps
+    assert clear == ("rm", "-rf", "/opt/rbee/releases/x")
     assert venv[:2] == ("/a/uv", "venv")
     assert venv[-1] == "/opt/rbee/releases/x"
-    assert "--clear" in venv
     assert {"--offline", "--no-index", "--require-hashes", "--no-deps", "--no-cache"} <= set(install)
     assert sync == ("sync", "-f", "/opt/rbee/releases/x")
     assert mark == ("install", "-m", "0644", "/a/release.json", "/opt/rbee/releases/x/release.json")
