@@ -37,6 +37,8 @@ def register(commands: Commands) -> None:
 def _backup(options: argparse.Namespace) -> int:
     if options.output.exists():
         raise DeployError(f"{options.output} exists; name another file")
+    if not options.output.absolute().parent.is_dir():
+        raise DeployError(f"there is no folder {options.output.absolute().parent}; make it, or name another file")
     done = running.go(_at_the_queen(options), wanted=partial(_stages, _ask_backup))
     answers = [here.host.connector_data.get(ask.ANSWER) for here in running.hosts()]
     lines = next((answer for answer in answers if answer), None)

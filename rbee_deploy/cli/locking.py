@@ -6,6 +6,7 @@ from functools import partial
 from rbee_deploy import lease
 from rbee_deploy.cli import documents, looking, running
 from rbee_deploy.cli.arguments import Commands, command
+from rbee_deploy.errors import DeployError
 from rbee_deploy.operations import ask
 from rbee_deploy.site import Site
 from rbee_deploy.stages import Stage
@@ -22,6 +23,8 @@ def register(commands: Commands) -> None:
 
 def _lock(options: argparse.Namespace) -> int:
     script = ""
+    if options.freeze is not None and not options.freeze.strip():
+        raise DeployError("--freeze needs a reason, which others will read")
     if options.freeze is not None:
         script = lease.freeze(lease.operator(), options.freeze)
     elif options.release:

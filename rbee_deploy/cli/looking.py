@@ -11,6 +11,7 @@ from rbee_deploy.activator import places
 from rbee_deploy.authority import FleetAuthority
 from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
+from rbee_deploy.errors import DeployError
 from rbee_deploy.here import Here
 from rbee_deploy.history import Past
 from rbee_deploy.operations import ask
@@ -85,6 +86,8 @@ def remarks(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _audit(options: argparse.Namespace) -> int:
+    if options.n < 1:
+        raise DeployError(f"-n {options.n}: the newest so many, so 1 or more")
     done = running.go(options, wanted=partial(_ask_audit, options.n))
     lines = [line for here in running.hosts() for line in audit_lines(here)]
     newest = sorted(lines, key=lambda line: str(line.get("time")))[-options.n :]

@@ -174,23 +174,25 @@ def test_a_host_that_does_not_answer_is_in_the_document(command: str, tmp_path: 
     assert "Traceback" not in done.stderr
 
 
-REFUSED = {
-    "maintain": (["r"], "has no host r; it has q"),
-    "rotate": (["certificates", "--revoke-old"], "--revoke-old goes with api-key"),
-    "backup": (["-o", "inventory.py"], "inventory.py exists; name another file"),
-    "restore": (["none.db"], "cannot read none.db"),
-    "purge": (["q"], "nothing was removed; --yes does not ask"),
-    "rollback": (["--limit", "nobody"], "is called nobody"),
-    "lock": (["--limit", "nobody"], "is called nobody"),
-    "bundle": (["-o", "new", "--target", "slackware"], "'slackware' in the target"),
-}
+REFUSED = [
+    ("maintain", ["r"], "has no host r; it has q"),
+    ("rotate", ["certificates", "--revoke-old"], "--revoke-old goes with api-key"),
+    ("backup", ["-o", "inventory.py"], "inventory.py exists; name another file"),
+    ("restore", ["none.db"], "cannot read none.db"),
+    ("purge", ["q"], "nothing was removed; --yes does not ask"),
+    ("rollback", ["--limit", "nobody"], "is called nobody"),
+    ("lock", ["--limit", "nobody"], "is called nobody"),
+    ("bundle", ["-o", "new", "--target", "slackware"], "'slackware' in the target"),
+    ("backup", ["-o", "no/where.db"], "there is no folder"),
+    ("lock", ["--freeze", " "], "--freeze needs a reason"),
+    ("audit", ["-n", "0"], "-n 0: the newest so many"),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", REFUSED)
-def test_a_refusal_is_a_document(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "words", "sentence"), REFUSED)
+def test_a_refusal_is_a_document(command: str, words: list[str], sentence: str, tmp_path: Path) -> None:
     """The sentence that ends the command is its problem, and the last line of standard error as ever."""
-    words, sentence = REFUSED[command]
     done = typed(tmp_path, command, *words, "--json")
     found = json.loads(done.stdout)
     assert (done.returncode, list(found), found["status"]) == (1, FIELDS, 1)
