@@ -3,6 +3,7 @@
 import getpass
 import grp
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +12,11 @@ from types import ModuleType
 import pytest
 
 from rbee_deploy.activator import blobs, database, disk, places, records, units
+from rbee_deploy.activator.firewall import firewalld, nftables, ufw
 from rbee_deploy.activator.manifest import File, Generation, Role
 from rbee_deploy.activator.units import ActivationError, Unit
 from rbee_runtime import ports
+from tests.unit.deploy.activator.firewalls import FakeTools
 
 OWNER = (getpass.getuser(), grp.getgrgid(os.getgid()).gr_name)
 UNITS = ("rbee.target", "rbee-queen.service", "rbee-hive.service")
@@ -163,3 +166,15 @@ def tree(root: Path) -> dict[str, str]:
 def state() -> records.State:
     """Return what the activator noted."""
     return records.State.load()
+
+
+@pytest.fixture
+def tools(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTools:
+    """Put made-up tools in place of the machine's; every one of them is there."""
+    fake = FakeTools()
+    for zones in fake.zones.values():
+        zones["work"] = []
+    for module in (nftables, ufw, firewalld):
+        monkeypatch.setattr(module, "run", fake.run)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
+    return fake

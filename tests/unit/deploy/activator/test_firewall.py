@@ -2,25 +2,16 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from rbee_deploy.activator import __main__ as activator
-from rbee_deploy.activator import activation, firewall, places, units
-from rbee_deploy.activator.activation import Told
-from rbee_deploy.activator.firewall import FirewallError, commands, firewalld, nftables, ufw
+from rbee_deploy.activator import firewall, places
+from rbee_deploy.activator.firewall import FirewallError, commands, nftables
 from rbee_deploy.activator.firewall.record import Record
 from rbee_deploy.activator.firewall.rules import Kind, Rule, Rules
-from rbee_deploy.activator.manifest import Role
-from rbee_deploy.activator.units import ActivationError
-from rbee_runtime import ports
-from tests.unit.deploy.activator.conftest import FakeSystemd, staged
-
-OPEN = Rule(8500, 8500, None)
-LINK = Rule(8501, 8501, ("10.0.0.2", "fd00::2"))
-WORKERS = Rule(9000, 9099, ())
+from tests.unit.deploy.activator.firewalls import LINK, OPEN, WORKERS, FakeTools
 
 
 def test_the_table_of_nftables_is_one_transaction() -> None:
@@ -48,78 +39,6 @@ def test_no_other_port_is_ever_named() -> None:
         "tcp dport 8501 " in line or "tcp dport 9000-9099 " in line for line in text.splitlines() if "drop" in line
     )
     assert "policy accept" in text
-
-
-@dataclass
-class FakeTools:
-    """nft, ufw and firewall-cmd as far as they are used here; `fails` are words at which they do."""
-
-    table: str | None = None
-    ufw: list[str] = field(default_factory=list)
-    zones: dict[str, dict[str, list[str]]] = field(
-        default_factory=lambda: {"--permanent": {"public": []}, "": {"public": []}}
-    )
-    active: bool = True
-    fails: set[str] = field(default_factory=set)
-    told: list[str] = field(default_factory=list)
-
-    def run(self, *words: str, given: str = "") -> str:
-        self.told.append(" ".join(words))
-        if self.fails & {words[0], *words}:
-            raise FirewallError(f"{words[0]} failed: it was told to")
-        return {"nft": self._nft, "ufw": self._ufw, "firewall-cmd": self._firewalld}[words[0]](words[1:], given)
-
-    def _nft(self, words: tuple[str, ...], given: str) -> str:
-        if "-f" in words:
-            self.table = given
-        elif self.table is None:
-            raise FirewallError("nft failed: Error: No such file or directory")
-        elif "delete" in words:
-            self.table = None
-        return self.table or ""
-
-    def _ufw(self, words: tuple[str, ...], _given: str) -> str:
-        if words == ("status",):
-            return "Status: active\n" if self.active else "Status: inactive\n"
-        if words == ("show", "added"):
-            return "".join(f"ufw {line}\n" for line in ["", *self.ufw])
-        if words[0] == "delete":
-            line = " ".join(words[1:])
-            self.ufw = [known for known in self.ufw if known.partition(" comment ")[0] != line]
-            return ""
-        rule = " ".join(word for word in words if word != "prepend").replace("comment rbee", "comment 'rbee'")
-        self.ufw = [rule, *self.ufw] if words[0] == "prepend" else [*self.ufw, rule]
-        return ""
-
-    def _firewalld(self, words: tuple[str, ...], _given: str) -> str:
-        lasting = self.zones["--permanent" if "--permanent" in words else ""]
-        answers = {
-            "--get-default-zone": "public\n",
-            "--get-active-zones": "public (default)\n  interfaces: eth0\nwork\n  sources: 10.0.0.0/8\n",
-            "--get-zones": f"{' '.join(lasting)}\n",
-        }
-        if words[-1] in answers:
-            return answers[words[-1]]
-        zone = next(word for word in words if word.startswith("--zone=")).removeprefix("--zone=")
-        for word in words:
-            verb, _, rule = word.partition("-rich-rule=")
-            if verb == "--add":
-                lasting[zone].append(rule)
-            elif verb == "--remove":
-                lasting[zone].remove(rule)
-        return "".join(f"{rule}\n" for rule in lasting[zone])
-
-
-@pytest.fixture
-def tools(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTools:
-    """Put made-up tools in place of the machine's; every one of them is there."""
-    fake = FakeTools()
-    for zones in fake.zones.values():
-        zones["work"] = []
-    for module in (nftables, ufw, firewalld):
-        monkeypatch.setattr(module, "run", fake.run)
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
-    return fake
 
 
 def wanted(kind: Kind, *rules: Rule) -> None:
@@ -313,96 +232,3 @@ def test_a_tool_that_is_missing_or_fails_is_one_sentence(tmp_path: Path) -> None
     tool.chmod(0o755)
     with pytest.raises(FirewallError, match=r"nft failed: Error: Could not process rule: Operation not supported$"):
         commands.run(str(tool))
-
-
-class Guard:
-    """The unit as systemd would run it, or not if `broken`."""
-
-    def __init__(self, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.broken = False
-        self.order: list[str] = []
-        self._systemctl, self._restart = systemd.systemctl, systemd.restart
-        monkeypatch.setattr(units, "systemctl", self.systemctl)
-        monkeypatch.setattr(units, "restart", self.restart)
-        monkeypatch.setattr(units, "journal", lambda _unit: ["nft failed: no"])
-
-    def systemctl(self, verb: str, *words: str, seconds: float = 0.0) -> str:
-        if (verb, *words) == ("restart", "--", ports.FIREWALL_UNIT):
-            self.order.append("firewall")
-            if self.broken:
-                raise ActivationError("systemctl restart failed")
-            firewall.apply()
-            verb = "start"
-        return self._systemctl(verb, *words)
-
-    def restart(self, role: Role) -> None:
-        self.order.append(role.name)
-        self._restart(role)
-
-
-@pytest.fixture
-def guard(systemd: FakeSystemd, tools: FakeTools, monkeypatch: pytest.MonkeyPatch) -> Guard:
-    """Give a unit whose start puts the rules in force."""
-    return Guard(systemd, monkeypatch)
-
-
-def activate(release: str, *rules: Rule) -> None:
-    """Go over to a release, with a firewall if there are rules."""
-    more = {"firewall.json": Rules(Kind.NFTABLES, rules).text()} if rules else {}
-    activation.activate(staged(release, more, guarded=bool(rules)).id, Told())
-
-
-def test_rules_come_before_roles(guard: Guard, tools: FakeTools) -> None:
-    """The firewall is set before anything is started, and again only when it differs."""
-    activate("r1", LINK)
-    assert guard.order == ["firewall", "queen", "hive"]
-    activate("r1", LINK)
-    assert guard.order == ["firewall", "queen", "hive"]
-    tools.table = None
-    activate("r1", LINK)
-    assert guard.order[3:] == ["firewall"]
-
-
-def test_other_rules_restart_no_role(guard: Guard, tools: FakeTools) -> None:
-    """A host that joined the fleet changes the rules alone."""
-    activate("r1", LINK)
-    guard.order.clear()
-    activation.activate(
-        staged("r1", {"firewall.json": Rules(Kind.NFTABLES, (WORKERS,)).text()}, guarded=True).id, Told()
-    )
-    assert guard.order[0] == "firewall"
-    assert "9000-9099" in str(tools.table)
-
-
-def test_without_the_field_all_of_it_goes(guard: Guard, systemd: FakeSystemd, tools: FakeTools) -> None:
-    """Table, record and unit are gone with the generation that has none."""
-    activate("r1", LINK)
-    activate("r2")
-    assert (tools.table, firewall.is_held()) == (None, False)
-    assert systemd.known[ports.FIREWALL_UNIT].active == "inactive"
-
-
-def test_rules_that_cannot_be_set_bring_back_what_was_there(guard: Guard, tools: FakeTools) -> None:
-    """The activation fails with the unit's own words, and a first firewall is taken away again."""
-    activate("r1")
-    guard.broken = True
-    with pytest.raises(
-        ActivationError, match=r"(?s)rbee-firewall.service failed.*nft failed: no.*r1 is in force again"
-    ):
-        activate("r2", LINK)
-    assert (tools.table, firewall.is_held()) == (None, False)
-
-
-def test_a_release_that_does_not_start_brings_back_the_rules_from_before(
-    guard: Guard, systemd: FakeSystemd, tools: FakeTools
-) -> None:
-    """The way back has the earlier rules in force, and the earlier host none if it had none."""
-    systemd.bad = {"bad", "worse"}
-    activate("r1", LINK)
-    before = tools.table
-    with pytest.raises(ActivationError, match="r1 is in force again"):
-        activate("bad", WORKERS)
-    assert tools.table == before
-    with pytest.raises(ActivationError, match="r1 is in force again"):
-        activate("worse")
-    assert (tools.table, systemd.known[ports.FIREWALL_UNIT].active) == (before, "active")
