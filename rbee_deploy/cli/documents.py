@@ -122,7 +122,7 @@ def _print(options: argparse.Namespace, status: int, sentence: str) -> None:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, DeployError | ConfigError):
         return str(error)
-    if isinstance(error, KeyboardInterrupt) or interrupt.happened():
+    if isinstance(error, KeyboardInterrupt):
         return interrupt.SENTENCE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, str) else ""

@@ -15,6 +15,7 @@ from rbee_deploy.operations.later import now
 from rbee_deploy.operations.root import LEASE, RUN, as_root_command
 
 _SECONDS = 20.0
+"""For a script beside the operation at hand: short enough that the next sign of life is in time for the lease."""
 
 
 def run_id(state: Any) -> str:

@@ -96,7 +96,7 @@ def test_a_run_that_did_not_begin_is_json_too(without_its_secret: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     found = json.loads(done.stdout)
-    assert (found["command"], found["problem"]) == ("apply", MISSING)
+    assert (found["command"], found["problem"], found["result"]) == ("apply", MISSING, {})
     assert MISSING in done.stderr.splitlines()
 
 
