@@ -4,10 +4,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from rbee_deploy.local import install_engine
 from rbee_deploy.model_files import lab_model
 from tests.faults.rows import FULL
+from tests.scheduling import SHARED, ByFleet
 
 
 def pytest_configure() -> None:
@@ -28,6 +31,11 @@ def smol_model() -> Path:
     return lab_model()
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Give files to processes as a whole, and files that share one deployed fleet together."""
+    return ByFleet(config, log)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the files that take longest; this runs after the shuffle, so order within a file stays random."""
@@ -41,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _shares_fleet(item: pytest.Item) -> bool:
-    return "deployed" in getattr(item, "fixturenames", ())
+    return "deployed" in getattr(item, "fixturenames", ()) or item.nodeid.partition("::")[0] in SHARED
 
 
 def _starts_much(item: pytest.Item) -> bool:

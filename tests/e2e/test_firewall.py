@@ -9,7 +9,9 @@ from rbee_runtime import ports
 from tests.e2e.fleets import Fleet, small_fleet, wait_for
 from tests.e2e.test_changes import MOST_COMMANDS, daemon_pids
 from tests.e2e.test_restarts import worker_pids
+from tests.faults.rows import FULL
 from tests.lab import LabHost
+from tests.sampling import sample
 from tests.unit.deploy.test_units import EXPOSURE
 
 pytestmark = pytest.mark.lab
@@ -40,6 +42,28 @@ def get(host: LabHost, package: str) -> None:
     """Install a package from the distribution's own sources."""
     get = "DEBIAN_FRONTEND=noninteractive apt-get -qq"
     host.run(f"{get} update && {get} install --no-install-recommends -y {package}", timeout=INSTALL_S)
+
+
+DEEDS = [
+    [
+        ("nft flush ruleset", "table inet rbee"),
+        ("nft delete table inet rbee", "table inet rbee is not in force"),
+        ("nft insert rule inet rbee input accept", "table inet rbee was changed"),
+    ],
+    [
+        ("systemctl stop rbee-firewall", "rbee-firewall.service is inactive"),
+        ("systemctl disable rbee-firewall", "rbee-firewall.service is not enabled"),
+    ],
+    [("echo >> /etc/rbee/firewall.json", "/etc/rbee/firewall.json differs")],
+]
+"""What a person does, and what the check says of it: to rules, to the unit and to the file."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have all that a person does tried in the full run, one of each kind in the short one."""
+    if "deed" in metafunc.fixturenames:
+        every = [one for group in DEEDS for one in group]
+        metafunc.parametrize("deed", every if FULL else sample(metafunc.config, DEEDS), ids=lambda one: one[0])
 
 
 @pytest.fixture(scope="module")
@@ -125,22 +149,11 @@ def test_it_costs_no_command(fleet: Fleet) -> None:
     assert max(counts) <= MOST_COMMANDS
 
 
-@pytest.mark.parametrize(
-    ("damage", "named"),
-    [
-        ("nft flush ruleset", "table inet rbee"),
-        ("nft delete table inet rbee", "table inet rbee is not in force"),
-        ("nft insert rule inet rbee input accept", "table inet rbee was changed"),
-        ("systemctl stop rbee-firewall", "rbee-firewall.service is inactive"),
-        ("echo >> /etc/rbee/firewall.json", "/etc/rbee/firewall.json differs"),
-        ("systemctl disable rbee-firewall", "rbee-firewall.service is not enabled"),
-    ],
-)
-def test_what_a_person_did_is_named_and_put_right(fleet: Fleet, damage: str, named: str) -> None:
+def test_what_a_person_did_is_named_and_put_right(fleet: Fleet, deed: tuple[str, str]) -> None:
     """The check exits with 2 and says what, apply repairs that alone, and strangers are out again."""
     gpu = fleet.lab.hosts["gpu1"]
     serves(fleet)
-    repaired(fleet, gpu, damage, named)
+    repaired(fleet, gpu, *deed)
     assert tried(fleet.lab.hosts["stranger"], gpu.address, HIVE) == {HIVE: "closed"}
 
 

@@ -1,8 +1,6 @@
-"""One deployed fleet for the tests of this folder; each leaves it converged, on either of two releases."""
+"""One deployed fleet for many tests of this folder; each leaves it converged, on either of two releases."""
 
-import random
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -33,9 +31,3 @@ def trio(deployed_trio: Trio, request: pytest.FixtureRequest) -> Iterator[Trio]:
         for host in deployed_trio.fleet.lab.hosts.values():
             host.heal()
         deployed_trio.apply()
-
-
-def sample(config: pytest.Config, groups: list[list[Any]]) -> list[Any]:
-    """Return one of each group: another one for every seed, and pytest-randomly prints the seed that it was."""
-    chosen = random.Random(config.getoption("randomly_seed", 0))
-    return [chosen.choice(group) for group in groups]

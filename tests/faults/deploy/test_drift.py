@@ -15,10 +15,10 @@ from rbee_deploy.private_files import write_private
 from rbee_deploy.render import OwnedFile, owned_files, roles
 from rbee_deploy.site import Host, Site
 from rbee_runtime import ports
-from tests.faults.deploy.conftest import sample
 from tests.faults.deploy.test_killed import three_hosts
 from tests.faults.deploy.trio import Trio, look, pids
 from tests.faults.rows import FULL
+from tests.sampling import sample
 from tests.unit.deploy.sites import state_of
 
 pytestmark = pytest.mark.lab

@@ -8,9 +8,9 @@ from rbee_deploy import report, stages
 from rbee_deploy.activator import activation
 from rbee_deploy.inventory import host
 from rbee_deploy.site import Site
-from tests.faults.deploy.conftest import sample
 from tests.faults.deploy.trio import KILLED, Trio, activator, pids
 from tests.faults.rows import FULL
+from tests.sampling import pairs, sample
 from tests.unit.deploy import sites
 
 pytestmark = pytest.mark.lab
@@ -31,11 +31,15 @@ def three_hosts() -> Site:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Have every boundary tried in the full run, one of each stage in the short one."""
+    """Have every boundary and both roles tried in the full run, one of every two stages and a role in the short one."""
     if "boundary" in metafunc.fixturenames:
         found = boundaries(three_hosts())
         every = [step for group in found for step in group]
-        metafunc.parametrize("boundary", every if FULL else sample(metafunc.config, found))
+        some = sample(metafunc.config, pairs(sample(metafunc.config, found)))
+        metafunc.parametrize("boundary", every if FULL else some)
+    if "role" in metafunc.fixturenames:
+        roles = ["queen", "gpu1"]
+        metafunc.parametrize("role", roles if FULL else sample(metafunc.config, [roles]))
 
 
 def test_s6_every_boundary_is_tried(trio: Trio) -> None:
@@ -54,20 +58,19 @@ def test_s6_a_killed_deploy_converges(trio: Trio, boundary: str) -> None:
     assert trio.changes() == {}
 
 
-@pytest.mark.parametrize("name", ["queen", "gpu1"])
-def test_s6_a_killed_activation_converges(trio: Trio, name: str) -> None:
+def test_s6_a_killed_activation_converges(trio: Trio, role: str) -> None:
     """Killed after any of its steps, an activation is finished by the same command, and one more restarts nothing."""
-    there, back = generations(trio, name)
+    there, back = generations(trio, role)
     for step in ACTIVATOR_STEPS:
-        machine = trio.host(name)
+        machine = trio.host(role)
         killed = activator(machine, step, ("activate", there))
         assert killed.returncode == KILLED, (step, killed.stderr)
         trio.answers()
         again = activator(machine, "", ("activate", there))
         assert again.returncode == 0, (step, again.stderr)
-        before = daemons(trio, name)
+        before = daemons(trio, role)
         assert activator(machine, "", ("activate", there)).returncode == 0
-        assert daemons(trio, name) == before, step
+        assert daemons(trio, role) == before, step
         there, back = back, there
     trio.converge()
     trio.serves()
