@@ -79,7 +79,9 @@ def _told(options: argparse.Namespace) -> activation.Told:
 
 
 def _prune(options: argparse.Namespace) -> None:
-    for name in pruning.prune(keep=options.keep, wanted=set(options.wanted)):
+    with activation.alone():
+        gone = pruning.prune(keep=options.keep, wanted=set(options.wanted))
+    for name in gone:
         print(name)  # noqa: T201 - the answer
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rbee_deploy.activator import activation, blobs, places, pruning
+from rbee_deploy.activator.__main__ import main
 from rbee_deploy.activator.activation import Told
 from rbee_runtime import ports
 from tests.unit.deploy.activator.conftest import FakeSystemd, staged, state
@@ -75,6 +76,19 @@ def test_nothing_goes_while_an_activation_has_not_ended(
     assert pruning.prune(keep=1, wanted=set()) == []
     assert state().undo
     assert len(names(ports.RELEASES)) == 7
+
+
+def test_nothing_goes_while_another_activation_is_at_work(
+    six: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that has begun and noted nothing yet may be about to go over to what would be removed."""
+    monkeypatch.setattr(activation, "LOCK_SECONDS", 0.1)
+    with activation.alone():
+        assert main(["prune", "--keep", "1"]) == 1
+    assert len(names(ports.RELEASES)) == 6
+    assert "another activation is under way" in capfd.readouterr().err
+    assert main(["prune", "--keep", "1"]) == 0
+    assert len(names(ports.RELEASES)) == 1
 
 
 def test_links_in_the_way_are_no_danger(six: list[str], root: Path) -> None:
