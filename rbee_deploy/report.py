@@ -25,6 +25,9 @@ AROUND_THE_LOG = 2
 """Lines before and after a unit's own: what did not become ready, and what was put back."""
 
 MOST_DIFFERENCES = 8
+_NEXT_COMMANDS = ("run the same command", "rbee-deploy ")
+"""What stands in a sentence of ours that says by itself what to do: of a lease, of a freeze."""
+
 ELSEWHERE = "rbee_stages_elsewhere"
 """Key of the stages that do not concern a host and so get no line."""
 
@@ -273,6 +276,7 @@ def _judge(line: Line, step: str, meta: Any, host: Any) -> None:
 
 def _said(meta: Any, step: str, name: str) -> list[str]:
     output = meta._combined_output.output_lines if meta.is_complete() else []  # noqa: SLF001 - stdout alone is public
-    last = [line for line in output if line.strip()][-LOG_LINES - AROUND_THE_LOG :]
-    advice = "put that right and run the same command again; on the host, journalctl -u 'rbee-*' -n 50 says more"
-    return [*(last or [f"could not {step} on {name}"]), advice]
+    last = [line for line in output if line.strip()][-LOG_LINES - AROUND_THE_LOG :] or [f"could not {step} on {name}"]
+    if any(words in last[-1] for words in _NEXT_COMMANDS):
+        return last
+    return [*last, "put that right and run the same command again; on the host, journalctl -u 'rbee-*' -n 50 says more"]
