@@ -1,10 +1,12 @@
 """Whether the host lets the deployer in: SSH and root."""
 
+import shlex
 from collections.abc import Iterator
 
 from rbee_deploy.preflight.checks import Case, Check, Finding, Problem
 from rbee_deploy.site import Host
 
+DEFAULT_PORT = 22
 _SUDO_FIX = "allow it in sudoers, or write sudo_password=secret_env('…') if sudo asks for a password"
 
 
@@ -16,12 +18,11 @@ def unreachable(host: Host, reason: str) -> Problem:
 
 
 def _ssh_fix(host: Host, reason: str) -> str:
-    user = f"{host.ssh_user}@" if host.ssh_user else ""
-    login = f"ssh -p {host.ssh_port} {user}{host.ssh_address}"
+    login = _login(host)
     if "no host key" in reason or ("known_hosts" in reason and "does not match" not in reason):
         return f"run {login} once to accept its host key, or write ssh_host_keys='accept-new'"
     if "does not match" in reason or "host key" in reason:
-        return f"its host key changed: make sure that it is your host, then run ssh-keygen -R {host.ssh_address}"
+        return f"its host key changed: make sure that it is your host, then run {_forget(host)}"
     if "private key" in reason:
         return "correct ssh_key or its passphrase"
     if "auth" in reason:
@@ -29,6 +30,25 @@ def _ssh_fix(host: Host, reason: str) -> str:
     if "resolve" in reason:
         return "correct its address in the inventory"
     return f"turn it on, or correct its address or ssh_port, and make sure that {login} works"
+
+
+def _login(host: Host) -> str:
+    """Return the command that logs in as the deployer does."""
+    options = {
+        "-F": host.ssh_config_file,
+        "-i": host.ssh_key,
+        "-o": host.ssh_known_hosts_file and f"UserKnownHostsFile={host.ssh_known_hosts_file}",
+        "-p": str(host.ssh_port),
+    }
+    words = [word for option, value in options.items() if value for word in (option, value)]
+    return shlex.join(("ssh", *words, f"{host.ssh_user}@{host.ssh_address}" if host.ssh_user else host.ssh_address))
+
+
+def _forget(host: Host) -> str:
+    """Return the command that removes a host's key from the file in which the deployer looks for it."""
+    name = host.ssh_address if host.ssh_port == DEFAULT_PORT else f"[{host.ssh_address}]:{host.ssh_port}"
+    file = ("-f", host.ssh_known_hosts_file) if host.ssh_known_hosts_file else ()
+    return shlex.join(("ssh-keygen", *file, "-R", name))
 
 
 def _nothing_more(_case: Case) -> Iterator[Finding]:

@@ -208,6 +208,25 @@ REASONS = {
 }
 
 
+OWN_WAYS = {
+    "not found in known_hosts": "run ssh -F c -i k -o UserKnownHostsFile=h -p 2222 192.0.2.1 once to accept its",
+    "does not match": "make sure that it is your host, then run ssh-keygen -f h -R '[192.0.2.1]:2222'",
+    "timed out": "make sure that ssh -F c -i k -o UserKnownHostsFile=h -p 2222 192.0.2.1 works",
+}
+
+
+@pytest.mark.parametrize("reason", OWN_WAYS)
+def test_the_fix_logs_in_as_the_deployer_does(reason: str) -> None:
+    """The command that a person is told has the host's own port, key, configuration and known hosts."""
+    item = replace(
+        host("box1", address="192.0.2.1", queen=True, ssh_port=2222),
+        ssh_key="k",
+        ssh_config_file="c",
+        ssh_known_hosts_file="h",
+    )
+    assert OWN_WAYS[reason] in str(unreachable(item, reason))
+
+
 @pytest.mark.parametrize("reason", REASONS)
 def test_an_unreachable_host_gets_the_fix_for_its_reason(reason: str) -> None:
     """What the connector said decides what to do about it."""
