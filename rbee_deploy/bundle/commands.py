@@ -19,6 +19,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """Give a command that brings things to hosts the options to take them from a bundle."""
     command.add_argument("--bundle", type=Path, metavar="DIR", help="take everything from this bundle, no network")
     command.add_argument("--bundle-sha256", metavar="HEX", help="the hash that was printed when it was made")
+    command.set_defaults(takes_bundle=True)
 
 
 def take(options: argparse.Namespace) -> None:
@@ -27,9 +28,11 @@ def take(options: argparse.Namespace) -> None:
     Call it before the inventory is read, whose models may have no file here then, and so before any host is contacted.
     A command without these options takes nothing from a bundle. Raises BundleError.
     """
-    if getattr(options, "bundle", None) is not None:
+    if not getattr(options, "takes_bundle", False):
+        return
+    if options.bundle is not None:
         sources.choose(Bundled(verified(options.bundle.absolute(), options.bundle_sha256)))
-    elif not hasattr(options, "verify") and getattr(options, "bundle_sha256", None) is not None:
+    elif options.bundle_sha256 is not None:
         raise BundleError("--bundle-sha256 is of a bundle: give its folder by --bundle")
 
 

@@ -12,7 +12,7 @@ def register(commands: Commands) -> None:
     """Add the command."""
     added = commands.add_parser("bundle", help=bundle.HELP, description=bundle.HELP)
     bundle.add_arguments(added)
-    added.set_defaults(run=_bundle)
+    added.set_defaults(run=_bundle, limit=[])
 
 
 def _bundle(options: argparse.Namespace) -> int:
