@@ -14,14 +14,15 @@ from rbee_deploy.cli import (
     database,
     documents,
     going_back,
+    inventories,
     locking,
     looking,
     maintaining,
     purging,
     rotating,
 )
-from rbee_deploy.cli.inventories import site_of
 from rbee_deploy.errors import DeployError
+from rbee_runtime import __version__
 from rbee_runtime.command_line import Parser
 from rbee_runtime.errors import ConfigError
 
@@ -62,7 +63,11 @@ def _read(words: Sequence[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     bundle.take(options)
     # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
-    options.site = site_of(options.inventory) if options.inventory else None
+    options.site = None
+    if options.inventory:
+        declared = inventories.read(options.inventory)
+        declared.refuse_unknown(options.limit)
+        options.site = declared.site
     status: int = options.run(options)
     return status
 
@@ -70,6 +75,7 @@ def _run(options: argparse.Namespace) -> int:
 def parser() -> Parser:
     """Return the parser of every command."""
     made = Parser(prog="rbee-deploy", description="Bring hosts to what an inventory says.")
+    made.add_argument("--version", action="version", version=f"rbee {__version__}")
     commands = made.add_subparsers(required=True, metavar="COMMAND")
     for family in FAMILIES:
         family.register(commands)

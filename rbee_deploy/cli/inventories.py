@@ -2,26 +2,60 @@
 
 import runpy
 import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from rbee_deploy._fields import nearest
 from rbee_deploy.errors import DeployError
 from rbee_deploy.inventory import Placement
 from rbee_deploy.site import Site
 
+SHOWN = 8
+"""Names in a sentence; a fleet may have hundreds."""
 
-def site_of(inventory: str) -> Site:
-    """Return the fleet that an inventory file declares."""
-    if not Path(inventory).is_file():
+
+@dataclass(frozen=True)
+class Declared:
+    """What an inventory file declares: a fleet, and by what a part of it can be named."""
+
+    file: str
+    site: Site
+    groups: frozenset[str]
+
+    def refuse_unknown(self, limits: Iterable[str]) -> None:
+        """Raise DeployError for names and patterns of neither hosts nor a group; pyinfra would go on without them."""
+        hosts = [host.name for host in self.site.hosts]
+        for name in limits:
+            if name not in self.groups and not any(fnmatch(host, name) for host in hosts):
+                known = [*sorted(self.groups), *hosts]
+                hint = nearest(name, known) or f"; it has {', '.join(known[:SHOWN])}{', …' * (len(known) > SHOWN)}"
+                raise DeployError(f"no host or group of {self.file} is called {name!r}{hint}")
+
+
+def read(inventory: str) -> Declared:
+    """Return what an inventory file declares."""
+    path = Path(inventory)
+    if path.is_dir():
+        raise DeployError(f"{inventory} is a folder; give the inventory file in it by -i")
+    if not path.is_file():
         raise DeployError(f"there is no inventory file {inventory}; give one by -i")
-    names = _names(inventory)
-    groups = (value for value in names.values() if isinstance(value, list))
-    for group in groups:
-        for entry in group:
-            placed = entry[1].get("rbee") if isinstance(entry, tuple) and len(entry) == 2 else None
-            if isinstance(placed, Placement):
-                return placed.site
-    raise DeployError(f"{inventory} declares no fleet; begin with queen, hives = fleet(…)")
+    groups = {name: value for name, value in _names(inventory).items() if isinstance(value, list) and value}
+    site = next((placed.site for group in groups.values() for placed in _placed(group)), None)
+    if site is None:
+        raise DeployError(f"{inventory} declares no fleet; begin with queen, hives = fleet(…)")
+    # The last two are what pyinfra makes of every file.
+    named = {name for name, group in groups.items() if any(_placed(group))} | {"all", path.stem}
+    return Declared(inventory, site, frozenset(named))
+
+
+def _placed(group: list[Any]) -> Iterator[Placement]:
+    for entry in group:
+        placed = entry[1].get("rbee") if isinstance(entry, tuple) and len(entry) == 2 else None
+        if isinstance(placed, Placement):
+            yield placed
 
 
 def _names(inventory: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from pyinfra.context import ctx_state
 from pyinfra_cli.cli import cli as pyinfra_command
 
 from rbee_deploy import connection, interrupt, report, stages
-from rbee_deploy.errors import DeployError
 from rbee_deploy.here import HERE, Here
 from rbee_deploy.operations.root import REFUSALS
 from rbee_deploy.site import Site
@@ -71,8 +70,6 @@ def _pyinfra(options: argparse.Namespace, mode: str) -> int:
         status = _status([options.inventory, str(DEPLOY), mode, *limits, *words])
     state = ctx_state.get()
     report.show(state)
-    if _initialised(state) and state.limit_hosts == []:
-        raise DeployError(f"no host or group of {options.inventory} is called {' or '.join(options.limit)}")
     return status
 
 
