@@ -97,11 +97,15 @@ def _backup(_options: argparse.Namespace) -> None:
 
 
 def _restore(options: argparse.Namespace) -> None:
-    """Put a database from standard input in place of the queen's, and have the queen run on it or on the old one."""
+    """Put a database from standard input in place of the queen's, and have the queen run on it or on the old one.
+
+    Prints, as JSON, where the old one is kept and which keys became valid or ended by that.
+    """
     content = base64.b64decode(sys.stdin.buffer.read())
     with activation.alone():
         kept = restoring.restore(content, int(time.time()))
     records.audit("restore", by=options.by, kept=str(kept))
+    print(json.dumps({"kept": str(kept), "keys": restoring.other_keys(kept)}))  # noqa: T201 - the answer
 
 
 def _workers(options: argparse.Namespace) -> None:

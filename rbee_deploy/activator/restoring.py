@@ -36,6 +36,19 @@ def restore(content: bytes, now: int) -> Path:
     return kept
 
 
+def other_keys(kept: Path) -> list[dict[str, str]]:
+    """Return the keys that a restore made `valid again` or `gone`, by id, name and what became of them."""
+    before, after = database.keys(kept), database.keys(database.path())
+    found = []
+    for key in sorted(before.keys() | after.keys()):
+        name = (after.get(key) or before[key])[0]
+        # The first key is new where she has just learnt it from her configuration; that is no key come back.
+        was, now = before.get(key, ("", True))[1], after.get(key, ("", False))[1]
+        if was != now:
+            found.append({"id": key, "name": name, "became": "valid again" if now else "gone"})
+    return found
+
+
 def _queen() -> Role:
     roles = records.load(records.State.load().current).roles
     role = next((role for role in roles if role.name == "queen"), None)

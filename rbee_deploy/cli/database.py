@@ -3,9 +3,10 @@
 import argparse
 import base64
 import contextlib
+import json
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,26 @@ def _restore(options: argparse.Namespace) -> int:
     except OSError as error:
         raise DeployError(f"cannot read {options.file}: {error.strerror}; name a file that backup wrote") from error
     documents.tell(options, file=str(options.file), bytes=len(content), tables=proven(content))
-    return running.go(_at_the_queen(options), wanted=partial(_stages, partial(_ask_restore, content)))
+    status = running.go(_at_the_queen(options), wanted=partial(_stages, partial(_ask_restore, content)))
+    for answer in (here.host.connector_data.get(ask.ANSWER) for here in running.hosts()):
+        # The activator of an older release says nothing.
+        if answer and not status:
+            told = json.loads(answer[-1])
+            documents.tell(options, *_became(told), kept=told["kept"], keys=told["keys"])
+    return status
+
+
+_ADVICE = {
+    "valid again": "it was revoked after the backup was made; rbee-keeper keys revoke {id} ends it",
+    "gone": "it was made after the backup; whoever uses it needs another one, by rbee-keeper keys create",
+}
+
+
+def _became(told: dict[str, Any]) -> Iterator[str]:
+    """Yield what a restore did to keys, and where the database before it is."""
+    for key in told["keys"]:
+        yield f"key {key['id']} ({key['name']}) is {key['became']}: {_ADVICE[key['became']].format(**key)}"
+    yield f"what was there before is {told['kept']} on the queen's host"
 
 
 def _at_the_queen(options: argparse.Namespace) -> argparse.Namespace:

@@ -53,19 +53,23 @@ def _api_key(options: argparse.Namespace) -> int:
     site: Site = options.site
     new = api_keys.begin(site.secrets)
     status = running.go(_at_the_queen(options), wanted=lambda asked: (*stages.of(asked), _key_stage("try it", new)))
-    if status or not _worked():
+    valid = _valid_keys()
+    if status or not valid:
         raise DeployError(
             f"the queen does not take {site.secrets / api_keys.NEW} yet, and {api_keys.CURRENT} is as it was; "
             "put right what is said above and run the same command again"
         )
     api_keys.finish(site.secrets)
-    new_file, old_file = site.secrets / api_keys.CURRENT, site.secrets / api_keys.OLD
+    new_file, old_file, old = site.secrets / api_keys.CURRENT, site.secrets / api_keys.OLD, api_keys.old(site.secrets)
+    works = old is not None and api_keys.key_id(old) in valid
+    end = f"rbee-deploy rotate api-key --revoke-old -i {options.inventory}"
     documents.tell(
         options,
         f"{new_file} is the new key",
-        f"{old_file} works until rbee-deploy rotate api-key --revoke-old -i {options.inventory}",
+        f"{old_file} works until {end}" if works else f"{old_file} is not valid at the queen; {end} deletes it",
         key_file=str(new_file),
         old_key_file=str(old_file),
+        old_key_works=works,
     )
     return 0
 
@@ -79,7 +83,7 @@ def _revoke_old(options: argparse.Namespace) -> int:
     used = api_keys.current(site.secrets)
     if old != used:
         stage = _key_stage("revoke the old one", used, api_keys.key_id(old))
-        if running.go(_at_the_queen(options), wanted=lambda asked: (*looking.look(asked), stage)) or not _worked():
+        if running.go(_at_the_queen(options), wanted=lambda asked: (*looking.look(asked), stage)) or not _valid_keys():
             return 1
     api_keys.forget_old(site.secrets)
     documents.tell(options, f"the old key is revoked, and {site.secrets / api_keys.OLD} is deleted", revoked=True)
@@ -93,8 +97,9 @@ def _key_stage(step: str, key: Secret, ends: str = "") -> Stage:
     return Stage("api key", ((step, call),), applies=lambda declared: declared.queen)
 
 
-def _worked() -> bool:
-    return any(here.host.connector_data.get(ask.ANSWER) for here in running.hosts())
+def _valid_keys() -> set[str]:
+    """Return the ids of the keys that the queen takes, none where she did not answer."""
+    return {key for here in running.hosts() for key in here.host.connector_data.get(ask.ANSWER, ())}
 
 
 def _at_the_queen(options: argparse.Namespace) -> argparse.Namespace:

@@ -15,7 +15,10 @@ from rbee_deploy.queens import UnansweredError
 
 @operation()
 def ended(queen: Callable[[], Door | None], key_id: str = "") -> Iterator[FunctionCommand]:
-    """Use the door's key to end another by its id, unless that is ended already; with no id only use it."""
+    """Use the door's key to end another by its id, unless that is ended already; with no id only use it.
+
+    The answer is the ids of the keys that are valid then.
+    """
     way = queen() if host.state.is_executing else None
     if way is None:
         host.noop("the queen is elsewhere")
@@ -32,10 +35,11 @@ def _end(
     key_id: str,
 ) -> bool:
     try:
-        if key_id in {row["id"] for row in queens.answer(host, known)}:
+        valid = {row["id"] for row in queens.answer(host, known)}
+        if key_id in valid:
             queens.answer(host, end)
     except UnansweredError as error:
         host.connector_data.setdefault(REFUSALS, []).append(str(error))
         return False
-    host.connector_data[ANSWER] = ["it works"]
+    host.connector_data[ANSWER] = sorted(valid - {key_id})
     return True

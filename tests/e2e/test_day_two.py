@@ -114,6 +114,40 @@ def test_the_api_key_is_replaced_and_the_old_one_ends_when_told(fleet: Fleet) ->
     assert [key for key in (old, fleet.api_key) if key in said] == []
 
 
+def test_a_restore_says_which_keys_came_back_and_went(fleet: Fleet) -> None:
+    """A key that was revoked since the backup is valid again, the one made since is the queen's first and stays."""
+    backup, old = fleet.lab.directory / "before.db", fleet.api_key
+    assert fleet.rbee_deploy("backup", "-o", str(backup)).code == 0
+    for words in (("rotate", "api-key"), ("rotate", "api-key", "--revoke-old")):
+        assert fleet.rbee_deploy(*words).code == 0
+    made = fleet.admin("keys", method="POST", name="guest", scopes=["infer"])["id"]
+    done = fleet.rbee_deploy("restore", str(backup))
+    assert done.code == 0, done.errors
+    came = old.split("_")[1]
+    assert f"key {came} (bootstrap) is valid again" in done.output
+    assert f"key {made} (guest) is gone" in done.output
+    assert done.output.count("\nkey ") + done.output.startswith("key ") == 2
+    assert fleet.client(key=old).models.list().data
+    assert fleet.client().models.list().data
+    fleet.admin(f"keys/{came}", method="DELETE")
+
+
+def test_a_dead_queen_holds_no_maintenance_up(fleet: Fleet) -> None:
+    """It is said that the host was not drained, and no line calls that a change."""
+    queen = fleet.queen
+    queen.run("systemctl stop rbee-queen.socket rbee-queen.service")
+    try:
+        done = fleet.rbee_deploy("maintain", "gpu1", "--run", "true")
+    finally:
+        queen.run("systemctl start rbee-queen.socket rbee-queen.service")
+    assert done.code == 0, done.errors
+    assert "gpu1: the queen could not be asked to drain it, so it is not drained" in done.errors
+    assert "gpu1: the queen could not be asked to give it work" in done.errors
+    verdicts = [line.split() for line in done.errors.splitlines() if line.startswith("queen ")]
+    assert [words[1] for words in verdicts if "changed" in words] == []
+    fleet.wait_ready("slow", 2)
+
+
 LEFT = (
     "ls -d /opt/rbee /etc/rbee /var/lib/rbee/hive /var/lib/rbee/deploy /run/rbee* /etc/polkit-1/rules.d/*rbee* "
     "/etc/systemd/system/rbee* /etc/systemd/system/*/rbee* 2>/dev/null; "

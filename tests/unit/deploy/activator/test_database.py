@@ -18,14 +18,15 @@ from rbee_runtime import ports
 from tests.unit.deploy.activator.conftest import FakeSystemd, staged
 
 
-def queen_db(*, schema: int, epoch: int, key: str) -> None:
-    """Write the database as a queen leaves it."""
+def queen_db(*, schema: int, epoch: int, key: str, revoked: str = "") -> None:
+    """Write the database as a queen leaves it, with a key that is valid and one that is not."""
     database.path().unlink(missing_ok=True)
     with sqlite3.connect(database.path()) as db:
         db.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-        db.execute("CREATE TABLE keys (id TEXT)")
+        db.execute("CREATE TABLE keys (id TEXT, name TEXT, revoked INTEGER)")
         db.execute("INSERT INTO meta VALUES ('epoch', ?)", (str(epoch),))
-        db.execute("INSERT INTO keys VALUES (?)", (key,))
+        keys = [(key, f"of {key}", 0), *([(revoked, f"of {revoked}", 9)] if revoked else [])]
+        db.executemany("INSERT INTO keys VALUES (?, ?, ?)", keys)
         db.execute(f"PRAGMA user_version = {schema}")
     db.close()
 
@@ -143,9 +144,9 @@ def test_a_copy_is_whole_while_the_database_is_written(systemd: FakeSystemd) -> 
     queen_db(schema=1, epoch=1, key="k")
     writer = sqlite3.connect(database.path(), isolation_level=None)
     writer.execute("PRAGMA journal_mode = WAL")
-    writer.execute("INSERT INTO keys VALUES ('committed')")
+    writer.execute("INSERT INTO keys (id) VALUES ('committed')")
     writer.execute("BEGIN")
-    writer.execute("INSERT INTO keys VALUES ('open')")
+    writer.execute("INSERT INTO keys (id) VALUES ('open')")
     copy = places.DATABASES / "copy.db"
     assert database.snapshot(copy)
     writer.execute("ROLLBACK")

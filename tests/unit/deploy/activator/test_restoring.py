@@ -31,6 +31,17 @@ def test_the_queen_runs_on_the_backup(backup: bytes, systemd: FakeSystemd) -> No
     assert (kept.name, kept.is_file(), systemd.restarts) == ("before-restore-100.db", True, ["rbee-queen.service"])
 
 
+def test_keys_that_end_or_come_back_are_named(backup: bytes) -> None:
+    """A key made since the backup is gone, one revoked since is valid again; one revoked in both is not named."""
+    queen_db(schema=1, epoch=5, key="now", revoked="backup")
+    kept = restoring.restore(backup, 100)
+    assert restoring.other_keys(kept) == [
+        {"id": "backup", "name": "of backup", "became": "valid again"},
+        {"id": "now", "name": "of now", "became": "gone"},
+    ]
+    assert restoring.other_keys(database.path()) == []
+
+
 def test_a_full_disk_leaves_what_she_had(backup: bytes, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the backup cannot be written in place of hers, she runs on hers."""
     write, full = disk.write, [True]
