@@ -11,6 +11,7 @@ from paramiko import SSHException
 from pyinfra import host
 from pyinfra.api import FunctionCommand, StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.context import ctx_host
 
 from rbee_deploy import maintenance, queens
 from rbee_deploy.facts.memo import observe_anew
@@ -59,7 +60,12 @@ def drained(queen: Callable[[], Door | None], course: Course) -> Iterator[Functi
     if way is None or not _is_reached(host.state, course.host):
         host.noop("nothing is to be drained here")
         return
-    yield FunctionCommand(_drain, (_commands(way, course.host), course), {})
+    commands = _commands(way, course.host)
+    if why := _silence(ctx_host.get(), commands):
+        say(course.host, f"the queen could not be asked to drain it, so it is not drained: {why}")
+        host.noop("it was not drained")
+        return
+    yield FunctionCommand(_drain, (commands, course), {})
 
 
 @operation()
@@ -87,7 +93,12 @@ def resumed(queen: Callable[[], Door | None], course: Course) -> Iterator[Functi
     if way is None:
         host.noop("nothing is to be given work again")
         return
-    yield FunctionCommand(_resume, (_commands(way, course.host), course), {})
+    commands = _commands(way, course.host)
+    if not course.is_drained and (why := _silence(ctx_host.get(), commands)):
+        say(course.host, f"the queen could not be asked to give it work: {why}")
+        host.noop("nobody gave it work")
+        return
+    yield FunctionCommand(_resume, (commands, course), {})
 
 
 def _commands(way: Door, name: str) -> dict[tuple[str, str], StringCommand]:
@@ -97,6 +108,17 @@ def _commands(way: Door, name: str) -> dict[tuple[str, str], StringCommand]:
 
 def _is_reached(state: Any, name: str) -> bool:
     return any(item.data.get("rbee").host.name == name for item in state.active_hosts)
+
+
+def _silence(mine: Any, commands: dict[tuple[str, str], StringCommand]) -> str:
+    """Return why the queen does not answer at all, "" if she does or refuses; not yielded, for asking is no change."""
+    try:
+        queens.answer(mine, commands["GET", "hives"])
+    except RefusedError:
+        return ""
+    except UnansweredError as error:
+        return str(error)
+    return ""
 
 
 def _asking(host: Any, commands: dict[tuple[str, str], StringCommand]) -> Callable[[str, str], Any]:
@@ -129,13 +151,9 @@ def _drain(
             course.problem = f"it is not empty after {course.seconds:.0f} s ({why}); --seconds waits longer"
             return _failed(host, course.problem)
     except UnansweredError as error:
-        if course.is_drained:
-            course.problem = f"nobody knows whether it is empty: {error}"
-            return _failed(host, course.problem)
-        if isinstance(error, RefusedError):
-            course.problem = f"it is not drained: {error}"
-            return _failed(host, course.problem)
-        say(course.host, f"the queen could not be asked to drain it, so it is not drained: {error}")
+        what = "nobody knows whether it is empty" if course.is_drained else "it is not drained"
+        course.problem = f"{what}: {error}"
+        return _failed(host, course.problem)
     return True
 
 
@@ -225,11 +243,7 @@ def _resume(
             ask("POST", f"hives/{course.host}/undrain")
         return away
 
-    why = until(lambda: _tolerant(undrain), course, course.seconds if course.is_drained else POLL_SECONDS)
-    if why and not course.is_drained:
-        say(course.host, f"the queen could not be asked to give it work: {why}")
-        return True
-    if why:
+    if why := until(lambda: _tolerant(undrain), course, course.seconds):
         return _failed(host, f"after {course.seconds:.0f} s {why}")
     course.is_drained, course.is_back = False, True
     say(course.host, "it gets requests again")

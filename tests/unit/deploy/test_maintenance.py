@@ -156,15 +156,21 @@ def test_a_host_that_does_not_become_empty_is_left_drained() -> None:
     )
 
 
-def test_a_dead_queen_holds_nobody_up(capsys: pytest.CaptureFixture[str]) -> None:
-    """A host can be maintained while the queen is dead; it is said that it was not drained."""
-    queen = Told(hives=[None], workers=[None], drain=[None], undrain=[None])
-    course = Course("gpu1", seconds=5)
-    assert maintain._drain(None, queen, dict(COMMANDS), course)
-    course.is_kept_up = True
-    assert maintain._resume(None, queen, dict(COMMANDS), course)
-    assert course.succeeded
-    assert "it is not drained: the queen does not answer" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [(None, "the queen does not answer on port 8500"), ([LIVE], ""), ("the queen refused GET hives: no key", "")],
+)
+def test_a_dead_queen_is_told_from_one_who_refuses(answer: Any, why: str) -> None:
+    """A host can be maintained while she is dead, for then nobody gives it work; one who refuses still does."""
+    assert maintain._silence(Told(hives=[answer]), dict(COMMANDS)) == why
+    assert Course("gpu1", is_kept_up=True).succeeded
+
+
+def test_a_queen_who_dies_before_it_is_drained_stops_it() -> None:
+    """Nothing is done to a host that she may give work again at any time."""
+    queen, course = Told(hives=[[LIVE]], workers=[[READY]], drain=[None]), Course("gpu1", seconds=5)
+    assert not maintain._drain(None, queen, dict(COMMANDS), course)
+    assert queen.connector_data[REFUSALS] == ["it is not drained: the queen does not answer on port 8500"]
 
 
 def test_a_host_serves_again_once_its_hive_is_heard() -> None:
