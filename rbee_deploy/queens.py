@@ -22,8 +22,8 @@ class UnansweredError(Exception):
     """The queen did not answer, or refused; the text is one sentence."""
 
 
-class RefusedError(UnansweredError):
-    """She is there and said no."""
+class SilentError(UnansweredError):
+    """Her host was asked, and she does not answer there."""
 
 
 def door(here: Here, key: Secret | None = None) -> Door | None:
@@ -50,7 +50,14 @@ def answer(host: Any, command: StringCommand) -> Any:
     except (OSError, EOFError, SSHException) as error:
         raise UnansweredError(f"the connection to her host broke off ({error})") from error
     if succeeded:
-        return json.loads(output.stdout)
+        return _parsed(output.stdout)
     said = [line for line in output.stderr.splitlines() if line.strip()]
     sentence = said[-1] if said else "the queen said nothing"
-    raise RefusedError(sentence) if _REFUSED in sentence else UnansweredError(sentence)
+    raise UnansweredError(sentence) if _REFUSED in sentence else SilentError(sentence)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UnansweredError(f"her host answers something else than JSON ({text[:60]!r})") from error

@@ -18,7 +18,7 @@ from rbee_deploy.facts.memo import observe_anew
 from rbee_deploy.operations import lease
 from rbee_deploy.operations.root import REFUSALS, as_root_command, refused
 from rbee_deploy.operations.workers import Door
-from rbee_deploy.queens import RefusedError, UnansweredError
+from rbee_deploy.queens import SilentError, UnansweredError
 
 POLL_SECONDS = 1.0
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
@@ -111,13 +111,14 @@ def _is_reached(state: Any, name: str) -> bool:
 
 
 def _silence(mine: Any, commands: dict[tuple[str, str], StringCommand]) -> str:
-    """Return why the queen does not answer at all, "" if she does or refuses; not yielded, for asking is no change."""
+    """Return why the queen does not answer at all, "" where that is not known; not yielded, for asking is no change."""
     try:
         queens.answer(mine, commands["GET", "hives"])
-    except RefusedError:
-        return ""
-    except UnansweredError as error:
+    except SilentError as error:
         return str(error)
+    except UnansweredError:
+        # She is there and refuses, or nobody knows: she may go on giving the host work.
+        return ""
     return ""
 
 
@@ -244,7 +245,8 @@ def _resume(
         return away
 
     if why := until(lambda: _tolerant(undrain), course, course.seconds):
-        return _failed(host, f"after {course.seconds:.0f} s {why}")
+        course.problem = f"after {course.seconds:.0f} s {why}"
+        return _failed(host, course.problem)
     course.is_drained, course.is_back = False, True
     say(course.host, "it gets requests again")
     late = until(

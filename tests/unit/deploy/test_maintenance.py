@@ -103,6 +103,8 @@ class Told:
         self.asked.append(name)
         rows = self.answers[name]
         answer = rows.pop(0) if len(rows) > 1 else rows[0]
+        if isinstance(answer, OSError):
+            raise answer
         if answer is None:
             return False, SimpleNamespace(stdout="", stderr="the queen does not answer on port 8500")
         if isinstance(answer, str):
@@ -158,12 +160,24 @@ def test_a_host_that_does_not_become_empty_is_left_drained() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "why"),
-    [(None, "the queen does not answer on port 8500"), ([LIVE], ""), ("the queen refused GET hives: no key", "")],
+    [
+        (None, "the queen does not answer on port 8500"),
+        ([LIVE], ""),
+        ("the queen refused GET hives: no key", ""),
+        (OSError("reset by peer"), ""),
+    ],
 )
-def test_a_dead_queen_is_told_from_one_who_refuses(answer: Any, why: str) -> None:
-    """A host can be maintained while she is dead, for then nobody gives it work; one who refuses still does."""
+def test_a_dead_queen_is_told_from_one_who_may_give_work(answer: Any, why: str) -> None:
+    """A host can be maintained while she is dead; one who refuses, or whose host cannot be asked, may not be."""
     assert maintain._silence(Told(hives=[answer]), dict(COMMANDS)) == why
-    assert Course("gpu1", is_kept_up=True).succeeded
+
+
+def test_a_host_that_was_not_drained_and_is_not_heard_is_no_success() -> None:
+    """Where she was dead before and answers afterwards, what she misses is the problem."""
+    queen, course = Told(hives=[[{**LIVE, "state": "lost"}]]), Course("gpu1", seconds=0.02, is_kept_up=True)
+    assert course.succeeded
+    assert not maintain._resume(None, queen, dict(COMMANDS), course)
+    assert (course.succeeded, "its hive is lost" in course.problem) == (False, True)
 
 
 def test_a_queen_who_dies_before_it_is_drained_stops_it() -> None:
