@@ -104,8 +104,9 @@ def _restore(options: argparse.Namespace) -> None:
     content = base64.b64decode(sys.stdin.buffer.read())
     with activation.alone():
         kept = restoring.restore(content, int(time.time()))
-    records.audit("restore", by=options.by, kept=str(kept))
-    print(json.dumps({"kept": str(kept), "keys": restoring.other_keys(kept)}))  # noqa: T201 - the answer
+    records.audit("restore", by=options.by, kept=str(kept or ""))
+    keys = restoring.other_keys(kept) if kept is not None else []
+    print(json.dumps({"kept": kept and str(kept), "keys": keys}))  # noqa: T201 - the answer
 
 
 def _workers(options: argparse.Namespace) -> None:

@@ -71,11 +71,11 @@ def moved_on(copy: Path) -> bool:
     return copy.is_file() and (not path().is_file() or check(copy) != _version(path()))
 
 
-def keys(file: Path) -> dict[str, tuple[str, bool]]:
-    """Return the name of every key and whether it is valid, by id; none where there is no database of a queen."""
+def keys(file: Path) -> dict[str, tuple[str, bool]] | None:
+    """Return the name of every key and whether it is valid, by id; None where that cannot be read."""
     with contextlib.suppress(sqlite3.Error), _opened(file) as db:
         return {row[0]: (row[1], not row[2]) for row in db.execute("SELECT id, name, revoked FROM keys ORDER BY id")}
-    return {}
+    return None
 
 
 def restore(copy: Path) -> None:

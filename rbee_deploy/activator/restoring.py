@@ -12,8 +12,8 @@ KEPT = "before-restore-*.db"
 KEPT_COPIES = 3
 
 
-def restore(content: bytes, now: int) -> Path:
-    """Have the queen run on a backup, and return where what was in use is kept; `now` is Unix seconds.
+def restore(content: bytes, now: int) -> Path | None:
+    """Have the queen run on a backup; return where what was in use is kept, None if nothing was. `now` is Unix seconds.
 
     Where she does not run on it, or it cannot be put in place, she runs on what she had, and the error says why.
     """
@@ -33,20 +33,23 @@ def restore(content: bytes, now: int) -> Path:
             raise
     finally:
         copy.unlink(missing_ok=True)
-    return kept
+    return kept if had else None
 
 
 def other_keys(kept: Path) -> list[dict[str, str]]:
-    """Return the keys that a restore made `valid again` or `gone`, by id, name and what became of them."""
+    """Return the keys of the database before that a restore made `valid again` or `gone`, by id and name.
+
+    None can be named where that database, or the one in use now, cannot be read.
+    """
     before, after = database.keys(kept), database.keys(database.path())
-    found = []
-    for key in sorted(before.keys() | after.keys()):
-        name = (after.get(key) or before[key])[0]
-        # The first key is new where she has just learnt it from her configuration; that is no key come back.
-        was, now = before.get(key, ("", True))[1], after.get(key, ("", False))[1]
-        if was != now:
-            found.append({"id": key, "name": name, "became": "valid again" if now else "gone"})
-    return found
+    if before is None or after is None:
+        return []
+    is_valid = {key: after.get(key, ("", False))[1] for key in before}
+    return [
+        {"id": key, "name": name, "became": "valid again" if is_valid[key] else "gone"}
+        for key, (name, was_valid) in before.items()
+        if was_valid != is_valid[key]
+    ]
 
 
 def _queen() -> Role:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,25 +79,33 @@ def _restore(options: argparse.Namespace) -> int:
         raise DeployError(f"cannot read {options.file}: {error.strerror}; name a file that backup wrote") from error
     documents.tell(options, file=str(options.file), bytes=len(content), tables=proven(content))
     status = running.go(_at_the_queen(options), wanted=partial(_stages, partial(_ask_restore, content)))
-    for answer in (here.host.connector_data.get(ask.ANSWER) for here in running.hosts()):
-        # The activator of an older release says nothing.
-        if answer and not status:
-            told = json.loads(answer[-1])
-            documents.tell(options, *_became(told), kept=told["kept"], keys=told["keys"])
+    if not status:
+        answers = (here.host.connector_data.get(ask.ANSWER) for here in running.hosts())
+        _tell_of_keys(options, next((answer for answer in answers if answer), None))
     return status
 
 
 _ADVICE = {
-    "valid again": "it was revoked after the backup was made; rbee-keeper keys revoke {id} ends it",
-    "gone": "it was made after the backup; whoever uses it needs another one, by rbee-keeper keys create",
+    "valid again": "rbee-keeper keys revoke {id} ends it",
+    "gone": "whoever uses it needs another one, by rbee-keeper keys create",
 }
+_WHY = {"valid again": "it was revoked after the backup was made", "gone": "it was made after the backup"}
 
 
-def _became(told: dict[str, Any]) -> Iterator[str]:
-    """Yield what a restore did to keys, and where the database before it is."""
+def _tell_of_keys(options: argparse.Namespace, answer: list[str] | None) -> None:
+    """Say what a restore did to keys, and where the database before it is."""
+    if answer is None:
+        # The activator of an older release.
+        advice = "look through rbee-keeper keys list: keys that were revoked since the backup are valid again"
+        documents.tell(options, advice, advice=advice)
+        return
+    told = json.loads(answer[-1])
+    documents.tell(options, kept=told["kept"], keys=told["keys"])
     for key in told["keys"]:
-        yield f"key {key['id']} ({key['name']}) is {key['became']}: {_ADVICE[key['became']].format(**key)}"
-    yield f"what was there before is {told['kept']} on the queen's host"
+        became, advice = key["became"], _ADVICE[key["became"]].format(**key)
+        documents.tell(options, f"key {key['id']} ({key['name']}) is {became}: {_WHY[became]}; {advice}", advice=advice)
+    if told["kept"]:
+        documents.tell(options, f"what was there before is {told['kept']} on the queen's host")
 
 
 def _at_the_queen(options: argparse.Namespace) -> argparse.Namespace:

@@ -28,18 +28,38 @@ def test_the_queen_runs_on_the_backup(backup: bytes, systemd: FakeSystemd) -> No
     systemd.restarts.clear()
     kept = restoring.restore(backup, 100)
     assert content() == (1, 5, ["backup"])
-    assert (kept.name, kept.is_file(), systemd.restarts) == ("before-restore-100.db", True, ["rbee-queen.service"])
+    assert kept == places.DATABASES / "before-restore-100.db"
+    assert (kept.is_file(), systemd.restarts) == (True, ["rbee-queen.service"])
 
 
 def test_keys_that_end_or_come_back_are_named(backup: bytes) -> None:
     """A key made since the backup is gone, one revoked since is valid again; one revoked in both is not named."""
     queen_db(schema=1, epoch=5, key="now", revoked="backup")
     kept = restoring.restore(backup, 100)
+    assert kept is not None
     assert restoring.other_keys(kept) == [
         {"id": "backup", "name": "of backup", "became": "valid again"},
         {"id": "now", "name": "of now", "became": "gone"},
     ]
     assert restoring.other_keys(database.path()) == []
+
+
+def test_a_queen_who_begins_anew_has_no_keys_come_and_gone(backup: bytes) -> None:
+    """Of what the database before never knew, whether valid or revoked in the backup, nothing is said."""
+    queen_db(schema=1, epoch=3, key="old", revoked="ended")
+    saved = database.path().read_bytes()
+    queen_db(schema=1, epoch=1, key="old")
+    kept = restoring.restore(saved, 100)
+    assert kept is not None
+    assert restoring.other_keys(kept) == []
+
+
+def test_where_no_database_was_none_is_kept(backup: bytes) -> None:
+    """One that was moved away because it could not be copied is not called kept, and no key is named."""
+    database.path().unlink()
+    assert restoring.restore(backup, 100) is None
+    assert content()[2] == ["backup"]
+    assert restoring.other_keys(places.DATABASES / "before-restore-100.db") == []
 
 
 def test_a_full_disk_leaves_what_she_had(backup: bytes, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +119,7 @@ def test_what_restores_kept_outlives_deploys(backup: bytes) -> None:
     """The next deploys do not remove what was there before, but for the oldest of many."""
     for second in range(5):
         kept = restoring.restore(backup, second)
+        assert kept is not None
         os.utime(kept, (second, second))
     activation.activate(staged("r2").id, Told())
     pruning.prune(keep=3, wanted=set())

@@ -1,0 +1,88 @@
+"""What a rotation and a restore say of keys, by what the queen's host answered."""
+
+from tests import unpatched  # noqa: F401, I001 - before the command line, which loads pyinfra
+
+import argparse
+import contextlib
+import json
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rbee_deploy import api_keys
+from rbee_deploy.authority import FleetAuthority
+from rbee_deploy.cli import database, rotating, running
+from rbee_deploy.operations import ask
+from tests.unit.deploy.sites import two_hosts
+
+
+def options(folder: Path, **more: Any) -> argparse.Namespace:
+    """Return what a person typed, on a fleet whose secrets lie in a folder."""
+    site = replace(two_hosts(), secrets_dir=str(folder / "secrets"))
+    return argparse.Namespace(
+        site=site, inventory="x.py", document=True, told={}, advice=[], revoke_old=False, what="api-key", **more
+    )
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    """Have every run succeed, and the queen's host answer this."""
+    monkeypatch.setattr(running, "go", lambda *_, **__: 0)
+    host = SimpleNamespace(host=SimpleNamespace(connector_data={ask.ANSWER: answer}))
+    monkeypatch.setattr(running, "hosts", lambda: iter([host]))
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_rotation_says_whether_the_old_key_works(
+    is_known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restore of an older backup the queen may not know the key before: then it is not called working."""
+    typed = options(tmp_path)
+    FleetAuthority.open(typed.site.secrets, typed.site.name)
+    old = api_keys.key_id(api_keys.current(typed.site.secrets))
+    answering(monkeypatch, ["another", *([old] if is_known else [])])
+    assert rotating._rotate(typed) == 0
+    assert typed.told["old_key_works"] is is_known
+
+
+@pytest.mark.parametrize(
+    ("keys", "advice"),
+    [
+        ([], []),
+        ([{"id": "k", "name": "ann", "became": "valid again"}], ["rbee-keeper keys revoke k ends it"]),
+        (
+            [{"id": "k", "name": "ann", "became": "gone"}],
+            ["whoever uses it needs another one, by rbee-keeper keys create"],
+        ),
+    ],
+)
+def test_a_restore_names_keys_and_what_to_do(
+    keys: list[dict[str, str]], advice: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The document has the keys, the copy, and the advice that a person reads."""
+    answering(monkeypatch, [json.dumps({"kept": "/k.db", "keys": keys})])
+    typed = options(tmp_path, file=backup(tmp_path))
+    assert database._restore(typed) == 0
+    assert (typed.told["keys"], typed.told["kept"], typed.advice) == (keys, "/k.db", advice)
+
+
+def test_a_release_that_says_nothing_of_keys_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The activator of an older release prints nothing: that is not taken for no change."""
+    answering(monkeypatch, [])
+    typed = options(tmp_path, file=backup(tmp_path))
+    assert database._restore(typed) == 0
+    assert typed.advice == [
+        "look through rbee-keeper keys list: keys that were revoked since the backup are valid again"
+    ]
+
+
+def backup(folder: Path) -> Path:
+    """Return the database of a queen as a file."""
+    file = folder / "queen.db"
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        db.execute("CREATE TABLE meta (name TEXT)")
+        db.execute("CREATE TABLE keys (id TEXT)")
+    return file
