@@ -23,14 +23,14 @@ class Declared:
 
     file: str
     site: Site
+    hosts: frozenset[str]
     groups: frozenset[str]
 
     def refuse_unknown(self, limits: Iterable[str]) -> None:
         """Raise DeployError for names and patterns of neither hosts nor a group; pyinfra would go on without them."""
-        hosts = [host.name for host in self.site.hosts]
         for name in limits:
-            if name not in self.groups and not any(fnmatch(host, name) for host in hosts):
-                known = [*sorted(self.groups), *hosts]
+            if name not in self.groups and not any(fnmatch(host, name) for host in self.hosts):
+                known = [*sorted(self.groups), *sorted(self.hosts)]
                 hint = nearest(name, known) or f"; it has {', '.join(known[:SHOWN])}{', …' * (len(known) > SHOWN)}"
                 raise DeployError(f"no host or group of {self.file} is called {name!r}{hint}")
 
@@ -42,13 +42,22 @@ def read(inventory: str) -> Declared:
         raise DeployError(f"{inventory} is a folder; give the inventory file in it by -i")
     if not path.is_file():
         raise DeployError(f"there is no inventory file {inventory}; give one by -i")
-    groups = {name: value for name, value in _names(inventory).items() if isinstance(value, list) and value}
-    site = next((placed.site for group in groups.values() for placed in _placed(group)), None)
-    if site is None:
+    groups = dict(_groups(_names(inventory)))
+    placed = [entry for group in groups.values() for entry in _placed(group)]
+    if not placed:
         raise DeployError(f"{inventory} declares no fleet; begin with queen, hives = fleet(…)")
+    hosts = frozenset(entry.host.name for entry in placed)
+    named = {name for name, group in groups.items() if any(_name(entry) in hosts for entry in group)}
     # The last two are what pyinfra makes of every file.
-    named = {name for name, group in groups.items() if any(_placed(group))} | {"all", path.stem}
-    return Declared(inventory, site, frozenset(named))
+    return Declared(inventory, placed[0].site, hosts, frozenset(named | {"all", path.stem}))
+
+
+def _groups(names: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield what pyinfra takes for a group: hosts, or hosts with data for all of them, by a public name."""
+    for name, value in names.items():
+        hosts = value[0] if isinstance(value, tuple) and value else value
+        if not name.startswith("_") and isinstance(hosts, list):
+            yield name, hosts
 
 
 def _placed(group: list[Any]) -> Iterator[Placement]:
@@ -56,6 +65,10 @@ def _placed(group: list[Any]) -> Iterator[Placement]:
         placed = entry[1].get("rbee") if isinstance(entry, tuple) and len(entry) == 2 else None
         if isinstance(placed, Placement):
             yield placed
+
+
+def _name(entry: Any) -> Any:
+    return entry[0] if isinstance(entry, tuple) and entry else entry
 
 
 def _names(inventory: str) -> dict[str, Any]:
