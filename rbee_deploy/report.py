@@ -274,9 +274,14 @@ def _judge(line: Line, step: str, meta: Any, host: Any) -> None:
         line.verdict = Verdict.CHANGED
 
 
+def says_what_to_do(sentence: str) -> bool:
+    """Say whether a sentence names the next command by itself."""
+    return any(words in sentence for words in _NEXT_COMMANDS)
+
+
 def _said(meta: Any, step: str, name: str) -> list[str]:
     output = meta._combined_output.output_lines if meta.is_complete() else []  # noqa: SLF001 - stdout alone is public
     last = [line for line in output if line.strip()][-LOG_LINES - AROUND_THE_LOG :] or [f"could not {step} on {name}"]
-    if any(words in last[-1] for words in _NEXT_COMMANDS):
+    if says_what_to_do(last[-1]):
         return last
     return [*last, "put that right and run the same command again; on the host, journalctl -u 'rbee-*' -n 50 says more"]

@@ -106,6 +106,12 @@ def failures(lines: Sequence[report.Line]) -> Iterator[str]:
             yield f"{line.host}: {line.stage} {line.verdict}{': ' if line.notes else ''}{''.join(line.notes[:1])}"
 
 
+def _needs_advice(lines: Sequence[report.Line]) -> bool:
+    """Say whether the first word of a stage that went wrong, which is in the problem, does not say what to do."""
+    first = (line.notes[0] if line.notes else "" for line in lines if line.verdict in _BAD)
+    return not all(report.says_what_to_do(sentence) for sentence in first)
+
+
 def _print(options: argparse.Namespace, status: int, sentence: str) -> None:
     lines = report.lines(running.state())
     failed = "; ".join(failures(lines)) if status else ""
@@ -113,7 +119,7 @@ def _print(options: argparse.Namespace, status: int, sentence: str) -> None:
         # What was found out by then is not whole, and says of some hosts that they have nothing.
         sentence, options.told, failed = interrupt.SENTENCE, {}, ""
     problem = sentence or options.problem or failed or ("it failed; standard error says why" if status else "")
-    advice = "; ".join(options.advice) or (AGAIN if failed else "")
+    advice = "; ".join(options.advice) or (AGAIN if failed and _needs_advice(lines) else "")
     stages = [stage(line) for line in lines]
     found = document(options.command, status, problem, advice, stages=stages, result=options.told)
     print(json.dumps(found, default=str))

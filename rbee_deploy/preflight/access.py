@@ -45,7 +45,10 @@ def _login(host: Host) -> str:
 
 
 def _forget(host: Host) -> str:
-    """Return the command that removes a host's key from the file in which the deployer looks for it."""
+    """Return the command that removes a host's key from the file of its own, else from the user's.
+
+    Where its SSH configuration names another host or file, a person sees in it what to put there instead.
+    """
     name = host.ssh_address if host.ssh_port == DEFAULT_PORT else f"[{host.ssh_address}]:{host.ssh_port}"
     file = ("-f", host.ssh_known_hosts_file) if host.ssh_known_hosts_file else ()
     return shlex.join(("ssh-keygen", *file, "-R", name))

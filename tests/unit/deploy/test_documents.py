@@ -15,6 +15,7 @@ import pytest
 from rbee_deploy import cli, interrupt, report
 from rbee_deploy.cli import documents
 from rbee_deploy.errors import DeployError
+from rbee_runtime import __version__
 
 FIELDS = ["command", "status", "problem", "advice", "stages", "result"]
 LINES = [
@@ -64,6 +65,13 @@ def test_stages_that_fail_are_the_problem(answer: Any) -> None:
     assert (status, found["status"], found["advice"]) == (1, 1, documents.AGAIN)
     assert found["problem"] == "gpu1: purge failed: it is full; gpu2: connect cut off"
     assert found["stages"][1]["notes"] == ["it is full", "more", "do this"]
+
+
+def test_a_problem_that_says_what_to_do_gets_no_more_advice(answer: Any) -> None:
+    """A freeze names what ends it; where another host failed for another reason, that one needs the advice."""
+    frozen = report.Line("gpu1", "lease", 0.1, report.Verdict.FAILED, ["frozen; rbee-deploy lock --release ends that"])
+    assert answer(lambda _: 1, frozen)[1]["advice"] is None
+    assert answer(lambda _: 1, frozen, LINES[1])[1]["advice"] == documents.AGAIN
 
 
 @pytest.mark.parametrize(
@@ -199,6 +207,15 @@ def test_a_refusal_is_a_document(command: str, words: list[str], sentence: str, 
     assert (done.returncode, list(found), found["status"]) == (1, FIELDS, 1)
     assert sentence in found["problem"]
     assert done.stderr.splitlines()[-1] == found["problem"]
+
+
+@pytest.mark.slow
+def test_the_version_is_told() -> None:
+    """It needs no inventory."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("rbee-deploy")), "--version"], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (f"rbee {__version__}\n", "")
 
 
 @pytest.mark.slow
