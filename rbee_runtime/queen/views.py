@@ -124,10 +124,11 @@ class KeyAnswer(BaseModel):
 
 
 def hives(controller: Controller) -> list[HiveAnswer]:
-    """Return declared hives and those that speak without being declared."""
+    """Return declared hives, and of others those that speak or are held to have workers: not each that ever was."""
     members = controller.membership.members
-    names = dict.fromkeys([hive.name for hive in controller.fleet.current.hives] + sorted(members))
-    return [_hive(controller, name, members.get(name)) for name in names]
+    declared = [hive.name for hive in controller.fleet.current.hives]
+    others = [name for name in sorted(members) if not declared or _matters(controller, name)]
+    return [_hive(controller, name, members.get(name)) for name in dict.fromkeys(declared + others)]
 
 
 def workers(controller: Controller) -> list[WorkerAnswer]:
@@ -199,6 +200,11 @@ def _hive(controller: Controller, name: str, member: Member | None) -> HiveAnswe
             "follows": (report.epoch, report.revision) == (wanted.epoch, wanted.revision),
         }
     )
+
+
+def _matters(controller: Controller, name: str) -> bool:
+    speaks = controller.membership.presence(name) in {Presence.LIVE, Presence.SUSPECT}
+    return speaks or any(entry.hive == name for entry in controller.assignments.values())
 
 
 def _detail(controller: Controller, name: str) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from rbee_runtime.config import FleetFile
-from rbee_runtime.queen.membership import Presence, largest_group
+from rbee_runtime.queen import views
+from rbee_runtime.queen.membership import Membership, Presence, largest_group
 from rbee_runtime.states import Intent
 from tests.unit.queen.states import Fixture, fleet, model
 
@@ -79,3 +80,27 @@ async def test_probes_decide_over_the_workers_of_a_silent_hive(queen: Maker) -> 
     assert [seat.usable for seat in q.controller.seats("m")] == [False]
     q.beat("a")
     assert [seat.usable for seat in q.controller.seats("m")] == [True]
+
+
+async def test_a_hive_that_the_inventory_lost_is_shown_while_it_speaks(queen: Maker) -> None:
+    """One that was taken out and is silent is no hive that ever was: neither now nor after a restart of the queen."""
+    q = queen(fleet(model(replicas_min=2), hives=("a", "b")))
+    q.beat("a", "b")
+    q.beat("a", "b")
+    assert len(q.workers("b")) == 1
+    q.write(fleet(model(), hives=("a",)))
+    assert q.controller.fleet.poll()
+    q.controller.reconcile()
+    q.beat("a", "b")
+    assert {hive.name: hive.detail for hive in views.hives(q.controller)} == {
+        "a": "",
+        "b": "not in the inventory: nothing is placed here",
+    }
+    for _ in range(3):
+        q.clock.now += 30
+        q.beat("a")
+    assert [hive.name for hive in views.hives(q.controller)] == ["a"]
+    again = Membership(q.clock)
+    again.restore(q.store.hives())
+    q.controller.membership = again
+    assert [hive.name for hive in views.hives(q.controller)] == ["a"]
