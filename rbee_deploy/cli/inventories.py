@@ -43,13 +43,13 @@ def read(inventory: str) -> Declared:
     if not path.is_file():
         raise DeployError(f"there is no inventory file {inventory}; give one by -i")
     groups = dict(_groups(_names(inventory)))
-    placed = [entry for group in groups.values() for entry in _placed(group)]
+    placed = {name: placement for group in groups.values() for name, placement in _placed(group)}
     if not placed:
         raise DeployError(f"{inventory} declares no fleet; begin with queen, hives = fleet(…)")
-    hosts = frozenset(entry.host.name for entry in placed)
-    named = {name for name, group in groups.items() if any(_name(entry) in hosts for entry in group)}
+    named = {name for name, group in groups.items() if any(_name(entry) in placed for entry in group)}
+    site = next(iter(placed.values())).site
     # The last two are what pyinfra makes of every file.
-    return Declared(inventory, placed[0].site, hosts, frozenset(named | {"all", path.stem}))
+    return Declared(inventory, site, frozenset(placed), frozenset(named | {"all", path.stem}))
 
 
 def _groups(names: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
@@ -60,11 +60,12 @@ def _groups(names: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
             yield name, hosts
 
 
-def _placed(group: list[Any]) -> Iterator[Placement]:
+def _placed(group: list[Any]) -> Iterator[tuple[str, Placement]]:
+    """Yield the hosts of ours by the names that pyinfra has for them."""
     for entry in group:
         placed = entry[1].get("rbee") if isinstance(entry, tuple) and len(entry) == 2 else None
         if isinstance(placed, Placement):
-            yield placed
+            yield entry[0], placed
 
 
 def _name(entry: Any) -> Any:

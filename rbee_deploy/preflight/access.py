@@ -35,10 +35,10 @@ def _ssh_fix(host: Host, reason: str) -> str:
 def _login(host: Host) -> str:
     """Return the command that logs in as the deployer does."""
     options = {
+        "-p": str(host.ssh_port),
         "-F": host.ssh_config_file,
         "-i": host.ssh_key,
         "-o": host.ssh_known_hosts_file and f"UserKnownHostsFile={host.ssh_known_hosts_file}",
-        "-p": str(host.ssh_port),
     }
     words = [word for option, value in options.items() if value for word in (option, value)]
     return shlex.join(("ssh", *words, f"{host.ssh_user}@{host.ssh_address}" if host.ssh_user else host.ssh_address))

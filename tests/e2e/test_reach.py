@@ -71,4 +71,5 @@ def test_an_unknown_host_key_is_refused(fenced: tuple[Fleet, LabHost]) -> None:
     done = fleet.rbee_deploy("status")
     fleet.hosts["inner"]["ssh_known_hosts_file"] = str(fleet.lab.known_hosts)
     assert done.code == 1
-    assert "run ssh -p 22 ops@" in done.errors
+    login = f"ssh -p 22 -i {fleet.lab.ssh_key} -o UserKnownHostsFile={known} {fleet.lab.hosts['inner'].ssh_user}@"
+    assert f"run {login}" in done.errors

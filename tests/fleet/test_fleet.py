@@ -226,7 +226,7 @@ def test_a_limit_that_names_nobody_fails(secrets: Path) -> None:
     """A misspelt host is one sentence and exit status 1, not a success that did nothing."""
     done = run(secrets, "apply", "--limit", "bxo2", hosts=2)
     assert done.returncode == 1
-    assert "is called bxo2" in done.stderr
+    assert "is called 'bxo2'; it has all, hives, made_up, @fake/box1, @fake/box2" in done.stderr
 
 
 def test_an_interrupt_is_no_success(secrets: Path) -> None:

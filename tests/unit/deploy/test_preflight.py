@@ -209,9 +209,9 @@ REASONS = {
 
 
 OWN_WAYS = {
-    "not found in known_hosts": "run ssh -F c -i k -o UserKnownHostsFile=h -p 2222 192.0.2.1 once to accept its",
+    "not found in known_hosts": "run ssh -p 2222 -F c -i k -o UserKnownHostsFile=h 192.0.2.1 once to accept its",
     "does not match": "make sure that it is your host, then run ssh-keygen -f h -R '[192.0.2.1]:2222'",
-    "timed out": "make sure that ssh -F c -i k -o UserKnownHostsFile=h -p 2222 192.0.2.1 works",
+    "timed out": "make sure that ssh -p 2222 -F c -i k -o UserKnownHostsFile=h 192.0.2.1 works",
 }
 
 
