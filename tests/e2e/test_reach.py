@@ -71,5 +71,6 @@ def test_an_unknown_host_key_is_refused(fenced: tuple[Fleet, LabHost]) -> None:
     done = fleet.rbee_deploy("status")
     fleet.hosts["inner"]["ssh_known_hosts_file"] = str(fleet.lab.known_hosts)
     assert done.code == 1
-    login = f"ssh -p 22 -i {fleet.lab.ssh_key} -o UserKnownHostsFile={known} {fleet.lab.hosts['inner'].ssh_user}@"
-    assert f"run {login}" in done.errors
+    inner = fleet.hosts["inner"]
+    ways = f"-F {inner['ssh_config_file']} -i {inner['ssh_key']} -o UserKnownHostsFile={known}"
+    assert f"run ssh -p 22 {ways} {inner['ssh_user']}@{inner['address']} once to accept its host key" in done.errors
