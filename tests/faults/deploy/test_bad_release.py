@@ -10,7 +10,8 @@ from tests.e2e.fleets import wait_for
 from tests.faults.deploy.crowd import Crowd
 from tests.faults.deploy.sources import HIVE_EXITS, NEWER_SCHEMA, QUEEN_HANGS, REASON, WORKER_EXITS, Edit
 from tests.faults.deploy.trio import MODEL, Trio, audit, contents, line, pids, release
-from tests.faults.rows import row
+from tests.faults.rows import FULL, row
+from tests.sampling import sample
 
 pytestmark = pytest.mark.lab
 
@@ -34,7 +35,12 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have both kinds tried in the full run, one of them in the short one."""
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", list(BAD) if FULL else sample(metafunc.config, [list(BAD)]))
+
+
 def test_s7_a_release_that_is_never_ready_is_put_back(trio: Trio, kind: str, record_property: Record) -> None:
     """All is as before on the host that failed, in time; the next are not touched; the unit's own words are told."""
     bad, names = BAD[kind], ("queen", "gpu1", "gpu2")

@@ -31,7 +31,7 @@ def three_hosts() -> Site:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Have every boundary and both roles tried in the full run, one of every two stages and a role in the short one."""
+    """Have every boundary, role and step tried in the full run, of every two stages or steps one in the short one."""
     if "boundary" in metafunc.fixturenames:
         found = boundaries(three_hosts())
         every = [step for group in found for step in group]
@@ -40,6 +40,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "role" in metafunc.fixturenames:
         roles = ["queen", "gpu1"]
         metafunc.parametrize("role", roles if FULL else sample(metafunc.config, [roles]))
+    if "steps" in metafunc.fixturenames:
+        some = ACTIVATOR_STEPS if FULL else sample(metafunc.config, pairs(ACTIVATOR_STEPS))
+        metafunc.parametrize("steps", [some], ids=["steps"])
 
 
 def test_s6_every_boundary_is_tried(trio: Trio) -> None:
@@ -58,10 +61,10 @@ def test_s6_a_killed_deploy_converges(trio: Trio, boundary: str) -> None:
     assert trio.changes() == {}
 
 
-def test_s6_a_killed_activation_converges(trio: Trio, role: str) -> None:
+def test_s6_a_killed_activation_converges(trio: Trio, role: str, steps: list[str]) -> None:
     """Killed after any of its steps, an activation is finished by the same command, and one more restarts nothing."""
     there, back = generations(trio, role)
-    for step in ACTIVATOR_STEPS:
+    for step in steps:
         machine = trio.host(role)
         killed = activator(machine, step, ("activate", there))
         assert killed.returncode == KILLED, (step, killed.stderr)
