@@ -85,11 +85,11 @@ def _restore(options: argparse.Namespace) -> int:
     return status
 
 
-_ADVICE = {
-    "valid again": "rbee-keeper keys revoke {id} ends it",
-    "gone": "whoever uses it needs another one, by rbee-keeper keys create",
+_BECAME = {
+    "valid again": ("it was revoked after the backup was made", "rbee-keeper keys revoke {id} ends it"),
+    "gone": ("it was made after the backup", "whoever uses it needs another one, by rbee-keeper keys create"),
 }
-_WHY = {"valid again": "it was revoked after the backup was made", "gone": "it was made after the backup"}
+"""Why a key is what it is after a restore, and what to do about it."""
 
 
 def _tell_of_keys(options: argparse.Namespace, answer: list[str] | None) -> None:
@@ -102,8 +102,9 @@ def _tell_of_keys(options: argparse.Namespace, answer: list[str] | None) -> None
     told = json.loads(answer[-1])
     documents.tell(options, kept=told["kept"], keys=told["keys"])
     for key in told["keys"]:
-        became, advice = key["became"], _ADVICE[key["became"]].format(**key)
-        documents.tell(options, f"key {key['id']} ({key['name']}) is {became}: {_WHY[became]}; {advice}", advice=advice)
+        why, do = _BECAME[key["became"]]
+        advice = do.format(**key)
+        documents.tell(options, f"key {key['id']} ({key['name']}) is {key['became']}: {why}; {advice}", advice=advice)
     if told["kept"]:
         documents.tell(options, f"what was there before is {told['kept']} on the queen's host")
 
