@@ -55,8 +55,18 @@ def run(arguments: list[str]) -> int:
             raise
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "rbee-keeper"
-        return _complain(f"{explain().rstrip('.')} (see {command} --help)")
+        return _complain(f"{_as_argument(error, context) or explain().rstrip('.')} (see {command} --help)")
     return status if isinstance(status, int) else 0
+
+
+def _as_argument(error: Exception, context: Any) -> str:
+    """Return how to say what was typed as an option and is an argument, or ""."""
+    name = getattr(error, "option_name", "").lstrip("-")
+    parameters = context.command.params if context else []
+    arguments = [each.metavar or each.name.upper() for each in parameters if each.param_type_name == "argument"]
+    if name.upper() not in arguments:
+        return ""
+    return f"--{name} is no option; type {context.command_path} {' '.join(arguments)}"
 
 
 def _say_version(wanted: bool) -> None:

@@ -36,7 +36,7 @@ from rbee_runtime.worker import main as worker
             devices.main,
             ["record", "--to", "x"],
             2,
-            "devices: unrecognized arguments: --to x; see python -m rbee_runtime.devices --help",
+            "devices: unrecognized arguments: --to x; see python -m rbee_runtime.devices record --help",
         ),
     ],
 )

@@ -142,6 +142,14 @@ def test_an_answer_that_breaks_off_is_an_error(keeper: Keeper, queen: StandIn, s
         (["--foo"], "No such option: --foo (see rbee-keeper --help)"),
         (["keys", "--foo"], "No such option: --foo (see rbee-keeper keys --help)"),
         (["keys", "revoke"], "Missing argument 'ID' (see rbee-keeper keys revoke --help)"),
+        (
+            ["chat", "--model", "toy", "hi"],
+            "--model is no option; type rbee-keeper chat MODEL PROMPT (see rbee-keeper chat --help)",
+        ),
+        (
+            ["keys", "revoke", "--id=x"],
+            "--id is no option; type rbee-keeper keys revoke ID (see rbee-keeper keys revoke --help)",
+        ),
     ],
 )
 def test_a_wrong_command_line_names_the_help_that_helps(keeper: Keeper, words: list[str], sentence: str) -> None:
