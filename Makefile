@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 # Set on some machines: every start of a program would then compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-deploy fuzz-formats bench-pull bench-deploy build pins clean venv
+.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-deploy fuzz-formats bench-pull bench-deploy build pins clean machine venv
 .DEFAULT_GOAL := test-fast
 
 demo: venv  ## two throw-away hosts (with root), a deploy, a chat answer
@@ -14,9 +14,9 @@ test-fast: venv  ## what needs no lab host, no built engine and no seconds for o
 	@$(PYTHON) -m pytest -q -n 3 --no-loadscope-reorder -m "not lab and not engine and not slow"
 test: venv  ## check, then every test on real hosts; builds what is missing first
 	@scripts/test
-faults-hive: venv  ## every fault that a hive bears, at full length (some 25 minutes; on lab hosts)
+faults-hive: machine  ## every fault that a hive bears, at full length (some 25 minutes; on lab hosts)
 	@$(PYTHON) -m tests.faults hive
-faults-deploy: venv  ## every accident that a deploy bears, at full length (about an hour; on lab hosts)
+faults-deploy: machine  ## every accident that a deploy bears, at full length (about an hour; on lab hosts)
 	@$(PYTHON) -m tests.faults deploy
 fuzz-formats: venv  ## 50,000 damaged and random model files (minutes)
 	@RBEE_FUZZ_EXAMPLES=50000 $(PYTHON) -m pytest -q --durations=6 tests/unit/models/test_formats_fuzz.py
@@ -26,11 +26,13 @@ bench-hive: venv  ## processor time and memory of a hive with 30 idle workers (a
 	@$(PYTHON) -m benchmarks.hive_idle
 bench-pull: venv  ## a 2 GiB model over loopback HTTP against curl and sha256sum (about 2 minutes, 8 GiB of disk)
 	@$(PYTHON) -m benchmarks.model_pull
-bench-deploy: venv  ## deploys to 1, 2 and 5 lab hosts beside an Ansible playbook, and to 100 made-up ones (some 15 minutes)
+bench-deploy: machine  ## deploys to 1, 2 and 5 lab hosts beside an Ansible playbook, and to 100 made-up ones (some 15 minutes)
 	@$(PYTHON) -m benchmarks.deploy
 pins: venv  ## refresh requirements/*.txt within the bounds of pyproject.toml
 	@scripts/refresh-pins
 clean:  ## what was made inside the clone; caches and hosts stay
 	rm -rf .venv dist build .pytest_cache .ruff_cache .mypy_cache
+machine: venv  ## what lab hosts and the compiler need of this machine, where root runs it
+	@if [ "$$(id -u)" -eq 0 ]; then $(PYTHON) -m demo packages; fi
 venv:
 	@scripts/bootstrap
