@@ -20,18 +20,33 @@ def role(name: str, host: Host, digest: str, release: str) -> Role:
     return Role(name, units.service, str(folder / ports.RUNNING_FILE), digest, release, sockets, listens)
 
 
-def file_differs(file: OwnedFile, found: PathState | None) -> bool:
-    """Say whether a file is not as it should be."""
-    wanted = ("file", file.mode, file.owner, file.group, file.sha256)
-    return found is None or wanted != (found.kind, found.mode, found.owner, found.group, found.sha256)
+def file_drift(file: OwnedFile, found: PathState | None) -> list[str]:
+    """Return how a file is not as it should be, one phrase each; no phrase shows what is in it."""
+    if found is None or found.kind != "file":
+        return [_instead(file.path, "file", found)]
+    content = [] if found.sha256 == file.sha256 else [f"{file.path} has other content"]
+    return [*content, *_access_drift(file, found)]
 
 
-def directory_differs(directory: Directory, found: PathState | None) -> bool:
-    """Say whether a directory is not as it should be; a link to one elsewhere is the operator's choice."""
-    if found is None:
-        return True
-    wanted = ("directory", directory.mode, directory.owner, directory.group)
-    return found.kind != "link" and wanted != (found.kind, found.mode, found.owner, found.group)
+def directory_drift(directory: Directory, found: PathState | None) -> list[str]:
+    """Return how a directory is not as it should be; a link to one elsewhere is the operator's choice."""
+    if found is not None and found.kind == "link":
+        return []
+    if found is None or found.kind != "directory":
+        return [_instead(directory.path, "directory", found)]
+    return _access_drift(directory, found)
+
+
+def _instead(path: str, kind: str, found: PathState | None) -> str:
+    return f"{path} is not there" if found is None else f"{path} is a {found.kind} instead of a {kind}"
+
+
+def _access_drift(wanted: OwnedFile | Directory, found: PathState) -> list[str]:
+    owner, owned = f"{wanted.owner}:{wanted.group}", f"{found.owner}:{found.group}"
+    return [
+        *([] if found.mode == wanted.mode else [f"{wanted.path} has mode {found.mode} instead of {wanted.mode}"]),
+        *([] if owned == owner else [f"{wanted.path} belongs to {owned} instead of {owner}"]),
+    ]
 
 
 def role_drift(wanted: Role, facts: Observed) -> list[str]:
@@ -66,8 +81,8 @@ def found(
         *(["the last activation was cut off"] if facts.deploy.get("wanted") else []),
         *([f"{ports.CURRENT} leads to {current} instead of {link}"] if link and current != link else []),
         *(reason for item in wanted for reason in role_drift(item, facts)),
-        *(f"{file.path} differs" for file in files if file_differs(file, facts.paths.get(file.path))),
-        *(f"{item.path} differs" for item in directories if directory_differs(item, facts.paths.get(item.path))),
+        *(phrase for file in files for phrase in file_drift(file, facts.paths.get(file.path))),
+        *(phrase for item in directories for phrase in directory_drift(item, facts.paths.get(item.path))),
         *(f"{path} is still there" for path in unwanted if path in facts.paths),
         *_firewall(facts, enabled),
         *(f"{unit} is not enabled" for unit in enabled if facts.unit(unit).file_state != "enabled"),

@@ -44,9 +44,15 @@ def timed(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) 
         said.seek(0)
         run = Run(seconds, said.read(), printed.read())
     if done.returncode != 0:
-        last = "\n".join(f"  {line}" for line in f"{run.printed}{run.said}".splitlines()[-LOG_LINES:])
-        raise BenchError(f"{' '.join(command)} ended with exit status {done.returncode}:\n{last}")
+        raise BenchError(f"{' '.join(command)} ended with exit status {done.returncode}:\n{telling(run)}")
     return run
+
+
+def telling(run: Run) -> str:
+    """Return the last lines of a run, and before them the ones that say why a host of a playbook failed."""
+    lines = f"{run.printed}{run.said}".splitlines()
+    earlier = [line for line in lines[:-LOG_LINES] if line.startswith("fatal:")]
+    return "\n".join(f"  {line}" for line in [*earlier, *lines[-LOG_LINES:]])
 
 
 def usual_environment(variables: Mapping[str, str]) -> dict[str, str]:

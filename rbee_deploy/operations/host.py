@@ -9,7 +9,7 @@ from pyinfra import host
 from pyinfra.api import FunctionCommand, StringCommand, operation
 
 from rbee_deploy.accounts import Directory, Group, User
-from rbee_deploy.drift import directory_differs
+from rbee_deploy.drift import directory_drift
 from rbee_deploy.errors import DeployError
 from rbee_deploy.facts.memo import observe
 from rbee_deploy.observed import Observed
@@ -89,7 +89,7 @@ def user_commands(user: User, facts: Observed) -> list[str]:
 def directories(directories: list[Directory] | Callable[[], list[Directory]]) -> Iterator[StringCommand]:
     """Make directories with owner and mode, and put right those that differ."""
     facts, wanted = observe(host), now(directories)
-    wrong = [directory for directory in wanted if directory_differs(directory, facts.paths.get(directory.path))]
+    wrong = [directory for directory in wanted if directory_drift(directory, facts.paths.get(directory.path))]
     python = str(facts.raw.get("python_path") or "python3")
     for directory in wrong:
         yield as_root_command(made(directory, wanted, python=python))

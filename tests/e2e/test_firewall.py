@@ -54,7 +54,7 @@ DEEDS = [
         ("systemctl stop rbee-firewall", "rbee-firewall.service is inactive"),
         ("systemctl disable rbee-firewall", "rbee-firewall.service is not enabled"),
     ],
-    [("echo >> /etc/rbee/firewall.json", "/etc/rbee/firewall.json differs")],
+    [("echo >> /etc/rbee/firewall.json", "/etc/rbee/firewall.json has other content")],
 ]
 """What a person does, and what the check says of it: to rules, to the unit and to the file."""
 

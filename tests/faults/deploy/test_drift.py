@@ -42,13 +42,11 @@ class Drift:
     restarts: frozenset[str] = frozenset()
 
 
-def of_files(host: Host, files: tuple[OwnedFile, ...], kind: str, damage: str) -> Iterator[Drift]:
+def of_files(host: Host, files: tuple[OwnedFile, ...], kind: str, damage: str, named: str) -> Iterator[Drift]:
     """Yield one drift of a kind for every file."""
     for file in files:
-        name = PurePosixPath(file.path).name
-        yield Drift(
-            f"{host.name} {name} {kind}", host.name, f"{damage} {file.path}", file.path, file.path, file.affects
-        )
+        name, path = PurePosixPath(file.path).name, file.path
+        yield Drift(f"{host.name} {name} {kind}", host.name, f"{damage} {path}", f"{path} {named}", path, file.affects)
 
 
 def of_units(host: Host, enabled: tuple[str, ...]) -> Iterator[Drift]:
@@ -69,7 +67,7 @@ def of_directories(host: Host) -> Iterator[Drift]:
     """Yield each directory with another mode."""
     for directory in accounts.directories(host):
         path = directory.path
-        yield Drift(f"{host.name} {path} mode", host.name, f"chmod 0711 {path}", f"{path} differs", path)
+        yield Drift(f"{host.name} {path} mode", host.name, f"chmod 0711 {path}", f"{path} has mode 0711", path)
 
 
 def enumerated(site: Site) -> list[list[Drift]]:
@@ -78,10 +76,10 @@ def enumerated(site: Site) -> list[list[Drift]]:
     for host in site.hosts[:2]:
         files = owned_files(site, host, state_of(site))
         enabled = generation(host, "release", files).enabled
-        groups[0] += of_files(host, files, "content", "echo '# by hand' >>")
-        groups[1] += of_files(host, files, "mode", "chmod 0666")
-        groups[1] += of_files(host, files, "owner", "chown nobody:nogroup")
-        groups[1] += of_files(host, files, "gone", "rm")
+        groups[0] += of_files(host, files, "content", "echo '# by hand' >>", "has other content")
+        groups[1] += of_files(host, files, "mode", "chmod 0666", "has mode 0666 instead of")
+        groups[1] += of_files(host, files, "owner", "chown nobody:nogroup", "belongs to nobody:nogroup instead of")
+        groups[1] += of_files(host, files, "gone", "rm", "is not there")
         groups[2] += of_units(host, enabled)
         groups[3] += of_directories(host)
         link = str(ports.CURRENT)
@@ -176,7 +174,7 @@ def test_drift_an_expired_certificate_is_replaced(trio: Trio) -> None:
         write_private(secrets / "hosts" / "gpu1" / name, text)
     found = trio.apply(*limit, command="check")
     assert found.code == 2, found.errors
-    assert f"{ports.CREDENTIALS}/hive.pem differs" in found.errors
+    assert f"{ports.CREDENTIALS}/hive.pem has other content" in found.errors
     done = trio.apply(*limit)
     assert done.code == 0, done.errors
     placed = x509.load_pem_x509_certificate(machine.run(f"cat {ports.CREDENTIALS}/hive.pem").stdout.encode())

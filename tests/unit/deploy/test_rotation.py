@@ -58,7 +58,7 @@ def test_check_names_a_certificate_that_is_to_be_renewed(age: timedelta, differs
     placed = as_placed(files_of(tmp_path, two_hosts(), "gpu1"))
     wanted = files_of(tmp_path, two_hosts(), "gpu1", NOW + age)
     named = [line for line in drift.found(placed, (), wanted, (), ()) if ".pem" in line]
-    both = ["/etc/rbee/credentials/hive.pem differs", "/etc/rbee/credentials/worker.pem differs"]
+    both = ["/etc/rbee/credentials/hive.pem has other content", "/etc/rbee/credentials/worker.pem has other content"]
     assert named == (both if differs else [])
 
 
