@@ -149,6 +149,12 @@ def test_every_restart_has_a_handler(written: tuple[Path, dict[str, HostPlan]]) 
     assert told == heard
 
 
+def test_a_handler_runs_for_its_own_unit_alone() -> None:
+    """Ansible notifies every handler of a loop when one file changed; a queen is not restarted for a hive's."""
+    for handler in PLAYBOOK[0]["handlers"]:
+        assert handler["when"] == f"'{handler['listen']}' in to_restart"
+
+
 def test_a_secret_is_in_its_own_file_only(written: tuple[Path, dict[str, HostPlan]]) -> None:
     """Neither the command line nor a variable holds one, and nobody else may read the folder or the file."""
     folder, plans = written
