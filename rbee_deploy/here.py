@@ -291,7 +291,14 @@ class Here:
 
     def left(self) -> list[str]:
         """Return what a person has to put right."""
-        return drift.foreign(self.facts, self.elsewhere()) if self.fits() else []
+        return [*drift.foreign(self.facts, self.elsewhere()), *self._unsettled()] if self.fits() else []
+
+    def _unsettled(self) -> list[str]:
+        """Return that workers do not come up where their queen cannot go back: nothing was there before the run."""
+        problem = self.workers_problem()
+        if not problem or not self.declared.queen or self.way_back() is not None:
+            return []
+        return [f"workers do not run what this deploy brought: {problem}; rbee-keeper workers shows when they do"]
 
     def gate(self) -> str:
         """Return why no further host may be touched, "" if it may: what failed on one is not spread to others."""
@@ -326,10 +333,8 @@ class Here:
     def way_back(self) -> Step | None:
         """Return where the host goes because the run failed elsewhere; None if it stays."""
         failed = self.workers_problem() or (self.site.rollout.undo == "run" and self.gate())
-        past = Past.of(self.facts.deploy)
-        if not failed or past.switch is None or past.switch.run != self.host.state.__dict__.get(RUN):
-            return None
-        return past.before
+        run = self.host.state.__dict__.get(RUN)
+        return Past.of(self.facts.deploy).before_run(run) if failed and run else None
 
     def why_back(self) -> str:
         """Return why, as a sentence for the report."""

@@ -48,6 +48,11 @@ class Past:
         at = self.steps.index(switch) if switch is not None else 0
         return self.steps[at - 1] if at else None
 
+    def before_run(self, run: str) -> Step | None:
+        """Return what the host ran before a run changed it; None if that run did not, or there was nothing before."""
+        mine = self.now is not None and self.now.run == run
+        return self.steps[-2] if mine and len(self.steps) > 1 else None
+
     def newest(self, release: str) -> Step | None:
         """Return the newest step with a release, given as its id or as its version."""
         found = (step for step in reversed(self.steps) if release in {step.release, step.release.rpartition("-")[0]})

@@ -85,7 +85,8 @@ def taken_back(
     reason = why()
     words = ("rollback", target.generation, *told(f"take the run back: {reason}"))
     yield as_root_command(apart(activator(current.release, *words)))
-    yield from refused([f"taken back to release {target.release}: {reason}"])
+    came = f"release {target.release}" if target.release != current.release else "its files of before"
+    yield from refused([f"taken back to {came}: {reason}"])
 
 
 def told(why: str) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 `RBEE_MADE_UP` holds JSON: `secrets`, the number of `hosts`, `faults` by host name, `delay` in seconds per command,
 `rollout` as the fields of Rollout. A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is
-activated), `broken` (outdated, and the activation fails) or `taken` (outdated, and another deploy has its lease).
+activated), `broken` (outdated, and the activation fails), `taken` (outdated, and another deploy has its lease) or
+`stuck` (a queen's: nothing was there before, and workers do not come up).
 """
 
 import json
@@ -11,20 +12,24 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from pyinfra.context import ctx_state
+
 from rbee_deploy.accounts import directories, groups, users
 from rbee_deploy.artefacts import Target
 from rbee_deploy.generation import generation
 from rbee_deploy.inventory import Rollout, fleet, host
 from rbee_deploy.modes import role_units
+from rbee_deploy.operations.root import RUN
 from rbee_deploy.plan import HostPlan, Workshop
 from rbee_deploy.render import roles
 from rbee_deploy.site import Host
 
-OUTDATED = {"outdated", "broken", "taken"}
+OUTDATED = {"outdated", "broken", "taken", "stuck"}
+STUCK = json.dumps({"workers": 1, "problem": "worker smol-1 on box1 is failed (no such file)"})
 
 
-def _state(declared: Host, plan: HostPlan, fault: str) -> list[str]:
-    """Return what a converged host prints, apart from its fault."""
+def _state(declared: Host, plan: HostPlan, fault: str, run: str, *, first: bool) -> list[str]:
+    """Return what a converged host prints, apart from its fault; `run` made it so, perhaps as the `first`."""
     if fault in {"refused", "silent"}:
         return ["@sudo refused"] if fault == "refused" else []
     stats = [f"stat\tregular file\t{f.mode}\t{f.owner}\t{f.group}\t1\t{f.path}" for f in plan.files]
@@ -46,14 +51,16 @@ def _state(declared: Host, plan: HostPlan, fault: str) -> list[str]:
         *("@paths", *stats, *hashes, *folders),
         *("@units", *"\n".join(units).splitlines()),
         *("@running", *running, "@releases", f"complete\t{plan.release.id}"),
-        *("@deploy", *_deploy(declared, plan, outdated=bool(fault))),
+        *("@deploy", *_deploy(declared, plan, outdated=bool(fault), run=run, first=first)),
     ]
 
 
-def _deploy(declared: Host, plan: HostPlan, *, outdated: bool) -> Iterator[str]:
+def _deploy(declared: Host, plan: HostPlan, *, outdated: bool, run: str, first: bool) -> Iterator[str]:
     """Return what its activator has noted."""
     wanted = generation(declared, plan.release.id, plan.files)
-    yield f"state\t{json.dumps({'current': 'old' if outdated else wanted.id, 'good': []})}"
+    ways = [("old", "before"), (wanted.id, run)][first:] if run else []
+    good = [{"generation": name, "release": plan.release.id, "since": 1, "run": by} for name, by in ways]
+    yield f"state\t{json.dumps({'current': 'old' if outdated else wanted.id, 'good': good})}"
     if not outdated:
         yield f"generation\t{wanted.id}.json"
         yield from (f"content\t{file.sha256}" for file in wanted.files)
@@ -82,8 +89,11 @@ class _Answers(dict[str, Any]):
     def items(self) -> Any:
         declared, plan, fault = self._host
         now = "" if self.activated and fault in OUTDATED else fault
-        yield "@sudo ok", _state(declared, plan, now)
+        run = ctx_state.get().__dict__.get(RUN, "") if self.activated else ""
+        yield "@sudo ok", _state(declared, plan, now, run, first=fault == "stuck")
         yield "activator activate", _Activation(self, fails=fault == "broken")
+        if fault == "stuck":
+            yield "activator workers", [STUCK]
         if fault == "taken":
             yield "/run/rbee-deploy/lease", {"success": False, "stderr": ["anna@desk deploys to this host since noon"]}
 

@@ -120,13 +120,38 @@ def test_the_queen_is_restarted_before_the_hives(secrets: Path) -> None:
     assert turns(done.stderr) == [["box1"], ["box2"], ["box3", "box4"], ["box5", "box6"], ["box7", "box8"], ["box9"]]
 
 
-def turns(text: str) -> list[list[str]]:
-    """Return the hosts that were activated, by operation, each in the order of their names."""
+def test_a_run_that_fails_takes_back_all_that_it_changed(secrets: Path) -> None:
+    """With undo="run" the hosts before the one that failed go back, the queen last; those after were never touched."""
+    faults = {"box1": "outdated", "box2": "outdated", "box3": "broken", "box4": "outdated"}
+    done = run(secrets, "-y", "-vv", faults=faults, hosts=4, rollout={"undo": "run"})
+    assert done.returncode == 1
+    assert turns(done.stderr) == [["box1"], ["box2"], ["box3"]]
+    assert turns(done.stderr, "activator rollback old") == [["box2"], ["box1"]]
+    said = dict(re.findall(r"^@fake/(box\d) +take back .* failed +(.*)", done.stderr, re.MULTILINE))
+    assert sorted(said) == ["box1", "box2"]
+    assert set(said.values()) == {
+        "taken back to its files of before: box3 could not go over to it; put that right and run the same command again"
+    }
+
+
+def test_workers_that_do_not_come_up_fail_a_run_that_has_no_way_back(secrets: Path) -> None:
+    """A first install stays as it is, and its exit status and the queen's line say that models are not served."""
+    done = run(secrets, "-y", faults={"box1": "stuck"}, hosts=2)
+    assert done.returncode == 1
+    said = dict(re.findall(r"^@fake/(box\d) +verify .*? failed +(.*)", done.stderr, re.MULTILINE))
+    assert said == {
+        "box1": "workers do not run what this deploy brought: worker smol-1 on box1 is failed (no such file); "
+        "rbee-keeper workers shows when they do"
+    }
+
+
+def turns(text: str, command: str = "activator activate") -> list[list[str]]:
+    """Return the hosts that were sent a command, by operation, each in the order of their names."""
     found: list[list[str]] = []
     for operation in text.split("Starting operation"):
         commands = re.split(r"\[@fake/(box\d+)\]\s+>>> ", operation)
         hosts = commands[1::2]
-        found.append([name for name, sent in zip(hosts, commands[2::2], strict=True) if "activator activate" in sent])
+        found.append([name for name, sent in zip(hosts, commands[2::2], strict=True) if command in sent])
     return [sorted(hosts) for hosts in found if hosts]
 
 
