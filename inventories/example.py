@@ -27,7 +27,8 @@ queen, hives = fleet(
     # of a model at a time; a run waits so many seconds for that, and takes itself back if they do not come up.
     rollout=Rollout(canary=1, batch="25%", undo="host", workers_seconds=1800),
     # What hives may need to fetch models, each only if you give it. For secrets of several lines write
-    # secret_file("~/.config/rbee/object-store.env") or secret_command(["pass", "show", "object-store"]).
+    # secret_file("~/.config/rbee/object-store.env") or secret_command(["pass", "show", "object-store"]). For what sops
+    # or age encrypted the command is ["sops", "decrypt", FILE] or ["age", "--decrypt", "-i", KEY, FILE].
     # A token of the Hugging Face hub, for gated and private models.
     hf_token=None,
     # Lines NAME=value by the names of the providers' own tools: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION
