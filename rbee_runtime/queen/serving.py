@@ -146,7 +146,8 @@ class Serving:
         """Stop accepting and hand sockets and state to whoever comes next."""
         logs.info("leaving", order=order, open=self._relay.open)
         self._status.phase = Phase.DRAINING
-        for server in clients.servers:
+        # At once: when the supervisor is gone, systemd may open the ports anew, and must not find them in use.
+        for server in (*clients.servers, *links.servers):
             server.close()
         links.should_exit = True
         self._calls.stopping.set()

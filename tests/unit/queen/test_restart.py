@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,8 +19,10 @@ import pytest
 from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import StateError
 from rbee_runtime.protocol import Heartbeat, WorkerLaunch, WorkerReport, WorkerSpec, encode
+from rbee_runtime.queen.control import Order, Word
 from rbee_runtime.queen.renewal import spec_of
 from rbee_runtime.queen.store import Store
+from rbee_runtime.queen.supervisor import child_command
 from rbee_runtime.states import Observed
 from tests.ports import free_port
 from tests.unit.certificates import issue_fleet
@@ -169,6 +172,26 @@ def test_a_restart_cuts_no_stream_and_refuses_no_request(served: Unit) -> None:
     assert len(stream.lines) > 40
     assert second.finish()[-1] == "data: [DONE]"
     wait_until(lambda: not alive(old.child))
+
+
+@pytest.mark.parametrize("order", [Order.DRAIN, Order.STOP])
+def test_who_has_let_go_holds_no_port(order: Order, tmp_path: Path) -> None:
+    """When the child says so the supervisor ends, and systemd may open the ports anew: they must not be in use."""
+    with unit(tmp_path / "unit", FLEET) as u:
+        client, link = u.sockets
+        ours, theirs = socket.socketpair()
+        ours.settimeout(PATIENCE)
+        descriptors = client.fileno(), link.fileno(), theirs.fileno()
+        command = child_command(["--config", str(u.directory / "queen.yaml")], *descriptors)
+        with ours, subprocess.Popen(command, pass_fds=descriptors, cwd=ROOT, stderr=subprocess.DEVNULL) as child:
+            theirs.close()
+            said = ours.makefile("r")
+            assert said.readline() == f"{Word.READY}\n"
+            ours.sendall(f"{order}\n".encode())
+            assert said.readline() == f"{Word.RELEASED}\n"
+            held = {str(entry.readlink()) for entry in Path(f"/proc/{child.pid}/fd").iterdir()}
+            assert held & {f"socket:[{os.fstat(each.fileno()).st_ino}]" for each in u.sockets} == set()
+            assert child.wait(PATIENCE) == 0
 
 
 def test_requests_during_a_restart_all_succeed(served: Unit) -> None:
