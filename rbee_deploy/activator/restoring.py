@@ -28,9 +28,9 @@ def restore(content: bytes, now: int) -> Path | None:
             database.stop_queen()
             database.restore(copy)
             units.restart(role)
-        except (ActivationError, OSError):
+        except (ActivationError, OSError) as error:
             _take_back(role, kept if had else None)
-            raise
+            raise ActivationError(f"the queen runs on what she had before, for this failed: {error}") from error
     finally:
         copy.unlink(missing_ok=True)
     return kept if had else None

@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_what_she_had(backup: bytes, systemd: FakeSystemd, mo
     earlier = Path(f"{database.path()}.replaced")
     earlier.write_text("of an earlier restore")
     systemd.restarts.clear()
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ActivationError, match=r"runs on what she had before, for this failed: .*No space"):
         restoring.restore(backup, 100)
     assert content() == (1, 5, ["now"])
     assert systemd.restarts == ["rbee-queen.service"]
