@@ -121,6 +121,10 @@ class Here:
         facts = preflight.HostFacts.parse(dict(self.facts.raw))
         return [_sentence(problem) for problem in preflight.root_problems(self.site, self.declared, facts)]
 
+    def undeployed(self) -> list[str]:
+        """Return why nothing can be asked of what was deployed: nothing can be done as root, or nothing was."""
+        return self.rootless() or ([] if Past.of(self.facts.deploy).now else ["it was never deployed; run apply first"])
+
     def room(self) -> list[str]:
         """Return what forbids it once it is known what will be brought, and note what is only worth saying."""
         plan = self.fitting_plan()

@@ -9,6 +9,9 @@ from pyinfra.context import ctx_state
 
 SENTENCE = "interrupted: what runs goes on running; the same command finishes the job"
 
+means = SENTENCE
+"""What is said. A command that must not be typed again without a look sets its own."""
+
 
 def arm() -> None:
     """Take over SIGINT for the rest of the process."""
@@ -23,7 +26,7 @@ def happened() -> bool:
 def _stop(_number: int, _frame: object) -> None:
     # A second one ends it at once; `happened` knows by this, too, since Python itself never leaves the default.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    print(SENTENCE, file=sys.stderr, flush=True)
+    print(means, file=sys.stderr, flush=True)
     state: Any = ctx_state.get()
     if state is not None and state.initialised:
         # pyinfra disconnects by the same workers, and would wait for minutes of installation to end.

@@ -118,14 +118,10 @@ Ask = Callable[[Here, str], Any]
 
 def _stages(step: Ask, _site: Site) -> tuple[Stage, ...]:
     return (
-        Stage("look", (("read it", lambda here, name: ask.looked(name=name, accept=partial(_acceptable, here))),)),
+        Stage("look", (("read it", lambda here, name: ask.looked(name=name, accept=here.undeployed)),)),
         Stage("lease", (("take it", lambda _here, name: lease.taken(name=name, needed=True)),)),
         Stage("database", (("ask for it", step),)),
     )
-
-
-def _acceptable(here: Here) -> list[str]:
-    return here.rootless() or ([] if Past.of(here.facts.deploy).now else ["it was never deployed; run apply first"])
 
 
 def _ask_backup(here: Here, name: str) -> Any:

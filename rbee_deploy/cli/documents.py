@@ -117,7 +117,7 @@ def _print(options: argparse.Namespace, status: int, sentence: str) -> None:
     failed = "; ".join(failures(lines)) if status else ""
     if interrupt.happened():
         # What was found out by then is not whole, and says of some hosts that they have nothing.
-        sentence, options.told, failed = interrupt.SENTENCE, {}, ""
+        sentence, options.told, failed = interrupt.means, {}, ""
     problem = sentence or options.problem or failed or ("it failed; standard error says why" if status else "")
     advice = "; ".join(options.advice) or (AGAIN if failed and _needs_advice(lines) else "")
     stages = [stage(line) for line in lines]
@@ -129,7 +129,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, DeployError | ConfigError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return interrupt.SENTENCE
+        return interrupt.means
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, str) else ""
     return f"{type(error).__name__}: {error}"

@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from rbee_deploy import maintenance, queens
+from rbee_deploy import interrupt, maintenance, queens
 from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
 from rbee_deploy.here import Here
-from rbee_deploy.history import Past
 from rbee_deploy.operations import ask, lease, maintain
 from rbee_deploy.operations.maintain import Course
 from rbee_deploy.operations.workers import Door
@@ -42,6 +41,9 @@ def _maintain(options: argparse.Namespace) -> int:
     if target.queen and options.reboot and not options.yes:
         raise DeployError(f"{target.name} is the queen's host, and clients are refused while it reboots; add --yes")
     course = Course(target.name, options.shell, options.reboot, options.seconds)
+    if course.command or course.reboot:
+        # Its own advice follows: what was begun on the host would be done once more.
+        interrupt.means = "interrupted: what runs goes on running"
     names = dict.fromkeys((site.queen.name, target.name))
     running.go(running.limited(options, *names), wanted=partial(stages_of, course, target))
     documents.tell(options, host=target.name, drained=course.is_drained, output=course.output)
@@ -65,7 +67,7 @@ def stages_of(course: Course, target: Host, _site: Site) -> tuple[Stage, ...]:
         return here.declared.name == target.name
 
     return (
-        Stage("look", (("read it", lambda here, name: ask.looked(name=name, accept=partial(_accepted, here))),)),
+        Stage("look", (("read it", lambda here, name: ask.looked(name=name, accept=here.undeployed)),)),
         Stage(
             "lease", (("take it", lambda here, name: lease.taken(name=name, needed=mine(here))),), applies=_is(target)
         ),
@@ -99,7 +101,3 @@ def stages_of(course: Course, target: Host, _site: Site) -> tuple[Stage, ...]:
 
 def _is(target: Host) -> Callable[[Host], bool]:
     return lambda declared: declared.name == target.name
-
-
-def _accepted(here: Here) -> list[str]:
-    return here.rootless() or ([] if Past.of(here.facts.deploy).now else ["it was never deployed; run apply first"])

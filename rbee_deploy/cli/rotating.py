@@ -52,7 +52,9 @@ def _certificates(options: argparse.Namespace) -> int:
 def _api_key(options: argparse.Namespace) -> int:
     site: Site = options.site
     new = api_keys.begin(site.secrets)
-    status = running.go(_at_the_queen(options), wanted=lambda asked: (*stages.of(asked), _key_stage("try it", new)))
+    status = running.go(
+        _at_the_queen(options), wanted=lambda asked: (_LOOK, *stages.of(asked), _key_stage("try it", new))
+    )
     valid = _valid_keys()
     if status or not valid:
         raise DeployError(
@@ -88,6 +90,11 @@ def _revoke_old(options: argparse.Namespace) -> int:
     api_keys.forget_old(site.secrets)
     documents.tell(options, f"the old key is revoked, and {site.secrets / api_keys.OLD} is deleted", revoked=True)
     return 0
+
+
+_LOOK = Stage(
+    "look", (("read it", lambda here, name: ask.looked(name=name, accept=here.undeployed)),), quiet=True
+)  # A new key is for a fleet that serves; the first one comes with its first deploy.
 
 
 def _key_stage(step: str, key: Secret, ends: str = "") -> Stage:

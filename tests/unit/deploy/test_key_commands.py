@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from rbee_deploy import api_keys
+from rbee_deploy import api_keys, interrupt
 from rbee_deploy.authority import FleetAuthority
-from rbee_deploy.cli import database, rotating, running
+from rbee_deploy.cli import database, maintaining, rotating, running
+from rbee_deploy.errors import DeployError
 from rbee_deploy.operations import ask
 from tests.unit.deploy.sites import two_hosts
 
@@ -86,3 +88,39 @@ def backup(folder: Path) -> Path:
         db.execute("CREATE TABLE meta (name TEXT)")
         db.execute("CREATE TABLE keys (id TEXT)")
     return file
+
+
+def test_a_new_key_is_for_a_fleet_that_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Before anything is deployed for it, the queen's host is asked whether there ever was a deploy."""
+    typed = options(tmp_path, limit=[])
+    asked: list[Any] = []
+
+    def go(*_: object, wanted: Callable[[Any], Any]) -> int:
+        asked.extend(wanted(typed.site))
+        return 1
+
+    monkeypatch.setattr(running, "go", go)
+    monkeypatch.setattr(running, "hosts", lambda: iter([]))
+    with pytest.raises(DeployError, match="does not take"):
+        rotating._rotate(typed)
+    accepts: list[Any] = []
+    monkeypatch.setattr(ask, "looked", lambda **given: accepts.append(given["accept"]))
+    asked[0].steps[0][1](SimpleNamespace(undeployed="the reasons"), "name")
+    assert (asked[0].title, accepts) == ("look", ["the reasons"])
+
+
+@pytest.mark.parametrize(("shell", "promised"), [("", True), ("apt-get upgrade -y", False)])
+def test_who_interrupts_a_command_on_a_host_is_not_told_to_type_it_again(
+    shell: str, promised: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same command would run it once more; without one the same command finishes the job."""
+    monkeypatch.setattr(interrupt, "means", interrupt.SENTENCE)
+
+    def cut_off(*_: object, **__: object) -> int:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(running, "go", cut_off)
+    typed = options(tmp_path, host="gpu1", shell=shell, reboot=False, yes=False, seconds=1.0, limit=[])
+    with pytest.raises(SystemExit):
+        maintaining._maintain(typed)
+    assert ("the same command finishes the job" in interrupt.means) is promised
