@@ -46,12 +46,16 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """One uncompressed tar without a leading folder; `sha256` and `size` (bytes) are the tar's."""
+    """One uncompressed tar without a leading folder; `sha256` and `size` (bytes) are the tar's.
+
+    `glibc` is the least that a host of it needs, "" for what was chosen by that already.
+    """
 
     id: str
     archive: Path
     sha256: str
     size: int
+    glibc: str = ""
 
 
 def cache_root() -> Path:

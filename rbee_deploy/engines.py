@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 from rbee_deploy import pins, wheels
@@ -37,7 +38,8 @@ def build_engine(
     """Return `<name>-<version>-<variant>-<hash8>` for `target`: a tar of engine.json and site-packages/.
 
     engine.json holds name, version, variant, python, arch, glibc (the least that a host needs) and site. The hash is
-    of what goes into the build, not of the compiler's output. Raises ArtefactError.
+    of what goes into the build, not of the compiler's output. The artefact says its glibc too: `target` may have an
+    older one than the build needs, and who brings it there has to look. Raises ArtefactError.
     """
     build, root = _known(name, variant), cache or cache_root()
     dependencies = _dependencies(build, target)
@@ -48,7 +50,7 @@ def build_engine(
             wheel = build_wheel(build, target, root, say=say)
             facts = {"name": name, "version": build.version, "variant": variant}
             _bundle(wheel, dependencies, target, facts, archive, root, say)
-    return _checked(described(engine, archive), archive, target)
+    return replace(described(engine, archive), glibc=_least_glibc(archive))
 
 
 def is_cached(name: str, variant: str, target: Target, cache: Path | None = None) -> bool:
@@ -128,14 +130,8 @@ def needed_glibc(site: Path) -> str:
     return f"2.{max(minors, default=0)}"
 
 
-def _checked(artefact: Artefact, archive: Path, target: Target) -> Artefact:
-    needed = json.loads(archive.with_suffix(".json").read_text(encoding="utf-8"))["glibc"]
-    if int(needed.split(".")[1]) > int(target.glibc.split(".")[1]):
-        raise ArtefactError(
-            f"engine {artefact.id} built here needs glibc {needed} and the host has {target.glibc}: "
-            "deploy from a machine with the host's release of its distribution, or an older one"
-        )
-    return artefact
+def _least_glibc(archive: Path) -> str:
+    return str(json.loads(archive.with_suffix(".json").read_text(encoding="utf-8"))["glibc"])
 
 
 def install_script(archive: str, destination: str, *, python: str = "python3") -> tuple[tuple[str, ...], ...]:

@@ -14,6 +14,7 @@ from rbee_deploy.local import DEFAULT_VARIANT
 from rbee_deploy.observed import Observed
 from rbee_deploy.packages import POLKIT
 from rbee_deploy.preflight import Needs
+from rbee_deploy.preflight.checks import version
 from rbee_deploy.render import OwnedFile, SiteState, digest_of, owned_files, unwanted_paths
 from rbee_deploy.secrets import Secret, SecretSource, asked_for
 from rbee_deploy.site import Host, Model, Replicas, Site
@@ -53,6 +54,7 @@ def needs(plan: HostPlan, facts: Observed) -> Needs:
         release_bytes=0 if plan.release.id in releases_there else plan.release.size + plan.uv.size,
         engine_bytes=sum(engine.size for engine in plan.engines if engine.id not in engines_there),
         model_bytes=sum(file.size for file in {file.sha256: file for file in missing}.values()),
+        engine_glibc=max((engine.glibc for engine in plan.engines), key=version, default=""),
         engine_cpu=DEFAULT_VARIANT.removeprefix("cpu-") if plan.engines else "",
         installs_packages=str(facts.raw.get("os_id")) in POLKIT,
         models=tuple(plan.footprints.items()),

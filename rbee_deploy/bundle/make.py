@@ -110,7 +110,13 @@ def _artefacts(site: Site, target: Target, source: ArtefactSource) -> Iterator[_
     yield _artefact(Kind.UV, source.uv(target), replace(target, python=ANY_PYTHON))
     for name in dict.fromkeys(name for host in site.hives for name in host.engines):
         engine = source.engine(name, DEFAULT_VARIANT, target)
-        yield _artefact(Kind.ENGINE, engine, _engine_target(engine), f"{name} {DEFAULT_VARIANT}")
+        least = _engine_target(engine)
+        if glibc(least) > glibc(target):
+            raise ArtefactError(
+                f"engine {engine.id} built here needs glibc {least.glibc} and the target has {target.glibc}: "
+                "make the bundle on a machine with the target's release of its distribution, or an older one"
+            )
+        yield _artefact(Kind.ENGINE, engine, least, f"{name} {DEFAULT_VARIANT}")
 
 
 def _artefact(kind: Kind, artefact: Artefact, target: Target, of: str = "") -> _Part:

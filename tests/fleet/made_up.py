@@ -1,21 +1,25 @@
 """An inventory of made-up hosts for pyinfra's fake connector; pyinfra executes this file.
 
 `RBEE_MADE_UP` holds JSON: `secrets`, the number of `hosts`, `faults` by host name, `delay` in seconds per command,
-`rollout` as the fields of Rollout. A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is
-activated), `broken` (outdated, and the activation fails), `taken` (outdated, and another deploy has its lease) or
-`stuck` (a queen's: nothing was there before, and workers do not come up).
+`rollout` as the fields of Rollout; perhaps `glibc` by host name, `engine` as the glibc that the engine of all hosts
+needs (else they have none).
+A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is activated), `broken` (outdated, and
+the activation fails), `taken` (outdated, and another deploy has its lease) or `stuck` (a queen's: nothing was there
+before, and workers do not come up).
 """
 
 import json
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pyinfra.context import ctx_state
 
+from rbee_deploy import sources
 from rbee_deploy.accounts import directories, groups, users
-from rbee_deploy.artefacts import Target
+from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.generation import generation
 from rbee_deploy.inventory import Rollout, fleet, host
 from rbee_deploy.modes import role_units
@@ -26,6 +30,19 @@ from rbee_deploy.site import Host
 
 OUTDATED = {"outdated", "broken", "taken", "stuck"}
 STUCK = json.dumps({"workers": 1, "problem": "worker smol-1 on box1 is failed (no such file)"})
+
+
+class _EngineFromNowhere(sources.Built):
+    """Has an engine that nobody compiled; it is on the hosts already, so that nobody reads its archive."""
+
+    def engine(self, name: str, variant: str, target: Target) -> Artefact:
+        return Artefact(
+            id=f"{name}-{variant}-{target.python}",
+            archive=Path(os.devnull),
+            sha256="ab" * 32,
+            size=1,
+            glibc=_wanted["engine"],
+        )
 
 
 def _state(declared: Host, plan: HostPlan, fault: str, run: str, *, first: bool) -> list[str]:
@@ -42,8 +59,8 @@ def _state(declared: Host, plan: HostPlan, fault: str, run: str, *, first: bool)
         for role in roles(declared)
     ]
     return [
-        *("@sudo ok", "@machine", "arch=x86_64", "glibc=glibc 2.41", "python=3.13", "pid1=systemd", "polkit=yes"),
-        f"clock_unix={time.time():.0f}",
+        *("@sudo ok", "@machine", "arch=x86_64", "python=3.13", "pid1=systemd", "polkit=yes"),
+        *(f"glibc=glibc {_glibc(declared)}", f"clock_unix={time.time():.0f}"),
         *("systemd=systemd 257", f"current=/opt/rbee/releases/{plan.release.id}"),
         *("@listen", "*:8500 rbee-queen.socket", "*:8501 rbee-queen.socket"),
         *("@users", *(f"{user.name}\t{' '.join(user.groups)}" for user in users(declared))),
@@ -51,8 +68,13 @@ def _state(declared: Host, plan: HostPlan, fault: str, run: str, *, first: bool)
         *("@paths", *stats, *hashes, *folders),
         *("@units", *"\n".join(units).splitlines()),
         *("@running", *running, "@releases", f"complete\t{plan.release.id}"),
+        *("@engines", *(f"complete\t{engine.id}" for engine in plan.engines)),
         *("@deploy", *_deploy(declared, plan, outdated=bool(fault), run=run, first=first)),
     ]
+
+
+def _glibc(declared: Host) -> str:
+    return str(_wanted.get("glibc", {}).get(declared.name, "2.41"))
 
 
 def _deploy(declared: Host, plan: HostPlan, *, outdated: bool, run: str, first: bool) -> Iterator[str]:
@@ -102,7 +124,8 @@ def _made_up(entry: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     """Return the same host behind the fake connector."""
     name, data = entry
     placed = data["rbee"]
-    answers = _Answers(placed.host, _shop.plan(placed.host, Target(glibc="2.41")), _wanted["faults"].get(name, ""))
+    plan = _shop.plan(placed.host, Target(glibc=_glibc(placed.host)))
+    answers = _Answers(placed.host, plan, _wanted["faults"].get(name, ""))
     return f"@fake/{name}", {
         "rbee": placed,
         "fake_responses": answers,
@@ -113,7 +136,12 @@ def _made_up(entry: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
 
 _wanted = json.loads(os.environ["RBEE_MADE_UP"])
 _declared = (
-    host(f"box{number}", address=f"192.0.2.{number}", queen=number == 1, engines=[])
+    host(
+        f"box{number}",
+        address=f"192.0.2.{number}",
+        queen=number == 1,
+        engines=["llama-cpp"] if "engine" in _wanted else [],
+    )
     for number in range(1, _wanted["hosts"] + 1)
 )
 _queen, _hives = fleet(
@@ -123,5 +151,7 @@ _queen, _hives = fleet(
     secrets_dir=_wanted["secrets"],
     rollout=Rollout(**_wanted.get("rollout", {})),
 )
-_shop = Workshop(_queen[0][1]["rbee"].site)
+if "engine" in _wanted:
+    sources.choose(_EngineFromNowhere())
+_shop = Workshop(_queen[0][1]["rbee"].site, sources.chosen())
 hives = [_made_up(entry) for entry in _hives]

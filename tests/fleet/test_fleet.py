@@ -33,9 +33,11 @@ def line(
     hosts: int = HOSTS,
     delay: float = 0.0,
     rollout: dict[str, Any] | None = None,
+    **more: Any,
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command line on made-up hosts and its environment: pyinfra, or rbee-deploy if `words` begin so."""
     wanted = {"secrets": str(secrets), "hosts": hosts, "faults": faults or {}, "delay": delay, "rollout": rollout or {}}
+    wanted |= more
     own = words[:1] in {("apply",), ("plan",), ("check",), ("status",), ("lock",), ("rollback",)}
     command = (
         [sys.executable, "-c", MAIN, words[0], "-i", str(INVENTORY), *words[1:]]
@@ -234,6 +236,16 @@ def test_a_plan_names_what_would_change(secrets: Path) -> None:
     assert lines[2] == "@fake/box2 activate hives would change turn 1"
     assert lines[3].startswith("@fake/box2 now differs rbee-hive.service runs digest old instead of")
     assert lines[-2:] == ["@fake/box1 1 remote command", "@fake/box2 1 remote command"]
+
+
+def test_a_plan_refuses_a_host_that_cannot_load_the_engine(secrets: Path) -> None:
+    """A glibc older than the engine was built against is a sentence of preflight, before anything is brought there."""
+    done = run(secrets, "plan", hosts=2, engine="2.38", glibc={"box2": "2.36"})
+    said = [" ".join(line.split()) for line in done.stderr.splitlines()]
+    assert (done.returncode, done.stdout) == (1, "")
+    (refused,) = (line for line in said if "box2" in line and "glibc" in line)
+    assert refused.startswith("@fake/box2 preflight failed its glibc 2.36 is older than the engine's 2.38; upgrade")
+    assert "@fake/box1 all unchanged" in said
 
 
 def test_a_limit_is_kept_and_little_is_said(secrets: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rbee_deploy import plan, report
+from rbee_deploy.artefacts import Artefact
 from rbee_deploy.here import Here
 from rbee_deploy.inventory import each_host, host, model, store
 from rbee_deploy.observed import Observed
@@ -33,6 +34,14 @@ def test_what_a_hive_fetches_is_what_it_lacks(there: list[dict[str, Any]], said:
     site = site_of(host("q", address="192.0.2.1", queen=True), host("g"), models=(bee,))
     facts = Observed.parse({"models": there})
     assert [plan.fetched(site, item, facts) for item in site.hosts] == [[], said]
+
+
+@pytest.mark.parametrize(("engines", "least"), [((), ""), (("2.34",), "2.34"), (("2.4", "2.38", "2.34"), "2.38")])
+def test_a_host_needs_the_newest_glibc_of_its_engines(engines: tuple[str, ...], least: str) -> None:
+    """Compared by number, whether or not the engine is there already; none where the host gets no engine."""
+    made = [Artefact(id=f"e{each}", archive=Path("e"), sha256="ab" * 32, size=1, glibc=each) for each in ("", *engines)]
+    wanted = plan.HostPlan(release=made[0], uv=made[0], engines=tuple(made[1:]), models=(), files=())
+    assert plan.needs(wanted, Observed.parse({"engines": ["e2.38"]})).engine_glibc == least
 
 
 def test_a_host_that_is_offline_gets_models_from_others() -> None:

@@ -44,6 +44,7 @@ class Makings:
     folder: Path
     fails: frozenset[str] = frozenset()
     says: str = "first"
+    needs_glibc: str = "2.34"
     reads_files: bool = True
 
     def release(self, version: str, target: Target) -> Artefact:
@@ -56,7 +57,7 @@ class Makings:
     def engine(self, name: str, variant: str, target: Target) -> Artefact:
         if target.arch in self.fails:
             raise ArtefactError(f"an engine for {target.arch} cannot be built")
-        facts = json.dumps({"python": target.python, "arch": target.arch, "glibc": "2.34"})
+        facts = json.dumps({"python": target.python, "arch": target.arch, "glibc": self.needs_glibc})
         engine = f"{name}-{variant}-{target.python}"
         return described(engine, tar(self.folder / f"engine-{engine}.tar", "engine.json", facts))
 

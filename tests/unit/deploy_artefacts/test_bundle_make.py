@@ -84,6 +84,13 @@ def test_what_cannot_be_built_leaves_nothing(site: Site, folder: Path, tmp_path:
     assert list(folder.parent.iterdir()) == []
 
 
+def test_an_engine_too_new_for_a_target_is_in_no_bundle(site: Site, folder: Path, tmp_path: Path) -> None:
+    """A target with an older glibc than this machine's build needs ends it with both versions, not at the site."""
+    with pytest.raises(ArtefactError, match=r"needs glibc 2\.38 and the target has 2\.36: make the bundle on"):
+        bundle_of(site, folder, TRIXIE, BOOKWORM, makings=Makings(tmp_path, needs_glibc="2.38"))
+    assert list(folder.parent.iterdir()) == []
+
+
 def test_a_failed_refresh_leaves_the_bundle_that_was_there(site: Site, folder: Path, tmp_path: Path) -> None:
     """Not a byte of it changes."""
     bundle_of(site, folder, makings=Makings(tmp_path))
