@@ -2,7 +2,7 @@
 
 `RBEE_MADE_UP` holds JSON: `secrets`, the number of `hosts`, `faults` by host name, `delay` in seconds per command,
 `rollout` as the fields of Rollout; perhaps `glibc` by host name, `engine` as the glibc that the engine of all hosts
-needs (else they have none).
+needs (else they have none), `model` as a file that all of them get, `gpu` as the memory of the one that each declares.
 A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is activated), `broken` (outdated, and
 the activation fails), `taken` (outdated, and another deploy has its lease) or `stuck` (a queen's: nothing was there
 before, and workers do not come up).
@@ -21,7 +21,7 @@ from rbee_deploy import sources
 from rbee_deploy.accounts import directories, groups, users
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.generation import generation
-from rbee_deploy.inventory import Rollout, fleet, host
+from rbee_deploy.inventory import Rollout, fleet, host, model, simulated
 from rbee_deploy.modes import role_units
 from rbee_deploy.operations.root import RUN
 from rbee_deploy.plan import HostPlan, Workshop
@@ -141,12 +141,14 @@ _declared = (
         address=f"192.0.2.{number}",
         queen=number == 1,
         engines=["llama-cpp"] if "engine" in _wanted else [],
+        **({"devices": [simulated("gpu0", memory=_wanted["gpu"])]} if "gpu" in _wanted else {}),
     )
     for number in range(1, _wanted["hosts"] + 1)
 )
 _queen, _hives = fleet(
     "made-up",
     hosts=list(_declared),
+    models=[model("big", source=f"file:{_wanted['model']}", context=16384)] if "model" in _wanted else [],
     client_endpoint="plain-http",
     secrets_dir=_wanted["secrets"],
     rollout=Rollout(**_wanted.get("rollout", {})),

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.models.gguf_builder import ARCHITECTURE, UINT32, entry, gguf
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -246,6 +248,19 @@ def test_a_plan_refuses_a_host_that_cannot_load_the_engine(secrets: Path) -> Non
     (refused,) = (line for line in said if "box2" in line and "glibc" in line)
     assert refused.startswith("@fake/box2 preflight failed its glibc 2.36 is older than the engine's 2.38; upgrade")
     assert "@fake/box1 all unchanged" in said
+
+
+def test_a_plan_names_a_model_that_no_declared_gpu_holds(secrets: Path, tmp_path: Path) -> None:
+    """What its header says that it takes stands beside the largest GPU in one hint, which stops nothing."""
+    model = tmp_path / "big.gguf"
+    sizes = {"block_count": 80, "embedding_length": 8192, "attention.head_count": 64, "attention.head_count_kv": 64}
+    model.write_bytes(gguf((ARCHITECTURE, *(entry(f"llama.{name}", UINT32, size) for name, size in sizes.items()))))
+    done = run(secrets, "plan", hosts=1, engine="2.36", model=str(model), gpu="24 GiB")
+    said = [" ".join(line.split()) for line in done.stderr.splitlines()]
+    assert done.returncode == 0
+    (hint,) = (line for line in said if "model big" in line)
+    assert re.search(r"needs 4\d\.\d GiB, the largest declared GPU has 24\.0 GiB; restrict it to other hosts", hint)
+    assert any(line.endswith("would change bring models") for line in said)
 
 
 def test_a_limit_is_kept_and_little_is_said(secrets: Path) -> None:
