@@ -1,12 +1,18 @@
 """Whether what is to be brought fits: engine and processor, disk, memory, the place of the models."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, gib, listed, version
+from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, amount, listed, version
 from rbee_runtime import ports
 
 SPARE_DISK = 1 << 30
+"""Of what is copied, beside it."""
+STATE_DISK = 64 << 20
+"""For what activations note and keep: contents of files, copies of the queen's database."""
+ETC_DISK = 1 << 20
+"""For configuration, certificates and units."""
 RELEASE_GROWTH = 4
 """Times its archive: the archive itself, its wheels and the environment made of them."""
 ENGINE_GROWTH = 2
@@ -54,22 +60,23 @@ def _level(baseline: str) -> int:
 
 def _disk_is_big_enough(case: Case) -> Iterator[Finding]:
     needs, models_dir = case.needs, case.host.models_dir
-    wanted = {
-        str(ports.PREFIX): needs.release_bytes * RELEASE_GROWTH + needs.engine_bytes * ENGINE_GROWTH,
-        models_dir: needs.model_bytes,
-    }
+    copied = Counter({str(ports.PREFIX): needs.release_bytes * RELEASE_GROWTH + needs.engine_bytes * ENGINE_GROWTH})
+    copied[models_dir] += needs.model_bytes
+    # Added rather than merged: models_dir may be one of these folders.
+    wanted = Counter(copied)
+    wanted.update({str(ports.STATE): STATE_DISK, str(ports.ETC.parent): ETC_DISK})
     disks: dict[int, list[str]] = {}
     for path in wanted:
         if path in case.facts.disk_free:
             # The same free space to the byte is the same disk.
             disks.setdefault(case.facts.disk_free[path], []).append(path)
     for free, paths in disks.items():
-        need = sum(wanted[path] for path in paths) + SPARE_DISK
+        need = sum(wanted[path] for path in paths) + (SPARE_DISK if copied.keys() & paths else 0)
         if free < need:
             have, verb = ("has", "needs") if len(paths) == 1 else ("have", "need")
             yield Finding(
-                f"{listed(paths)} {have} {gib(free)} free and {verb} {gib(need)}",
-                "make room, or give models_dir a bigger disk",
+                f"{listed(paths)} {have} {amount(free)} free and {verb} {amount(need)}",
+                "make room, or give models_dir a bigger disk" if models_dir in paths else "make room there",
             )
 
 
@@ -101,7 +108,7 @@ def _memory_may_do(case: Case) -> Iterator[Finding]:
     memory, needed = case.facts.memory_bytes, case.needs.model_bytes * MODEL_MEMORY
     if memory is not None and memory < needed:
         yield Finding(
-            f"it has {gib(memory)} of memory and its models need about {gib(needed)}",
+            f"it has {amount(memory)} of memory and its models need about {amount(needed)}",
             "unless its GPUs hold them, restrict a model to other hosts",
         )
 
@@ -113,7 +120,7 @@ def _a_device_holds_each_model(case: Case) -> Iterator[Finding]:
     for name, needed in case.needs.models:
         if largest and needed > largest:
             yield Finding(
-                f"model {name} needs {gib(needed)}, the largest {what} has {gib(largest)}",
+                f"model {name} needs {amount(needed)}, the largest {what} has {amount(largest)}",
                 "restrict it to other hosts, or give it a smaller context, fewer slots or a smaller quantisation",
             )
 
@@ -141,9 +148,12 @@ ENGINE_FLOOR = Check(
 DISK = Check(
     id="disk-space",
     title="The disk takes what is brought",
-    looks_at="free space under `/opt/rbee` and `models_dir`, and the sizes of what is still missing there",
-    fails_when=f"less than {gib(SPARE_DISK)} would be left",
-    why="a disk that runs full in the middle leaves nothing broken, but costs the time of the copying",
+    looks_at="free space under `/opt/rbee`, `models_dir`, `/var/lib/rbee` and `/etc`, and the sizes of what is still "
+    "missing in the first two",
+    fails_when=f"less than {amount(SPARE_DISK)} would be left beside what is copied; `/var/lib/rbee` needs "
+    f"{amount(STATE_DISK)} and `/etc` {amount(ETC_DISK)}, which add to it where they share a disk",
+    why="a disk that runs full in the middle leaves nothing broken, but costs the time of the copying, or of an "
+    "activation that is taken back",
     fix="make room, or give `models_dir` a bigger disk",
     find=_disk_is_big_enough,
 )

@@ -38,7 +38,7 @@ TROUBLES = {
     "wrong": Trouble("correct its sudo_password", fields={"ssh_user": "opspw", "sudo_password": "WRONG"}),
     "naked": Trouble("sudo is not installed", "mv /usr/bin/sudo /usr/bin/away"),
     "snakeless": Trouble("python3 is installed but python3 does not start", "rm /usr/bin/python3*"),
-    "full": Trouble("0.0 GiB free and needs", "mkdir -p /opt/rbee && mount -t tmpfs -o size=20m tmpfs /opt/rbee"),
+    "full": Trouble("20 MiB free and needs", "mkdir -p /opt/rbee && mount -t tmpfs -o size=20m tmpfs /opt/rbee"),
     "busy": Trouble(
         "port 8600 (also a default port of Consul) is taken by nc",
         'systemd-run -q python3 -c \'import socket, time, ctypes; ctypes.CDLL(None).prctl(15, b"nc", 0, 0, 0);'

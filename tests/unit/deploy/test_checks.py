@@ -71,7 +71,14 @@ TRIGGERS: dict[str, list[Trigger]] = {
     ],
     "engine-build": [Trigger("its architecture is aarch64, for which there is no build of the", {"arch": "aarch64"})],
     "cpu-baseline": [Trigger("its CPU is x86_64, and the engine is built for", {"cpu_baseline": "x86_64"})],
-    "disk-space": [Trigger("/opt/rbee has 0.5 GiB free and needs 1.4 GiB", {"disk_free": {"/opt/rbee": GIB // 2}})],
+    "disk-space": [
+        Trigger("/opt/rbee has 512 MiB free and needs 1.4 GiB", {"disk_free": {"/opt/rbee": GIB // 2}}),
+        Trigger(
+            "/var/lib/rbee has 3.0 GiB free and needs 3.1 GiB; make room, or give",
+            {"disk_free": {"/var/lib/rbee": 3 * GIB}},
+            {"models_dir": "/var/lib/rbee"},
+        ),
+    ],
     "models-dir": [
         Trigger("models_dir is /var/lib/rbee/models, and /var is no", {"paths": {"/var": {"kind": "fifo"}}})
     ],

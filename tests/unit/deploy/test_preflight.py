@@ -12,6 +12,8 @@ from tests.unit.deploy.sites import one_box, site_of
 
 NOW = 1_800_000_000.0
 GIB = 1 << 30
+MIB = 1 << 20
+DISKS = ("/opt/rbee", "/etc", "/var/lib/rbee", "/var/lib/rbee/models")
 NEEDS = Needs(
     release_bytes=50 << 20,
     engine_bytes=100 << 20,
@@ -33,7 +35,7 @@ GOOD: dict[str, Any] = {
     "polkit": True,
     "clock_unix": NOW + 2,
     "memory_bytes": 16 * GIB,
-    "disk_free": {"/opt/rbee": 10 * GIB, "/var/lib/rbee/models": 10 * GIB},
+    "disk_free": dict.fromkeys(DISKS, 10 * GIB),
     "listeners": {"22": "sshd"},
     "units": {},
     "boot_id": "something that preflight does not look at",
@@ -67,6 +69,9 @@ FINE: dict[str, dict[str, Any]] = {
     "a newer Python beside an old default": {"python": "3.12", "os_id": "rocky", "os_version": "9.5"},
     "a distribution that nobody knows": {"os_id": "nobara", "os_version": "42"},
     "a queen that does not run yet": {"queen_link": "refused"},
+    "disks that hold just enough": {
+        "disk_free": {"/opt/rbee": 10 * GIB, "/etc": MIB, "/var/lib/rbee": 64 * MIB, "/var/lib/rbee/models": 3 * GIB}
+    },
     "a link for the models": {"paths": {"/var/lib": {"kind": "directory"}, "/var/lib/rbee/models": {"kind": "link"}}},
 }
 
@@ -130,12 +135,28 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "its glibc 2.31 is older than the engine's 2.36; upgrade the host, or run the deploy from a machine as old as",
     ),
     "a small disk": (
-        {"disk_free": {"/opt/rbee": 10 * GIB, "/var/lib/rbee/models": GIB}},
+        {"disk_free": {**GOOD["disk_free"], "/var/lib/rbee/models": GIB}},
         "/var/lib/rbee/models has 1.0 GiB free and needs 3.0 GiB; make room, or give models_dir a bigger disk",
     ),
     "one small disk for all": (
-        {"disk_free": {"/opt/rbee": 3 * GIB, "/var/lib/rbee/models": 3 * GIB}},
-        "/opt/rbee and /var/lib/rbee/models have 3.0 GiB free and need 3.4 GiB; make room, or give",
+        {"disk_free": dict.fromkeys(DISKS, 3 * GIB)},
+        "/opt/rbee, /var/lib/rbee/models, /var/lib/rbee and /etc have 3.0 GiB free and need 3.5 GiB; make room, or",
+    ),
+    "a full disk of state": (
+        {"disk_free": {**GOOD["disk_free"], "/var/lib/rbee": 63 * MIB}},
+        "/var/lib/rbee has 63 MiB free and needs 64 MiB; make room there",
+    ),
+    "a full /etc": (
+        {"disk_free": {**GOOD["disk_free"], "/etc": 0}},
+        "/etc has 0 MiB free and needs 1 MiB; make room there",
+    ),
+    "a system disk that state and /etc share": (
+        {"disk_free": {**GOOD["disk_free"], "/var/lib/rbee": 64 * MIB, "/etc": 64 * MIB}},
+        "/var/lib/rbee and /etc have 64 MiB free and need 65 MiB; make room there",
+    ),
+    "state that shares the disk of the models": (
+        {"disk_free": {**GOOD["disk_free"], "/var/lib/rbee": 3 * GIB, "/var/lib/rbee/models": 3 * GIB}},
+        "/var/lib/rbee/models and /var/lib/rbee have 3.0 GiB free and need 3.1 GiB; make room, or give models_dir",
     ),
     "Consul": (
         {"listeners": {"8500": "consul"}},
