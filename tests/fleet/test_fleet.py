@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = Path(__file__).with_name("made_up.py")
-HOSTS = 8
+HOSTS = 100
+"""As many as one run is promised to bear; the other tests take as few as they need."""
+
 MAIN = "from rbee_deploy.main import main; main()"
 
 
@@ -32,7 +34,7 @@ def line(
     secrets: Path,
     *words: str,
     faults: dict[str, str] | None = None,
-    hosts: int = HOSTS,
+    hosts: int,
     delay: float = 0.0,
     rollout: dict[str, Any] | None = None,
     **more: Any,
@@ -70,14 +72,25 @@ def changed(result: dict[str, Any]) -> list[str]:
     return [operation["name"] for operation in result["operations"] if operation["success"]]
 
 
+def boxes(first: int, last: int) -> list[str]:
+    """Return the names of some hosts in a row."""
+    return [f"box{number}" for number in range(first, last + 1)]
+
+
+def commands(text: str) -> dict[str, int]:
+    """Return the number of commands that each host got, as the end of the report has it."""
+    found = re.findall(r"^@fake/(box\d+) +(\d+) remote commands?$", text, re.MULTILINE)
+    return {name: int(count) for name, count in found}
+
+
 def test_a_converged_fleet_changes_nothing(secrets: Path) -> None:
-    """Every operation is without effect, standard output is JSON, and each host gets one command."""
-    done = run(secrets, "-y", "--json")
+    """With a hundred hosts every operation is without effect, standard output is JSON, and each gets one command."""
+    done = run(secrets, "-y", "--json", hosts=HOSTS)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)["results"]
     assert changed(results) == []
     assert results["totals"]["error"] == 0
-    assert done.stderr.count("  1 remote command\n") == HOSTS
+    assert commands(done.stderr) == dict.fromkeys(boxes(1, HOSTS), 1)
 
 
 def test_hosts_that_fail_leave_the_others_alone(secrets: Path) -> None:
@@ -117,11 +130,12 @@ def test_a_rollback_that_has_nowhere_to_go_is_a_document(secrets: Path) -> None:
 
 
 def test_the_queen_is_restarted_before_the_hives(secrets: Path) -> None:
-    """With every host outdated, no hive is touched before the queen answered; then one, then a quarter at a time."""
-    faults = {f"box{number}": "outdated" for number in range(1, 10)}
-    done = run(secrets, "-y", "-vv", faults=faults, hosts=9)
+    """With all of a hundred outdated, she answers before a hive is touched; then one goes, then a quarter at a time."""
+    done = run(secrets, "-y", "-vv", faults=dict.fromkeys(boxes(1, HOSTS), "outdated"), hosts=HOSTS)
     assert done.returncode == 0, done.stderr
-    assert turns(done.stderr) == [["box1"], ["box2"], ["box3", "box4"], ["box5", "box6"], ["box7", "box8"], ["box9"]]
+    assert turns(done.stderr) == [boxes(1, 1), boxes(2, 2), boxes(3, 27), boxes(28, 52), boxes(53, 77), boxes(78, 100)]
+    # Her host is also asked about the workers of all hives, and looked at once more after that.
+    assert commands(done.stderr) == {"box1": 10, **dict.fromkeys(boxes(2, HOSTS), 8)}
 
 
 def test_a_run_that_fails_takes_back_all_that_it_changed(secrets: Path) -> None:
@@ -156,7 +170,7 @@ def turns(text: str, command: str = "activator activate") -> list[list[str]]:
         commands = re.split(r"\[@fake/(box\d+)\]\s+>>> ", operation)
         hosts = commands[1::2]
         found.append([name for name, sent in zip(hosts, commands[2::2], strict=True) if command in sent])
-    return [sorted(hosts) for hosts in found if hosts]
+    return [sorted(hosts, key=lambda name: int(name.removeprefix("box"))) for hosts in found if hosts]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +195,20 @@ def test_a_hive_that_fails_stops_the_ones_after_it(secrets: Path) -> None:
     left = re.findall(r"^@fake/(box\d) .*failed +left as it is: box2 could not", done.stderr, re.MULTILINE)
     assert left == ["box3", "box5"]
     assert re.search(r"^@fake/box4 +verify .*unchanged", done.stderr, re.MULTILINE)
+
+
+def test_a_failure_in_a_batch_stops_the_batches_after_it(secrets: Path) -> None:
+    """Of a hundred hosts its own batch is finished, and each one after it is named, got its files and runs the old."""
+    faults = {**dict.fromkeys(boxes(2, HOSTS - 1), "outdated"), "box3": "broken"}
+    done = run(secrets, "-y", "-vv", faults=faults, hosts=HOSTS)
+    assert done.returncode == 1
+    assert turns(done.stderr) == [boxes(2, 2), boxes(3, 27)]
+    left = re.findall(r"^@fake/(box\d+) .*failed +left as it is: box3 could not", done.stderr, re.MULTILINE)
+    assert left == boxes(28, HOSTS - 1)
+    fine = re.findall(r"^@fake/(box\d+) +verify .*unchanged", done.stderr, re.MULTILINE)
+    assert fine == [*boxes(1, 2), *boxes(4, 27), f"box{HOSTS}"]
+    over, kept = dict.fromkeys(boxes(4, 27), 8), dict.fromkeys(left, 5)
+    assert commands(done.stderr) == {"box1": 3, "box2": 8, "box3": 6, **over, **kept, "box100": 1}
 
 
 def test_a_host_that_somebody_else_deploys_to_is_left_alone(secrets: Path) -> None:
