@@ -1,8 +1,8 @@
 """An inventory of made-up hosts for pyinfra's fake connector; pyinfra executes this file.
 
 `RBEE_MADE_UP` holds JSON: `secrets`, the number of `hosts`, `faults` by host name, `delay` in seconds per command,
-`rollout` as the fields of Rollout; perhaps `glibc` by host name, `engine` as the glibc that the engine of all hosts
-needs (else they have none), `model` as a file that all of them get, `gpu` as the memory of the one that each declares.
+`rollout` as the fields of Rollout; perhaps `given`, by the field of each host the variable that holds its secret, `glibc`
+by host name, `engine` as the glibc that the engine of all hosts needs (else they have none).
 A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is activated), `broken` (outdated, and
 the activation fails), `taken` (outdated, and another deploy has its lease) or `stuck` (a queen's: nothing was there
 before, and workers do not come up).
@@ -26,6 +26,7 @@ from rbee_deploy.modes import role_units
 from rbee_deploy.operations.root import RUN
 from rbee_deploy.plan import HostPlan, Workshop
 from rbee_deploy.render import roles
+from rbee_deploy.secrets import secret_env
 from rbee_deploy.site import Host
 
 OUTDATED = {"outdated", "broken", "taken", "stuck"}
@@ -135,6 +136,7 @@ def _made_up(entry: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
 
 
 _wanted = json.loads(os.environ["RBEE_MADE_UP"])
+_given: dict[str, Any] = {field: secret_env(name) for field, name in _wanted.get("given", {}).items()}
 _declared = (
     host(
         f"box{number}",
@@ -142,6 +144,7 @@ _declared = (
         queen=number == 1,
         engines=["llama-cpp"] if "engine" in _wanted else [],
         **({"devices": [simulated("gpu0", memory=_wanted["gpu"])]} if "gpu" in _wanted else {}),
+        **_given,
     )
     for number in range(1, _wanted["hosts"] + 1)
 )

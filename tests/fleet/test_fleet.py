@@ -37,14 +37,26 @@ def line(
     hosts: int,
     delay: float = 0.0,
     rollout: dict[str, Any] | None = None,
+    given: dict[str, str] | None = None,
+    program: str = MAIN,
     **more: Any,
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the command line on made-up hosts and its environment: pyinfra, or rbee-deploy if `words` begin so."""
-    wanted = {"secrets": str(secrets), "hosts": hosts, "faults": faults or {}, "delay": delay, "rollout": rollout or {}}
-    wanted |= more
-    own = words[:1] in {("apply",), ("plan",), ("check",), ("status",), ("lock",), ("rollback",)}
+    """Return the command line on made-up hosts and its environment: pyinfra, or rbee-deploy if `words` begin so.
+
+    `given` are variables of the environment that hold secrets, by the field of each host that names one.
+    """
+    wanted = {
+        "secrets": str(secrets),
+        "hosts": hosts,
+        "faults": faults or {},
+        "delay": delay,
+        "rollout": rollout or {},
+        "given": given or {},
+        **more,
+    }
+    own = words[:1] in {("apply",), ("plan",), ("check",), ("status",), ("lock",), ("rollback",), ("rotate",)}
     command = (
-        [sys.executable, "-c", MAIN, words[0], "-i", str(INVENTORY), *words[1:]]
+        [sys.executable, "-c", program, words[0], "-i", str(INVENTORY), *words[1:]]
         if own
         else [str(Path(sys.executable).with_name("pyinfra")), str(INVENTORY), "rbee_deploy/deploy.py", *words]
     )
