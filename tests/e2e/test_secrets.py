@@ -1,49 +1,103 @@
 """Secrets stay where they belong: nothing shows them, and only root and their process can read them."""
 
+import base64
+import os
+import subprocess
+from dataclasses import dataclass, field
+
 import pytest
 
-from tests.e2e.fleets import Fleet
+from tests.e2e.fleets import Deployment, Fleet
+from tests.e2e.processes import Watch
 
 pytestmark = pytest.mark.lab
 
 PLACES = (
-    "/etc/systemd /run/systemd/system /var/lib/rbee /var/log /run/log /run/rbee-queen /run/rbee-hive "
-    "/tmp /var/tmp /home"
+    "/etc/systemd /etc/rbee /run/systemd/system /run/rbee* /var/lib/rbee /var/log /run/log /tmp /var/tmp /home /root"
 )
-WATCH = (
-    "for i in $(seq 150); do "
-    "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; sleep 0.1; done"
-)
+FILES = f"find {PLACES} /opt/rbee \\( -path /etc/rbee/credentials -o -path '/opt/rbee/*/lib' \\) -prune -o -type f"
+LOUD = ("-vvv", "--debug", "--diff")
+DROP_IN = "/etc/systemd/system/rbee-hive.service.d/broken.conf"
+BROKEN = "[Service]\nExecStart=\nExecStart=/bin/sh -c 'echo the reason why; exit 3'\n"
+CONTROL = "canary-that-is-to-be-seen"
+"""Planted where secrets are looked for, to know that they would be found."""
 
 
-def canaries(fleet: Fleet) -> list[str]:
-    """Return a telling part of every secret that the operator's machine holds."""
+@dataclass
+class Day:
+    """What a fleet said and ran while secrets were placed, replaced and in reach of what failed."""
+
+    runs: dict[str, Deployment] = field(default_factory=dict)
+    words: str = ""
+    secrets: set[str] = field(default_factory=set)
+
+
+def canaries(fleet: Fleet) -> set[str]:
+    """Return a telling part of every secret that the operator's machine holds, as it is and as files travel."""
     folder = fleet.lab.directory / "secrets"
-    keys = [path for path in folder.rglob("*") if path.is_file() and "PRIVATE KEY" in path.read_text()]
+    keys = [path.read_text() for path in folder.rglob("*") if path.is_file() and "PRIVATE KEY" in path.read_text()]
     assert len(keys) >= 4
-    given = fleet.environment.values()
-    return [fleet.api_key.rsplit("_", 1)[1], *given, *(path.read_text().splitlines()[1] for path in keys)]
+    given = list(fleet.environment.values())
+    coded = [base64.b64encode(text.encode()).decode() for text in (*given, *keys)]
+    api = [path.read_text().strip().rsplit("_", 1)[1] for path in folder.glob("api-key*")]
+    return {*api, *given, *(key.splitlines()[1] for key in keys), *(text[:100][-60:-4] for text in coded)}
 
 
-def test_output_and_process_lists_show_no_secret(deployed: Fleet) -> None:
-    """A deploy that places every secret anew, as loudly as pyinfra can, prints none and puts none into an argv."""
-    host = deployed.lab.hosts["gpu1"]
-    host.run("rm -rf /etc/rbee/credentials")
-    host.run(f"({WATCH}) > /run/watched 2>&1 & echo started")
-    loud = deployed.deploy("-vvv", "--debug", "--diff")
-    seen = loud.output + loud.errors + host.run("cat /run/watched; rm /run/watched").stdout
-    assert [canary[:6] for canary in canaries(deployed) if canary in seen] == []
+@pytest.fixture(scope="module")
+def day(deployed: Fleet) -> Day:
+    """Give all that was seen while a fleet got every secret anew, a service did not start, and the API key changed."""
+    found, hosts = Day(secrets=canaries(deployed)), deployed.lab.hosts
+    with Watch(apart=tuple(deployed.environment)) as watch:
+        subprocess.run(["sleep", "0.5"], env={**os.environ, "CONTROL": f"{CONTROL}-operator"}, check=True)
+        for name in ("queen", "gpu1"):
+            hosts[name].run(f"rm -rf /etc/rbee/credentials; sh -c 'sleep 0.5; : {CONTROL}-{name}'")
+        found.runs["deploy"] = deployed.deploy(*LOUD, check=False)
+        hosts["gpu1"].put(BROKEN, DROP_IN)
+        hosts["gpu1"].run("systemctl daemon-reload; systemctl stop rbee-hive.service")
+        found.runs["failing deploy"] = deployed.deploy(*LOUD, check=False)
+        hosts["gpu1"].run(f"rm {DROP_IN}; systemctl daemon-reload")
+        found.runs["rotate"] = deployed.rbee_deploy("rotate", "api-key", "-v")
+        found.secrets |= canaries(deployed)
+        found.runs["revoke"] = deployed.rbee_deploy("rotate", "api-key", "--revoke-old", "-v")
+        found.runs["rollback"] = deployed.rbee_deploy("rollback", "-v")
+        found.runs["apply"] = deployed.rbee_deploy("apply", "--json")
+    found.words = watch.words
+    deployed.wait_ready("smol")
+    deployed.wait_ready("slow", 2)
+    return found
+
+
+def shown(found: Day, text: str) -> list[str]:
+    """Return the beginnings of the secrets that a text shows."""
+    return [secret[:6] for secret in found.secrets if secret in text]
+
+
+def test_nothing_that_is_printed_shows_a_secret(day: Day) -> None:
+    """Not even as loudly as pyinfra can, with the journal of what failed, or as a document."""
+    assert {name: run.code for name, run in day.runs.items() if run.code} == {"failing deploy": 1, "rollback": 1}
+    assert "the reason why" in day.runs["failing deploy"].errors
+    told = {name: shown(day, run.output + run.errors) for name, run in day.runs.items()}
+    assert {name: secrets for name, secrets in told.items() if secrets} == {}
+
+
+def test_no_process_is_called_with_a_secret(day: Day) -> None:
+    """No argument or variable on a host or the operator's machine holds one but the variable that is read for it."""
+    machines = ("operator", "queen", "gpu1")
+    assert [name for name in machines if f"{CONTROL}-{name}" not in day.words] == []
+    assert shown(day, day.words) == []
 
 
 @pytest.mark.parametrize("name", ["queen", "gpu1"])
-def test_hosts_keep_no_stray_copy(deployed: Fleet, name: str) -> None:
-    """Units, state, logs, journal and temporary folders of a host hold no secret."""
+def test_hosts_keep_no_stray_copy(deployed: Fleet, day: Day, name: str) -> None:
+    """Units, state, logs, journal, temporary and home folders of a host hold no secret, and neither do our programs."""
     host = deployed.lab.hosts[name]
-    patterns = "\n".join(canaries(deployed)) + "\n"
-    found = host.run(f"grep -rlaF -f /dev/stdin {PLACES} 2>/dev/null", check=False, input=patterns).stdout
-    journal = host.run("journalctl --no-pager -o cat").stdout
-    assert found == ""
-    assert [canary[:6] for canary in canaries(deployed) if canary in journal] == []
+    control = f"/opt/rbee/{CONTROL}"
+    search = f"cat >/run/sought; {FILES} -print0 | xargs -0 grep -laF -f /run/sought; rm /run/sought {control}"
+    host.run(f"echo {CONTROL} >{control}")
+    assert host.run(search, input="\n".join([*day.secrets, CONTROL]) + "\n").stdout == f"{control}\n"
+    journal = host.run("journalctl --no-pager -o export").stdout
+    assert "COMMAND=" in journal
+    assert shown(day, journal) == []
 
 
 @pytest.mark.parametrize("name", ["queen", "gpu1"])
