@@ -30,6 +30,8 @@ ROWS = {
         "ADOPT",
         "DAY",
         "FIREWALL",
+        "SECRETS",
+        "CROWD",
     ],
 }
 
