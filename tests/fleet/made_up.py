@@ -1,8 +1,8 @@
 """An inventory of made-up hosts for pyinfra's fake connector; pyinfra executes this file.
 
 `RBEE_MADE_UP` holds JSON: `secrets`, the number of `hosts`, `faults` by host name, `delay` in seconds per command,
-`rollout` as the fields of Rollout; perhaps `given`, by the field of each host the variable that holds its secret, `glibc`
-by host name, `engine` as the glibc that the engine of all hosts needs (else they have none).
+`rollout` as the fields of Rollout; perhaps `given`, by the field of each host the variable that holds its secret,
+`glibc` by host name, `engine` as the glibc that the engine of all hosts needs (else they have none).
 A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is activated), `broken` (outdated, and
 the activation fails), `taken` (outdated, and another deploy has its lease) or `stuck` (a queen's: nothing was there
 before, and workers do not come up).
