@@ -1,9 +1,10 @@
 """systemd on the host: what units are like, and bringing a role to what it should run."""
 
+import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ MOST_RESTARTS = 3
 """Automatic restarts after ours mean that it cannot start; the deadline needs no waiting then."""
 
 LOG_LINES = 10
+
+LOOKED_THROUGH = 2000
+"""A queen that leaves writes a line for each of her open requests, after the first lines of the one that comes."""
 
 RUNNING_BYTES = 1 << 20
 """Above any `running.json`; whoever runs the service could write more."""
@@ -113,7 +117,7 @@ def runs(role: Role) -> bool:
 
 def restart(role: Role, *, seconds: float = READY_SECONDS) -> None:
     """Start a role anew and wait until it is ready with its digest and release, or raise ActivationError."""
-    deadline = time.monotonic() + seconds
+    deadline, leaving = time.monotonic() + seconds, processes(role.service)
     _listen(role)
     subprocess.run(["systemctl", "reset-failed", "--", role.service], capture_output=True, check=False)
     # Without waiting: systemd's own patience is longer than ours.
@@ -125,7 +129,7 @@ def restart(role: Role, *, seconds: float = READY_SECONDS) -> None:
         if look([role.service])[role.service].restarts >= MOST_RESTARTS:
             break
         time.sleep(0.1)
-    raise ActivationError(_complaint(role))
+    raise ActivationError(_complaint(role, leaving))
 
 
 def kill_unready(role: Role) -> None:
@@ -144,15 +148,39 @@ def listening() -> set[int]:
     return ports
 
 
-def journal(unit: str, lines: int = LOG_LINES) -> list[str]:
-    """Return the last lines that the unit's own processes wrote, or what systemd says of it if they are silent."""
+def processes(unit: str, proc: Path = Path("/proc")) -> frozenset[int]:
+    """Return every process in the control group of a unit, those that a restart leaves to their open streams too."""
+    found = set()
+    for table in proc.glob("[0-9]*/cgroup"):
+        with contextlib.suppress(OSError):
+            if any(unit in line.split("/") for line in table.read_text().splitlines()):
+                found.add(int(table.parent.name))
+    return frozenset(found)
+
+
+def journal(unit: str, without: Collection[int] = ()) -> list[str]:
+    """Return the last lines that the unit's own processes wrote, or what systemd says of it if they are silent.
+
+    `without` are processes whose lines are left out.
+    """
     for which in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
-        words = ["journalctl", which, "-n", str(lines), "--no-pager", "-o", "cat"]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, errors="replace")
-        found = [line for line in done.stdout.splitlines() if line != "-- No entries --"]
+        output = ("-n", str(LOOKED_THROUGH), "--no-pager", "-o", "json", "--output-fields=MESSAGE,_PID")
+        done = subprocess.run(["journalctl", which, *output], capture_output=True, text=True, check=False)
+        found = written(done.stdout.splitlines(), without)
         if found:
-            return found
+            return found[-LOG_LINES:]
     return []
+
+
+def written(records: Iterable[str], without: Collection[int] = ()) -> list[str]:
+    """Return the lines in journal records, each one JSON, but for those that these processes wrote."""
+    own = (record for record in map(json.loads, records) if int(record.get("_PID", 0)) not in without)
+    return [line for record in own for line in _text(record.get("MESSAGE")).splitlines()]
+
+
+def _text(message: object) -> str:
+    """Return a message, which is a list of bytes where it is not plain text, and nothing where it is too long."""
+    return bytes(message).decode(errors="replace") if isinstance(message, list) else str(message or "")
 
 
 def _listen(role: Role) -> None:
@@ -170,6 +198,7 @@ def _has_job(unit: str) -> bool:
     return systemctl("show", "-p", "Job", "--value", "--", unit).strip() not in {"", "0"}
 
 
-def _complaint(role: Role) -> str:
+def _complaint(role: Role, leaving: Collection[int]) -> str:
     state = look([role.service])[role.service].active
-    return "\n".join((f"{role.service} did not become ready ({state}); its last lines:", *journal(role.service)))
+    lines = journal(role.service, leaving)
+    return "\n".join((f"{role.service} did not become ready ({state}); its last lines:", *lines))
