@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from rbee_deploy.accounts import Directory
+from rbee_deploy.accounts import Directory, User
 from rbee_deploy.activator.manifest import Role
 from rbee_deploy.modes import role_units
 from rbee_deploy.observed import Observed, PathState, UnitState
@@ -35,6 +35,20 @@ def directory_drift(directory: Directory, found: PathState | None) -> list[str]:
     if found is None or found.kind != "directory":
         return [_instead(directory.path, "directory", found)]
     return _access_drift(directory, found)
+
+
+def groups_lacked(user: User, facts: Observed) -> list[str]:
+    """Return the groups that a user should be in and is not; all of them where there is no such user yet."""
+    wanted = [*user.groups, *(name for name in user.groups_if_present if name in facts.names("groups"))]
+    held = facts.raw.get("users", {}).get(user.name, ())
+    return [name for name in wanted if name not in held]
+
+
+def user_drift(user: User, facts: Observed) -> list[str]:
+    """Return how a user is not as it should be; groups beyond those that it needs are the operator's choice."""
+    if user.name not in facts.names("users"):
+        return [f"there is no user {user.name}"]
+    return [f"user {user.name} is not in group {name}" for name in groups_lacked(user, facts)]
 
 
 def _instead(path: str, kind: str, found: PathState | None) -> str:

@@ -21,7 +21,6 @@ from rbee_deploy.history import Past, Step
 from rbee_deploy.inventory import Placement
 from rbee_deploy.modes import enabled_units, units_elsewhere
 from rbee_deploy.observed import Observed
-from rbee_deploy.operations.host import user_commands
 from rbee_deploy.operations.models import Seed
 from rbee_deploy.operations.root import FETCHES, LEASE, REFUSALS, RUN, WARNINGS, WORKERS
 from rbee_deploy.operations.workers import Door
@@ -264,8 +263,9 @@ class Here:
         wanted = self.generation()
         if wanted is None:
             return []
-        return drift.found(
-            self.facts,
+        facts = self.facts
+        found = drift.found(
+            facts,
             wanted.roles,
             self.files(),
             self.directories(),
@@ -274,6 +274,7 @@ class Here:
             link=str(ports.RELEASES / wanted.release),
             generation=wanted.id,
         )
+        return [*found, *(phrase for user in self.users() for phrase in drift.user_drift(user, facts))]
 
     def has_work(self) -> bool:
         """Say whether a deploy changes anything on the host."""
@@ -285,9 +286,8 @@ class Here:
         missing, facts = needs(plan, self.facts), self.facts
         bytes_missing = missing.release_bytes + missing.engine_bytes + missing.model_bytes
         groups = [group for group in self.groups() if group.name not in facts.names("groups")]
-        users = [line for user in self.users() for line in user_commands(user, facts)]
         lacking = packages.missing(facts.raw, self.needs())
-        return bool(bytes_missing or groups or users or lacking or self.ahead())
+        return bool(bytes_missing or groups or lacking or self.ahead())
 
     def was_changed(self) -> bool:
         """Say whether this run was at work on the host."""

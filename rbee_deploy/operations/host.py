@@ -9,7 +9,7 @@ from pyinfra import host
 from pyinfra.api import FunctionCommand, StringCommand, operation
 
 from rbee_deploy.accounts import Directory, Group, User
-from rbee_deploy.drift import directory_drift
+from rbee_deploy.drift import directory_drift, groups_lacked
 from rbee_deploy.errors import DeployError
 from rbee_deploy.facts.memo import observe
 from rbee_deploy.observed import Observed
@@ -74,13 +74,11 @@ def users(users: list[User] | Callable[[], list[User]]) -> Iterator[StringComman
 
 def user_commands(user: User, facts: Observed) -> list[str]:
     """Return the commands that make one user as it should be."""
-    wanted = [*user.groups, *(name for name in user.groups_if_present if name in facts.names("groups"))]
-    held: dict[str, list[str]] = facts.raw.get("users", {})
-    if user.name in held:
-        lacking = [name for name in wanted if name not in held[user.name]]
+    lacking = groups_lacked(user, facts)
+    if user.name in facts.names("users"):
         return [shlex.join(("usermod", "-a", "-G", ",".join(lacking), "--", user.name))] if lacking else []
     settings = ("--home-dir", user.home, "--shell", user.shell, "--comment", user.comment)
-    joined = ("--groups", ",".join(wanted)) if wanted else ()
+    joined = ("--groups", ",".join(lacking)) if lacking else ()
     made = ("useradd", "--system", "--user-group", "--no-create-home", *settings, *joined, "--", user.name)
     return [shlex.join(made)]
 

@@ -24,6 +24,7 @@ from tests.unit.deploy.sites import state_of
 pytestmark = pytest.mark.lab
 
 EVERY_UNIT = frozenset({"rbee-"})
+SYSTEM = PurePosixPath("/etc/systemd/system")
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,44 @@ def of_units(host: Host, enabled: tuple[str, ...]) -> Iterator[Drift]:
         yield Drift(f"{host.name} {unit} disabled", host.name, damage, f"{unit} is not enabled", f".wants/{unit}")
 
 
-def of_directories(host: Host) -> Iterator[Drift]:
-    """Yield each directory with another mode."""
+def of_links(host: Host, files: tuple[OwnedFile, ...]) -> Iterator[Drift]:
+    """Yield each file as a link to a copy of itself elsewhere."""
+    for file in files:
+        path, copy = file.path, f"/root/{PurePosixPath(file.path).name}"
+        damage = f"cp -p {path} {copy} && ln -sf {copy} {path}"
+        named = f"{path} is a link instead of a file"
+        yield Drift(f"{host.name} {PurePosixPath(path).name} link", host.name, damage, named, path, file.affects)
+
+
+def of_masks(host: Host, files: tuple[OwnedFile, ...]) -> Iterator[Drift]:
+    """Yield each unit masked, for which `systemctl mask` wants the file away first."""
+    for file in files:
+        if PurePosixPath(path := file.path).parent == SYSTEM:
+            unit = PurePosixPath(path).name
+            damage = f"rm {path} && systemctl mask -q {unit}"
+            named = f"{path} is a link instead of a file"
+            yield Drift(f"{host.name} {unit} masked", host.name, damage, named, path, file.affects)
+
+
+def of_directories(host: Host, kind: str, damage: str, named: str) -> Iterator[Drift]:
+    """Yield one drift of a kind for each directory."""
     for directory in accounts.directories(host):
         path = directory.path
-        yield Drift(f"{host.name} {path} mode", host.name, f"chmod 0711 {path}", f"{path} has mode 0711", path)
+        yield Drift(f"{host.name} {path} {kind}", host.name, f"{damage} {path}", f"{path} {named}", path)
+
+
+def of_memberships(host: Host) -> Iterator[Drift]:
+    """Yield each of a user's groups without the user."""
+    for user in accounts.users(host):
+        for group in user.groups:
+            named = f"user {user.name} is not in group {group}"
+            damage = f"gpasswd -d {user.name} {group}"
+            yield Drift(f"{host.name} {user.name} {group}", host.name, damage, named, "/nothing")
 
 
 def enumerated(site: Site) -> list[list[Drift]]:
     """Return every drift of two hosts, a queen's and a hive's, in groups of a kind."""
-    groups: list[list[Drift]] = [[], [], [], [], []]
+    groups: list[list[Drift]] = [[] for _ in range(9)]
     for host in site.hosts[:2]:
         files = owned_files(site, host, state_of(site))
         enabled = generation(host, "release", files).enabled
@@ -81,9 +110,13 @@ def enumerated(site: Site) -> list[list[Drift]]:
         groups[1] += of_files(host, files, "owner", "chown nobody:nogroup", "belongs to nobody:nogroup instead of")
         groups[1] += of_files(host, files, "gone", "rm", "is not there")
         groups[2] += of_units(host, enabled)
-        groups[3] += of_directories(host)
+        groups[3] += of_directories(host, "mode", "chmod 0711", "has mode 0711")
         link = str(ports.CURRENT)
         groups[4].append(Drift(f"{host.name} link", host.name, f"ln -sfn /tmp {link}", f"{link} leads to /tmp", link))
+        groups[5] += of_directories(host, "owner", "chown nobody:nogroup", "belongs to nobody:nogroup instead of")
+        groups[6] += of_memberships(host)
+        groups[7] += of_links(host, files)
+        groups[8] += of_masks(host, files)
     return groups
 
 

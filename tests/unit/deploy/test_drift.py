@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rbee_deploy import drift
-from rbee_deploy.accounts import Directory
+from rbee_deploy.accounts import Directory, User
 from rbee_deploy.inventory import host
 from rbee_deploy.modes import units_elsewhere
 from rbee_deploy.observed import Observed
@@ -99,6 +99,28 @@ def test_a_file_of_an_earlier_inventory_is_a_difference() -> None:
     fact, gone = Observed.parse(converged()), "/etc/rbee/credentials/hf-token"
     said = drift.found(fact, [QUEEN], [FILE], [FOLDER], UNITS, [SECRET.path, gone])
     assert said == [f"{SECRET.path} is still there"]
+
+
+HIVE = User("rbee-hive", "rbee hive", ("rbee-models", "systemd-journal"), ("video",))
+
+
+@pytest.mark.parametrize(
+    ("users", "said"),
+    [
+        ({}, ["there is no user rbee-hive"]),
+        ({"rbee-hive": ["rbee-hive", "rbee-models"]}, ["user rbee-hive is not in group systemd-journal"]),
+        ({"rbee-hive": ["rbee-models", "systemd-journal", "docker"]}, []),
+    ],
+)
+def test_a_user_has_the_groups_that_it_needs(users: dict[str, list[str]], said: list[str]) -> None:
+    """One that is missing, or out of a group, is named; a group that the host lacks or one more is no difference."""
+    assert drift.user_drift(HIVE, Observed.parse({"users": users})) == said
+
+
+def test_a_group_that_came_with_a_driver_is_joined() -> None:
+    """What is needed only where it is there is named once it is there."""
+    fact = {"users": {"rbee-hive": ["rbee-models", "systemd-journal"]}, "groups": ["video"]}
+    assert drift.user_drift(HIVE, Observed.parse(fact)) == ["user rbee-hive is not in group video"]
 
 
 def test_a_role_that_was_never_there_is_not_mentioned() -> None:
