@@ -1,14 +1,18 @@
-"""S6: the deploy is killed at every boundary there is, on the operator's machine and on the host."""
+"""S6: a deploy and a rollback are killed at every boundary there is, on the operator's machine and on the host."""
 
 import runpy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+import tests.unpatched  # noqa: F401 - before rbee_deploy.cli
 from rbee_deploy import report, stages
 from rbee_deploy.activator import activation
+from rbee_deploy.cli import going_back
 from rbee_deploy.inventory import host
 from rbee_deploy.site import Site
-from tests.faults.deploy.trio import KILLED, Trio, activator, pids
+from tests.faults.deploy.trio import KILLED, Trio, activator, pids, release
 from tests.faults.rows import FULL
 from tests.sampling import pairs, sample
 from tests.unit.deploy import sites
@@ -16,11 +20,15 @@ from tests.unit.deploy import sites
 pytestmark = pytest.mark.lab
 
 ACTIVATOR_STEPS = [name for name, _ in activation.STEPS]
+Command = Callable[[Site], tuple[stages.Stage, ...]]
+COMMANDS: dict[str, Command] = {"boundary": stages.of, "back": partial(going_back.stages_of, "")}
+"""The stages of apply and of rollback, by the argument of the tests that try them."""
 
 
-def boundaries(site: Site) -> list[list[str]]:
-    """Return the steps of a deploy by their operations' names, a list for each stage."""
-    return [[f"{stage.title}{report.separator()}{step}" for step, _ in stage.steps] for stage in stages.of(site)]
+def boundaries(site: Site, command: str = "boundary") -> list[list[str]]:
+    """Return the steps of a command by their operations' names, a list for each stage."""
+    made = COMMANDS[command](site)
+    return [[f"{stage.title}{report.separator()}{step}" for step, _ in stage.steps] for stage in made]
 
 
 def three_hosts() -> Site:
@@ -32,11 +40,11 @@ def three_hosts() -> Site:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Have every boundary, role and step tried in the full run, of every two stages or steps one in the short one."""
-    if "boundary" in metafunc.fixturenames:
-        found = boundaries(three_hosts())
+    for name in COMMANDS.keys() & metafunc.fixturenames:
+        found = boundaries(three_hosts(), name)
         every = [step for group in found for step in group]
         some = sample(metafunc.config, [[step for group in pair for step in group] for pair in pairs(found)])
-        metafunc.parametrize("boundary", every if FULL else some)
+        metafunc.parametrize(name, every if FULL else some)
     if "role" in metafunc.fixturenames:
         roles = ["queen", "gpu1"]
         metafunc.parametrize("role", roles if FULL else sample(metafunc.config, [roles]))
@@ -47,8 +55,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def test_s6_every_boundary_is_tried(trio: Trio) -> None:
     """The boundaries that are tried are those of the deployed fleet's own stages."""
-    queen = runpy.run_path(str(trio.fleet.inventory))["queen"]
-    assert boundaries(queen[0][1]["rbee"].site) == boundaries(three_hosts())
+    site = runpy.run_path(str(trio.fleet.inventory))["queen"][0][1]["rbee"].site
+    assert [boundaries(site, name) for name in COMMANDS] == [boundaries(three_hosts(), name) for name in COMMANDS]
 
 
 def test_s6_a_killed_deploy_converges(trio: Trio, boundary: str) -> None:
@@ -58,6 +66,23 @@ def test_s6_a_killed_deploy_converges(trio: Trio, boundary: str) -> None:
     trio.answers()
     trio.converge()
     trio.answers()
+    assert trio.changes() == {}
+
+
+def test_s6_a_killed_rollback_ends(trio: Trio, back: str) -> None:
+    """Killed where a step of it begins, the fleet answers, and the same command takes every host one release back."""
+    names = ("queen", "gpu1", "gpu2")
+    before = [release(trio.host(name)) for name in names]
+    trio.turn()
+    trio.converge()
+    assert before != [release(trio.host(name)) for name in names]
+    trio.killed_at(back, "rollback")
+    trio.answers()
+    again = trio.apply(command="rollback")
+    assert again.code == 0, again.errors
+    assert [release(trio.host(name)) for name in names] == before
+    trio.serves()
+    trio.turn()
     assert trio.changes() == {}
 
 

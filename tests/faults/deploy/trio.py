@@ -74,9 +74,9 @@ class Trio:
             start_new_session=True,
         )
 
-    def killed_at(self, step: str) -> None:
-        """Run apply and have it killed when a step begins."""
-        run = self.begin(step)
+    def killed_at(self, step: str, *words: str) -> None:
+        """Run a command, apply if no other is given, and have it killed when a step begins."""
+        run = self.begin(step, *words)
         said, _ = run.communicate(timeout=SECONDS)
         assert run.returncode == KILLED, said
 
