@@ -110,7 +110,7 @@ def enumerated(site: Site) -> list[list[Drift]]:
         groups[1] += of_files(host, files, "owner", "chown nobody:nogroup", "belongs to nobody:nogroup instead of")
         groups[1] += of_files(host, files, "gone", "rm", "is not there")
         groups[2] += of_units(host, enabled)
-        groups[3] += of_directories(host, "mode", "chmod 0711", "has mode 0711")
+        groups[3] += of_directories(host, "mode", "chmod 0711", "has mode")
         link = str(ports.CURRENT)
         groups[4].append(Drift(f"{host.name} link", host.name, f"ln -sfn /tmp {link}", f"{link} leads to /tmp", link))
         groups[5] += of_directories(host, "owner", "chown nobody:nogroup", "belongs to nobody:nogroup instead of")
