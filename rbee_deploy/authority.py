@@ -15,6 +15,7 @@ from typing import Self
 from rbee_deploy import _x509, api_keys
 from rbee_deploy.errors import AuthorityError
 from rbee_deploy.operator_tls import operator_certificate
+from rbee_deploy.preflight.trust import NEW_AUTHORITY
 from rbee_deploy.private_files import locked, make_private_folder, read_private, write_private
 from rbee_deploy.render import Certificate, SiteState
 from rbee_deploy.secrets import Secret
@@ -25,6 +26,9 @@ Clock = Callable[[], datetime]
 
 CLIENT_ROLE = "client"
 """The client endpoint's certificate: names and addresses only, no identity that a link would accept."""
+
+
+_DEPLOY_ANEW = f"deploy every host with a new authority by rbee-deploy apply {NEW_AUTHORITY}"
 
 
 def utc_now() -> datetime:
@@ -136,7 +140,7 @@ def _load(directory: Path) -> _x509.KeyPair | None:
 
 
 def _way_out(directory: Path) -> str:
-    return f"restore it from a backup, or move {directory} away to begin a new authority and deploy every host again"
+    return f"restore it from a backup, or move {directory} away and {_DEPLOY_ANEW}"
 
 
 def _create(directory: Path, fleet: str, now: datetime) -> _x509.KeyPair:
@@ -157,7 +161,7 @@ def _check_owner(directory: Path, pair: _x509.KeyPair, fleet: str, now: datetime
         end = pair.certificate.not_valid_after_utc.date()
         raise AuthorityError(
             f"the authority in {directory} is not valid now (it ends on {end}); correct this machine's clock, or move "
-            "the folder away and deploy every host again"
+            f"the folder away and {_DEPLOY_ANEW}"
         )
 
 

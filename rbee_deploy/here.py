@@ -44,6 +44,9 @@ PROBLEMS = "rbee_problems"
 EVERY = "rbee_every_model"
 """Key of whether all that is sure to run on the host is fetched ahead, and not only what the inventory says."""
 
+NEW_AUTHORITY = "rbee_new_authority"
+"""What `--data` of pyinfra sets to true to let hosts go over from one authority to another."""
+
 _TURNS = "rbee_turns"
 
 
@@ -148,7 +151,8 @@ class Here:
     def _checked(self, needed: preflight.Needs | None = None) -> tuple[preflight.Problem, ...]:
         facts = preflight.HostFacts.parse(dict(self.facts.raw))
         facts = replace(facts, queen_link=self._first_answer(facts.queen_link))
-        return preflight.check(self.site, self.declared, facts, time.time(), needed)
+        authority = "" if self.host.data.get(NEW_AUTHORITY) is True else self.workshop.authority()
+        return preflight.check(self.site, self.declared, facts, time.time(), needed, authority=authority)
 
     def _first_answer(self, now: str) -> str:
         """Return whether the host reached the queen when the run began: later she may be restarting."""

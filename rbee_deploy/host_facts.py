@@ -35,10 +35,11 @@ class HostFacts:
     `sudo` is ok, missing, refused or silent. `python` is `major.minor`, `python_lacks` the parts of its library that
     are not there, `systemd` its number. `listeners` maps a TCP port to who listens: one of our units, else a command's
     name, else `unknown`. `units` maps a unit to its properties, of which `active` matters here, `paths` a path to its
-    own, of which `kind` does. `cpu_baseline` is the x86-64 level such as `x86_64_v3`. `cgroup` is unified, legacy or
-    "", `programs` maps container tools to their versions.
+    own, of which `kind` and `sha256` do. `cpu_baseline` is the x86-64 level such as `x86_64_v3`. `cgroup` is unified,
+    legacy or "", `programs` maps container tools to their versions.
     `gpus` is the memory of each card. `addresses` are the host's own, `queen_link` is reachable,
     refused, `unreachable: why` or "". `firewall` is there where the inventory asks for one.
+    `contents` are the sha256 of files that the activator keeps.
     """
 
     sudo: str = "silent"
@@ -68,6 +69,7 @@ class HostFacts:
     addresses: tuple[str, ...] = ()
     queen_link: str = ""
     firewall: Mapping[str, Any] = field(default_factory=dict)
+    contents: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Self:

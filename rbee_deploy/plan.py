@@ -1,5 +1,6 @@
 """What one host should have, worked out on the operator's machine from the inventory and what the host is."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -122,6 +123,10 @@ class Workshop:
     def _paths(files: tuple[OwnedFile, ...]) -> tuple[str, ...]:
         return (*(file.path for file in files), *unwanted_paths(files))
 
+    def authority(self) -> str:
+        """Return the sha256 of the certificate of the fleet's authority, as a host's fact reports it."""
+        return hashlib.sha256(self._common().ca.encode()).hexdigest()
+
     def preseeded(self) -> dict[str, tuple[ModelFile, ...]]:
         """Return the files of the models that the deployer brings to hosts, by model name."""
         held = {model.name: self._held(model) for model in self.site.models}
@@ -159,13 +164,15 @@ class Workshop:
     def _held(self, model: Model) -> tuple[HeldFile, ...]:
         return self._once(("model", model.source, model.preseed), lambda: self.source.model(model))
 
-    def _state(self, host: Host, release: str) -> SiteState:
+    def _common(self) -> SiteState:
         def make() -> SiteState:
             authority = FleetAuthority.open(self.site.secrets, self.site.name)
             return site_state(authority, self.site, release="", models=self.preseeded())
 
-        common = self._once(("state",), make)
-        state = replace(common, release=release, model_credentials=self._credentials(host))
+        return self._once(("state",), make)
+
+    def _state(self, host: Host, release: str) -> SiteState:
+        state = replace(self._common(), release=release, model_credentials=self._credentials(host))
         return replace(state, external_keys=self._external_keys()) if host.queen else state
 
     def _external_keys(self) -> Secret | None:

@@ -10,6 +10,9 @@ from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.here import Here
 from rbee_deploy.operations.root import DIFFERENCES
+from rbee_deploy.preflight.trust import NEW_AUTHORITY
+
+_NEW_AUTHORITY_HELP = "let hosts that were deployed with another authority go over to the one in secrets_dir"
 
 DRIFT = 2
 """Exit status of `check` for a host that is not what the inventory says."""
@@ -25,6 +28,7 @@ def register(commands: Commands) -> None:
     ):
         added = command(commands, name, run, text)
         bundle.add_options(added)
+        added.add_argument(NEW_AUTHORITY, action="store_true", help=_NEW_AUTHORITY_HELP)
         if run is _check:
             added.set_defaults(exits={DRIFT: "a host is not what the inventory says, and what differs was named"})
 

@@ -26,7 +26,7 @@ def command(
     """Add a command; `hosts` says that it runs on hosts, `limits` that a person may choose which by an option."""
     added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     added.add_argument("-i", "--inventory", required=True, help="the inventory, a Python file")
-    added.set_defaults(run=run, limit=[], verbose=False)
+    added.set_defaults(run=run, limit=[], verbose=False, new_authority=False)
     if limits:
         added.add_argument("--limit", action="append", default=[], metavar="HOST", help="only this host or group")
     if hosts:

@@ -66,13 +66,17 @@ class Needs:
 
 @dataclass(frozen=True)
 class Case:
-    """One host to look at; `operator_now` is Unix time on the operator's machine."""
+    """One host to look at; `operator_now` is Unix time on the operator's machine.
+
+    `authority` is the sha256 of this operator's ca.pem, "" where a host may trust another one until the deploy.
+    """
 
     site: Site
     host: Host
     facts: HostFacts
     operator_now: float
     needs: Needs
+    authority: str = ""
 
     @property
     def installs(self) -> packages.Distribution | None:

@@ -1,13 +1,14 @@
 """All checks, in the order in which a host is looked at."""
 
 from rbee_deploy.host_facts import HostFacts
-from rbee_deploy.preflight import access, cards, containers, guards, network, room, system
+from rbee_deploy.preflight import access, cards, containers, guards, network, room, system, trust
 from rbee_deploy.preflight.checks import Case, Check, Needs, Problem
 from rbee_deploy.site import Host, Site
 
 CHECKS: tuple[Check, ...] = (
     access.SSH,
     access.ROOT,
+    trust.AUTHORITY,
     system.DISTRIBUTION,
     system.ARCHITECTURE,
     system.LIBC,
@@ -46,10 +47,16 @@ CHECKS: tuple[Check, ...] = (
 
 
 def check(
-    site: Site, host: Host, facts: HostFacts, operator_now: float, needs: Needs | None = None
+    site: Site,
+    host: Host,
+    facts: HostFacts,
+    operator_now: float,
+    needs: Needs | None = None,
+    *,
+    authority: str = "",
 ) -> tuple[Problem, ...]:
-    """Return the problems of a host, worst first; `operator_now` is Unix time on the operator's machine."""
-    case = Case(site, host, facts, operator_now, needs if needs is not None else Needs())
+    """Return the problems of a host, worst first; `operator_now` and `authority` are as in a Case."""
+    case = Case(site, host, facts, operator_now, needs if needs is not None else Needs(), authority)
     found: list[Problem] = []
     for item in CHECKS:
         problems = list(item.problems(case))

@@ -4,8 +4,8 @@
 `rollout` as the fields of Rollout; perhaps `given`, by the field of each host the variable that holds its secret,
 `glibc` by host name, `engine` as the glibc that the engine of all hosts needs (else they have none).
 A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is activated), `broken` (outdated, and
-the activation fails), `taken` (outdated, and another deploy has its lease) or `stuck` (a queen's: nothing was there
-before, and workers do not come up).
+the activation fails), `taken` (outdated, and another deploy has its lease), `foreign` (outdated, and deployed with
+another authority) or `stuck` (a queen's: nothing was there before, and workers do not come up).
 """
 
 import json
@@ -25,12 +25,15 @@ from rbee_deploy.inventory import Rollout, fleet, host, model, simulated
 from rbee_deploy.modes import role_units
 from rbee_deploy.operations.root import RUN
 from rbee_deploy.plan import HostPlan, Workshop
-from rbee_deploy.render import roles
+from rbee_deploy.preflight.trust import CA
+from rbee_deploy.render import OwnedFile, roles
 from rbee_deploy.secrets import secret_env
 from rbee_deploy.site import Host
 
-OUTDATED = {"outdated", "broken", "taken", "stuck"}
+OUTDATED = {"outdated", "broken", "taken", "stuck", "foreign"}
 STUCK = json.dumps({"workers": 1, "problem": "worker smol-1 on box1 is failed (no such file)"})
+THEIRS = "0" * 64
+"""The sha256 of another authority's certificate."""
 
 
 class _EngineFromNowhere(sources.Built):
@@ -51,7 +54,7 @@ def _state(declared: Host, plan: HostPlan, fault: str, run: str, *, first: bool)
     if fault in {"refused", "silent"}:
         return ["@sudo refused"] if fault == "refused" else []
     stats = [f"stat\tregular file\t{f.mode}\t{f.owner}\t{f.group}\t1\t{f.path}" for f in plan.files]
-    hashes = [f"sha256\t{file.sha256}\t{file.path}" for file in plan.files]
+    hashes = [f"sha256\t{_sha256(file, fault)}\t{file.path}" for file in plan.files]
     folders = [f"stat\tdirectory\t{d.mode}\t{d.owner}\t{d.group}\t1\t{d.path}" for d in directories(declared)]
     names = dict.fromkeys(unit for role in roles(declared) for unit in role_units(role).enabled)
     units = [f"Id={name}\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n" for name in names]
@@ -76,6 +79,10 @@ def _state(declared: Host, plan: HostPlan, fault: str, run: str, *, first: bool)
 
 def _glibc(declared: Host) -> str:
     return str(_wanted.get("glibc", {}).get(declared.name, "2.41"))
+
+
+def _sha256(file: OwnedFile, fault: str) -> str:
+    return THEIRS if fault == "foreign" and file.path == CA else file.sha256
 
 
 def _deploy(declared: Host, plan: HostPlan, *, outdated: bool, run: str, first: bool) -> Iterator[str]:

@@ -21,6 +21,7 @@ INVENTORY = Path(__file__).with_name("made_up.py")
 HOSTS = 100
 """As many as one run is promised to bear; the other tests take as few as they need."""
 
+OWN = ("apply", "plan", "check", "status", "lock", "rollback", "rotate", "preseed")
 MAIN = "from rbee_deploy.main import main; main()"
 
 
@@ -54,7 +55,7 @@ def line(
         "given": given or {},
         **more,
     }
-    own = words[:1] in {("apply",), ("plan",), ("check",), ("status",), ("lock",), ("rollback",), ("rotate",)}
+    own = words[:1] in {(name,) for name in OWN}
     command = (
         [sys.executable, "-c", program, words[0], "-i", str(INVENTORY), *words[1:]]
         if own
@@ -229,6 +230,27 @@ def test_a_host_that_somebody_else_deploys_to_is_left_alone(secrets: Path) -> No
     assert done.returncode == 1
     assert re.search(r"^@fake/box2 +lease .*failed +anna@desk deploys to this host", done.stderr, re.MULTILINE)
     assert turns(done.stderr) == [["box3"]]
+
+
+@pytest.mark.parametrize("words", [("-y",), ("apply",), ("plan",), ("check",), ("preseed",)])
+def test_a_host_of_another_authority_is_left_alone(secrets: Path, words: tuple[str, ...]) -> None:
+    """Whatever deploys refuses it, with the folder and the way out, and sends it nothing; the other is looked at."""
+    done = run(secrets, *words, faults={"box2": "foreign"}, hosts=2)
+    assert done.returncode == 1
+    said = rf"^@fake/box2 +preflight .*deployed with another authority than the one in {secrets}; have secrets_dir"
+    assert re.search(said, done.stderr, re.MULTILINE)
+    assert "@fake/box2  1 remote command\n" in done.stderr
+    assert not re.search(r"^@fake/box1 .*failed", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "words", [("apply", "--new-authority", "-v"), ("-y", "-vv", "--data", "rbee_new_authority=true")]
+)
+def test_a_new_authority_is_taken_by_who_asks_for_it(secrets: Path, words: tuple[str, ...]) -> None:
+    """rbee-deploy and plain pyinfra deploy the host with this operator's authority when they are told so."""
+    done = run(secrets, *words, faults={"box1": "foreign", "box2": "foreign"}, hosts=2)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^@fake/box2 +activate hives .*changed", done.stderr, re.MULTILINE)
 
 
 def test_check_tells_drift_from_failure(secrets: Path) -> None:

@@ -161,6 +161,7 @@ def test_a_lost_authority_is_never_replaced_in_silence(case: str, tmp_path: Path
         open_at(tmp_path).first_api_key()
     assert sentence in str(caught.value)
     assert "restore" in str(caught.value)
+    assert name == "api-key" or str(caught.value).endswith("with a new authority by rbee-deploy apply --new-authority")
     assert (path.read_text() if path.exists() else None) == text
 
 

@@ -22,6 +22,13 @@ CARD = {"cards": ["0000:01:00.0"], "module": "570.133.20", "has_control": True, 
 SPEC = {"path": "/var/run/cdi/nvidia.yaml", "mode": "644", "driver": "570.133.20"}
 OLD_SPEC = {"path": "/etc/cdi/nvidia.yaml", "mode": "644", "driver": "550.54.14"}
 
+CA = "/etc/rbee/credentials/ca.pem"
+OTHER_AUTHORITY = (
+    "it was deployed with another authority than the one in /home/me/secrets; have secrets_dir name the folder of "
+    "secrets that it was deployed from, or copy that to /home/me/secrets; if it is lost, rbee-deploy apply "
+    "--new-authority replaces the authority and every certificate"
+)
+
 GUARD = {"tool": True, "active": True, "broken": "", "also": [], "differs": []}
 
 
@@ -44,10 +51,17 @@ class Trigger:
     changed: Callable[[Host], Host] = alike
     needs: Needs = NEEDS
     queen: dict[str, Any] = field(default_factory=dict)
+    authority: str = "ours"
 
 
 TRIGGERS: dict[str, list[Trigger]] = {
     "root-access": [Trigger("sudo is not installed; install sudo", {"sudo": "missing"})],
+    "authority": [
+        Trigger(OTHER_AUTHORITY, {"paths": {CA: {"sha256": "theirs"}}, "contents": ["theirs"]}),
+        Trigger(OTHER_AUTHORITY, {"paths": {CA: {"sha256": "theirs"}}, "contents": ["theirs", "ours"]}),
+        Trigger(OTHER_AUTHORITY, {"paths": {CA: {"sha256": "by hand"}}, "contents": ["theirs"]}),
+        Trigger(OTHER_AUTHORITY, {"paths": {CA: {"sha256": "theirs, and the host lost its records"}}}),
+    ],
     "distribution": [
         Trigger("Rocky Linux 8.10 is too old: its systemd", {"os_id": "rocky", "os_version": "8.10"}),
         Trigger("Debian 11 is too old: its systemd", {"os_id": "debian", "os_version": "11"}),
@@ -254,13 +268,13 @@ CASES = [(name, trigger) for name, triggers in TRIGGERS.items() for trigger in t
 def far_hive(of_queen: dict[str, Any], **declared: Any) -> Site:
     """Return a fleet of a queen and a hive elsewhere."""
     queen = host("queen", address="192.0.2.1", queen=True, hive=False, **of_queen)
-    return site_of(queen, host("gpu1", address="192.0.2.2", **declared))
+    return replace(site_of(queen, host("gpu1", address="192.0.2.2", **declared)), secrets_dir="/home/me/secrets")
 
 
 def found(trigger: Trigger) -> tuple[Problem, ...]:
     site = far_hive(trigger.queen, **trigger.declared)
     facts = HostFacts.parse({**GOOD, **trigger.facts})
-    return check(site, trigger.changed(site.hives[0]), facts, NOW, trigger.needs)
+    return check(site, trigger.changed(site.hives[0]), facts, NOW, trigger.needs, authority=trigger.authority)
 
 
 @pytest.mark.parametrize(("name", "trigger"), CASES, ids=[f"{name}-{index}" for index, (name, _) in enumerate(CASES)])
@@ -295,6 +309,14 @@ QUIET: dict[str, Trigger] = {
     "Podman that setup installs": Trigger("", {}, {}, contained),
     "a queen that nobody could ask about": Trigger("", {"queen_link": ""}),
     "nftables that setup installs": Trigger("", {"firewall": {**GUARD, "tool": False}}, {"firewall": "nftables"}),
+    "our own authority": Trigger("", {"paths": {CA: {"sha256": "ours"}}, "contents": ["ours"]}),
+    "our own authority, changed by hand on the host": Trigger(
+        "", {"paths": {CA: {"sha256": "by hand"}}, "contents": ["ours"]}
+    ),
+    "a host that trusts nobody any more": Trigger("", {"paths": {CA: {"kind": ""}}, "contents": ["theirs"]}),
+    "another authority that the operator said is to go": Trigger(
+        "", {"paths": {CA: {"sha256": "theirs"}}, "contents": ["theirs"]}, authority=""
+    ),
     "a models_dir whose name only begins alike": Trigger("", {}, {"models_dir": "/opt/rbee-models"}),
 }
 
