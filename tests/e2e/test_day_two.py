@@ -194,3 +194,19 @@ def test_a_purge_takes_models_and_users_only_when_told(fleet: Fleet) -> None:
     fleet.deploy()
     fleet.wait_ready("slow", 2)
     assert (left, note["address"]) == ("", host.address)
+
+
+def test_another_authority_comes_to_hosts_only_when_that_is_wanted(fleet: Fleet) -> None:
+    """Who lacks the fleet's secrets is refused and changes nothing; told so, every host goes over and serves again."""
+    secrets = fleet.lab.directory / "secrets"
+    secrets.rename(secrets.with_name("lost"))
+    fingerprint = "sha256sum /etc/rbee/credentials/* /var/lib/rbee/deploy/state.json"
+    before = [host.run(fingerprint).stdout for host in fleet.lab.hosts.values()]
+    refused = fleet.rbee_deploy("apply")
+    assert (refused.code, refused.errors.count("deployed with another authority")) == (1, len(before))
+    assert [host.run(fingerprint).stdout for host in fleet.lab.hosts.values()] == before
+    done = fleet.rbee_deploy("apply", "--new-authority")
+    assert done.code == 0, done.errors
+    # A worker that ran before shows its hive a certificate of the old one until the hive gives it up, after 120 s.
+    fleet.wait_ready("slow", 2, seconds=240)
+    assert fleet.rbee_deploy("check").code == 0
