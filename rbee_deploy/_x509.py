@@ -50,7 +50,7 @@ def new_authority(fleet: str, now: datetime) -> KeyPair:
     usage = _usage(key_cert_sign=True, crl_sign=True)
     name = authority_name(fleet)
     builder = (
-        _builder(name, name, key.public_key(), key.public_key(), now, AUTHORITY_LIFE)
+        _builder(name, name, key.public_key(), key.public_key(), now, now + AUTHORITY_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
     )
@@ -63,8 +63,10 @@ def issue(authority: KeyPair, common_name: str, uri: str | None, addresses: Iter
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if uri is not None else [])]
     issuer = authority.certificate.subject
+    # Nobody takes it once its authority has ended, so it says no other end.
+    end = min(now + CERTIFICATE_LIFE, authority.certificate.not_valid_after_utc)
     builder = (
-        _builder(subject, issuer, key.public_key(), authority.key.public_key(), now, CERTIFICATE_LIFE)
+        _builder(subject, issuer, key.public_key(), authority.key.public_key(), now, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -109,6 +111,11 @@ def is_valid_at(certificate: x509.Certificate, now: datetime) -> bool:
     return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
 
 
+def end_of(pem: str) -> datetime:
+    """Return when a certificate, the first of a chain, ends; raise ValueError when it is damaged."""
+    return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
+
+
 def authority_name(fleet: str) -> x509.Name:
     """Return the subject of a fleet's authority."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"rbee fleet {fleet}"[:64])])
@@ -124,7 +131,7 @@ def _builder(
     public: ec.EllipticCurvePublicKey,
     signer: ec.EllipticCurvePublicKey,
     now: datetime,
-    life: timedelta,
+    end: datetime,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -133,7 +140,7 @@ def _builder(
         .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - CLOCK_SLACK)
-        .not_valid_after(now + life)
+        .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer), critical=False)
     )

@@ -151,8 +151,10 @@ class Here:
     def _checked(self, needed: preflight.Needs | None = None) -> tuple[preflight.Problem, ...]:
         facts = preflight.HostFacts.parse(dict(self.facts.raw))
         facts = replace(facts, queen_link=self._first_answer(facts.queen_link))
-        authority = "" if self.host.data.get(NEW_AUTHORITY) is True else self.workshop.authority()
-        return preflight.check(self.site, self.declared, facts, time.time(), needed, authority=authority)
+        trust = self.workshop.trust()
+        if self.host.data.get(NEW_AUTHORITY) is True:
+            trust = replace(trust, authority="")
+        return preflight.check(self.site, self.declared, facts, time.time(), needed, trust=trust)
 
     def _first_answer(self, now: str) -> str:
         """Return whether the host reached the queen when the run began: later she may be restarting."""

@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rbee_deploy import externals, model_credentials, model_files
+from rbee_deploy import _x509, externals, model_credentials, model_files
 from rbee_deploy.artefacts import Artefact, Target
-from rbee_deploy.authority import FleetAuthority, site_state
+from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, site_state
 from rbee_deploy.local import DEFAULT_VARIANT
 from rbee_deploy.observed import Observed
 from rbee_deploy.packages import POLKIT
-from rbee_deploy.preflight import Needs
+from rbee_deploy.preflight import Needs, Trust
 from rbee_deploy.preflight.checks import version
 from rbee_deploy.render import OwnedFile, SiteState, digest_of, owned_files, unwanted_paths
 from rbee_deploy.secrets import Secret, SecretSource, asked_for
-from rbee_deploy.site import Host, Model, Replicas, Site
+from rbee_deploy.site import Host, Model, Replicas, Site, TlsPaths
 from rbee_deploy.sources import ArtefactSource, Built, HeldFile
 from rbee_runtime.models.references import identity, shown
 from rbee_runtime.protocol import ModelFile, ModelSpec
@@ -123,9 +123,15 @@ class Workshop:
     def _paths(files: tuple[OwnedFile, ...]) -> tuple[str, ...]:
         return (*(file.path for file in files), *unwanted_paths(files))
 
-    def authority(self) -> str:
-        """Return the sha256 of the certificate of the fleet's authority, as a host's fact reports it."""
-        return hashlib.sha256(self._common().ca.encode()).hexdigest()
+    def trust(self) -> Trust:
+        """Return what the operator's certificates are, the authority's hash as a host's fact reports it."""
+        state, own = self._common(), isinstance(self.site.client_endpoint, TlsPaths)
+        client = state.certificates[CLIENT_ROLE, self.site.queen.name] if own else None
+        return Trust(
+            authority=hashlib.sha256(state.ca.encode()).hexdigest(),
+            ends=_x509.end_of(state.ca),
+            own_ends=_x509.end_of(client.pem) if client is not None else None,
+        )
 
     def preseeded(self) -> dict[str, tuple[ModelFile, ...]]:
         """Return the files of the models that the deployer brings to hosts, by model name."""

@@ -2,7 +2,7 @@
 
 from rbee_deploy.host_facts import HostFacts
 from rbee_deploy.preflight.access import unreachable
-from rbee_deploy.preflight.checks import Check, Needs, Problem, Scope, Severity
+from rbee_deploy.preflight.checks import Check, Needs, Problem, Scope, Severity, Trust
 from rbee_deploy.preflight.registry import CHECKS, check, root_problems
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Problem",
     "Scope",
     "Severity",
+    "Trust",
     "check",
     "root_problems",
     "unreachable",

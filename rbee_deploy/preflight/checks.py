@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class Scope(StrEnum):
 
     EVERY = "every host"
     FLEET = "every host of a fleet of several"
+    QUEEN = "the queen's host"
     HIVE = "hives"
     FAR_HIVE = "hives on other hosts than the queen's"
     FIREWALL = "hosts with a `firewall` in the inventory"
@@ -65,10 +67,22 @@ class Needs:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """What the operator's certificates are: `authority` is the sha256 of ca.pem, "" where a host may trust another one.
+
+    `ends` is when the authority ends, `own_ends` when the operator's own certificate for clients does; None without.
+    """
+
+    authority: str = ""
+    ends: datetime | None = None
+    own_ends: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Case:
     """One host to look at; `operator_now` is Unix time on the operator's machine.
 
-    `authority` is the sha256 of this operator's ca.pem, "" where a host may trust another one until the deploy.
+    `trust` are the operator's certificates.
     """
 
     site: Site
@@ -76,7 +90,7 @@ class Case:
     facts: HostFacts
     operator_now: float
     needs: Needs
-    authority: str = ""
+    trust: Trust = Trust()
 
     @property
     def installs(self) -> packages.Distribution | None:
@@ -129,6 +143,7 @@ def _runs_in_containers(case: Case) -> bool:
 _APPLIES: Mapping[Scope, Callable[[Case], Any]] = {
     Scope.EVERY: lambda _case: True,
     Scope.FLEET: lambda case: len(case.site.hosts) > 1,
+    Scope.QUEEN: lambda case: case.host.queen,
     Scope.HIVE: lambda case: case.host.hive,
     Scope.FAR_HIVE: lambda case: case.host.hive and not case.host.queen,
     Scope.FIREWALL: lambda case: case.host.firewall is not None,

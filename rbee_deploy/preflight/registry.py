@@ -1,14 +1,16 @@
 """All checks, in the order in which a host is looked at."""
 
 from rbee_deploy.host_facts import HostFacts
-from rbee_deploy.preflight import access, cards, containers, guards, network, room, system, trust
-from rbee_deploy.preflight.checks import Case, Check, Needs, Problem
+from rbee_deploy.preflight import access, cards, containers, guards, network, room, system
+from rbee_deploy.preflight import trust as trusts
+from rbee_deploy.preflight.checks import Case, Check, Needs, Problem, Trust
 from rbee_deploy.site import Host, Site
 
 CHECKS: tuple[Check, ...] = (
     access.SSH,
     access.ROOT,
-    trust.AUTHORITY,
+    trusts.AUTHORITY,
+    trusts.LASTS,
     system.DISTRIBUTION,
     system.ARCHITECTURE,
     system.LIBC,
@@ -53,10 +55,10 @@ def check(
     operator_now: float,
     needs: Needs | None = None,
     *,
-    authority: str = "",
+    trust: Trust | None = None,
 ) -> tuple[Problem, ...]:
-    """Return the problems of a host, worst first; `operator_now` and `authority` are as in a Case."""
-    case = Case(site, host, facts, operator_now, needs if needs is not None else Needs(), authority)
+    """Return the problems of a host, worst first; `operator_now` and `trust` are as in a Case."""
+    case = Case(site, host, facts, operator_now, needs if needs is not None else Needs(), trust or Trust())
     found: list[Problem] = []
     for item in CHECKS:
         problems = list(item.problems(case))

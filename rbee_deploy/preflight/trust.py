@@ -1,17 +1,21 @@
 """Whether the host trusts this operator's authority, so that a deploy does not put another one over a whole fleet."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
-from rbee_deploy.preflight.checks import Case, Check, Finding
+from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity
 from rbee_runtime import ports
 
 CA = str(ports.CREDENTIALS / "ca.pem")
 NEW_AUTHORITY = "--new-authority"
 """The option that lets a deploy replace the authority of hosts."""
 
+NOTICE = timedelta(days=60)
+"""Enough to bring a new ca.pem to every client, or to ask for a certificate."""
+
 
 def _authority_is_the_same(case: Case) -> Iterator[Finding]:
-    facts, ours = case.facts, case.authority
+    facts, ours = case.facts, case.trust.authority
     there = str(facts.paths.get(CA, {}).get("sha256", ""))
     if not ours or there in {"", ours}:
         return
@@ -26,6 +30,24 @@ def _authority_is_the_same(case: Case) -> Iterator[Finding]:
         )
 
 
+def _certificates_last(case: Case) -> Iterator[Finding]:
+    secrets, now = case.site.secrets, datetime.fromtimestamp(case.operator_now, UTC)
+    for what, end, fix in (
+        (
+            f"the authority in {secrets}",
+            case.trust.ends,
+            f"before then move the folder away, run rbee-deploy apply {NEW_AUTHORITY} and give clients the new ca.pem",
+        ),
+        (
+            "your own certificate for clients, client_endpoint,",
+            case.trust.own_ends,
+            "renew it in time and run rbee-deploy apply",
+        ),
+    ):
+        if end is not None and end - now < NOTICE:
+            yield Finding(f"{what} ends on {end.date()}", fix)
+
+
 AUTHORITY = Check(
     id="authority",
     title="The host trusts this operator's authority",
@@ -37,4 +59,16 @@ AUTHORITY = Check(
     fix="copy the folder of secrets from whoever deployed the host, or restore it from a backup; only if it is lost, "
     f"run `rbee-deploy apply {NEW_AUTHORITY}`, or purge the host first",
     find=_authority_is_the_same,
+)
+LASTS = Check(
+    id="certificates-last",
+    title="What certificates depend on lasts",
+    looks_at="the end of `ca.pem` in `secrets_dir`, and of your own certificate for clients (`TlsPaths`)",
+    fails_when=f"less than {NOTICE.days} days are left",
+    why="a deploy renews what the authority issues, but neither the authority itself, which lasts ten years, nor what "
+    "is yours; nothing connects once that has ended",
+    fix="renew your own certificate; for the authority begin a new one, as if it were lost",
+    find=_certificates_last,
+    severity=Severity.HINT,
+    scope=Scope.QUEEN,
 )

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rbee_deploy.authority import FleetAuthority
 from tests.unit.models.gguf_builder import ARCHITECTURE, UINT32, entry, gguf
 
 pytestmark = pytest.mark.slow
@@ -251,6 +253,17 @@ def test_a_new_authority_is_taken_by_who_asks_for_it(secrets: Path, words: tuple
     done = run(secrets, *words, faults={"box1": "foreign", "box2": "foreign"}, hosts=2)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^@fake/box2 +activate hives .*changed", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", [("apply",), ("plan",), ("check",)])
+def test_the_end_of_the_authority_is_said_in_time(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """With fifty days left the queen's host has a line that says when it ends and what to do, and all goes on."""
+    then = datetime.now(UTC) - timedelta(days=3600)
+    FleetAuthority.open(tmp_path / "secrets", "made-up", clock=lambda: then)
+    done = run(tmp_path / "secrets", *words, hosts=2)
+    assert done.returncode == 0, done.stderr
+    (said,) = re.findall(r"^@fake/(box\d) .*the authority in .* ends on .*--new-authority", done.stderr, re.MULTILINE)
+    assert said == "box1"
 
 
 def test_check_tells_drift_from_failure(secrets: Path) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from rbee_deploy import _x509
 from rbee_deploy.authority import FleetAuthority, site_state
 from rbee_deploy.errors import AuthorityError
 from rbee_deploy.inventory import TlsPaths
+from rbee_deploy.plan import Workshop
 from rbee_deploy.render import Certificate
 from rbee_runtime.link import Link, Role, peer_identity
 from tests.unit.deploy.sites import one_box, two_hosts
@@ -141,6 +143,15 @@ def test_a_certificate_with_half_of_its_life_stays(tmp_path: Path) -> None:
     assert open_at(tmp_path, NOW + timedelta(days=365)).certificate("hive", "a") == before
 
 
+def test_no_certificate_outlives_its_authority(tmp_path: Path) -> None:
+    """In the authority's last year a new one ends with it, and is kept like any other."""
+    late = NOW + timedelta(days=3650 - 300)
+    end = _x509.end_of(open_at(tmp_path).ca_pem)
+    issued = open_at(tmp_path, late).certificate("hive", "a")
+    assert _x509.end_of(issued.pem) == end
+    assert open_at(tmp_path, late + timedelta(days=150)).certificate("hive", "a") == issued
+
+
 LOST = {
     "ca.key is lost": (("ca.key", None), "ca.key is missing, but its fleet exists"),
     "ca.pem is lost": (("ca.pem", None), "ca.pem is missing, but its fleet exists"),
@@ -222,9 +233,9 @@ def test_the_first_api_key_has_the_form_that_the_queen_knows(tmp_path: Path) -> 
     assert (tmp_path / "secrets" / "api-key").read_text().strip() == key.reveal()
 
 
-def own_certificate(folder: Path) -> TlsPaths:
+def own_certificate(folder: Path, when: datetime = NOW) -> TlsPaths:
     """Return a certificate of somebody else's authority as two files."""
-    issued = FleetAuthority.open(folder / "other", "other", clock=lambda: NOW).certificate(
+    issued = FleetAuthority.open(folder / "other", "other", clock=lambda: when).certificate(
         "client", "chat", ["chat.test"]
     )
     (folder / "chat.pem").write_text(issued.pem)
@@ -238,6 +249,18 @@ def test_the_operators_own_certificate_is_taken(tmp_path: Path) -> None:
     site = replace(one_box(), name="test", client_endpoint=paths)
     shown = site_state(open_at(tmp_path), site, release="r", models={}).certificates["client", "box1"]
     assert shown.pem == Path(paths.certificate).read_text()
+
+
+def test_a_run_knows_when_certificates_end_that_no_deploy_renews(tmp_path: Path) -> None:
+    """The authority's end and, with TlsPaths, that of the operator's own certificate come out of their files."""
+    now = datetime.now(UTC)
+    paths = own_certificate(tmp_path, now)
+    site = replace(one_box(), name="test", client_endpoint=paths, secrets_dir=str(tmp_path / "secrets"))
+    trust = Workshop(site).trust()
+    assert trust.own_ends == _x509.end_of(Path(paths.certificate).read_text())
+    assert trust.ends == _x509.end_of((tmp_path / "secrets" / "ca.pem").read_text())
+    assert trust.authority == hashlib.sha256((tmp_path / "secrets" / "ca.pem").read_bytes()).hexdigest()
+    assert Workshop(replace(site, client_endpoint="fleet-tls")).trust().own_ends is None
 
 
 OWN_BAD: dict[str, tuple[Callable[[Any], object], datetime, str]] = {

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from rbee_deploy import checks_page
 from rbee_deploy.engine_builds import BUILDS
 from rbee_deploy.inventory import host, simulated
-from rbee_deploy.preflight import CHECKS, HostFacts, Needs, Problem, Severity, check, unreachable
+from rbee_deploy.preflight import CHECKS, HostFacts, Needs, Problem, Severity, Trust, check, unreachable
 from rbee_deploy.preflight.room import ENGINE_ARCHITECTURES
 from rbee_deploy.site import Host, Site
 from tests.unit.deploy.sites import site_of
@@ -23,6 +24,9 @@ SPEC = {"path": "/var/run/cdi/nvidia.yaml", "mode": "644", "driver": "570.133.20
 OLD_SPEC = {"path": "/etc/cdi/nvidia.yaml", "mode": "644", "driver": "550.54.14"}
 
 CA = "/etc/rbee/credentials/ca.pem"
+OURS = Trust("ours")
+SOON = datetime.fromtimestamp(NOW, UTC) + timedelta(days=59)
+LATER = SOON + timedelta(days=2)
 OTHER_AUTHORITY = (
     "it was deployed with another authority than the one in /home/me/secrets; have secrets_dir name the folder of "
     "secrets that it was deployed from, or copy that to /home/me/secrets; if it is lost, rbee-deploy apply "
@@ -51,7 +55,8 @@ class Trigger:
     changed: Callable[[Host], Host] = alike
     needs: Needs = NEEDS
     queen: dict[str, Any] = field(default_factory=dict)
-    authority: str = "ours"
+    trust: Trust = OURS
+    on_queen: bool = False
 
 
 TRIGGERS: dict[str, list[Trigger]] = {
@@ -61,6 +66,19 @@ TRIGGERS: dict[str, list[Trigger]] = {
         Trigger(OTHER_AUTHORITY, {"paths": {CA: {"sha256": "theirs"}}, "contents": ["theirs", "ours"]}),
         Trigger(OTHER_AUTHORITY, {"paths": {CA: {"sha256": "by hand"}}, "contents": ["theirs"]}),
         Trigger(OTHER_AUTHORITY, {"paths": {CA: {"sha256": "theirs, and the host lost its records"}}}),
+    ],
+    "certificates-last": [
+        Trigger(
+            "the authority in /home/me/secrets ends on 2027-03-15; before then move the folder away, run rbee-deploy "
+            "apply --new-authority and give clients the new ca.pem",
+            trust=Trust("ours", ends=SOON),
+            on_queen=True,
+        ),
+        Trigger(
+            "your own certificate for clients, client_endpoint, ends on 2027-03-15; renew it in time and run",
+            trust=Trust("ours", ends=LATER, own_ends=SOON),
+            on_queen=True,
+        ),
     ],
     "distribution": [
         Trigger("Rocky Linux 8.10 is too old: its systemd", {"os_id": "rocky", "os_version": "8.10"}),
@@ -274,7 +292,14 @@ def far_hive(of_queen: dict[str, Any], **declared: Any) -> Site:
 def found(trigger: Trigger) -> tuple[Problem, ...]:
     site = far_hive(trigger.queen, **trigger.declared)
     facts = HostFacts.parse({**GOOD, **trigger.facts})
-    return check(site, trigger.changed(site.hives[0]), facts, NOW, trigger.needs, authority=trigger.authority)
+    return check(
+        site,
+        trigger.changed(site.queen if trigger.on_queen else site.hives[0]),
+        facts,
+        NOW,
+        trigger.needs,
+        trust=trigger.trust,
+    )
 
 
 @pytest.mark.parametrize(("name", "trigger"), CASES, ids=[f"{name}-{index}" for index, (name, _) in enumerate(CASES)])
@@ -315,8 +340,10 @@ QUIET: dict[str, Trigger] = {
     ),
     "a host that trusts nobody any more": Trigger("", {"paths": {CA: {"kind": ""}}, "contents": ["theirs"]}),
     "another authority that the operator said is to go": Trigger(
-        "", {"paths": {CA: {"sha256": "theirs"}}, "contents": ["theirs"]}, authority=""
+        "", {"paths": {CA: {"sha256": "theirs"}}, "contents": ["theirs"]}, trust=Trust("")
     ),
+    "certificates that last": Trigger("", trust=Trust("ours", ends=LATER, own_ends=LATER), on_queen=True),
+    "an authority's end, of which the queen's host speaks": Trigger("", trust=Trust("ours", ends=SOON)),
     "a models_dir whose name only begins alike": Trigger("", {}, {"models_dir": "/opt/rbee-models"}),
 }
 
