@@ -105,6 +105,14 @@ def found(
     ]
 
 
+def damaged(facts: Observed, release: str, engines: Iterable[str]) -> list[str]:
+    """Return what was installed and somebody has changed since, one phrase each; installing it anew puts it right."""
+    return [
+        *([f"release {release} on this host is damaged"] if release in facts.names("releases_damaged") else []),
+        *(f"engine {engine} on this host is damaged" for engine in engines if engine in facts.names("engines_damaged")),
+    ]
+
+
 def _firewall(facts: Observed, enabled: Iterable[str]) -> list[str]:
     """Return what is wrong with the host's firewall where it is to have one."""
     if ports.FIREWALL_UNIT not in enabled:

@@ -8,7 +8,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from rbee_deploy import pins, wheels
+from rbee_deploy import installs, pins, wheels
 from rbee_deploy.artefacts import Artefact, Say, Target, cache_root, described, digest_of, locked, pack, say_to_stderr
 from rbee_deploy.engine_builds import (
     BUILDS,
@@ -135,13 +135,12 @@ def _least_glibc(archive: Path) -> str:
 
 
 def install_script(archive: str, destination: str, *, python: str = "python3") -> tuple[tuple[str, ...], ...]:
-    """Return the commands that unpack an engine archive at `destination`; engine.json, its mark, comes last."""
+    """Return the commands that unpack an engine archive; the last gives it its name, in place of whatever is there."""
+    made = installs.made_in(destination)
     return (
-        ("rm", "-rf", destination),
-        ("install", "-d", "-m", "0755", destination),
-        ("tar", "-C", destination, "--no-same-owner", "--exclude=engine.json", "-xf", archive),
-        (python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", f"{destination}/{SITE}"),
-        # All of it is on the disk before its mark is: power may go at any moment.
-        ("sync", "-f", destination),
-        ("tar", "-C", destination, "--no-same-owner", "-xf", archive, "engine.json"),
+        *installs.begin(destination),
+        ("install", "-d", "-m", "0755", made),
+        ("tar", "-C", made, "--no-same-owner", "-xf", archive),
+        (python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", f"{made}/{SITE}"),
+        *installs.finish(destination),
     )

@@ -282,6 +282,10 @@ class Here:
         )
         return [*found, *(phrase for user in self.users() for phrase in drift.user_drift(user, facts))]
 
+    def damaged_or_wrong(self) -> list[str]:
+        """Return all that is not as it should be, for which an activation alone may not do."""
+        return [*drift.damaged(self.facts, self.release_id(), self.engine_ids()), *self.wrong()]
+
     def has_work(self) -> bool:
         """Say whether a deploy changes anything on the host."""
         plan = self.fitting_plan()

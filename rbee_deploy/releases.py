@@ -7,7 +7,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from rbee_deploy import pins, wheels
+from rbee_deploy import installs, pins, wheels
 from rbee_deploy.artefacts import (
     Artefact,
     Say,
@@ -101,21 +101,22 @@ def install_script(
 ) -> tuple[tuple[str, ...], ...]:
     """Return the commands that turn an unpacked release into a venv at `destination`, offline and hash-checked.
 
-    All of it is on the disk before the mark that makes it count: power may go at any moment.
-
-    `destination` is the final path (scripts carry it). The last command puts release.json there, which marks it
-    complete; anything half-made before is cleared by the first.
+    The last command gives it its name, in place of whatever is there; release.json in it marks it as complete.
     """
     offline = ("--offline", "--no-cache", "--no-config", "--quiet")
+    made = installs.made_in(destination)
     return (
-        # uv clears what is an environment, and not what a removal that was cut off has left of one.
-        ("rm", "-rf", destination),
-        (uv, "venv", *offline, "--python", python, "--no-python-downloads", destination),
+        *installs.begin(destination),
+        (uv, "venv", *offline, "--python", python, "--no-python-downloads", made),
         (
-            uv, "pip", "install", *offline, "--python", f"{destination}/bin/python", "--no-index", "--no-deps",
+            uv, "pip", "install", *offline, "--python", f"{made}/bin/python", "--no-index", "--no-deps",
             "--find-links", f"{artefact_dir}/wheels", "--require-hashes", "--link-mode", "copy", "--compile-bytecode",
             "--requirements", f"{artefact_dir}/requirements.txt",
         ),
-        ("sync", "-f", destination),
-        ("install", "-m", "0644", f"{artefact_dir}/release.json", f"{destination}/release.json"),
+        # What uv locked it with may be written by anybody, which would make it look damaged.
+        ("rm", "-f", f"{made}/.lock"),
+        # Scripts carry the path of their Python.
+        ("find", f"{made}/bin", "-type", "f", "-exec", "sed", "-i", f"s|{made}|{destination}|g", "{}", "+"),
+        ("install", "-m", "0644", f"{artefact_dir}/release.json", f"{made}/release.json"),
+        *installs.finish(destination),
     )  # fmt: skip

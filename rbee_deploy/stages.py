@@ -97,7 +97,7 @@ UNDO = Stage(
 VERIFY = Stage(
     "verify",
     (
-        ("compare", lambda here, name: activate.converged(name=name, wrong=here.wrong, left=here.left)),
+        ("compare", lambda here, name: activate.converged(name=name, wrong=here.damaged_or_wrong, left=here.left)),
         ("note how it is reached", lambda here, name: noting.noted(name=name, site=here.site, declared=here.declared)),
     ),
 )

@@ -7,7 +7,7 @@ characters of those are let through, or a name with a line break in it would beg
 import shlex
 from typing import Protocol
 
-from rbee_deploy import pythons
+from rbee_deploy import installs, pythons
 from rbee_deploy.activator import places
 from rbee_deploy.facts import equipment, guard, reach
 from rbee_runtime import ports
@@ -102,6 +102,7 @@ def build(asked: Questions) -> str:
         f"echo @units; systemctl show -p {_PROPERTIES} -- {_words(asked.units)}" if asked.units else "",
         _drop_ins(),
         _running(),
+        installs.FUNCTIONS,
         _installed("releases", str(ports.RELEASES), "release.json"),
         _installed("engines", str(ports.ENGINES), "engine.json"),
         _listing("tools", str(ports.PREFIX / "tools")),
@@ -224,7 +225,7 @@ def _installed(section: str, folder: str, marker: str) -> str:
             f"echo @{section}",
             f"for path in {shlex.quote(folder)}/*/; do",
             '  [ -d "$path" ] || continue; name=${path%/}; mark=partial',
-            f'  [ -f "${{path}}{marker}" ] && mark=complete',
+            f'  [ -f "${{path}}{marker}" ] && mark=complete && {{ is_whole "$name" || mark=damaged; }}',
             r'  printf "%s\t%s\n" "$mark" "${name##*/}"',
             "done",
         )

@@ -202,6 +202,7 @@ def _installed(kind: str) -> Callable[[Lines], dict[str, Any]]:
         return {
             kind: sorted(name for mark, name in rows if mark == "complete"),
             f"{kind}_partial": sorted(name for mark, name in rows if mark == "partial"),
+            f"{kind}_damaged": sorted(name for mark, name in rows if mark == "damaged"),
         }
 
     return read

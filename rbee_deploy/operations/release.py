@@ -1,4 +1,4 @@
-"""Install releases, engines and uv; what runs is never touched, what is half-made is redone."""
+"""Install releases, engines and uv; what is whole is never touched, what is half-made or damaged is redone."""
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -7,6 +7,7 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
 from rbee_deploy import engines as engine_builds
+from rbee_deploy import installs
 from rbee_deploy.artefacts import Artefact
 from rbee_deploy.facts.memo import observe
 from rbee_deploy.operations import upload
@@ -27,7 +28,7 @@ LOCK_SECONDS = 300
 def installed(
     release: Artefact | Callable[[], Artefact | None] | None, uv: Artefact | Callable[[], Artefact | None] | None
 ) -> Iterator[StringCommand]:
-    """Install a release offline into its own folder; its marker is written last."""
+    """Install a release offline into its own folder, which has its name when it is complete."""
     facts, wanted = observe(host), now(release)
     if wanted is None or wanted.id in facts.names("releases"):
         host.noop("the release is installed")
@@ -45,7 +46,7 @@ def installed(
 
 @operation()
 def engines(artefacts: list[Artefact] | Callable[[], list[Artefact]]) -> Iterator[StringCommand]:
-    """Unpack engine builds, each into its own folder; its marker is written last."""
+    """Unpack engine builds, each into its own folder, which has its name when it is complete."""
     facts = observe(host)
     missing = [artefact for artefact in now(artefacts) if artefact.id not in facts.names("engines")]
     python = str(facts.raw.get("python_path") or "python3")
@@ -62,7 +63,7 @@ def install(release: Artefact, sending: Upload, *, uv: str, python: str) -> str:
     unpacked, final = f"{INCOMING}/{release.id}.unpacked", str(ports.RELEASES / release.id)
     steps = install_script(unpacked, final, uv=uv, python=python)
     return _lines(
-        _unless_there(f"{final}/release.json", sending),
+        _unless(installs.unless_whole(final, "release.json"), sending),
         upload.arrived(sending),
         *_untar(sending.part, unpacked),
         *(shlex.join(step) for step in steps),
@@ -75,7 +76,7 @@ def install_engine(artefact: Artefact, sending: Upload, *, python: str) -> str:
     final = str(ports.ENGINES / artefact.id)
     steps = engine_builds.install_script(sending.part, final, python=python)
     return _lines(
-        _unless_there(f"{final}/engine.json", sending),
+        _unless(installs.unless_whole(final, "engine.json"), sending),
         upload.arrived(sending),
         *(shlex.join(step) for step in steps),
         shlex.join(("rm", "-f", sending.part)),
@@ -86,7 +87,7 @@ def unpack(artefact: Artefact, sending: Upload, parent: str) -> str:
     """Return the script that unpacks an uploaded tar; its folder has its name only when it is complete."""
     draft, final = f"{parent}/.{artefact.id}.new", f"{parent}/{artefact.id}"
     return _lines(
-        _unless_there(final, sending),
+        _unless(f"[ ! -e {shlex.quote(final)} ]", sending),
         upload.arrived(sending),
         *_untar(sending.part, draft),
         shlex.join(("sync", "-f", draft)),
@@ -107,10 +108,10 @@ def _untar(archive: str, folder: str) -> Sequence[str]:
     )
 
 
-def _unless_there(marker: str, sending: Upload) -> str:
-    """Return the line that waits for an install that an interrupted run left behind, and ends if that one did it."""
-    done = f"[ ! -e {shlex.quote(marker)} ] || {{ {shlex.join(('rm', '-f', sending.part))}; exit 0; }}"
-    return f"exec 9>>{shlex.quote(f'{INCOMING}/.lock')}; flock -w {LOCK_SECONDS} 9; {done}"
+def _unless(lacking: str, sending: Upload) -> str:
+    """Return the lines that wait for an install that an interrupted run left behind, and end if nothing is lacking."""
+    done = f"{lacking} || {{ {shlex.join(('rm', '-f', sending.part))}; exit 0; }}"
+    return f"exec 9>>{shlex.quote(f'{INCOMING}/.lock')}; flock -w {LOCK_SECONDS} 9\n{done}"
 
 
 def _lines(*lines: str) -> str:

@@ -3,12 +3,14 @@
 import pytest
 
 from tests.e2e.fleets import Deployment, Fleet, wait_for
+from tests.e2e.streams import Asking
 from tests.e2e.test_restarts import settled_pids, worker_pids
 from tests.lab import LabHost
 
 pytestmark = pytest.mark.lab
 
 MOST_COMMANDS = 3
+PACKAGE = "/opt/rbee/current/lib/python3*/site-packages/rbee_runtime"
 
 
 def changes(deployment: Deployment) -> dict[str, list[str]]:
@@ -87,6 +89,7 @@ def test_a_model_is_added_without_a_restart(deployed: Fleet) -> None:
         ("systemctl disable rbee-hive", "rbee-hive"),
         ("rm /etc/rbee/credentials/hive.key", "hive.key"),
         ("ln -sfn /tmp /opt/rbee/current", "current"),
+        (f"rm -rf {PACKAGE}; systemctl restart --no-block rbee-hive", "release"),
     ],
 )
 def test_hand_edits_are_put_right(deployed: Fleet, damage: str, named: str) -> None:
@@ -97,3 +100,22 @@ def test_hand_edits_are_put_right(deployed: Fleet, damage: str, named: str) -> N
     assert set(changes(deployed.deploy("--json"))) == {"gpu1"}, named
     assert changes(deployed.deploy("--json")) == {}
     assert worker_pids(host) == pids
+
+
+def test_a_damaged_release_is_installed_anew(deployed: Fleet) -> None:
+    """A release that lacks a package is named by check and whole after apply, and no request notices either."""
+    host = deployed.lab.hosts["gpu1"]
+    pids = daemon_pids(host), settled_pids(deployed, host)
+    release = host.run("basename $(readlink /opt/rbee/current)").stdout.strip()
+    with Asking(deployed) as asking:
+        host.run(f"rm -rf {PACKAGE}")
+        found = deployed.rbee_deploy("check")
+        assert found.code == 2
+        assert f"release {release} on this host is damaged" in found.errors, found.output + found.errors
+        repaired = deployed.rbee_deploy("apply")
+        assert repaired.code == 0, repaired.output + repaired.errors
+    assert asking.failures == []
+    assert changes(deployed.deploy("--json")) == {}
+    assert deployed.rbee_deploy("check").code == 0
+    assert (daemon_pids(host), worker_pids(host)) == pids
+    host.run(f"test -f {PACKAGE}/__init__.py && test ! -e /opt/rbee/releases/.{release}")

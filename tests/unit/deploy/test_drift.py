@@ -134,3 +134,18 @@ def test_a_hive_has_no_sockets_to_watch() -> None:
     hive = drift.role("hive", host("box1"), "d1", "0.1.0-aa")
     assert (hive.sockets, hive.listens) == ((), ())
     assert replace(hive, digest="d2") != hive
+
+
+@pytest.mark.parametrize(
+    ("fact", "said"),
+    [
+        ({}, []),
+        ({"releases": ["0.1.0-aa"], "engines": ["llama-1"]}, []),
+        ({"releases_damaged": ["0.1.0-aa"]}, ["release 0.1.0-aa on this host is damaged"]),
+        ({"engines_damaged": ["llama-1"]}, ["engine llama-1 on this host is damaged"]),
+        ({"releases_damaged": ["0.0.9-bb"], "engines_damaged": ["llama-0"]}, []),
+    ],
+)
+def test_what_is_damaged_is_named(fact: dict[str, Any], said: list[str]) -> None:
+    """The release and engines that the host should have are named when somebody changed them; others are not."""
+    assert drift.damaged(Observed.parse(fact), "0.1.0-aa", ["llama-1"]) == said

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee_deploy import engine_builds, engines
+from rbee_deploy import engine_builds, engines, installs
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.engines import build_engine, install_script, needed_glibc
 from rbee_deploy.errors import ArtefactError
@@ -82,12 +82,12 @@ def test_an_unpacked_wheel_loses_headers_and_copies(tmp_path: Path) -> None:
     assert needed_glibc(site) == "2.34"
 
 
-def test_install_commands_mark_last() -> None:
-    """engine.json, which makes an engine visible, is unpacked when all else is there."""
+def test_an_engine_has_its_name_last() -> None:
+    """An engine is unpacked beside its place, where its mark is not seen, and is put there when all of it is there."""
     commands = install_script("/stage/e.tar", "/opt/rbee/engines/e", python="/usr/bin/python3")
-    assert commands[0] == ("rm", "-rf", "/opt/rbee/engines/e")
-    assert "--exclude=engine.json" in commands[2]
-    assert commands[-1][-1] == "engine.json"
+    assert [command[-1] for command in commands if "/opt/rbee/engines/e" in command] == ["/opt/rbee/engines/e"]
+    assert commands[-1][-1] == "/opt/rbee/engines/e"
+    assert ("tar", "-C", installs.made_in("/opt/rbee/engines/e"), "--no-same-owner", "-xf", "/stage/e.tar") in commands
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import rbee_runtime
-from rbee_deploy import artefacts, own_wheel, releases
+from rbee_deploy import artefacts, installs, own_wheel, releases
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.errors import ArtefactError
 from rbee_deploy.releases import build_release, install_script, uv_binary
@@ -67,7 +67,9 @@ def test_a_release_installs_offline_and_is_marked_last(installed: Path) -> None:
     """The installed venv has the commands, runs our code, and release.json names what it is."""
     manifest = json.loads((installed / "release.json").read_text())
     assert manifest["python"] == HERE.python
-    assert (installed / "bin" / "rbee-worker").is_file()
+    assert (installed / "bin" / "rbee-worker").read_text().startswith(f"#!{installed}/bin/python")
+    assert {path.name for path in installed.parent.iterdir() if path.name.startswith(".")} == set()
+    assert [path for path in installed.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022] == []
     code = "import rbee_runtime, fastapi, uvloop, msgspec; print(rbee_runtime.__file__)"
     done = subprocess.run([installed / "bin" / "python", "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(str(installed))
@@ -91,16 +93,17 @@ def test_an_installed_rbee_gives_the_same_release(release: Artefact, installed: 
         assert kept.read() == again.read_bytes()
 
 
-def test_install_commands_clear_install_and_mark(tmp_path: Path) -> None:
-    """The commands are offline and hash-checked; the mark of completeness is the last, when the rest is on the disk."""
+def test_install_commands_are_offline_and_checked() -> None:
+    """The commands are offline and hash-checked, make it beside its place, and put it there when it is on the disk."""
     steps = install_script("/a", "/opt/rbee/releases/x", uv="/a/uv", python="/usr/bin/python3.13")
-    clear, venv, install, sync, mark = steps
-    assert clear == ("rm", "-rf", "/opt/rbee/releases/x")
+    *_, venv, install, _unlock, _scripts, mark, _listing, sync, exchange = steps
+    made = installs.made_in("/opt/rbee/releases/x")
     assert venv[:2] == ("/a/uv", "venv")
-    assert venv[-1] == "/opt/rbee/releases/x"
+    assert venv[-1] == made
     assert {"--offline", "--no-index", "--require-hashes", "--no-deps", "--no-cache"} <= set(install)
-    assert sync == ("sync", "-f", "/opt/rbee/releases/x")
-    assert mark == ("install", "-m", "0644", "/a/release.json", "/opt/rbee/releases/x/release.json")
+    assert mark == ("install", "-m", "0644", "/a/release.json", f"{made}/release.json")
+    assert sync == ("sync", "-f", made)
+    assert exchange[-1] == "/opt/rbee/releases/x"
 
 
 def test_another_version_is_refused() -> None:
