@@ -25,7 +25,7 @@ MOST_AUDIT_LINES = 50
 def register(commands: Commands) -> None:
     """Add the commands."""
     command(commands, "status", _status, "say what every host runs, since when, and who is at work there")
-    audit = command(commands, "audit", _audit, "say what was done to hosts, when, by whom and why")
+    audit = command(commands, "audit", _audit, "say what was deployed, rolled back or restored, when, by whom and why")
     audit.add_argument("-n", type=int, default=MOST_AUDIT_LINES, metavar="LINES", help="the newest so many")
     key = command(commands, "api-key", _api_key, "say where the first API key is", limits=False, hosts=False)
     key.add_argument("--show", action="store_true", help="print the key itself")
