@@ -61,6 +61,11 @@ def _machine() -> str:
     return hashlib.sha256(f"{text}{socket.gethostname()}".encode()).hexdigest()[:12]
 
 
+def is_stale(age: float) -> bool:
+    """Say whether a lease is nobody's any more, by the seconds since its last sign of life."""
+    return abs(age) >= STALE_SECONDS
+
+
 def operator() -> str:
     """Return who deploys, as others will read it: user@machine."""
     try:

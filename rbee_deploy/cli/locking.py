@@ -2,6 +2,7 @@
 
 import argparse
 from functools import partial
+from typing import Any
 
 from rbee_deploy import lease
 from rbee_deploy.cli import documents, looking, running
@@ -34,9 +35,14 @@ def _lock(options: argparse.Namespace) -> int:
     documents.tell(options, hosts=rows)
     width = max((len(row["host"]) for row in rows), default=0)
     for row in rows:
-        remarks = [remark for remark in looking.remarks(row) if not remark.startswith("its last")]
-        documents.tell(options, f"{row['host']:<{width}}  {'; '.join(remarks) or 'free'}")
+        documents.tell(options, lock_line(row, width))
     return done
+
+
+def lock_line(row: dict[str, Any], width: int) -> str:
+    """Return a host's line: who may not be disturbed there, and whose deploy is over without having ended."""
+    said = [*(list(looking.holders(row)) or ["free"]), *looking.broken_off(row)]
+    return f"{row['host']:<{width}}  {'; '.join(said)}"
 
 
 def _stages(script: str, site: Site) -> tuple[Stage, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from rbee_deploy import lease
 from rbee_deploy.activator import places
 from rbee_deploy.authority import FleetAuthority
 from rbee_deploy.cli import documents, running
@@ -70,15 +71,26 @@ def status_line(row: dict[str, Any], width: int) -> str:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["since"]))
     down = [f"{name} is {state or 'not there'}" for name, state in row["units"].items() if state != "active"]
     count = f"{row['workers']} worker{'' if row['workers'] == 1 else 's'}"
-    said = [*down, *remarks(row)]
-    return "  ".join((f"{row['host']:<{width}}", row["release"], f"since {since}", count, "; ".join(said) or "up"))
+    said = [*(down or ["up"]), *unfinished(row), *holders(row)]
+    return "  ".join((f"{row['host']:<{width}}", row["release"], f"since {since}", count, "; ".join(said)))
 
 
-def remarks(row: dict[str, Any]) -> Iterator[str]:
-    """Yield what a person should know before a deploy to a host."""
+def unfinished(row: dict[str, Any]) -> Iterator[str]:
+    """Yield what was begun on a host and did not end."""
     if row["cut_off"]:
         yield "its last activation was cut off: run apply"
-    if row["lease"]:
+    yield from broken_off(row)
+
+
+def broken_off(row: dict[str, Any]) -> Iterator[str]:
+    """Yield whose deploy ended without giving its lease back; that lies there until the next deploy or boot."""
+    if row["lease"] and lease.is_stale(row["lease"]["age"]):
+        yield f"a deploy by {row['lease']['by']} since {row['lease']['since']} broke off"
+
+
+def holders(row: dict[str, Any]) -> Iterator[str]:
+    """Yield who keeps others from deploying to a host now."""
+    if row["lease"] and not lease.is_stale(row["lease"]["age"]):
         yield f"{row['lease']['by']} is at work since {row['lease']['since']}"
     if row["freeze"]:
         why = f": {row['freeze']['why']}" if row["freeze"]["why"] else ""

@@ -1,0 +1,43 @@
+"""What status and lock say of a host: what runs, what was begun and did not end, and who may not be disturbed."""
+
+from tests import unpatched  # noqa: F401, I001 - before the command line, which loads pyinfra
+
+from typing import Any
+
+import pytest
+
+from rbee_deploy import lease
+from rbee_deploy.cli import locking, looking
+
+SINCE = "2026-01-02T03:04:05Z"
+FREEZE = {"by": "ann@desk", "since": SINCE, "why": "audit"}
+FROZEN = f"frozen by ann@desk since {SINCE}: audit"
+BROKEN_OFF = f"a deploy by bob@vm since {SINCE} broke off"
+
+
+def row(age: float | None = None, **changes: Any) -> dict[str, Any]:
+    """Return a host that runs what it should; `age` is that of the lease that lies there, None without one."""
+    held = None if age is None else {"age": age, "id": "run1", "by": "bob@vm", "since": SINCE}
+    up = {"host": "gpu1", "release": "0.1.0-aa", "since": 0, "units": {"rbee-hive.service": "active"}, "workers": 1}
+    return {**up, "cut_off": False, "lease": held, "freeze": None, **changes}
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "lock"),
+    [
+        (row(), "up", "free"),
+        (row(3), f"up; bob@vm is at work since {SINCE}", f"bob@vm is at work since {SINCE}"),
+        (row(lease.STALE_SECONDS), f"up; {BROKEN_OFF}", f"free; {BROKEN_OFF}"),
+        (row(-7200), f"up; {BROKEN_OFF}", f"free; {BROKEN_OFF}"),
+        (
+            row(69, units={"rbee-hive.service": "failed"}, cut_off=True),
+            f"rbee-hive.service is failed; its last activation was cut off: run apply; {BROKEN_OFF}",
+            f"free; {BROKEN_OFF}",
+        ),
+        (row(freeze=FREEZE), f"up; {FROZEN}", FROZEN),
+    ],
+)
+def test_a_deploy_that_died_is_not_at_work(found: dict[str, Any], status: str, lock: str) -> None:
+    """A lease without a sign of life keeps nobody away and is called broken off, beside whether the host is up."""
+    assert looking.status_line(found, 4).partition("1 worker  ")[2] == status
+    assert locking.lock_line(found, 4) == f"gpu1  {lock}"
