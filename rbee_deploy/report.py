@@ -255,7 +255,7 @@ def _done(state: Any, host: Any) -> Iterator[Line]:
         if cut_off:
             line.verdict, line.notes = Verdict.CUT_OFF, [step]
         else:
-            _judge(line, step, data.operation_meta, host)
+            _judge(line, data.operation_meta, host)
     quiet = host.connector_data.get(QUIET, ())
     bad = {Verdict.FAILED, Verdict.CUT_OFF}
     yield from (line for line in lines.values() if line.stage not in quiet or line.verdict in bad)
@@ -266,10 +266,10 @@ def _notes(host: Any, stage: str) -> list[str]:
     return known.get(stage, [])
 
 
-def _judge(line: Line, step: str, meta: Any, host: Any) -> None:
+def _judge(line: Line, meta: Any, host: Any) -> None:
     if not meta.is_complete() or meta.did_error():
         line.verdict = Verdict.FAILED
-        line.notes = host.connector_data.get(REFUSALS) or _said(meta, step, host.name)
+        line.notes = host.connector_data.get(REFUSALS) or _said(meta, host.name)
     elif meta.did_change() and line.verdict is Verdict.UNCHANGED:
         line.verdict = Verdict.CHANGED
 
@@ -279,9 +279,14 @@ def says_what_to_do(sentence: str) -> bool:
     return any(words in sentence for words in _NEXT_COMMANDS)
 
 
-def _said(meta: Any, step: str, name: str) -> list[str]:
+def _said(meta: Any, name: str) -> list[str]:
+    """Return what a failed program said last and what to do; pyinfra does not tell how one ended that said nothing."""
     output = meta._combined_output.output_lines if meta.is_complete() else []  # noqa: SLF001 - stdout alone is public
-    last = [line for line in output if line.strip()][-LOG_LINES - AROUND_THE_LOG :] or [f"could not {step} on {name}"]
+    silent = (
+        f"the program on {name} ended without a word (killed, out of memory, or the connection broke?); "
+        "run the same command again; if it ends like that again, journalctl -n 50 on the host says more"
+    )
+    last = [line for line in output if line.strip()][-LOG_LINES - AROUND_THE_LOG :] or [silent]
     if says_what_to_do(last[-1]):
         return last
     return [*last, "put that right and run the same command again; on the host, journalctl -u 'rbee-*' -n 50 says more"]

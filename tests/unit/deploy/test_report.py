@@ -85,6 +85,17 @@ def test_a_sentence_that_says_what_to_do_is_the_last() -> None:
     assert lines[1:] == [f"box1  lease     0.3 s  failed     {said[0]}", "box1  3 remote commands"]
 
 
+@pytest.mark.parametrize("output", [(), ("", "  ")])
+def test_a_program_that_dies_without_a_word_is_called_that(output: tuple[str, ...]) -> None:
+    """No step's own name stands for the reason; what it may have been and what to do are one sentence."""
+    (line, *rest) = run({"activate hives: turn 1": meta(failed=True, output=output)})[1:]
+    head, _, said = line.partition("failed     ")
+    assert head.startswith("box1  activate hives")
+    assert said.startswith("the program on box1 ended without a word (killed, out of memory, or the connection broke?)")
+    assert "run the same command again" in said
+    assert rest == ["box1  3 remote commands"]
+
+
 def test_what_is_worth_saying_is_said() -> None:
     """A hint of preflight stands beside its stage and fails nothing."""
     lines = run({"preflight: a": meta()}, **{WARNINGS: ["it has little memory; restrict a model"]})
