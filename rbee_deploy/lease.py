@@ -24,6 +24,9 @@ STALE_SECONDS = 45
 LOST = 75
 """Exit status of a command whose lease another deploy has taken meanwhile (EX_TEMPFAIL)."""
 
+FROZEN = "frozen already"
+"""What the script prints that would freeze a host on which deploys are forbidden already."""
+
 WAIT_SECONDS = 10
 
 _TAB = "\\t"
@@ -113,11 +116,11 @@ def give_back(run: str) -> str:
 
 
 def freeze(by: str, why: str) -> str:
-    """Return the script that forbids deploys until further notice; an earlier freeze stays whose it is."""
-    text = f'{shlex.quote(by)} "$(date -u +%Y-%m-%dT%H:%M:%SZ)" {shlex.quote(why.replace(chr(9), " "))}'
+    """Return the script that forbids deploys until further notice; an earlier freeze stays, and FROZEN is printed."""
+    text = f'{shlex.quote(by)} "$(date -u +%Y-%m-%dT%H:%M:%SZ)" {shlex.quote(" ".join(why.split()))}'
     folder = shlex.quote(str(places.HOME))
-    made = f"umask 077; mkdir -p -m 0700 {folder}"
-    return f"[ -f {_FREEZE} ] || {{ {made} && printf '%s{_TAB}%s{_TAB}%s\\n' {text} >{_FREEZE}; }}"
+    made = f"umask 077; mkdir -p -m 0700 {folder} && printf '%s{_TAB}%s{_TAB}%s\\n' {text} >{_FREEZE}"
+    return f"if [ -f {_FREEZE} ]; then echo {shlex.quote(FROZEN)}; else {made}; fi"
 
 
 def thaw() -> str:

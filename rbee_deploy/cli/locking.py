@@ -8,6 +8,7 @@ from rbee_deploy import lease
 from rbee_deploy.cli import documents, looking, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
+from rbee_deploy.here import Here
 from rbee_deploy.operations import ask
 from rbee_deploy.site import Site
 from rbee_deploy.stages import Stage
@@ -31,7 +32,7 @@ def _lock(options: argparse.Namespace) -> int:
     elif options.release:
         script = lease.thaw()
     done = running.go(options, wanted=partial(_stages, script))
-    rows = [looking.row(here) for here in running.hosts()]
+    rows = [{**looking.row(here), "frozen_already": _was_frozen(here)} for here in running.hosts()]
     documents.tell(options, hosts=rows)
     width = max((len(row["host"]) for row in rows), default=0)
     for row in rows:
@@ -41,8 +42,15 @@ def _lock(options: argparse.Namespace) -> int:
 
 def lock_line(row: dict[str, Any], width: int) -> str:
     """Return a host's line: who may not be disturbed there, and whose deploy is over without having ended."""
-    said = [*(list(looking.holders(row)) or ["free"]), *looking.broken_off(row)]
+    first = "it was frozen already: the first freeze stands, and the new reason is not kept"
+    kept = [first] if row["frozen_already"] else []
+    said = [*(list(looking.holders(row)) or ["free"]), *kept, *looking.broken_off(row)]
     return f"{row['host']:<{width}}  {'; '.join(said)}"
+
+
+def _was_frozen(here: Here) -> bool:
+    """Say whether this run was to freeze a host and found it frozen."""
+    return lease.FROZEN in here.host.connector_data.get(ask.ANSWER, ())
 
 
 def _stages(script: str, site: Site) -> tuple[Stage, ...]:

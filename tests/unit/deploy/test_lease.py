@@ -109,8 +109,8 @@ def test_a_run_that_is_known_to_be_over_is_not_waited_for(sh: Run) -> None:
 
 def test_a_freeze_stops_everybody_until_it_is_released(sh: Run) -> None:
     """Deploys hear who forbade them and why; a second freeze does not take over the first."""
-    sh(lease.freeze("anna@desk", "a demo on Monday; do not 'touch'"))
-    sh(lease.freeze("bert@laptop", "other"))
+    assert sh(lease.freeze("anna@desk", "a demo\ton Monday;\ndo not 'touch'")).stdout == ""
+    assert sh(lease.freeze("bert@laptop", "other")).stdout == f"{lease.FROZEN}\n"
     refused = sh(lease.take("run1", "carl@box"))
     assert refused.returncode == 1
     assert "frozen here by anna@desk since 20" in refused.stderr

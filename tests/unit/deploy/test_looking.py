@@ -40,4 +40,10 @@ def row(age: float | None = None, **changes: Any) -> dict[str, Any]:
 def test_a_deploy_that_died_is_not_at_work(found: dict[str, Any], status: str, lock: str) -> None:
     """A lease without a sign of life keeps nobody away and is called broken off, beside whether the host is up."""
     assert looking.status_line(found, 4).partition("1 worker  ")[2] == status
-    assert locking.lock_line(found, 4) == f"gpu1  {lock}"
+    assert locking.lock_line({**found, "frozen_already": False}, 4) == f"gpu1  {lock}"
+
+
+def test_the_first_freeze_stands_and_whoever_comes_second_hears_it() -> None:
+    """Who froze the host, since when and why is said, and that the new reason is not kept."""
+    said = locking.lock_line({**row(freeze=FREEZE), "frozen_already": True}, 4)
+    assert said == f"gpu1  {FROZEN}; it was frozen already: the first freeze stands, and the new reason is not kept"
