@@ -11,6 +11,7 @@ import hashlib
 import secrets
 from pathlib import Path
 
+from rbee_deploy import advised
 from rbee_deploy.errors import AuthorityError
 from rbee_deploy.private_files import locked, read_private, write_private
 from rbee_deploy.secrets import Secret
@@ -54,7 +55,7 @@ def begin(directory: Path) -> Secret:
         if old is not None and old != used:
             raise AuthorityError(
                 f"{directory / OLD} still works; give {directory / CURRENT} to whoever uses it, then end it by "
-                "rbee-deploy rotate api-key --revoke-old"
+                f"{advised.command('rotate api-key --revoke-old')}"
             )
         return _make(directory, NEW)
 
@@ -76,7 +77,7 @@ def old(directory: Path) -> Secret | None:
     with locked(directory):
         if _read(directory, NEW) is not None:
             raise AuthorityError(
-                f"{directory / NEW} is not in use yet; run rbee-deploy rotate api-key to its end before that"
+                f"{directory / NEW} is not in use yet; run {advised.command('rotate api-key')} to its end before that"
             )
         return _read(directory, OLD)
 

@@ -15,6 +15,7 @@ import socket
 import uuid
 from pathlib import Path
 
+from rbee_deploy import advised
 from rbee_deploy.activator import places
 
 RENEW_SECONDS = 10.0
@@ -84,10 +85,11 @@ def take(run: str, by: str, *, ended: str = "") -> str:
     `ended` is the id of a run that is known to be over.
     """
     mine, who = shlex.quote(run), shlex.quote(by)
+    thawed = shlex.quote(f"; {advised.command('lock --release')} ends that")
     lines = (
         f"mkdir -p -m 0700 {_RUN}; exec 9>>{_RUN}/lease.lock; flock -w {WAIT_SECONDS} 9 || exit 1",
         f"if [ -f {_FREEZE} ]; then IFS='{chr(9)}' read -r by since why <{_FREEZE}",
-        '  echo "deploys are frozen here by $by since $since${why:+: $why}; rbee-deploy lock --release ends that" >&2',
+        '  echo "deploys are frozen here by $by since $since${why:+: $why}"' + f"{thawed} >&2",
         "  exit 1",
         "fi",
         f"if [ -f {_LEASE} ]; then IFS='{chr(9)}' read -r id by since <{_LEASE}",

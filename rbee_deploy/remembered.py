@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rbee_deploy import advised
 from rbee_deploy.errors import DeployError
 from rbee_deploy.inventory import Placement, PyinfraHost, host, pyinfra_data
 from rbee_deploy.private_files import make_private_folder, read_private, write_private
@@ -48,7 +49,7 @@ class Connection:
         if kind == _UNKNOWN:
             raise DeployError(
                 f"host {name!r}: where its sudo password came from is not on record; add it to the inventory again and "
-                f"run rbee-deploy purge {name}"
+                f"run {advised.command(f'purge {name}')}"
             )
         known = {key: value for key, value in asdict(self).items() if value is not None and key != "sudo_password"}
         source = {"sudo_password": _source(kind, words)} if kind else {}

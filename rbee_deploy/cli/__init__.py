@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from rbee_deploy import advised
 from rbee_deploy.bundle import commands as bundle
 from rbee_deploy.cli import (
     adopting,
@@ -65,6 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
     options.site = None
     if options.inventory:
+        advised.inventory = options.inventory
         declared = inventories.read(options.inventory)
         declared.refuse_unknown(options.limit)
         options.site = declared.site

@@ -4,7 +4,7 @@ import argparse
 
 from pyinfra_cli.prints import build_plan_json, build_results_json
 
-from rbee_deploy import stages
+from rbee_deploy import advised, stages
 from rbee_deploy.bundle import commands as bundle
 from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
@@ -49,7 +49,7 @@ def _check(options: argparse.Namespace) -> int:
     documents.conclude(
         options,
         problem=f"not what {options.inventory} says: {', '.join(differing)}",
-        advice="`rbee-deploy apply` puts them right, `rbee-deploy plan` says how",
+        advice=f"`{advised.command('apply')}` puts them right, `{advised.command('plan')}` says how",
     )
     return DRIFT
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from rbee_deploy import api_keys, queens, stages
+from rbee_deploy import advised, api_keys, queens, stages
 from rbee_deploy.authority import FleetAuthority, issue_anew
 from rbee_deploy.cli import documents, looking, running
 from rbee_deploy.cli.arguments import Commands, command
@@ -37,7 +37,7 @@ def _certificates(options: argparse.Namespace) -> int:
     site: Site = options.site
     issued = issue_anew(FleetAuthority.open(site.secrets, site.name), site)
     status = running.go(options)
-    advice = "rbee-deploy apply brings them to hosts that lack them" if status else ""
+    advice = f"{advised.command('apply')} brings them to hosts that lack them" if status else ""
     verdict = f"are made; {advice}" if status else "are in force"
     documents.tell(
         options,

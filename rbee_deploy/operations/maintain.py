@@ -13,7 +13,7 @@ from pyinfra.api import FunctionCommand, StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host
 
-from rbee_deploy import maintenance, queens
+from rbee_deploy import advised, maintenance, queens
 from rbee_deploy.facts.memo import observe_anew
 from rbee_deploy.operations import lease
 from rbee_deploy.operations.root import REFUSALS, as_root_command, refused
@@ -227,7 +227,7 @@ def _verify(
 ) -> bool:
     why = until(lambda: "; ".join(maintenance.unready(observe_anew(host), roles)), course, course.seconds)
     course.is_kept_up = not why
-    return not why or _failed(host, f"{why}; rbee-deploy apply puts that right")
+    return not why or _failed(host, f"{why}; {advised.command('apply')} puts that right")
 
 
 def _resume(

@@ -69,7 +69,7 @@ def test_stages_that_fail_are_the_problem(answer: Any) -> None:
 
 def test_a_problem_that_says_what_to_do_gets_no_more_advice(answer: Any) -> None:
     """A freeze names what ends it; where another host failed for another reason, that one needs the advice."""
-    frozen = report.Line("gpu1", "lease", 0.1, report.Verdict.FAILED, ["frozen; rbee-deploy lock --release ends that"])
+    frozen = report.Line("gpu1", "lease", 0.1, report.Verdict.FAILED, ["frozen; rbee-deploy lock --release -i x ends"])
     assert answer(lambda _: 1, frozen)[1]["advice"] is None
     assert answer(lambda _: 1, frozen, LINES[1])[1]["advice"] == documents.AGAIN
 

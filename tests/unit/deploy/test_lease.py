@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee_deploy import lease
+from rbee_deploy import advised, lease
 from rbee_deploy.activator import places
 
 Run = Callable[[str], "subprocess.CompletedProcess[str]"]
@@ -107,13 +107,15 @@ def test_a_run_that_is_known_to_be_over_is_not_waited_for(sh: Run) -> None:
     assert sh(lease.take("run2", "anna@desk", ended=over)).returncode == 0
 
 
-def test_a_freeze_stops_everybody_until_it_is_released(sh: Run) -> None:
-    """Deploys hear who forbade them and why; a second freeze does not take over the first."""
+def test_a_freeze_stops_everybody_until_it_is_released(sh: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deploys hear who forbade them, why and what to type to end it; a second freeze does not take over the first."""
     assert sh(lease.freeze("anna@desk", "a demo\ton Monday;\ndo not 'touch'")).stdout == ""
     assert sh(lease.freeze("bert@laptop", "other")).stdout == f"{lease.FROZEN}\n"
+    monkeypatch.setattr(advised, "inventory", "our fleet.py")
     refused = sh(lease.take("run1", "carl@box"))
     assert refused.returncode == 1
     assert "frozen here by anna@desk since 20" in refused.stderr
-    assert ": a demo on Monday; do not 'touch'; rbee-deploy lock --release" in refused.stderr
+    said = ": a demo on Monday; do not 'touch'; rbee-deploy lock --release -i 'our fleet.py' ends that\n"
+    assert refused.stderr.endswith(said)
     sh(lease.thaw())
     assert sh(lease.take("run1", "carl@box")).returncode == 0

@@ -80,7 +80,7 @@ def test_a_failed_command_shows_its_last_lines_and_what_to_do(count: int) -> Non
 
 def test_a_sentence_that_says_what_to_do_is_the_last() -> None:
     """Whoever reads that deploys are frozen, and how that ends, is not told to put that right and to read a journal."""
-    said = ("deploys are frozen here by ann@desk since noon: audit; rbee-deploy lock --release ends that",)
+    said = ("deploys are frozen here by ann@desk since noon: audit; rbee-deploy lock --release -i fleet.py ends that",)
     lines = run({"lease: take it": meta(failed=True, output=said)})
     assert lines[1:] == [f"box1  lease     0.3 s  failed     {said[0]}", "box1  3 remote commands"]
 

@@ -133,7 +133,7 @@ def test_a_second_rotation_waits_for_the_revocation(folder: Path) -> None:
     """An old key that still works is not forgotten: the next rotation asks to revoke it first."""
     api_keys.begin(folder)
     api_keys.finish(folder)
-    with pytest.raises(AuthorityError, match="rotate api-key --revoke-old"):
+    with pytest.raises(AuthorityError, match="rbee-deploy rotate api-key --revoke-old -i "):
         api_keys.begin(folder)
     old = api_keys.old(folder)
     assert old is not None
