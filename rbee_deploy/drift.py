@@ -89,9 +89,12 @@ def found(
     link: str = "",
     generation: str = "",
 ) -> list[str]:
-    """Return every difference that an activation puts right, one phrase each; `link` is where `current` leads."""
+    """Return every difference that a deploy puts right, one phrase each; `link` is where `current` leads.
+
+    That the generation is not on record follows from any other difference, and is said only where there is none.
+    """
     current = str(facts.raw.get("current") or "nothing")
-    return [
+    differences = [
         *(["the last activation was cut off"] if facts.deploy.get("wanted") else []),
         *([f"{ports.CURRENT} leads to {current} instead of {link}"] if link and current != link else []),
         *(reason for item in wanted for reason in role_drift(item, facts)),
@@ -101,8 +104,9 @@ def found(
         *_firewall(facts, enabled),
         *(f"{unit} is not enabled" for unit in enabled if facts.unit(unit).file_state != "enabled"),
         *(f"systemd holds an old {name}" for name, unit in facts.units.items() if unit.need_reload),
-        *(["the deploy is not on record there"] if generation and facts.deploy.get("current") != generation else []),
     ]
+    unknown = generation and facts.deploy.get("current") != generation
+    return differences or (["the deploy is not on record there"] if unknown else [])
 
 
 def damaged(facts: Observed, release: str, engines: Iterable[str]) -> list[str]:

@@ -123,6 +123,18 @@ def test_a_group_that_came_with_a_driver_is_joined() -> None:
     assert drift.user_drift(HIVE, Observed.parse(fact)) == ["user rbee-hive is not in group video"]
 
 
+@pytest.mark.parametrize("damage", ["", "content", "stopped", "open folder"])
+def test_a_missing_record_is_said_only_where_nothing_else_differs(damage: str) -> None:
+    """Every change of a configuration is another generation; beside what is different that tells nobody anything."""
+    fact = {**converged(), "deploy": {"current": "g1"}}
+    if damage:
+        DAMAGES[damage][0](fact)
+    said = drift.found(Observed.parse(fact), [QUEEN], [FILE, SECRET], [FOLDER], UNITS, generation="g2")
+    (phrase,) = said
+    assert (phrase == "the deploy is not on record there") is (damage == "")
+    assert DAMAGES.get(damage, (None, phrase))[1] in phrase
+
+
 def test_a_role_that_was_never_there_is_not_mentioned() -> None:
     """Units that systemd does not know, or that are switched off, need nobody."""
     off = {"rbee-hive.service": {"load": "not-found", "active": "inactive"}, "rbee.target": {"active": "active"}}
