@@ -266,21 +266,27 @@ class Here:
 
     def wrong(self) -> list[str]:
         """Return what is still not as it should be; a dropped host has said why already."""
+        found, users = self._differences(self.directories()), self.users()
+        return [*found, *(phrase for user in users for phrase in drift.user_drift(user, self.facts))]
+
+    def to_activate(self) -> list[str]:
+        """Return what of that an activation puts right; directories and users are right before, by setup."""
+        return self._differences([])
+
+    def _differences(self, directories: list[Directory]) -> list[str]:
         wanted = self.generation()
         if wanted is None:
             return []
-        facts = self.facts
-        found = drift.found(
-            facts,
+        return drift.found(
+            self.facts,
             wanted.roles,
             self.files(),
-            self.directories(),
+            directories,
             wanted.enabled,
             wanted.unwanted,
             link=str(ports.RELEASES / wanted.release),
             generation=wanted.id,
         )
-        return [*found, *(phrase for user in self.users() for phrase in drift.user_drift(user, facts))]
 
     def damaged_or_wrong(self) -> list[str]:
         """Return all that is not as it should be, for which an activation alone may not do."""

@@ -71,7 +71,7 @@ QUEEN = Stage(
     (
         (
             "go over to it",
-            lambda here, name: activate.activated(name=name, wanted=here.queens_generation, wrong=here.wrong),
+            lambda here, name: activate.activated(name=name, wanted=here.queens_generation, wrong=here.to_activate),
         ),
     ),
     applies=lambda declared: declared.queen,
@@ -134,7 +134,7 @@ def _take_back(here: Here, name: str, mine: Callable[[], bool]) -> Any:
 
 def _activate_hives(turn: int, here: Here, name: str) -> Any:
     wanted = partial(here.generation_in_turn, turn)
-    return activate.activated(name=name, wanted=wanted, wrong=here.wrong, blocked=here.gate)
+    return activate.activated(name=name, wanted=wanted, wrong=here.to_activate, blocked=here.gate)
 
 
 def of(site: Site) -> tuple[Stage, ...]:

@@ -5,7 +5,8 @@
 `glibc` by host name, `engine` as the glibc that the engine of all hosts needs (else they have none).
 A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is activated), `broken` (outdated, and
 the activation fails), `taken` (outdated, and another deploy has its lease), `foreign` (outdated, and deployed with
-another authority) or `stuck` (a queen's: nothing was there before, and workers do not come up).
+another authority), `closed` (`/etc/rbee` has another mode) or `stuck` (a queen's: nothing was there before, and workers
+do not come up).
 """
 
 import json
@@ -55,11 +56,15 @@ def _state(declared: Host, plan: HostPlan, fault: str, run: str, *, first: bool)
         return ["@sudo refused"] if fault == "refused" else []
     stats = [f"stat\tregular file\t{f.mode}\t{f.owner}\t{f.group}\t1\t{f.path}" for f in plan.files]
     hashes = [f"sha256\t{_sha256(file, fault)}\t{file.path}" for file in plan.files]
-    folders = [f"stat\tdirectory\t{d.mode}\t{d.owner}\t{d.group}\t1\t{d.path}" for d in directories(declared)]
+    modes = {"/etc/rbee": "0700"} if fault == "closed" else {}
+    folders = [
+        f"stat\tdirectory\t{modes.get(d.path, d.mode)}\t{d.owner}\t{d.group}\t1\t{d.path}"
+        for d in directories(declared)
+    ]
     names = dict.fromkeys(unit for role in roles(declared) for unit in role_units(role).enabled)
     units = [f"Id={name}\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n" for name in names]
     running = [
-        f'{role}\t{{"digest":"{"old" if fault else plan.digest(role)}","release":"{plan.release.id}"}}'
+        f'{role}\t{{"digest":"{"old" if fault in OUTDATED else plan.digest(role)}","release":"{plan.release.id}"}}'
         for role in roles(declared)
     ]
     return [
@@ -73,7 +78,7 @@ def _state(declared: Host, plan: HostPlan, fault: str, run: str, *, first: bool)
         *("@units", *"\n".join(units).splitlines()),
         *("@running", *running, "@releases", f"complete\t{plan.release.id}"),
         *("@engines", *(f"complete\t{engine.id}" for engine in plan.engines)),
-        *("@deploy", *_deploy(declared, plan, outdated=bool(fault), run=run, first=first)),
+        *("@deploy", *_deploy(declared, plan, outdated=fault in OUTDATED, run=run, first=first)),
     ]
 
 
