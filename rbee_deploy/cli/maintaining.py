@@ -46,7 +46,8 @@ def _maintain(options: argparse.Namespace) -> int:
         interrupt.means = "interrupted: what runs goes on running"
     names = dict.fromkeys((site.queen.name, target.name))
     running.go(running.limited(options, *names), wanted=partial(stages_of, course, target))
-    documents.tell(options, host=target.name, drained=course.is_drained, output=course.output)
+    documents.tell(options, host=target.name, drained=course.is_drained)
+    documents.tell(options, output=course.output, exit_status=course.status)
     if course.succeeded:
         documents.tell(options, f"{target.name}: maintained, and as it was")
         return 0

@@ -1,5 +1,6 @@
 """Empty a host through the queen, do something to it, and have it serve again; what fails leaves it drained."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ from rbee_deploy.operations.workers import Door
 from rbee_deploy.queens import SilentError, UnansweredError
 
 POLL_SECONDS = 1.0
+EXIT_STATUS = "rbee exit status "
+"""What a host prints before the exit status of the command of a maintenance: pyinfra tells only whether it failed."""
+
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 _BROKEN = (OSError, EOFError, SSHException, PyinfraError)
@@ -29,7 +33,10 @@ _BROKEN = (OSError, EOFError, SSHException, PyinfraError)
 
 @dataclass
 class Course:
-    """One maintenance: what is wanted, and how far it came. Only the operations below change it."""
+    """One maintenance: what is wanted, and how far it came. Only the operations below change it.
+
+    `status` is the command's exit status, None where it was not seen to end.
+    """
 
     host: str
     command: str = ""
@@ -37,6 +44,7 @@ class Course:
     seconds: float = 600.0
     before: dict[str, int] = field(default_factory=dict)
     output: list[str] = field(default_factory=list)
+    status: int | None = None
     is_drained: bool = False
     is_running: bool = False
     problem: str = ""
@@ -80,7 +88,7 @@ def kept_up(mine: bool, roles: tuple[str, ...], course: Course) -> Iterator[Func
     if course.is_drained:
         yield FunctionCommand(_wait_for_workers, (course,), {})
     if course.command:
-        yield FunctionCommand(_run, (as_root_command(course.command), course), {})
+        yield FunctionCommand(_run, (as_root_command(with_status(course.command)), course), {})
     if course.reboot:
         yield FunctionCommand(_reboot, (as_root_command("systemctl --no-block reboot"), course), {})
     yield FunctionCommand(_verify, (roles, course), {})
@@ -168,6 +176,11 @@ def _wait_for_workers(
     return not why or _failed(host, f"{why} did not end within {course.seconds:.0f} s; left as it is")
 
 
+def with_status(command: str) -> str:
+    """Return the script that runs a command in a shell of its own and prints its exit status last, as an error."""
+    return f"sh -c {shlex.quote(command)}; status=$?; echo {shlex.quote(EXIT_STATUS)}$status >&2; exit $status"
+
+
 def _run(
     state: Any,  # noqa: ARG001
     host: Any,
@@ -178,10 +191,24 @@ def _run(
     course.is_running = True
     succeeded, output = host.connector.run_shell_command(command, **command.connector_arguments)
     course.is_running = False
-    course.output = list(output.output_lines)
+    course.output, course.status = _output(output)
     for line in course.output:
         say(course.host, f"| {line}")
-    return bool(succeeded) or _failed(host, "the command failed; its output is above")
+    how = "" if course.status is None else f" with exit status {course.status}"
+    shown = "; its output is above" if course.output else " and printed nothing"
+    return bool(succeeded) or _failed(host, f"the command failed{how}{shown}")
+
+
+def _output(output: Any) -> tuple[list[str], int | None]:
+    """Return what a command printed and its exit status, which may stand behind a last line without an end."""
+    last = output.stderr_lines[-1] if output.stderr_lines else ""
+    said, mark, status = last.rpartition(EXIT_STATUS)
+    lines = list(output.output_lines)
+    if not mark or not status.isdecimal():
+        return lines, None
+    # Standard output may come later, through a stream of its own.
+    at = len(lines) - 1 - lines[::-1].index(last)
+    return [*lines[:at], *([said] if said else []), *lines[at + 1 :]], int(status)
 
 
 def _reboot(

@@ -55,10 +55,11 @@ def test_a_command_that_fails_leaves_the_host_drained(fleet: Fleet) -> None:
     """Its output is shown, also as data, the exit status is 1, and what is named finishes the maintenance."""
     done = fleet.rbee_deploy("maintain", "gpu1", "--json", "--run", "id -u; echo out of paper >&2; exit 3")
     assert (done.code, done.report["status"]) == (1, 1)
-    assert done.report["problem"].startswith("gpu1: maintain failed: the command failed")
+    assert done.report["problem"].startswith("gpu1: maintain failed: the command failed with exit status 3")
     assert done.report["advice"] in done.errors
     told = done.report["result"]
-    assert (told["host"], told["drained"], sorted(told["output"])) == ("gpu1", True, ["0", "out of paper"])
+    assert (told["host"], told["drained"], told["exit_status"]) == ("gpu1", True, 3)
+    assert sorted(told["output"]) == ["0", "out of paper"]
     assert "gpu1: | 0" in done.errors
     assert "gpu1: | out of paper" in done.errors
     assert f"run rbee-deploy maintain gpu1 -i {fleet.inventory}" in done.errors

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -219,6 +220,39 @@ def test_a_queen_who_refuses_stops_it() -> None:
         "it is not drained: the queen refused GET hives: no valid API key was given"
     ]
     assert not course.is_drained
+
+
+class Shell:
+    """A host whose connector runs commands here, and tells of how they end only whether they failed."""
+
+    def __init__(self, cut: bool = False) -> None:
+        self.cut = cut
+        self.connector = SimpleNamespace(run_shell_command=self.run)
+        self.connector_data: dict[str, Any] = {}
+
+    def run(self, command: StringCommand, **_: Any) -> tuple[bool, Any]:
+        done = subprocess.run(["sh", "-c", str(command)], capture_output=True, text=True, check=False, timeout=20)
+        out, err = done.stdout.splitlines(), [] if self.cut else done.stderr.splitlines()
+        return done.returncode == 0, SimpleNamespace(stderr_lines=err, output_lines=[*err, *out])
+
+
+@pytest.mark.parametrize(
+    ("command", "cut", "output", "status", "said"),
+    [
+        ("exit 3", False, [], 3, ["the command failed with exit status 3 and printed nothing"]),
+        ("echo a; exit 3", False, ["a"], 3, ["the command failed with exit status 3; its output is above"]),
+        ("printf b >&2; false", False, ["b"], 1, ["the command failed with exit status 1; its output is above"]),
+        ("kill -9 $$", True, [], None, ["the command failed and printed nothing"]),
+        ("echo 'it''s'; true", False, ["its"], 0, []),
+    ],
+)
+def test_how_a_command_ended_is_said(
+    command: str, cut: bool, output: list[str], status: int | None, said: list[str]
+) -> None:
+    """Its exit status is in the sentence and in the data, and output is spoken of where there is some."""
+    host, course = Shell(cut=cut), Course("gpu1", command)
+    assert maintain._run(None, host, StringCommand(maintain.with_status(command)), course) is (not said)
+    assert (course.output, course.status, host.connector_data.get(REFUSALS, [])) == (output, status, said)
 
 
 def test_a_command_that_was_not_seen_to_end_is_not_advised_to_be_passed_over() -> None:
