@@ -277,16 +277,8 @@ class Here:
         wanted = self.generation()
         if wanted is None:
             return []
-        return drift.found(
-            self.facts,
-            wanted.roles,
-            self.files(),
-            directories,
-            wanted.enabled,
-            wanted.unwanted,
-            link=str(ports.RELEASES / wanted.release),
-            generation=wanted.id,
-        )
+        owned = wanted.roles, self.files(), directories, wanted.enabled, wanted.unwanted
+        return drift.found(self.facts, *owned, link=str(ports.RELEASES / wanted.release), generation=wanted.id)
 
     def damaged_or_wrong(self) -> list[str]:
         """Return all that is not as it should be, for which an activation alone may not do."""
