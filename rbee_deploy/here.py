@@ -306,9 +306,9 @@ class Here:
         return [*drift.foreign(self.facts, self.elsewhere()), *self._unsettled()] if self.fits() else []
 
     def _unsettled(self) -> list[str]:
-        """Return that workers do not come up where their queen cannot go back: nothing was there before the run."""
-        problem = self.workers_problem()
-        if not problem or not self.declared.queen or self.way_back() is not None:
+        """Return that workers do not come up where no host can go back: nothing was there before the run."""
+        problem, known = self.workers_problem(), (item.connector_data.get(HERE) for item in self.host.state.inventory)
+        if not problem or not self.declared.queen or any(here.way_back() for here in known if isinstance(here, Here)):
             return []
         return [f"workers do not run what this deploy brought: {problem}; rbee-keeper workers shows when they do"]
 

@@ -69,6 +69,9 @@ class State:
         because it did not reach every host, must not take those that it reached for newly changed ones.
         """
         ids = [entry.generation for entry in self.good]
+        if not goes_back and ids[-1:] == [generation.id]:
+            # Only repaired: the run that did it has brought nothing, and there is nothing to take back of it.
+            return replace(self, current=generation.id, wanted="", undo={})
         if goes_back and generation.id in ids:
             at = ids.index(generation.id)
             good = (*self.good[:at], replace(self.good[at], again=int(now)))

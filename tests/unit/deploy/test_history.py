@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rbee_deploy.activator.manifest import Generation
-from rbee_deploy.activator.records import State
+from rbee_deploy.activator.records import Good, State
 from rbee_deploy.history import Past, Step, back, lacking, to
 
 Ran = tuple[str, str, int, str]
@@ -84,3 +84,15 @@ def test_a_release_is_named_by_id_or_version(release: str) -> None:
     pasts = {"q": past(FIRST, SECOND), "h": past(FIRST), "n": past(SECOND)}
     assert {host: step.generation for host, step in to(release, pasts).items()} == {"q": "a"}
     assert lacking(release, pasts) == ["n"]
+
+
+def test_only_what_a_run_brought_is_taken_back() -> None:
+    """A host goes to what it ran before the run; one that the run only repaired, or first installed, stays."""
+    ran = [Good(*step) for step in (FIRST, SECOND)]
+    edited = Generation("0.2.0-b", "0.2.0")
+    brought = State(current="b", good=tuple(ran)).reached(edited, now=40.0, run="run4")
+    repaired = brought.reached(edited, now=50.0, run="run5")
+    assert repaired == brought
+    found = {run: Past(repaired.good).before_run(run) for run in ("run4", "run5")}
+    assert found == {"run4": ran[1], "run5": None}
+    assert Past(tuple(ran[:1])).before_run("run1") is None
