@@ -1,8 +1,9 @@
 """How what is installed on a host gets its name there, and how it is seen that somebody has damaged it since.
 
-It is made beside its place and exchanged by renaming: what runs from there finds a whole one at any moment, also while
-a damaged one is installed anew. LISTING in it has a hash over what `find` says of every file and folder: to compare it
-takes a host some 20 ms for a release, and reads no file. Without one it was installed by an older rbee, and is whole.
+It is made beside its place and exchanged by two renames: what runs from there finds a whole one, but for the moment
+between them, also while a damaged one is installed anew. LISTING in it has a hash over what `find` says of every file
+and folder: to compare it takes a host some 20 ms for a release, and reads no file. Without one it was installed by an
+older rbee, and is whole.
 """
 
 import shlex
@@ -23,6 +24,8 @@ listed() {{ ({_LIST}); }}
 is_whole() {{ [ ! -f "$1/{LISTING}" ] || [ "$(listed "$1")" = "$(cat -- "$1/{LISTING}")" ]; }}"""
 """Shell functions; `is_whole FOLDER` says whether what is installed there is as it was put there."""
 
+# Whatever was cut off between the two renames of an exchange left the old one beside, and nothing in its place.
+_CLEAR = '[ -e "$2" ] || [ ! -e "$1/old" ] || mv -T -- "$1/old" "$2"; rm -rf -- "$1"'
 _EXCHANGE = '[ ! -e "$2" ] || mv -T -- "$2" "$1/old"; mv -T -- "$1/new" "$2"; rm -rf -- "$1"'
 
 
@@ -34,7 +37,7 @@ def made_in(destination: str) -> str:
 def begin(destination: str) -> Commands:
     """Return the commands before anything is made; they clear what an install that was cut off has left."""
     work = _work(destination)
-    return (("rm", "-rf", work), ("install", "-d", "-m", "0755", work))
+    return (("sh", "-ec", _CLEAR, "sh", work, destination), ("install", "-d", "-m", "0755", work))
 
 
 def finish(destination: str) -> Commands:
@@ -57,6 +60,6 @@ def unless_whole(folder: str, marker: str) -> str:
 
 
 def _work(destination: str) -> str:
-    """Return the folder beside; no pattern for installs or what marks them matches what is in it."""
+    """Return the folder beside; no pattern of the shell for installs matches it."""
     parent, _, name = destination.rpartition("/")
     return f"{parent}/.{name}"

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,10 @@ from rbee_runtime import ports
 
 KEPT = 3
 """Good generations with different releases; going back further is an upgrade to an old version."""
+
+
+LEFT_SECONDS = 3600.0
+"""An install takes a minute."""
 
 
 def prune(*, keep: int, wanted: set[str]) -> list[str]:
@@ -30,11 +35,18 @@ def prune(*, keep: int, wanted: set[str]) -> list[str]:
     gone = [
         *_remove(places.GENERATIONS.glob("*.json"), {f"{name}.json" for name in good}),
         *_remove(places.DATABASES.glob("*.db"), {f"{name}.db" for name in good} | _kept_by_restores()),
-        *_remove(ports.RELEASES.glob("*/"), {item.release for item in generations} | _in_use(ports.RELEASES)),
-        *_remove(ports.ENGINES.glob("*/"), wanted | _named(generations) | _in_use(ports.ENGINES)),
+        *_remove(_installed(ports.RELEASES), {item.release for item in generations} | _in_use(ports.RELEASES)),
+        *_remove(_installed(ports.ENGINES), wanted | _named(generations) | _in_use(ports.ENGINES)),
     ]
     blobs.sweep(file.sha256 for generation in generations for file in generation.files)
     return gone
+
+
+def _installed(folder: Path) -> Iterator[Path]:
+    """Yield what is installed in a folder, and what an install has left that ended long ago: one may still run."""
+    for path in folder.glob("*/"):
+        if not path.name.startswith(".") or time.time() - path.stat().st_mtime > LEFT_SECONDS:
+            yield path
 
 
 def _kept_by_restores() -> set[str]:

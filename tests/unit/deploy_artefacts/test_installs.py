@@ -93,6 +93,18 @@ def test_an_install_that_was_cut_off_is_not_seen(tmp_path: Path) -> None:
     assert not (install(tmp_path) / "of-before").exists()
 
 
+def test_an_exchange_that_was_cut_off_loses_nothing(tmp_path: Path) -> None:
+    """Where the old one was put aside and the new one not yet in its place, the next install begins by going back."""
+    place = install(tmp_path)
+    work = Path(installs.made_in(str(place))).parent
+    work.mkdir()
+    place.rename(work / "old")
+    for command in installs.begin(str(place)):
+        subprocess.run(command, check=True)
+    assert seen(tmp_path) == {"complete": [NAME]}
+    assert list(work.iterdir()) == []
+
+
 @pytest.mark.parametrize(("change", "says"), [("nothing", "there"), ("a file is gone", "lacking")])
 def test_only_what_is_lacking_is_installed(tmp_path: Path, change: str, says: str) -> None:
     """An install that another run has finished in the meantime is left alone, one that is damaged is not."""
