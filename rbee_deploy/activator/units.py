@@ -164,22 +164,30 @@ def journal(unit: str, without: Collection[int] = ()) -> list[str]:
     `without` are processes whose lines are left out.
     """
     for which in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
-        output = ("-n", str(LOOKED_THROUGH), "--no-pager", "-o", "json", "--output-fields=MESSAGE,_PID")
-        done = subprocess.run(["journalctl", which, *output], capture_output=True, text=True, check=False)
-        found = written(done.stdout.splitlines(), without)
+        output = ("-n", str(LOOKED_THROUGH), "--no-pager", "-o", "json", "--all", "--output-fields=MESSAGE,_PID")
+        done = subprocess.run(["journalctl", which, *output], capture_output=True, check=False)
+        found = written(done.stdout.decode(errors="replace").splitlines(), without)
         if found:
             return found[-LOG_LINES:]
     return []
 
 
 def written(records: Iterable[str], without: Collection[int] = ()) -> list[str]:
-    """Return the lines in journal records, each one JSON, but for those that these processes wrote."""
-    own = (record for record in map(json.loads, records) if int(record.get("_PID", 0)) not in without)
-    return [line for record in own for line in _text(record.get("MESSAGE")).splitlines()]
+    """Return the lines in journal records, each one JSON, but for those that these processes wrote.
+
+    What cannot be read is left out: an activation that failed has more to do than to say why.
+    """
+    found: list[str] = []
+    for text in records:
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            record = json.loads(text)
+            if int(record.get("_PID", 0)) not in without:
+                found += _text(record.get("MESSAGE")).splitlines()
+    return found
 
 
 def _text(message: object) -> str:
-    """Return a message, which is a list of bytes where it is not plain text, and nothing where it is too long."""
+    """Return a message, which is a list of bytes where it is not plain text."""
     return bytes(message).decode(errors="replace") if isinstance(message, list) else str(message or "")
 
 

@@ -14,9 +14,10 @@ JOURNAL = [
         {"MESSAGE": [66, 255, 10], "_PID": "20"},
         {"MESSAGE": None, "_PID": "20"},
         {"MESSAGE": "a request has ended", "_PID": "10"},
+        {"MESSAGE": ["twice", "of one name"], "_PID": "20"},
         {"MESSAGE": "Main process exited"},
     )
-]
+] + ["-- No entries --", "[]"]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ JOURNAL = [
     ],
 )
 def test_lines_of_processes_that_leave_are_left_out(without: tuple[int, ...], lines: list[str]) -> None:
-    """Every form of a message is text, and what the old process says at its end hides nothing of the new one."""
+    """Every form of a message is text, no other line does harm, and what the old process says last hides nothing."""
     assert units.written(JOURNAL, without) == lines
 
 
