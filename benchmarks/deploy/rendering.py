@@ -6,6 +6,7 @@ are device groups that the hosts have.
 
 import json
 import runpy
+import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterable
@@ -101,7 +102,7 @@ def _release(plan: HostPlan) -> Values:
         "archive": str(plan.release.archive),
         "unpacked": unpacked,
         "folder": folder,
-        "commands": [list(command) for command in commands],
+        "script": "\n".join(("set -e", *map(shlex.join, commands))),
     }
 
 
