@@ -8,6 +8,7 @@ from rbee_deploy import advised, stages
 from rbee_deploy.bundle import commands as bundle
 from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
+from rbee_deploy.errors import DeployError
 from rbee_deploy.here import Here
 from rbee_deploy.operations.root import DIFFERENCES
 from rbee_deploy.preflight.trust import NEW_AUTHORITY
@@ -34,6 +35,11 @@ def register(commands: Commands) -> None:
 
 
 def _apply(options: argparse.Namespace) -> int:
+    if options.new_authority and options.limit:
+        raise DeployError(
+            f"{NEW_AUTHORITY} is for a whole fleet: a host and a queen of two authorities refuse each other; "
+            "leave --limit out, hosts that went over already stay as they are"
+        )
     return _told(options, running.go(options))
 
 

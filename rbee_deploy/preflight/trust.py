@@ -11,7 +11,10 @@ NEW_AUTHORITY = "--new-authority"
 """The option that lets a deploy replace the authority of hosts."""
 
 NOTICE = timedelta(days=60)
-"""Enough to bring a new ca.pem to every client, or to ask for a certificate."""
+"""Enough to bring a new ca.pem to every client."""
+
+OWN_NOTICE = timedelta(days=14)
+"""Less than is left when a certificate of 47 or 90 days is renewed by itself: a hint that always comes is none."""
 
 
 def _authority_is_the_same(case: Case) -> Iterator[Finding]:
@@ -32,19 +35,21 @@ def _authority_is_the_same(case: Case) -> Iterator[Finding]:
 
 def _certificates_last(case: Case) -> Iterator[Finding]:
     secrets, now = case.site.secrets, datetime.fromtimestamp(case.operator_now, UTC)
-    for what, end, fix in (
+    for what, end, notice, fix in (
         (
             f"the authority in {secrets}",
             case.trust.ends,
+            NOTICE,
             f"before then move the folder away, run rbee-deploy apply {NEW_AUTHORITY} and give clients the new ca.pem",
         ),
         (
             "your own certificate for clients, client_endpoint,",
             case.trust.own_ends,
+            OWN_NOTICE,
             "renew it in time and run rbee-deploy apply",
         ),
     ):
-        if end is not None and end - now < NOTICE:
+        if end is not None and end - now < notice:
             yield Finding(f"{what} ends on {end.date()}", fix)
 
 
@@ -64,7 +69,7 @@ LASTS = Check(
     id="certificates-last",
     title="What certificates depend on lasts",
     looks_at="the end of `ca.pem` in `secrets_dir`, and of your own certificate for clients (`TlsPaths`)",
-    fails_when=f"less than {NOTICE.days} days are left",
+    fails_when=f"less than {NOTICE.days} days are left, or {OWN_NOTICE.days} of your own",
     why="a deploy renews what the authority issues, but neither the authority itself, which lasts ten years, nor what "
     "is yours; nothing connects once that has ended",
     fix="renew your own certificate; for the authority begin a new one, as if it were lost",

@@ -245,6 +245,13 @@ def test_a_host_of_another_authority_is_left_alone(secrets: Path, words: tuple[s
     assert not re.search(r"^@fake/box1 .*failed", done.stderr, re.MULTILINE)
 
 
+def test_a_new_authority_is_for_a_whole_fleet(secrets: Path) -> None:
+    """A host that goes over alone is cut off from its queen, so that nothing is begun."""
+    done = run(secrets, "apply", "--new-authority", "--limit", "@fake/box2", faults={"box2": "foreign"}, hosts=2)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("--new-authority is for a whole fleet: ")
+
+
 @pytest.mark.parametrize(
     "words", [("apply", "--new-authority", "-v"), ("-y", "-vv", "--data", "rbee_new_authority=true")]
 )

@@ -27,6 +27,7 @@ CA = "/etc/rbee/credentials/ca.pem"
 OURS = Trust("ours")
 SOON = datetime.fromtimestamp(NOW, UTC) + timedelta(days=59)
 LATER = SOON + timedelta(days=2)
+OWN_SOON = datetime.fromtimestamp(NOW, UTC) + timedelta(days=13)
 OTHER_AUTHORITY = (
     "it was deployed with another authority than the one in /home/me/secrets; have secrets_dir name the folder of "
     "secrets that it was deployed from, or copy that to /home/me/secrets; if it is lost, rbee-deploy apply "
@@ -75,8 +76,8 @@ TRIGGERS: dict[str, list[Trigger]] = {
             on_queen=True,
         ),
         Trigger(
-            "your own certificate for clients, client_endpoint, ends on 2027-03-15; renew it in time and run",
-            trust=Trust("ours", ends=LATER, own_ends=SOON),
+            "your own certificate for clients, client_endpoint, ends on 2027-01-28; renew it in time and run",
+            trust=Trust("ours", ends=LATER, own_ends=OWN_SOON),
             on_queen=True,
         ),
     ],
