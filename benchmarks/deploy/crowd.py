@@ -22,14 +22,14 @@ print(json.dumps({name: given["@sudo ok"] for name, given in answers.items()}))
 
 
 def measure(scratch: Path, hosts: int = HOSTS) -> Crowd:
-    """Return the seconds of a run on hosts that are outdated, all of them, and on hosts that are right."""
+    """Return the seconds of a run on hosts that have nothing of rbee yet, all of them, and on hosts that are right."""
     warm(ROOT)
     secrets = scratch / "secrets"
-    right = _states(secrets, hosts, "")
-    outdated = _states(secrets, hosts, "outdated")
+    right = _states(secrets, hosts)
+    bare = {host: _bare(lines) for host, lines in right.items()}
     common = {"secrets": str(secrets), "hosts": hosts, "delay": LATENCY_MS / 1000}
     runs = {}
-    for name, before in (("full", outdated), ("noop", right)):
+    for name, before in (("full", bare), ("noop", right)):
         answers = {host: {"before": before[host], "after": lines} for host, lines in right.items()}
         file = scratch / f"{name}.json"
         file.write_text(json.dumps({**common, "answers": answers}), encoding="utf-8")
@@ -37,10 +37,14 @@ def measure(scratch: Path, hosts: int = HOSTS) -> Crowd:
     return Crowd(hosts, LATENCY_MS, runs["full"], runs["noop"])
 
 
-def _states(secrets: Path, hosts: int, fault: str) -> dict[str, list[str]]:
-    """Return what each host says of itself; `fault` is one of the made-up hosts', "" for a host that is right."""
-    faults = {f"box{number}": fault for number in range(1, hosts + 1)} if fault else {}
-    wanted = {"secrets": str(secrets), "hosts": hosts, "faults": faults, "delay": 0}
+def _bare(lines: list[str]) -> list[str]:
+    """Return what a host says to which nothing was deployed: what machine it is, and nothing else."""
+    return [line for line in lines[: lines.index("@listen")] if not line.startswith("current=")]
+
+
+def _states(secrets: Path, hosts: int) -> dict[str, list[str]]:
+    """Return what each host says of itself when it is as it should be."""
+    wanted = {"secrets": str(secrets), "hosts": hosts, "faults": {}, "delay": 0}
     asked = timed(
         (sys.executable, "-c", _ASK, str(STATES)),
         cwd=ROOT,
