@@ -307,8 +307,9 @@ class Here:
 
     def _unsettled(self) -> list[str]:
         """Return that workers do not come up where no host can go back: nothing was there before the run."""
-        problem, known = self.workers_problem(), (item.connector_data.get(HERE) for item in self.host.state.inventory)
-        if not problem or not self.declared.queen or any(here.way_back() for here in known if isinstance(here, Here)):
+        problem = self.workers_problem()
+        # Hosts that were taken back have failed by now, and said so.
+        if not problem or not self.declared.queen or self.host.state.failed_hosts:
             return []
         return [f"workers do not run what this deploy brought: {problem}; rbee-keeper workers shows when they do"]
 
