@@ -105,10 +105,23 @@ class DeviceSettings(Section):
     recorded: Path | None = None
 
 
-class ContainerSettings(Section):
-    """How workers run when the launcher is an engine of containers; `socket` "" means the engine's usual one."""
+class WorkerImage(Section):
+    """An image of workers, as the container engine knows it, and where its model engine lies inside.
 
-    image: str = ""
+    `engine_dir` is "" for an engine that is part of the release.
+    """
+
+    image: str = Field(min_length=1)
+    engine_dir: str = ""
+
+
+class ContainerSettings(Section):
+    """How workers run when the launcher is an engine of containers; `socket` "" means the engine's usual one.
+
+    `images` are by model engine; an engine without one cannot be started.
+    """
+
+    images: dict[str, WorkerImage] = {}
     socket: str = ""
     network: str = "rbee-workers"
     memory_limit: int | None = None
@@ -141,6 +154,11 @@ class HiveConfig(Section):
     store: StoreSettings = StoreSettings()
     worker_ports: tuple[int, int] = ports.WORKER_PORTS
     heartbeat_seconds: float = 5.0
+
+    @property
+    def in_containers(self) -> bool:
+        """Say whether workers run in containers."""
+        return self.launcher in {"podman", "docker"}
 
     @model_validator(mode="after")
     def worker_ports_are_a_range(self) -> Self:

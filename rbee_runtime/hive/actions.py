@@ -159,12 +159,14 @@ class Actions:
     def _launch(self, spec: WorkerSpec, port: int, model: ModelState, engine: Path | None) -> WorkerLaunch:
         directory = self._link.directory
         tls = SYSTEMD_CREDENTIALS if self._config.launcher == "systemd" else str(directory)
+        # What lies in an image is no path of this host.
+        folder = engine.resolve() if engine is not None and not self._config.in_containers else engine
         return WorkerLaunch(
             worker=spec,
             host=self._config.address,
             port=port,
             model_path=model.path,
-            engine_dir=str(engine.resolve()) if engine is not None else "",
+            engine_dir=str(folder) if folder is not None else "",
             token=self._link.token,
             tls_dir=tls if directory is not None else "",
             fleet=self._link.fleet,

@@ -28,6 +28,7 @@ class Disk:
         host: Callable[[], engines.HostFacts],
     ) -> None:
         self._engines_dir, self._chosen = config.engines_dir, config.engine_builds
+        self._images = engines.in_images(config.containers.images) if config.in_containers else None
         self._fetching = fetching
         self._clock = clock
         self._host = host
@@ -77,7 +78,9 @@ class Disk:
     async def _look(self, document: Desired | None, in_use: Collection[str]) -> None:
         self._looking_at = f"the engines folder {self._engines_dir}"
         self._judged_by = self._host()
-        found = await self._threads.run(engines.installed, self._engines_dir, self._judged_by, self._chosen)
+        found = self._images
+        if found is None:
+            found = await self._threads.run(engines.installed, self._engines_dir, self._judged_by, self._chosen)
         self._looking_at = f"the model store {self._fetching.store.layout.root}"
         self.engines, self.unfit = found.usable, found.unfit
         if document is None:

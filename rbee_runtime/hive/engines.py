@@ -1,6 +1,7 @@
-"""Engine artefacts on this host: `<engines_dir>/<name>-…/engine.json`.
+"""Engines that can be started: artefacts on this host, or those in the images of workers.
 
-The newest version of a name that fits wins, among those that the settings name where they name any of that engine.
+An artefact is a folder `<engines_dir>/<name>-…` with `engine.json`. The newest version of a name that fits wins, among
+those that the settings name where they name any of that engine.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from rbee_runtime.config import WorkerImage
 from rbee_runtime.devices import Scan
 from rbee_runtime.protocol import Message, decode
 
@@ -69,6 +71,11 @@ def this_host(scan: Scan | None) -> HostFacts:
     silent = bool(drivers) and not any(drivers)
     complains = scan is not None and any(kind == "nvidia" for kind, _ in scan.problems)
     return HostFacts(platform.machine(), glibc, level, None if silent or (complains and not cuda) else cuda)
+
+
+def in_images(images: Mapping[str, WorkerImage]) -> Engines:
+    """Return the engines that images hold; what an image needs of a host was judged before it came here."""
+    return Engines({name: Path(image.engine_dir) if image.engine_dir else None for name, image in images.items()}, {})
 
 
 def installed(engines_dir: Path, host: HostFacts, chosen: Collection[str] = ()) -> Engines:

@@ -21,7 +21,6 @@ from rbee_runtime.states import FetchState, Observed
 MOST_SENTENCES, MOST_LETTERS, MOST_NAMES = 3, 240, 5
 """In the one line of `systemctl status`; the API has all."""
 
-_WITHOUT_IMAGE = frozenset({"systemd", "process"})
 _WAITING = frozenset({Observed.BACKOFF, Observed.CRASH_LOOP})
 _FAILED = frozenset({FetchState.PARTIAL, FetchState.DISK_FULL, FetchState.QUARANTINED, FetchState.FAILED})
 
@@ -157,9 +156,11 @@ def heartbeat(
 
 def builds(config: HiveConfig, engines: Mapping[str, Path | None]) -> dict[str, str]:
     """Return what a worker of each engine runs if it is started now: our release, the worker image, the artefact."""
-    image = "" if config.launcher in _WITHOUT_IMAGE else config.containers.image
-    ours = [part for part in (running.release(), image) if part]
-    return {name: "+".join([*ours, *([folder.name] if folder else [])]) for name, folder in engines.items()}
+    images = {name: image.image for name, image in config.containers.images.items()} if config.in_containers else {}
+    return {
+        name: "+".join(part for part in (running.release(), images.get(name), folder.name if folder else "") if part)
+        for name, folder in engines.items()
+    }
 
 
 def summary(supervisor: Supervisor, *, queen: str) -> str:

@@ -33,8 +33,15 @@ MODELS = Path("/var/lib/rbee/models")
 
 def settings(*, hive: str = "box1", **containers: Any) -> HiveConfig:
     return HiveConfig(
-        launcher=NAME, name=hive, state_dir=STATE, containers=ContainerSettings(**{"image": IMAGE, **containers})
+        launcher=NAME,
+        name=hive,
+        state_dir=STATE,
+        containers=ContainerSettings(**{"images": images(IMAGE), **containers}),
     )
+
+
+def images(image: str) -> dict[str, dict[str, str]]:
+    return {"fake": {"image": image}}
 
 
 def write(worker: str, *, host: str = "127.0.0.1", **options: str) -> Path:
@@ -171,13 +178,16 @@ class TestContainers:
     @pytest.mark.parametrize(
         ("wrong", "said"),
         [
-            ({"image": "localhost/nowhere:1"}, f"image localhost/nowhere:1 is not on this host: run `{NAME} pull"),
-            ({"image": ""}, "containers.image"),
+            (
+                {"images": images("localhost/nowhere:1")},
+                f"image localhost/nowhere:1 is not on this host: run `{NAME} pull",
+            ),
+            ({"images": {}}, "containers.images.fake"),
             ({"socket": "/run/nowhere.sock"}, f"{NAME} does not answer at /run/nowhere.sock: run `systemctl start"),
             ({"socket": "tcp://192.0.2.1:2375"}, "is no socket on this host"),
         ],
     )
-    async def test_what_is_missing_is_one_sentence(self, wrong: dict[str, str], said: str) -> None:
+    async def test_what_is_missing_is_one_sentence(self, wrong: dict[str, Any], said: str) -> None:
         """No image, no engine, no local socket: the start says which, how to mend it, and leaves nothing behind."""
         worker = fresh_id()
         with pytest.raises(LauncherError) as refusal:

@@ -25,7 +25,7 @@ def surroundings(config: HiveConfig) -> Surroundings:
         owner=Owner(config.fleet, config.name, identity.boot_id()),
         settings=config.containers,
         folder=config.state_dir / "containers",
-        readable=(config.models_dir, config.engines_dir),
+        readable=(config.models_dir,),
         callers=callers(config),
     )
 

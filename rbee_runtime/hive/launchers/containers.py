@@ -135,12 +135,15 @@ def plan(
     facts: EngineFacts,
 ) -> ContainerPlan:
     """Return the container of a launch whose launch file and certificates lie in `folder`; LauncherError."""
-    if not settings.image:
-        raise LauncherError("no image for workers is set: name one under containers.image in the hive's settings")
+    engine = launch.worker.engine
+    if engine not in settings.images:
+        raise LauncherError(
+            f"no image has engine {engine}: name one under containers.images.{engine} in the hive's settings"
+        )
     devices, nodes = device_names(launch.worker.devices)
     return ContainerPlan(
         name=container_name(launch.worker.id),
-        image=settings.image,
+        image=settings.images[engine].image,
         labels=labels,
         arguments=("--spec", str(INSIDE / LAUNCH_NAME)),
         # A home that can be written to, and no look at the internet for what the hive already fetched.
@@ -187,8 +190,6 @@ def _readable(launch: WorkerLaunch, folders: Iterable[Path]) -> list[Path]:
         for path in targets(Path(launch.model_path)):
             if not any(path.is_relative_to(folder) for folder in shown):
                 shown.append(path)
-    if launch.engine_dir and not any(Path(launch.engine_dir).is_relative_to(folder) for folder in shown):
-        shown.append(Path(launch.engine_dir))
     return shown
 
 

@@ -82,7 +82,7 @@ class _Stubborn:
 
 
 def _launcher(error: Exception, folder: Path) -> ContainerLauncher:
-    around = Surroundings(OWNER, ContainerSettings(image="i"), folder, (), ())
+    around = Surroundings(OWNER, ContainerSettings(), folder, (), ())
     return ContainerLauncher(lambda: cast("Engine", _Stubborn(error)), around)
 
 

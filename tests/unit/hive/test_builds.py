@@ -20,6 +20,7 @@ from rbee_runtime.protocol import WorkerReport, WorkerSpec
 from rbee_runtime.states import Observed
 
 RELEASE, ARTEFACT = "0.1.0-ab12cd34", "llama-cpp-0.3.36-cpu-x86_64_v3-11223344"
+IMAGES = {"images": {"fake": {"image": "sha256:1"}, "llama-cpp": {"image": "sha256:2"}}}
 
 
 @pytest.mark.parametrize(
@@ -40,15 +41,10 @@ def test_only_an_installed_release_has_an_id(
     [
         (True, {}, RELEASE, f"{RELEASE}+{ARTEFACT}"),
         (False, {}, "", ARTEFACT),
-        (True, {"containers": {"image": "i@sha256:1"}}, RELEASE, f"{RELEASE}+{ARTEFACT}"),
-        (
-            True,
-            {"launcher": "podman", "containers": {"image": "i@sha256:1"}},
-            f"{RELEASE}+i@sha256:1",
-            f"{RELEASE}+i@sha256:1+{ARTEFACT}",
-        ),
+        (True, {"containers": IMAGES}, RELEASE, f"{RELEASE}+{ARTEFACT}"),
+        (True, {"launcher": "podman", "containers": IMAGES}, f"{RELEASE}+sha256:1", f"{RELEASE}+sha256:2+{ARTEFACT}"),
     ],
-    ids=["a release", "a clone", "an image that is not used", "an image"],
+    ids=["a release", "a clone", "images that are not used", "images"],
 )
 def test_a_build_is_all_that_a_new_start_would_run(
     tmp_path: Path,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rbee_runtime.config import HiveConfig
+from rbee_runtime.config import HiveConfig, WorkerImage
 from rbee_runtime.devices import Scan
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive import engines, worker_ports
@@ -178,3 +178,10 @@ async def test_engines_are_judged_again_as_soon_as_more_is_known_of_the_host(
     await disk.close()
     await fetching.close()
     assert known == [(["fake", "llama-cpp"], []), (["fake"], ["llama-cpp"])]
+
+
+def test_of_an_engine_in_an_image_the_host_has_nothing() -> None:
+    """Where workers run in containers, what can be started is what their images hold."""
+    images = {"fake": WorkerImage(image="sha256:1"), "llama-cpp": WorkerImage(image="sha256:1", engine_dir="/e/l")}
+    found = engines.in_images(images)
+    assert (dict(found.usable), dict(found.unfit)) == ({"fake": None, "llama-cpp": Path("/e/l")}, {})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rbee_runtime.config import ContainerSettings, HiveConfig
+from rbee_runtime.config import ContainerSettings, HiveConfig, WorkerImage
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers import Phase, UnitStatus, handover
 from rbee_runtime.hive.launchers.around import own_address
@@ -58,7 +58,9 @@ class MadeUpEngine:
 
 
 def launcher(folder: Path, engine: MadeUpEngine) -> ContainerLauncher:
-    around = Surroundings(OWNER, ContainerSettings(image="i:1"), folder / "containers", (), ())
+    around = Surroundings(
+        OWNER, ContainerSettings(images={"fake": WorkerImage(image="i:1")}), folder / "containers", (), ()
+    )
     return ContainerLauncher(lambda: engine, around)  # type: ignore[arg-type, return-value]
 
 
