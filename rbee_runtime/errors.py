@@ -13,6 +13,7 @@ RbeeError
 ├── LauncherError          systemd, an engine or the process table refused an action
 │   ├── PortsTakenError    no port of the workers' range is free
 │   └── NoLogError         nothing that this worker wrote is on this host
+├── GuardError             a call to a container engine that is not let through, or that the engine does not answer
 ├── QueenCallError         the keeper cannot reach the queen, or the queen refuses
 ├── StaleDesiredError      a desired document of an older epoch or another fleet
 ├── EngineError
@@ -79,6 +80,14 @@ class PortsTakenError(LauncherError):
 
 class NoLogError(LauncherError):
     """Nothing that this worker wrote is on this host."""
+
+
+class GuardError(RbeeError):
+    """A call to a container engine that its guard lets not through; `status` is that of the HTTP answer."""
+
+    def __init__(self, message: str, *, status: int = 403) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class QueenCallError(RbeeError):

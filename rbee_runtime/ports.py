@@ -26,6 +26,11 @@ HIVE_UNIT = "rbee-hive.service"
 WORKER_TEMPLATE = "rbee-worker@.service"
 TARGET_UNIT = "rbee.target"
 FIREWALL_UNIT = "rbee-firewall.service"
+WORKERS_UNIT = "rbee-workers.service"
+GUARD_SOCKET_UNIT = "rbee-guard.socket"
+GUARD_UNIT = "rbee-guard.service"
+PODMAN_UNIT = "rbee-podman.service"
+"""Podman's API for the guard alone; Docker has a daemon of its own."""
 
 PREFIX = Path("/opt/rbee")
 RELEASES = PREFIX / "releases"
@@ -40,6 +45,12 @@ HIVE_STATE = STATE / "hive"
 MODELS = STATE / "models"
 QUEEN_RUN = Path("/run/rbee-queen")
 HIVE_RUN = Path("/run/rbee-hive")
+GUARD_RUN = Path("/run/rbee-guard")
+GUARD_SOCKET = GUARD_RUN / "engine.sock"
+PODMAN_RUN = Path("/run/rbee-podman")
+PODMAN_SOCKET = PODMAN_RUN / "podman.sock"
+HANDED = GUARD_RUN / "handed"
+"""What the guard hands to workers in containers; one folder each."""
 
 RUNNING_FILE = "running.json"
 """Written by queen and hive into their run directory once ready: what really runs, for `/health` and the deployer."""

@@ -31,7 +31,7 @@ name: {hive}
 launcher: {engine}
 advertise: {address}
 link_dir: /run/credentials/rbee-hive.service
-containers: {{image: "rbee-worker:lab", {containers}}}
+containers: {{images: {{fake: {{image: "rbee-worker:lab"}}}}, {containers}}}
 """
 
 
@@ -154,7 +154,8 @@ def make_box(host: LabHost, engine: str, certificates: Path) -> HiveBox:
     box = HiveBox(host, engine, certificates)
     box.configure()
     host.put(LOADED, DROP_IN)
-    host.put(template_text("systemd/rbee-workers.service.j2", ports=ports), "/etc/systemd/system/rbee-workers.service")
+    stopping = template_text("systemd/rbee-workers.service.j2", ports=ports, container_engine=engine)
+    host.put(stopping, "/etc/systemd/system/rbee-workers.service")
     host.run(f"systemctl daemon-reload && systemctl enable {UNITS} && systemctl start rbee.target")
     wait_for("the hive", lambda: box.ask("/ready").status_code == 200)
     return box

@@ -121,7 +121,7 @@ class Docker:
             except requests.exceptions.ReadTimeout:
                 return
             if answer.status_code not in {304, 404}:
-                answer.raise_for_status()
+                self._api._raise_for_status(answer)  # noqa: SLF001 - the one that reads what the engine says
 
     def remind(self, container: str) -> None:
         """Send SIGTERM; 409 is a container that has ended."""
@@ -161,6 +161,8 @@ def arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]:
         "user": user,
         "ports": [(planned.port, "tcp")],
         "stop_timeout": planned.stop_seconds,
+        # The hive asks its workers itself; the image's own check would start a program every half minute as well.
+        "healthcheck": {"Test": ["NONE"]},
     }
 
 
@@ -210,8 +212,12 @@ def requests_of(devices: tuple[str, ...], facts: EngineFacts) -> list[Any]:
 
 
 def _sentence(error: Exception, socket: Path) -> str:
-    if isinstance(error, docker.errors.APIError):
-        return str(error.explanation or error)
+    said: BaseException | None = error
+    while said is not None:
+        # The client wraps what the engine says to its first question.
+        if isinstance(said, docker.errors.APIError):
+            return str(said.explanation or said)
+        said = said.__cause__
     return (
         f"docker does not answer at {socket}: run `systemctl start docker` on the host, and see that this user may "
         "open the socket"

@@ -194,6 +194,8 @@ def arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]:
         "mem_limit": planned.memory,
         "pids_limit": planned.pids,
         "stop_timeout": planned.stop_seconds,
+        # The hive asks its workers itself; the image's own check would start a program every half minute as well.
+        "healthcheck": {"Test": ["NONE"]},
         "restart_policy": {"Name": "no"},
         "image_volume_mode": "ignore",
         "sdnotifyMode": "ignore",

@@ -4,6 +4,7 @@ Run as `python -m rbee_runtime.hive.launchers.stopping --config FILE`, after the
 """
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -95,4 +96,7 @@ async def _alive(launcher: Launcher) -> dict[str, UnitStatus]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stderr.flush()
+    # Not sys.exit: a call that the engine does not answer has a thread that would be waited for.
+    os._exit(status)

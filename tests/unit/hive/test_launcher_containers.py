@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import requests
+from docker import APIClient
 from podman.api import client as podman_api
 
-from rbee_runtime.config import ContainerSettings, HiveConfig
+from rbee_runtime.config import ContainerSettings, HiveConfig, WorkerImage
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers import Phase, UnitStatus, containers, docker, handover, podman
 from rbee_runtime.hive.launchers.around import PRIVATE, callers
@@ -18,7 +19,7 @@ from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, encode
 
 OWNER = Owner("f", "h1", "boot-1")
 EVERYTHING = EngineFacts(frozenset({"memory", "pids"}), log_driver="journald")
-SETTINGS = ContainerSettings(image="rbee-worker:1", memory_limit=2**30, pids_limit=100)
+SETTINGS = ContainerSettings(images={"fake": WorkerImage(image="rbee-worker:1")}, memory_limit=2**30, pids_limit=100)
 
 
 def launch(*, devices: tuple[str, ...] = (), **fields: Any) -> WorkerLaunch:
@@ -27,14 +28,14 @@ def launch(*, devices: tuple[str, ...] = (), **fields: Any) -> WorkerLaunch:
 
 
 def planned(*, settings: ContainerSettings = SETTINGS, facts: EngineFacts = EVERYTHING, **fields: Any) -> ContainerPlan:
-    place = Place((Path("/models"), Path("/engines")), uid=991, gid=992, groups=(993,))
+    place = Place((Path("/models"),), uid=991, gid=992, groups=(993,))
     wanted = launch(**fields)
     return containers.plan(wanted, OWNER.labels("w-1", "abc"), settings, place, folder=Path("/state/w-1"), facts=facts)
 
 
 def test_a_plan_says_whose_it_is_and_shows_only_what_is_read() -> None:
-    """Name and labels identify the worker; its folder, models and engines are there, under one user."""
-    plan = planned(engine_dir="/engines/e1", model_path="")
+    """Name and labels identify the worker; its folder and the models are there, the engine is in the image."""
+    plan = planned(engine_dir="/opt/rbee/engines/e1", model_path="")
     assert (plan.name, plan.image, plan.arguments) == (
         "rbee-worker-w-1",
         "rbee-worker:1",
@@ -47,7 +48,7 @@ def test_a_plan_says_whose_it_is_and_shows_only_what_is_read() -> None:
         "rbee.spec": "abc",
         "rbee.boot": "boot-1",
     }
-    shown = {"/state/w-1": "/run/rbee", "/models": "/models", "/engines": "/engines"}
+    shown = {"/state/w-1": "/run/rbee", "/models": "/models"}
     assert {str(source): str(target) for source, target in plan.mounts.items()} == shown
     assert (plan.uid, plan.gid, plan.groups, plan.network) == (991, 992, (993,), "rbee-workers")
 
@@ -110,7 +111,7 @@ def test_a_model_that_lies_elsewhere_is_shown_too(tmp_path: Path) -> None:
 
 def test_without_an_image_nothing_starts() -> None:
     """The sentence names the setting."""
-    with pytest.raises(LauncherError, match=r"containers\.image"):
+    with pytest.raises(LauncherError, match=r"containers\.images\.fake"):
         planned(settings=ContainerSettings())
 
 
@@ -160,7 +161,7 @@ def test_both_engines_are_told_to_lock_it_in(engine: str) -> None:
     assert {key: said[key] for key in HARD[engine]} == HARD[engine]
     assert "privileged" not in said
     binds = [mount for mount in said["mounts"] if (mount.get("type") or mount.get("Type")) == "bind"]
-    assert len(binds) == 3
+    assert len(binds) == 2
     assert all(mount.get("read_only") or mount.get("ReadOnly") for mount in binds)
 
 
@@ -272,3 +273,17 @@ def test_podman_says_when_it_refuses_a_stop(monkeypatch: pytest.MonkeyPatch, sta
     monkeypatch.setattr(engine._api, "post", lambda *_, **__: podman_api.APIResponse(plain))
     with pytest.raises(LauncherError, match="no cgroup") if refused else contextlib.nullcontext():
         engine.ask_stop("rbee-worker-w", 10)
+
+
+@pytest.mark.parametrize(("status", "refused"), [(204, False), (304, False), (404, False), (403, True), (500, True)])
+def test_docker_says_when_it_refuses_a_stop(monkeypatch: pytest.MonkeyPatch, status: int, refused: bool) -> None:
+    """So does Docker, in the engine's own words and not as one that does not answer."""
+    client = APIClient("unix:///nowhere", version="1.45")
+    monkeypatch.setattr("docker.APIClient", lambda *_, **__: client)
+    engine = docker.Docker("/nowhere/docker.sock")
+    plain = requests.Response()
+    plain.status_code, plain._content = status, b'{"message": "no cgroup"}'
+    monkeypatch.setattr(client, "post", lambda *_, **__: plain)
+    with pytest.raises(LauncherError, match="no cgroup") if refused else contextlib.nullcontext():
+        engine.ask_stop("rbee-worker-w", 10)
+    client.close()
