@@ -58,7 +58,7 @@ def load(path: Path) -> GuardConfig:
     try:
         return parse(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}; give the settings by --config FILE") from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -183,7 +183,10 @@ async def test_two_rights_of_roots_are_enough(places: Places, settings: Path, en
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--config", "/nowhere.json"], "rbee-guard: cannot read /nowhere.json: No such file or directory\n"),
+        (
+            ["--config", "/nowhere.json"],
+            "rbee-guard: cannot read /nowhere.json: No such file or directory; give the settings by --config FILE\n",
+        ),
         (["--what"], "rbee-guard: unrecognized arguments: --what; see python -I -m rbee_runtime.guard --help\n"),
     ],
 )
