@@ -16,7 +16,7 @@ from rbee_deploy.commands import run
 from rbee_deploy.errors import ArtefactError
 from rbee_deploy.wheels import tool_environment, toolbox
 
-SOURCES = ("pyproject.toml", "LICENSE", "rbee_deploy", "rbee_runtime", "templates", "requirements")
+SOURCES = ("pyproject.toml", "LICENSE", "rbee_deploy", "rbee_runtime", "templates", "requirements", "containerfiles")
 _INSTALLERS_OWN = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"}
 _EPOCH = (2020, 1, 1, 0, 0, 0)
 

@@ -81,6 +81,14 @@ systemctl enable docker.socket podman.socket
 """
 
 
+# No host, but what images of containers begin with: nothing but Python, what it needs, and a place for mounts.
+PYTHON = ("python3", "ca-certificates")
+FINISH_PYTHON = """
+apt-get clean
+rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /usr/share/doc /usr/share/man /usr/share/locale /usr/share/info
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One base image: a Debian suite, its packages and a shell script that ends the build inside it."""
@@ -113,3 +121,5 @@ RECIPES = {
         Recipe(name="containers", suite="trixie", packages=CONTAINERS, finish=FINISH_CONTAINERS + FINISH),
     )
 }
+BASE = Recipe(name="python", suite="trixie", packages=PYTHON, finish=FINISH_PYTHON)
+"""Boots nothing: images of containers are built on it, since no registry is reachable."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.e2e.fleets import ROOT
 
-TREES = ("rbee_deploy", "rbee_runtime", "templates", "requirements")
+TREES = ("rbee_deploy", "rbee_runtime", "templates", "requirements", "containerfiles")
 FILES = ("pyproject.toml", "LICENSE", "config.py")
 
 

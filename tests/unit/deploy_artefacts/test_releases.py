@@ -121,7 +121,7 @@ def small_checkout(root: Path) -> Path:
     for name in ("pyproject.toml", "LICENSE"):
         root.mkdir(exist_ok=True)
         shutil.copy(real / name, root / name)
-    for package in ("rbee_deploy", "rbee_runtime", "templates", "requirements"):
+    for package in ("rbee_deploy", "rbee_runtime", "templates", "requirements", "containerfiles"):
         (root / package).mkdir()
         (root / package / "__init__.py").write_text(f'"""{package}."""\n')
     return root

@@ -1,0 +1,68 @@
+"""The folder that images are built from: a release, an engine and the scripts that install them."""
+
+import shlex
+import shutil
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbee_deploy import engines, releases
+from rbee_deploy.artefacts import Artefact
+from rbee_runtime import ports
+
+CONTAINERFILE = "Containerfile"
+INSIDE = "/context"
+"""Where a build sees the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What goes into the images of one release."""
+
+    release: Artefact
+    uv: Artefact
+    engine: Artefact
+
+
+def containerfile() -> Path:
+    """Return the Containerfile: a wheel carries it inside the package, a checkout beside it."""
+    inside = Path(__file__).parent.parent / "containerfiles"
+    root = inside if inside.is_dir() else inside.parent.parent / "containerfiles"
+    return root / CONTAINERFILE
+
+
+def write(folder: Path, parts: Parts) -> None:
+    """Fill an empty folder."""
+    _unpack(parts.release.archive, folder / "release")
+    _unpack(parts.uv.archive, folder / "tools")
+    shutil.copyfile(parts.engine.archive, folder / "engine.tar")
+    shutil.copyfile(containerfile(), folder / CONTAINERFILE)
+    (folder / "install-release").write_text(release_script(parts.release.id), encoding="utf-8")
+    (folder / "install-engine").write_text(engine_script(parts.engine.id), encoding="utf-8")
+
+
+def release_script(release: str) -> str:
+    """Return the script that installs the release as hosts do."""
+    final = str(ports.RELEASES / release)
+    steps = releases.install_script(f"{INSIDE}/release", final, uv=f"{INSIDE}/tools/uv", python="python3")
+    return _script(
+        [("mkdir", "-p", str(ports.RELEASES)), *steps, ("ln", "-s", f"releases/{release}", str(ports.CURRENT))]
+    )
+
+
+def engine_script(engine: str) -> str:
+    """Return the script that unpacks the engine as hosts do."""
+    steps = engines.install_script(f"{INSIDE}/engine.tar", str(ports.ENGINES / engine))
+    return _script([("mkdir", "-p", str(ports.ENGINES)), *steps])
+
+
+def _script(steps: Iterable[tuple[str, ...]]) -> str:
+    # The times of files in an image are all the same, so that equal contents are equal images: bytecode must not look
+    # at them, or each start would compile everything anew.
+    return "\n".join(("umask 022", "export PYC_INVALIDATION_MODE=UNCHECKED_HASH", *map(shlex.join, steps), ""))
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")

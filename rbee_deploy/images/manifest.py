@@ -1,0 +1,93 @@
+"""`images.json`: what a folder of images says of itself; pure but for reading it."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rbee_deploy.errors import ArtefactError
+from rbee_deploy.images.kinds import Kind
+
+NAME = "images.json"
+_ID = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One image for one kind of processor.
+
+    `id` is the hash of its configuration, by which engines of containers know it wherever it came from. `engine` is
+    the folder of the model engine inside, "" without one. `archive` is its file in the folder, of `size` bytes and with
+    hash `sha256`; "" where only a registry has it: there it is `<repository>@<digest>`.
+    """
+
+    name: Kind
+    version: str
+    arch: str
+    id: str
+    tag: str
+    engine: str = ""
+    archive: str = ""
+    sha256: str = ""
+    size: int = 0
+    repository: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A folder of images."""
+
+    folder: Path
+    images: tuple[Image, ...]
+
+    def of(self, kind: Kind, arch: str) -> Image:
+        """Return an image for a processor (`uname -m`), or raise ArtefactError."""
+        found = next((image for image in self.images if (image.name, image.arch) == (kind, arch)), None)
+        if found is None:
+            known = ", ".join(sorted(f"{image.name} for {image.arch}" for image in self.images)) or "none"
+            raise ArtefactError(
+                f"{self.folder / NAME} has no image {kind} for {arch} (it has {known}): "
+                "build it there with `rbee-deploy images`"
+            )
+        return found
+
+    def archive(self, image: Image) -> Path:
+        """Return the file of an image, or raise ArtefactError."""
+        path = self.folder / image.archive
+        if not image.archive or not path.is_file():
+            raise ArtefactError(f"{path} is not there: build the images in {self.folder} again, or copy it there")
+        return path
+
+
+def text(images: Iterable[Image]) -> str:
+    """Return the content of the file."""
+    entries = [dataclasses.asdict(image) for image in images]
+    return json.dumps({"images": entries}, indent=1, sort_keys=True) + "\n"
+
+
+def read(folder: Path) -> Images:
+    """Return what a folder has, or raise ArtefactError with one sentence."""
+    path = folder / NAME
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return Images(folder, tuple(_image(entry) for entry in known["images"]))
+    except OSError as error:
+        raise ArtefactError(
+            f"{folder} is no folder of images: cannot read {path} ({error.strerror}); "
+            f"make one with `rbee-deploy images --out {folder}`"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{path} is damaged ({error}); build the images again") from error
+
+
+def _image(entry: dict[str, Any]) -> Image:
+    image = Image(**{**entry, "name": Kind(entry["name"])})
+    if not _ID.fullmatch(image.id):
+        raise ValueError(f"{image.id!r} is not the id of an image")
+    if Path(image.archive).name != image.archive:
+        raise ValueError(f"{image.archive!r} is not the name of a file in it")
+    return image

@@ -1,0 +1,74 @@
+"""What a folder of images says of itself, and what of it cannot be used."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from rbee_deploy.errors import ArtefactError
+from rbee_deploy.images import manifest
+from rbee_deploy.images.kinds import Kind, served_by
+from rbee_deploy.images.manifest import Image
+
+IMAGE = Image(
+    name=Kind.WORKER_LLAMA_CPP,
+    version="0.1.0",
+    arch="x86_64",
+    id=f"sha256:{'a' * 64}",
+    tag="localhost/rbee-worker-llama-cpp:0.1.0",
+    engine="llama-cpp-0.3.36-cpu-x86_64_v3-11223344",
+    archive="worker.tar",
+    sha256="b" * 64,
+    size=7,
+)
+
+
+def folder(where: Path, *images: Image) -> Path:
+    """Write the description of images, and a file for the one."""
+    (where / manifest.NAME).write_text(manifest.text(images))
+    (where / IMAGE.archive).write_bytes(b"archive")
+    return where
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """Every field survives, and the image is found by its kind and processor, its file beside."""
+    images = manifest.read(folder(tmp_path, IMAGE))
+    assert images.of(Kind.WORKER_LLAMA_CPP, "x86_64") == IMAGE
+    assert images.archive(IMAGE) == tmp_path / "worker.tar"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (None, r"is no folder of images: cannot read .*; make one with `rbee-deploy images --out"),
+        ("", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"images": [{}]}', "is damaged"),
+        (json.dumps({"images": [{**dataclasses.asdict(IMAGE), "id": "latest"}]}), "'latest' is not the id of an image"),
+        (json.dumps({"images": [{**dataclasses.asdict(IMAGE), "archive": "../x"}]}), "not the name of a file in it"),
+        (json.dumps({"images": [{**dataclasses.asdict(IMAGE), "name": "toaster"}]}), "is damaged"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, damage: str | None, said: str) -> None:
+    """It names the file and what to do."""
+    if damage is not None:
+        (tmp_path / manifest.NAME).write_text(damage)
+    with pytest.raises(ArtefactError, match=said):
+        manifest.read(tmp_path)
+
+
+def test_what_is_missing_in_a_folder_is_named(tmp_path: Path) -> None:
+    """Another processor, or a file that was not copied along."""
+    images = manifest.read(folder(tmp_path, IMAGE))
+    with pytest.raises(ArtefactError, match=r"has no image worker-llama-cpp for aarch64 \(it has .* for x86_64\)"):
+        images.of(Kind.WORKER_LLAMA_CPP, "aarch64")
+    (tmp_path / IMAGE.archive).unlink()
+    with pytest.raises(ArtefactError, match=r"worker\.tar is not there: build the images"):
+        images.archive(IMAGE)
+
+
+def test_workers_are_started_from_workers_images_only() -> None:
+    """An image of workers serves its engine and the built-in one, the others none."""
+    served = {kind: served_by(kind) for kind in Kind}
+    assert served == {Kind.QUEEN: (), Kind.HIVE: (), Kind.WORKER_LLAMA_CPP: ("fake", "llama-cpp")}
