@@ -15,6 +15,8 @@ queen, hives = fleet(
     client_endpoint="fleet-tls",
     # On this machine: the fleet's authority and the first API key. Left out, ~/.config/rbee/<name>. Back it up.
     secrets_dir="~/.config/rbee/example",
+    # On this machine: container images, made by `rbee-deploy images --out ~/rbee-images`; only for hosts that run some.
+    images="~/rbee-images",
     # Networks that clients may connect from, where the queen's host has a firewall; left out, everybody may.
     clients=["10.0.0.0/8", "192.0.2.0/24"],
     # Seconds that open streams may go on when the queen restarts.
@@ -50,9 +52,14 @@ queen, hives = fleet(
             hive=True,
             # "bare": a virtual environment and systemd units.
             mode="bare",
+            # How workers run: "process", each a unit of systemd, or "container", each a container without a way out of
+            # its network, of an image that brings its engine. A change of this word ends the host's workers first.
+            worker_runtime="process",
+            # What runs containers: "podman" or "docker". Setup installs it where it is missing.
+            engine="podman",
             # Your own words about the host; models may ask for them.
             labels={"gpu": "rtx4090", "rack": "office"},
-            # What is installed to run models with.
+            # What is installed to run models with; where workers are containers, their images have it.
             engines=["llama-cpp"],
             # Where model files lie: any big disk.
             models_dir="/var/lib/rbee/models",

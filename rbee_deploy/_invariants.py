@@ -16,7 +16,13 @@ from rbee_runtime.worker.engines import options as engine_options
 
 def check_host(host: Host) -> None:
     """Raise InventoryError unless every invariant of one host holds."""
-    for invariant in (mode_is_deployable, host_has_a_part, ports_do_not_overlap, engines_are_known):
+    for invariant in (
+        mode_is_deployable,
+        host_has_a_part,
+        ports_do_not_overlap,
+        engines_are_known,
+        a_firewall_sees_what_is_published,
+    ):
         invariant(host)
 
 
@@ -44,6 +50,7 @@ def check_site(site: Site) -> None:
         plain_http_is_allowed,
         a_firewall_knows_the_fleet,
         clients_are_kept_out_by_a_firewall,
+        images_come_from_somewhere,
     )
     for invariant in fleet_wide:
         invariant(site)
@@ -86,6 +93,15 @@ def engines_are_known(host: Host) -> None:
                 f"host {host.name!r}: engines: {engine!r} is not an engine of this version{nearest(engine, known)}; "
                 f"known are {', '.join(known)}"
             )
+
+
+def a_firewall_sees_what_is_published(host: Host) -> None:
+    """Check that nobody counts on a firewall past which an engine of containers publishes ports."""
+    if host.firewall is not None and host.container_engine is not None:
+        raise InventoryError(
+            f"host {host.name!r}: firewall is {host.firewall!r}, and in this version the ports that {host.engine} "
+            "publishes for workers go past it; write worker_runtime='process', or drop firewall"
+        )
 
 
 def hub_has_tls(store: Store) -> None:
@@ -248,4 +264,14 @@ def clients_are_kept_out_by_a_firewall(site: Site) -> None:
         raise InventoryError(
             f"fleet {site.name!r}: clients says who may connect, and the queen's host {site.queen.name!r} has no "
             "firewall that holds them to it; write firewall='nftables' there, or drop clients"
+        )
+
+
+def images_come_from_somewhere(site: Site) -> None:
+    """Check that a fleet with containers says where their images are."""
+    host = next((host for host in site.hosts if host.container_engine is not None), None)
+    if host is not None and site.images is None:
+        raise InventoryError(
+            f"host {host.name!r}: worker_runtime is 'container', and fleet {site.name!r} has no images: write "
+            "images='…' in fleet() with a folder that `rbee-deploy images --out …` made"
         )

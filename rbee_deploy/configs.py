@@ -1,17 +1,22 @@
 """The configuration files of queen and hive, made from the same schema that the processes read them with."""
 
 import ipaddress
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from rbee_deploy import devices
+from rbee_deploy.accounts import DEVICE_GROUPS
 from rbee_deploy.externals import KEYS, External
-from rbee_deploy.modes import credentials_directory
+from rbee_deploy.images.kinds import ENGINES_INSIDE, served_by
+from rbee_deploy.images.manifest import Image
+from rbee_deploy.modes import ContainerEngine, credentials_directory
 from rbee_deploy.site import Host, Model, Site
 from rbee_runtime import ports
 from rbee_runtime.config import (
+    ContainerSettings,
     FleetExternal,
     FleetFile,
     FleetHive,
@@ -23,6 +28,7 @@ from rbee_runtime.config import (
 )
 from rbee_runtime.protocol import ModelFile
 
+ENGINE_SOCKETS = {ContainerEngine.PODMAN: str(ports.PODMAN_SOCKET), ContainerEngine.DOCKER: "/run/docker.sock"}
 HEADER = "# Written by rbee-deploy from the inventory; a change made here is undone by the next deploy.\n"
 
 
@@ -44,9 +50,13 @@ def queen_config(site: Site, host: Host) -> str:
     return _text(given)
 
 
-def hive_config(site: Site, host: Host, engines: Sequence[str] = ()) -> str:
-    """Return /etc/rbee/hive.yaml; `engines` are the builds to use, whatever else still lies on the host."""
-    given = HiveConfig.model_validate(
+def hive_config(site: Site, host: Host, engines: Sequence[str] = (), images: Sequence[Image] = ()) -> str:
+    """Return /etc/rbee/hive.yaml; `engines` and `images` are those to use, whatever else still lies on the host."""
+    return _text(_hive(site, host, engines, images))
+
+
+def _hive(site: Site, host: Host, engines: Sequence[str], images: Sequence[Image]) -> HiveConfig:
+    return HiveConfig.model_validate(
         {
             "fleet": site.name,
             "name": host.name,
@@ -55,13 +65,60 @@ def hive_config(site: Site, host: Host, engines: Sequence[str] = ()) -> str:
             "queen_url": queen_link_url(site, host),
             "models_dir": host.models_dir,
             "link_dir": credentials_directory(ports.HIVE_UNIT),
-            "launcher": "systemd",
+            **_launcher(host, images),
             "worker_ports": host.worker_ports,
             **{name: given for name, given in _store_and_devices(host).items() if given},
             **({"engine_builds": list(engines)} if engines else {}),
         }
     )
-    return _text(given)
+
+
+def _launcher(host: Host, images: Sequence[Image]) -> dict[str, Any]:
+    """Return what the hive starts workers with."""
+    engine = host.container_engine
+    if engine is None:
+        return {"launcher": "systemd"}
+    return {
+        "launcher": engine.value,
+        "containers": {"images": _by_model_engine(images), "socket": str(ports.GUARD_SOCKET)},
+    }
+
+
+def _by_model_engine(images: Sequence[Image]) -> dict[str, dict[str, str]]:
+    return {
+        name: {
+            "image": image.id,
+            **({"engine_dir": str(ENGINES_INSIDE / image.engine)} if name == image.name.engine else {}),
+        }
+        for image in images
+        for name in served_by(image.name)
+    }
+
+
+def guard_config(site: Site, host: Host, images: Sequence[Image], engine: ContainerEngine) -> str:
+    """Return /etc/rbee/guard.json: what a hive may ask of the host's container engine."""
+    settings = ContainerSettings()
+    # Loads what speaks to engines, which fleets without containers do without.
+    from rbee_runtime.hive.launchers.around import callers  # noqa: PLC0415
+
+    given = {
+        "engine": engine.value,
+        "engine_socket": ENGINE_SOCKETS[engine],
+        "fleet": site.name,
+        "hive": host.name,
+        "images": [image.id for image in images],
+        "models": [host.models_dir, *host.store.hf_caches],
+        "handover": str(ports.HIVE_STATE / "containers"),
+        "handed": str(ports.HANDED),
+        "callers": list(callers(_hive(site, host, (), images))),
+        "network": settings.network,
+        "ports": list(host.worker_ports),
+        "user": ports.WORKER_USER,
+        "groups": [ports.MODELS_GROUP, *DEVICE_GROUPS],
+        "memory_limit": settings.memory_limit,
+        "pids_limit": settings.pids_limit,
+    }
+    return json.dumps(given, indent=1, sort_keys=True) + "\n"
 
 
 def _store_and_devices(host: Host) -> dict[str, dict[str, Any]]:

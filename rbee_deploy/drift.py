@@ -117,6 +117,12 @@ def damaged(facts: Observed, release: str, engines: Iterable[str]) -> list[str]:
     ]
 
 
+def down(facts: Observed, helpers: Iterable[str]) -> list[str]:
+    """Return which units that roles count on are not up, one phrase each."""
+    states = {unit: facts.unit(unit).active for unit in helpers}
+    return [f"{unit} is {state or 'not there'}" for unit, state in states.items() if state != "active"]
+
+
 def _firewall(facts: Observed, enabled: Iterable[str]) -> list[str]:
     """Return what is wrong with the host's firewall where it is to have one."""
     if ports.FIREWALL_UNIT not in enabled:

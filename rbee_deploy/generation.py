@@ -8,7 +8,7 @@ from dataclasses import asdict
 import rbee_runtime
 from rbee_deploy import drift
 from rbee_deploy.activator.manifest import File, Generation
-from rbee_deploy.modes import enabled_units
+from rbee_deploy.modes import enabled_units, helper_units
 from rbee_deploy.render import OwnedFile, digest_of, roles, unwanted_paths
 from rbee_deploy.site import Host
 from rbee_runtime import ports
@@ -23,7 +23,8 @@ def generation(host: Host, release: str, files: Sequence[OwnedFile]) -> Generati
         roles=tuple(drift.role(name, host, digest_of(files, name), release) for name in played),
         files=tuple(map(_file, files)),
         unwanted=unwanted_paths(files),
-        enabled=enabled_units(played, firewall=host.firewall is not None),
+        enabled=enabled_units(played, host.container_engine, firewall=host.firewall is not None),
+        helpers=helper_units(played, host.container_engine),
         target=ports.TARGET_UNIT,
     )
 

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pyinfra.context import ctx_host
 
-from rbee_deploy import accounts, drift, packages, preflight, sources
+from rbee_deploy import accounts, drift, packages, preflight, questions, sources
 from rbee_deploy import generation as generations
 from rbee_deploy.accounts import Directory, Group, User
 from rbee_deploy.activator.manifest import Generation
@@ -16,16 +16,15 @@ from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import FleetAuthority
 from rbee_deploy.errors import DeployError, UnfitRunError
 from rbee_deploy.facts.memo import ASKED, PASSWORD, count_commands, last_known, observe
-from rbee_deploy.facts.state import Asked
 from rbee_deploy.history import Past, Step
+from rbee_deploy.images.manifest import Image
 from rbee_deploy.inventory import Placement
-from rbee_deploy.modes import enabled_units, units_elsewhere
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.models import Seed
 from rbee_deploy.operations.root import FETCHES, LEASE, REFUSALS, RUN, WARNINGS, WORKERS
 from rbee_deploy.operations.workers import Door
 from rbee_deploy.plan import HostPlan, Workshop, ahead, fetched, needs
-from rbee_deploy.render import OwnedFile, roles
+from rbee_deploy.render import OwnedFile
 from rbee_deploy.secrets import Secret, asked_for
 from rbee_deploy.site import Host, Site
 from rbee_runtime import ports
@@ -80,24 +79,9 @@ class Here:
         with asked_for(f"host {self.declared.name!r}: sudo_password"):
             password: Secret | None = source.read() if source is not None else None
         self.host.connector_data[PASSWORD] = password
-        self.host.connector_data[ASKED] = self.asked(password=password is not None)
+        asked = self.site, self.declared, self.workshop.paths(self.declared)
+        self.host.connector_data[ASKED] = questions.about(*asked, password=password is not None)
         count_commands(self.host)
-
-    def asked(self, *, password: bool) -> Asked:
-        """Return what the host is asked about."""
-        directories = tuple(item.path for item in accounts.directories(self.declared))
-        users = accounts.users(self.declared)
-        optional = {name for user in users for name in (*user.groups, *user.groups_if_present)}
-        return Asked(
-            paths=(*self.workshop.paths(self.declared), *_parents(self.declared.models_dir), *directories),
-            units=(*self.units(), *self.elsewhere(), f"{ports.WORKER_TEMPLATE.removesuffix('.service')}*.service"),
-            users=tuple(user.name for user in users),
-            groups=tuple(sorted({*optional, *(group.name for group in accounts.groups(self.declared))})),
-            models_dir=self.declared.models_dir,
-            password=password,
-            queen=None if self.declared.queen else (self.site.queen.reach, self.site.queen.link_port),
-            firewall=self.declared.firewall,
-        )
 
     @property
     def facts(self) -> Observed:
@@ -142,7 +126,7 @@ class Here:
 
     def needs(self) -> tuple[packages.Need, ...]:
         """Return what the host needs from its distribution."""
-        return packages.needed(self.declared.firewall)
+        return packages.needed(self.declared.firewall, self.declared.container_engine)
 
     def fits(self) -> bool:
         """Say whether nothing forbids the deploy; a dry run goes on to the end and asks this each time."""
@@ -211,6 +195,10 @@ class Here:
         """Return the names of the engine builds."""
         return [engine.id for engine in self.engines()]
 
+    def images(self) -> list[tuple[Image, Path]]:
+        """Return the images to bring, with their files on this machine."""
+        return self._of_plan(lambda plan: list(plan.images), [])
+
     def seeds(self) -> list[Seed]:
         """Return the model files to bring."""
         return self._of_plan(self._seeds, [])
@@ -258,11 +246,11 @@ class Here:
 
     def units(self) -> list[str]:
         """Return the units that are enabled."""
-        return list(enabled_units(roles(self.declared), firewall=self.declared.firewall is not None))
+        return list(questions.units(self.declared))
 
     def elsewhere(self) -> tuple[str, ...]:
         """Return the units of roles that the host does not have, perhaps not any more."""
-        return units_elsewhere(roles(self.declared))
+        return questions.elsewhere(self.declared)
 
     def wrong(self) -> list[str]:
         """Return what is still not as it should be; a dropped host has said why already."""
@@ -278,7 +266,9 @@ class Here:
         if wanted is None:
             return []
         owned = wanted.roles, self.files(), directories, wanted.enabled, wanted.unwanted
-        return drift.found(self.facts, *owned, link=str(ports.RELEASES / wanted.release), generation=wanted.id)
+        link = str(ports.RELEASES / wanted.release)
+        down = drift.down(self.facts, wanted.helpers)
+        return [*down, *drift.found(self.facts, *owned, link=link, generation="" if down else wanted.id)]
 
     def damaged_or_wrong(self) -> list[str]:
         """Return all that is not as it should be, for which an activation alone may not do."""
@@ -292,7 +282,7 @@ class Here:
     def _lacks(self, plan: HostPlan) -> bool:
         """Say whether something is yet to be brought that an activation does not bring."""
         missing, facts = needs(plan, self.facts), self.facts
-        bytes_missing = missing.release_bytes + missing.engine_bytes + missing.model_bytes
+        bytes_missing = missing.release_bytes + missing.engine_bytes + missing.image_bytes + missing.model_bytes
         groups = [group for group in self.groups() if group.name not in facts.names("groups")]
         lacking = packages.missing(facts.raw, self.needs())
         return bool(bytes_missing or groups or lacking or self.ahead())
@@ -379,10 +369,6 @@ def _failed_to_activate(state: Any, item: Any) -> bool:
         meta.is_complete() and meta.did_error() and next(iter(state.op_meta[op_hash].names)).startswith(ACTIVATION)
         for op_hash, meta in done
     )
-
-
-def _parents(path: str) -> tuple[str, ...]:
-    return tuple(str(parent) for parent in PurePosixPath(path).parents[:-1])
 
 
 def _sentence(problem: preflight.Problem) -> str:

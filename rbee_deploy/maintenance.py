@@ -70,13 +70,6 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def running_workers(facts: Observed) -> list[str]:
-    """Return the units of workers that have not ended."""
-    prefix = ports.WORKER_TEMPLATE.removesuffix(".service")
-    ended = {"", "inactive", "failed"}
-    return [name for name, unit in facts.units.items() if name.startswith(prefix) and unit.active not in ended]
-
-
 def unready(facts: Observed, played: Iterable[str]) -> list[str]:
     """Return why roles do not run what the host itself holds: its release link and its files of digests."""
     release = PurePosixPath(str(facts.raw.get("current") or "")).name

@@ -12,17 +12,32 @@ class Mode(StrEnum):
     BARE = "bare"
 
 
+class WorkerRuntime(StrEnum):
+    """How workers run on a host."""
+
+    PROCESS = "process"
+    CONTAINER = "container"
+
+
+class ContainerEngine(StrEnum):
+    """What runs containers on a host."""
+
+    PODMAN = "podman"
+    DOCKER = "docker"
+
+
 @dataclass(frozen=True)
 class RoleUnits:
     """Units of one role.
 
-    `service` is restarted when its digest changes, `enabled` are up from boot on in this order, `templates` have no
-    life of their own.
+    `service` is restarted when its digest changes, `enabled` are up from boot on in this order, `helpers` are those of
+    them that are up before the service, `templates` have no life of their own.
     """
 
     service: str
     enabled: tuple[str, ...]
     templates: tuple[str, ...] = ()
+    helpers: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -33,33 +48,44 @@ class RoleUnits:
 UNITS_DIR = "/etc/systemd/system"
 POLKIT_RULES = "/etc/polkit-1/rules.d/50-rbee-hive.rules"
 
-_ROLES = {
-    "queen": RoleUnits(
-        service=ports.QUEEN_UNIT, enabled=(ports.TARGET_UNIT, ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT)
-    ),
-    "hive": RoleUnits(
-        service=ports.HIVE_UNIT,
-        enabled=(ports.TARGET_UNIT, ports.HIVE_UNIT),
-        templates=(ports.WORKER_TEMPLATE,),
-    ),
+_QUEEN = RoleUnits(service=ports.QUEEN_UNIT, enabled=(ports.TARGET_UNIT, ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT))
+_GUARD = (ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT, ports.WORKERS_UNIT)
+
+
+def _hive(*helpers: str, templates: tuple[str, ...] = ()) -> RoleUnits:
+    enabled = (ports.TARGET_UNIT, *helpers, ports.HIVE_UNIT)
+    return RoleUnits(ports.HIVE_UNIT, enabled, templates=templates, helpers=helpers)
+
+
+_HIVES = {
+    None: _hive(templates=(ports.WORKER_TEMPLATE,)),
+    ContainerEngine.PODMAN: _hive(ports.PODMAN_UNIT, *_GUARD),
+    ContainerEngine.DOCKER: _hive(*_GUARD),
 }
+EVERY = (_QUEEN, *_HIVES.values())
+"""Of all roles, however they run."""
 
 
-def role_units(role: str) -> RoleUnits:
-    """Return the units of `queen` or `hive`."""
-    return _ROLES[role]
+def role_units(role: str, engine: ContainerEngine | None = None) -> RoleUnits:
+    """Return the units of `queen` or `hive`; `engine` is that of the host's workers, None where they are processes."""
+    return _QUEEN if role == "queen" else _HIVES[engine]
 
 
-def enabled_units(roles: tuple[str, ...], *, firewall: bool) -> tuple[str, ...]:
+def enabled_units(roles: tuple[str, ...], engine: ContainerEngine | None, *, firewall: bool) -> tuple[str, ...]:
     """Return the units that start at boot on a host."""
     own = (ports.FIREWALL_UNIT,) if firewall else ()
-    return tuple(dict.fromkeys((*own, *(unit for role in roles for unit in _ROLES[role].enabled))))
+    return tuple(dict.fromkeys((*own, *(unit for role in roles for unit in role_units(role, engine).enabled))))
 
 
-def units_elsewhere(roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the units that start at boot on hosts with other roles than these, and not with these."""
-    here = {unit for role in roles for unit in _ROLES[role].enabled}
-    return tuple(unit for role in _ROLES.values() for unit in role.enabled if unit not in here)
+def helper_units(roles: tuple[str, ...], engine: ContainerEngine | None) -> tuple[str, ...]:
+    """Return the units that have to be up before the services of a host are."""
+    return tuple(unit for role in roles for unit in role_units(role, engine).helpers)
+
+
+def units_elsewhere(roles: tuple[str, ...], engine: ContainerEngine | None) -> tuple[str, ...]:
+    """Return the units that start at boot on hosts that are otherwise, and not on one with these roles."""
+    here = {unit for role in roles for unit in role_units(role, engine).enabled}
+    return tuple(dict.fromkeys(unit for units in EVERY for unit in units.enabled if unit not in here))
 
 
 def unit_path(unit: str) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rbee_runtime import ports
+
 
 @dataclass(frozen=True)
 class PathState:
@@ -57,6 +59,13 @@ class Observed:
         """Return digest and release that a role runs with, each "" if it does not run."""
         known = self.raw.get("running", {}).get(role, {})
         return str(known.get("digest", "")), str(known.get("release", ""))
+
+    @property
+    def workers(self) -> list[str]:
+        """Return the units and containers of workers that have not ended."""
+        prefix, ended = ports.WORKER_TEMPLATE.removesuffix(".service"), {"", "inactive", "failed"}
+        units = [name for name, unit in self.units.items() if name.startswith(prefix) and unit.active not in ended]
+        return [*units, *self.raw.get("containers", ())]
 
     @property
     def ports(self) -> frozenset[int]:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from rbee_deploy import pythons
+from rbee_deploy.modes import ContainerEngine
 
 
 class Need(StrEnum):
@@ -21,6 +22,9 @@ class Need(StrEnum):
 
 BARE = (Need.POLKIT, Need.PYTHON)
 """What a host without containers needs."""
+
+ENGINES = {ContainerEngine.PODMAN: Need.PODMAN, ContainerEngine.DOCKER: Need.DOCKER}
+"""What a host needs whose workers run in containers; its hive starts no units, and so asks nothing of polkit."""
 
 FIREWALL_TOOLS = "nftables"
 """Of the firewalls, what setup installs: it closes nothing by itself, as ufw and firewalld do once they are on."""
@@ -114,9 +118,10 @@ def _lacks(raw: Mapping[str, Any], need: Need) -> bool:
     return "programs" in raw and need.value not in raw["programs"]
 
 
-def needed(firewall: str | None) -> tuple[Need, ...]:
-    """Return what a host without containers needs, with the firewall that the inventory asks for."""
-    return (*BARE, Need.NFTABLES) if firewall == Need.NFTABLES else BARE
+def needed(firewall: str | None, engine: ContainerEngine | None = None) -> tuple[Need, ...]:
+    """Return what a host needs, with the firewall and the engine of containers that the inventory asks for."""
+    own = BARE if engine is None else (Need.PYTHON, ENGINES[engine])
+    return (*own, Need.NFTABLES) if firewall == Need.NFTABLES else own
 
 
 def python_to_be(raw: Mapping[str, Any]) -> str:

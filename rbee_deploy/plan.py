@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 from rbee_deploy import _x509, externals, model_credentials, model_files
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, site_state
+from rbee_deploy.images import manifest as image_manifest
+from rbee_deploy.images.kinds import Kind
+from rbee_deploy.images.manifest import Image, Images
 from rbee_deploy.local import DEFAULT_VARIANT
 from rbee_deploy.observed import Observed
 from rbee_deploy.packages import POLKIT
@@ -31,7 +34,8 @@ class HostPlan:
     """Everything to bring to a host; `files` has the digests last.
 
     `models` has an entry for each file of a model, `contents` where the content with a sha256 lies on this machine,
-    `footprints` the bytes of device memory that a worker of a model is estimated to take.
+    `footprints` the bytes of device memory that a worker of a model is estimated to take, `images` those of containers
+    with their files on this machine.
     """
 
     release: Artefact
@@ -41,6 +45,7 @@ class HostPlan:
     files: tuple[OwnedFile, ...]
     contents: Mapping[str, Path] = field(default_factory=dict)
     footprints: Mapping[str, int] = field(default_factory=dict)
+    images: tuple[tuple[Image, Path], ...] = ()
 
     def digest(self, role: str) -> str:
         """Return the desired digest of a role."""
@@ -54,9 +59,10 @@ def needs(plan: HostPlan, facts: Observed) -> Needs:
     return Needs(
         release_bytes=0 if plan.release.id in releases_there else plan.release.size + plan.uv.size,
         engine_bytes=sum(engine.size for engine in plan.engines if engine.id not in engines_there),
+        image_bytes=sum(image.size for image, _ in plan.images if image.id not in facts.names("images")),
         model_bytes=sum(file.size for file in {file.sha256: file for file in missing}.values()),
         engine_glibc=max((engine.glibc for engine in plan.engines), key=version, default=""),
-        engine_cpu=DEFAULT_VARIANT.removeprefix("cpu-") if plan.engines else "",
+        engine_cpu=DEFAULT_VARIANT.removeprefix("cpu-") if plan.engines or plan.images else "",
         installs_packages=str(facts.raw.get("os_id")) in POLKIT,
         models=tuple(plan.footprints.items()),
     )
@@ -140,7 +146,9 @@ class Workshop:
 
     def _plan(self, host: Host, target: Target) -> HostPlan:
         release = self._once(("release", target), lambda: self.source.release(self.site.version, target))
-        engines = tuple(self._engine(name, target) for name in host.engines) if host.hive else ()
+        in_images = host.container_engine is not None
+        engines = tuple(self._engine(name, target) for name in host.engines) if host.hive and not in_images else ()
+        images = self._images(host, target) if in_images else ()
         models = self._models(host)
         state = self._state(host, release.id)
         sizes = {model.name: self._footprint(model) for model, _ in models}
@@ -149,10 +157,25 @@ class Workshop:
             uv=self._once(("uv", target), lambda: self.source.uv(target)),
             engines=engines,
             models=models,
-            files=owned_files(self.site, host, replace(state, engines=tuple(engine.id for engine in engines))),
+            files=owned_files(
+                self.site,
+                host,
+                replace(
+                    state, engines=tuple(engine.id for engine in engines), images=tuple(image for image, _ in images)
+                ),
+            ),
             contents={each.file.sha256: each.path for model, _ in models for each in self._held(model)},
             footprints={name: size for name, size in sizes.items() if size is not None},
+            images=images,
         )
+
+    def _images(self, host: Host, target: Target) -> tuple[tuple[Image, Path], ...]:
+        """Return the images of a host's workers, each with its file; DeployError."""
+        folder = Path(self.site.images or "")
+        known: Images = self._once(("images", folder), lambda: image_manifest.read(folder))
+        kinds = [kind for kind in Kind if kind.engine and (kind.engine in host.engines or not host.engines)]
+        found = [known.of(kind, target.arch) for kind in kinds]
+        return tuple((image, known.archive(image)) for image in found)
 
     def _footprint(self, model: Model) -> int | None:
         """Return the estimate for one worker of a model, None where its files are of no form that is known."""

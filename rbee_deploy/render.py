@@ -15,6 +15,7 @@ from rbee_deploy.devices import RECORDING, Recorded
 from rbee_deploy.digest import desired_digest
 from rbee_deploy.errors import RenderError
 from rbee_deploy.externals import KEYS
+from rbee_deploy.images.manifest import Image
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import MODEL_CREDENTIALS, Host, Site
 from rbee_runtime import ports
@@ -76,8 +77,8 @@ class SiteState:
     `release` is the release id, `ca` the authority's PEM, `bootstrap_key` the first API key's line `<id8>:<sha256>`.
     `certificates` are by (role, host name), with roles queen, hive, worker and, when the client endpoint has TLS,
     client. `models` are the files that the deployer puts on hosts, by model name. `model_credentials` are what the hive
-    of the host at hand fetches models with, by file name, `engines` the names of its engine builds. `external_keys` are
-    those of servers that are not ours.
+    of the host at hand fetches models with, by file name, `engines` the names of its engine builds, `images` those of
+    its containers. `external_keys` are those of servers that are not ours.
     """
 
     release: str
@@ -87,6 +88,7 @@ class SiteState:
     models: Mapping[str, tuple[ModelFile, ...]] = field(default_factory=dict)
     model_credentials: Mapping[str, Secret] = field(default_factory=dict)
     engines: tuple[str, ...] = ()
+    images: tuple[Image, ...] = ()
     external_keys: Secret | None = None
 
 
@@ -97,6 +99,7 @@ def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ..
     return (*files, *(_digest_file(role, state.release, files) for role in roles(host)))
 
 
+GUARD = "guard.json"
 _FIREWALL_PATHS = (str(places.FIREWALL), modes.unit_path(ports.FIREWALL_UNIT))
 
 
@@ -147,7 +150,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _units(site: Site, host: Host) -> tuple[OwnedFile, ...]:
-    names = dict.fromkeys(unit for role in roles(host) for unit in modes.role_units(role).files)
+    names = dict.fromkeys(unit for role in roles(host) for unit in modes.role_units(role, host.container_engine).files)
     if host.firewall is not None:
         names[ports.FIREWALL_UNIT] = None
     values = {
@@ -159,9 +162,10 @@ def _units(site: Site, host: Host) -> tuple[OwnedFile, ...]:
         "hidden_caches": [path for path in host.store.hf_caches if _is_hidden(path)],
         "model_credentials": list(site.model_credentials(host)),
         "external_keys": KEYS if site.external_keys else "",
+        "container_engine": host.container_engine,
     }
     units = tuple(_unit(name, values) for name in names)
-    if not host.hive:
+    if not host.hive or host.container_engine is not None:
         return units
     rule = template_text("polkit/50-rbee-hive.rules.j2", ports=ports)
     return (*units, OwnedFile(modes.POLKIT_RULES, rule))
@@ -174,6 +178,11 @@ def _unit(name: str, values: Mapping[str, Any]) -> OwnedFile:
         ports.QUEEN_UNIT: {ports.QUEEN_UNIT},
         ports.HIVE_UNIT: {ports.HIVE_UNIT},
         ports.FIREWALL_UNIT: {ports.FIREWALL_UNIT},
+        # As the queen's: what listens is restarted with what answers.
+        ports.GUARD_SOCKET_UNIT: {ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT},
+        ports.GUARD_UNIT: {ports.GUARD_UNIT},
+        ports.PODMAN_UNIT: {ports.PODMAN_UNIT},
+        ports.WORKERS_UNIT: set(),
     }.get(name, set())
     text = template_text(f"systemd/{name}.j2", **values)
     return OwnedFile(modes.unit_path(name), text, affects=frozenset(affects), is_unit=True)
@@ -218,8 +227,10 @@ def _model_credentials(site: Site, host: Host, state: SiteState) -> Iterator[Own
 def _certificate_roles(site: Site, host: Host) -> tuple[tuple[str, str], ...]:
     client = (("client", ports.QUEEN_UNIT),) if site.client_endpoint != "plain-http" else ()
     queen = (("queen", ports.QUEEN_UNIT), *client) if host.queen else ()
-    # A running worker keeps the certificate that it started with, so a new one restarts nothing.
-    hive = (("hive", ports.HIVE_UNIT), ("worker", "")) if host.hive else ()
+    # A running worker keeps the certificate that it started with, so a new one restarts nothing; but a hive that hands
+    # it to containers has it from its own unit.
+    hands_out = ports.HIVE_UNIT if host.container_engine is not None else ""
+    hive = (("hive", ports.HIVE_UNIT), ("worker", hands_out)) if host.hive else ()
     return (*queen, *hive)
 
 
@@ -234,9 +245,11 @@ def _configs(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
         files.append(_config("queen.yaml", configs.queen_config(site, host), ports.QUEEN_USER, ports.QUEEN_UNIT))
         files.append(_config("fleet.yaml", fleet, ports.QUEEN_USER))
     if host.hive:
-        files.append(
-            _config("hive.yaml", configs.hive_config(site, host, state.engines), ports.HIVE_USER, ports.HIVE_UNIT)
-        )
+        text = configs.hive_config(site, host, state.engines, state.images)
+        files.append(_config("hive.yaml", text, ports.HIVE_USER, ports.HIVE_UNIT))
+        if host.container_engine is not None:
+            guard = configs.guard_config(site, host, state.images, host.container_engine)
+            files.append(_config(GUARD, guard, "root", ports.GUARD_UNIT))
         if isinstance(host.devices, Recorded):
             # The hive reads it again when it changes.
             files.append(_config(RECORDING.name, host.devices.text, ports.HIVE_USER))

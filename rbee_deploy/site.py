@@ -15,7 +15,7 @@ from rbee_deploy import devices as made_up
 from rbee_deploy.activator.firewall.rules import Kind
 from rbee_deploy.devices import Devices
 from rbee_deploy.externals import External
-from rbee_deploy.modes import Mode
+from rbee_deploy.modes import ContainerEngine, Mode, WorkerRuntime
 from rbee_deploy.rollout import Rollout
 from rbee_deploy.secrets import SecretSource
 from rbee_deploy.stores import Store
@@ -131,9 +131,11 @@ class Host:
     """One machine. `address` None means that the name is what SSH and the other hosts use.
 
     `advertise` is where other hosts reach it when that is not `address`. `worker_ports` is first and last port.
-    `engines` are those that the deployer installs there. `store` says how models come to it. `devices` are made-up ones
-    or a recording, to try a fleet out; empty means those of the host. `hf_token`, `object_store` and `registry_auth`
-    replace the fleet's on this host. `firewall` closes our ports to whoever does not need them; None leaves it alone.
+    `worker_runtime` is `process` or `container`, `engine` the container engine, `podman` or `docker`.
+    `engines` are the model engines that are installed there, or of which images are brought. `store` says how models
+    come to it. `devices` are made-up ones or a recording, to try a fleet out; empty means those of the host.
+    `hf_token`, `object_store` and `registry_auth` replace the fleet's. `firewall` closes our ports to whoever does not
+    need them; None leaves it alone.
     `ssh_host_keys` is `strict` or `accept-new`.
     """
 
@@ -143,6 +145,12 @@ class Host:
     queen: bool = check.setting(check.flag, default=False)
     hive: bool = check.setting(check.flag, default=True)
     mode: str = check.setting(check.text, default=Mode.BARE.value)
+    worker_runtime: str = check.setting(
+        check.one_of(*(way.value for way in WorkerRuntime)), default=WorkerRuntime.PROCESS.value
+    )
+    engine: str = check.setting(
+        check.one_of(*(kind.value for kind in ContainerEngine)), default=ContainerEngine.PODMAN.value
+    )
     labels: Mapping[str, str] = check.setting(check.labels, default_factory=dict)
     engines: tuple[str, ...] = check.setting(check.words, default=("llama-cpp",))
     models_dir: str = check.setting(check.host_path, default=str(ports.MODELS))
@@ -163,6 +171,12 @@ class Host:
     ssh_config_file: str | None = check.setting(check.operator_file, default=None)
     ssh_host_keys: str = check.setting(check.one_of("strict", "accept-new"), default="accept-new")
     sudo_password: SecretSource | None = check.setting(check.secret, default=None)
+
+    @property
+    def container_engine(self) -> ContainerEngine | None:
+        """Return what runs containers on it, None where nothing runs in one."""
+        in_containers = self.hive and self.worker_runtime == WorkerRuntime.CONTAINER
+        return ContainerEngine(self.engine) if in_containers else None
 
     @property
     def ssh_address(self) -> str:
@@ -225,7 +239,7 @@ class Model:
         return self.scheme not in {Scheme.FILE, Scheme.FAKE}
 
 
-def _secrets_dir(value: object) -> str:
+def _operator_folder(value: object) -> str:
     return str(Path(check.text(str(value) if isinstance(value, Path) else value)).expanduser().absolute())
 
 
@@ -237,7 +251,8 @@ class Site:
 
     `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `clients` are the networks that the firewall of the
     queen's host lets clients in from; None means everybody. `secrets_dir` on the operator's machine holds the fleet
-    authority and the first API key; None means `rbee/<name>` in the XDG configuration folder.
+    authority and the first API key; None means `rbee/<name>` in the XDG configuration folder. `images` is the folder
+    of container images there, as `rbee-deploy images` makes it.
     `drain_seconds` is how long open streams may go on when the queen restarts. `uploads` is how many
     hosts receive large files at a time, `rollout` how many are changed at a time. `hf_token` is a token of the hub,
     `object_store` lines such as `AWS_ACCESS_KEY_ID=…`, `registry_auth` the file that `podman login` writes.
@@ -249,7 +264,8 @@ class Site:
     external: tuple[External, ...] = check.setting(partial(check.listed, External), default=())
     version: str = check.setting(check.text, default=rbee_runtime.__version__)
     client_endpoint: str | TlsPaths = check.setting(_client_endpoint, default="fleet-tls")
-    secrets_dir: str | None = check.setting(_secrets_dir, default=None)
+    secrets_dir: str | None = check.setting(_operator_folder, default=None)
+    images: str | None = check.setting(_operator_folder, default=None)
     clients: tuple[str, ...] | None = check.setting(check.networks, default=None)
     drain_seconds: float = check.setting(check.seconds(0, 3600), default=180.0)
     uploads: int = check.setting(check.whole(1, 200), default=5)

@@ -13,7 +13,7 @@ from typing import Any
 from rbee_deploy import report
 from rbee_deploy.here import EVERY, HERE, Here
 from rbee_deploy.history import Past
-from rbee_deploy.operations import activate, host, lease, models, noting, release, workers
+from rbee_deploy.operations import activate, host, images, lease, models, noting, release, workers
 from rbee_deploy.site import Host, Site
 
 Call = Callable[[Here, str], Any]
@@ -56,11 +56,16 @@ def _fetch(here: Here, name: str) -> Any:
     return models.fetched(name=name, specs=here.ahead, wanted=here.generation)
 
 
+def _load(here: Here, name: str) -> Any:
+    return images.loaded(name=name, images=here.images, engine=here.declared.container_engine)
+
+
 STAGING = Stage(
     "stage",
     (
         ("install the release", lambda here, name: release.installed(name=name, release=here.release, uv=here.uv)),
         ("install engines", lambda here, name: release.engines(name=name, artefacts=here.engines)),
+        ("load images", _load),
         ("bring models", lambda here, name: models.seeded(name=name, seeds=here.seeds)),
         ("bring files", lambda here, name: activate.staged(name=name, wanted=here.generation, files=here.files)),
         ("fetch models ahead", _fetch),

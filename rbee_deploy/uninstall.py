@@ -8,6 +8,7 @@ from rbee_deploy import accounts, modes
 from rbee_deploy.activator import places
 from rbee_deploy.site import Host
 from rbee_runtime import ports
+from rbee_runtime.config import ContainerSettings
 
 ROLES = ("queen", "hive")
 STORE_PARTS = (
@@ -20,7 +21,7 @@ STORE_PARTS = (
 def script(host: Host, *, models: bool) -> str:
     """Return it; it goes on past what is not there, and ends with what is still there."""
     users = _users(host) if models else ()
-    return "\n".join((_firewall(), *_units(), *_files(host, models=models), *users, _left(host)))
+    return "\n".join((_firewall(), *_units(), _containers(host), *_files(host, models=models), *users, _left(host)))
 
 
 def only_of(fleet: str, host: Host) -> str:
@@ -41,8 +42,8 @@ def _firewall() -> str:
 
 
 def _units() -> tuple[str, ...]:
-    enabled = list(dict.fromkeys(unit for role in ROLES for unit in modes.role_units(role).enabled))
-    named = [ports.FIREWALL_UNIT, *(unit for role in ROLES for unit in modes.role_units(role).files)]
+    enabled = list(dict.fromkeys(unit for units in modes.EVERY for unit in units.enabled))
+    named = [ports.FIREWALL_UNIT, *(unit for units in modes.EVERY for unit in units.files)]
     workers = ports.WORKER_TEMPLATE.replace("@.", "@*.")
     return (
         # Hive before workers, or it would start them again; the whole target stops in that order.
@@ -55,8 +56,21 @@ def _units() -> tuple[str, ...]:
     )
 
 
+def _containers(host: Host) -> str:
+    """Return the lines that remove containers, their network and images, of the engine that the host was given."""
+    guard = shlex.quote(str(ports.ETC / "guard.json"))
+    engine = f'engine=$(sed -n \'s/^ *"engine": "\\(podman\\|docker\\)",$/\\1/p\' {guard} 2>/dev/null)'
+    own = f"ids=$($engine ps --all --quiet --filter label=rbee.hive={shlex.quote(host.name)})"
+    gone = '[ -z "$ids" ] || $engine rm --force --volumes $ids >/dev/null'
+    network = f"$engine network rm {ContainerSettings().network} >/dev/null 2>&1"
+    named = f"grep -o 'sha256:[0-9a-f]\\{{64\\}}' {guard}"
+    images = f'{named} | while read -r id; do $engine image rm "$id" >/dev/null 2>&1; done'
+    return f'{engine}\n[ -z "$engine" ] || {{ {own}; {gone}; {network}; {images}; }}'
+
+
 def _files(host: Host, *, models: bool) -> tuple[str, ...]:
-    state = (ports.QUEEN_STATE, ports.HIVE_STATE, places.HOME, ports.QUEEN_RUN, ports.HIVE_RUN)
+    runs = (ports.QUEEN_RUN, ports.HIVE_RUN, ports.GUARD_RUN)
+    state = (ports.QUEEN_STATE, ports.HIVE_STATE, places.HOME, *runs)
     folders = (ports.PREFIX, ports.ETC, *state)
     store = [f"{host.models_dir}/{part}" for part in STORE_PARTS] if models else []
     return (

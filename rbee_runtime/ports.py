@@ -49,6 +49,8 @@ GUARD_RUN = Path("/run/rbee-guard")
 GUARD_SOCKET = GUARD_RUN / "engine.sock"
 PODMAN_RUN = Path("/run/rbee-podman")
 PODMAN_SOCKET = PODMAN_RUN / "podman.sock"
+HANDED = GUARD_RUN / "handed"
+"""What the guard hands to workers in containers; one folder each."""
 
 RUNNING_FILE = "running.json"
 """Written by queen and hive into their run directory once ready: what really runs, for `/health` and the deployer."""

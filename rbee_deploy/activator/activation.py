@@ -3,13 +3,13 @@
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rbee_deploy.activator import blobs, database, disk, files, firewall, places, records, units
+from rbee_deploy.activator import blobs, database, disk, files, firewall, images, places, records, units
 from rbee_deploy.activator.firewall import FirewallError
 from rbee_deploy.activator.manifest import File, Generation, Role
 from rbee_deploy.activator.records import State
@@ -17,8 +17,8 @@ from rbee_deploy.activator.undo import Retired, Undo, before, loaded, retired
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
 
-WORKER_SECONDS = 210.0
-"""A worker finishes its requests first, for at most the TimeoutStopSec of its unit, 195 s."""
+WORKER_SECONDS = 215.0
+"""A worker finishes its requests first, for at most the TimeoutStopSec of its unit, 195 s; 210 s for all containers."""
 
 LOCK_SECONDS = 150.0
 """Another activation, perhaps one whose operator lost the connection, takes less than this with its way back."""
@@ -89,6 +89,16 @@ def _release(link: str) -> str:
     return Path(link).name
 
 
+def _end_workers(run: Activation) -> None:
+    # While the settings by which they run are there, and after the hive, which would start them again.
+    if run.retired.workers:
+        units.systemctl("stop", "--", ports.HIVE_UNIT)
+        units.systemctl("stop", "--", run.retired.workers, seconds=WORKER_SECONDS)
+        old = loaded(run.state.current)
+        if old is not None:
+            images.clear(old)
+
+
 def _place(run: Activation) -> None:
     for file in run.generation.files:
         files.place(file)
@@ -109,9 +119,6 @@ def _retire(run: Activation) -> None:
     gone = run.retired
     if gone.units:
         units.systemctl("disable", "--now", "--quiet", "--", *gone.units)
-    if gone.had_workers:
-        # After the hive, which would start them again.
-        units.systemctl("stop", "--", ports.WORKER_TEMPLATE.replace("@.", "@*."), seconds=WORKER_SECONDS)
     if not _is_guarded(run) and firewall.is_held():
         firewall.stop()
 
@@ -144,6 +151,20 @@ def _changed(run: Activation) -> set[File]:
     return {file for file in run.generation.files if not files.is_as_wanted(file, run.undo.found(file.path))}
 
 
+def _start_helpers(run: Activation) -> None:
+    _bring_up(run, run.generation.helpers, {service for file in _changed(run) for service in file.affects})
+
+
+def _bring_up(run: Activation, helpers: Iterable[str], affected: Collection[str]) -> None:
+    """Have units that others count on run, those anew of which a file has changed, or the release of a program."""
+    programs = {ports.GUARD_UNIT} if _release(run.undo.link) != run.generation.release else set()
+    for name in helpers:
+        if name in affected or name in programs:
+            units.systemctl("restart", "--", name)
+        elif units.look([name])[name].active != "active":
+            units.systemctl("start", "--", name)
+
+
 def _start(run: Activation) -> None:
     changed = _changed(run)
     for role in run.generation.roles:
@@ -166,6 +187,7 @@ Step = Callable[[Activation], None]
 
 STEPS: tuple[tuple[str, Step], ...] = (
     ("save what is there", _save),
+    ("end workers that nobody takes over", _end_workers),
     ("place files", _place),
     ("switch the release", _switch),
     ("register units", _register),
@@ -173,6 +195,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("remove old files", _remove),
     ("exchange the database", _exchange_database),
     ("set the firewall", _set_firewall),
+    ("start what roles count on", _start_helpers),
     ("start roles", _start),
     ("start the target", _start_target),
     ("note it", _note),
@@ -250,6 +273,8 @@ def _go_back(run: Activation) -> None:
     copy = database.copy_of(undo.generation)
     if _has_queen(roles) and database.moved_on(copy) and (undo.copied or _release(undo.link) != run.generation.release):
         _put_database_back(copy)
+    old = loaded(undo.generation)
+    _bring_up(run, (name for name in (old.helpers if old is not None else ()) if name in undo.active), affected)
     for role in undo.roles:
         ran = role.service in undo.active and bool(role.digest)
         if ran and (role.service in affected or not units.runs(role)):
@@ -315,6 +340,8 @@ def _complete(generation: str) -> Generation:
         raise ActivationError(str(error)) from error
     if not (ports.RELEASES / wanted.release / "release.json").is_file():
         raise ActivationError(f"release {wanted.release} is not installed here; run the deploy")
+    if lacking := images.missing(wanted):
+        raise ActivationError(f"the image {lacking[0]} is not on this host any more; run the deploy")
     return wanted
 
 

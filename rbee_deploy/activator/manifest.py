@@ -35,7 +35,10 @@ class File:
 
 @dataclass(frozen=True)
 class Generation:
-    """What a host should be: release, files, what must not be there, units that start at boot, and the one for all."""
+    """What a host should be: release, files, what must not be there, units that start at boot, and the one for all.
+
+    `helpers` are the units that have to be up before the roles start.
+    """
 
     release: str
     version: str
@@ -44,6 +47,7 @@ class Generation:
     unwanted: tuple[str, ...] = ()
     enabled: tuple[str, ...] = ()
     target: str = ""
+    helpers: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -67,6 +71,7 @@ class Generation:
                 unwanted=tuple(known["unwanted"]),
                 enabled=tuple(known["enabled"]),
                 target=str(known["target"]),
+                helpers=tuple(known.get("helpers", ())),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is no generation that this release knows ({error})") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rbee_deploy.activator import blobs, places, records, restoring
+from rbee_deploy.activator import blobs, images, places, records, restoring
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.records import State
 from rbee_runtime import ports
@@ -21,7 +21,7 @@ LEFT_SECONDS = 3600.0
 
 
 def prune(*, keep: int, wanted: set[str]) -> list[str]:
-    """Remove old generations, releases and engines, and return their names; `wanted` are engines that stay.
+    """Remove old generations, releases, engines and images, and return their names; `wanted` are engines that stay.
 
     Nothing is removed while an activation has not ended.
     """
@@ -32,12 +32,15 @@ def prune(*, keep: int, wanted: set[str]) -> list[str]:
     state = replace(state, good=tuple(entry for entry in state.good if entry.generation in good))
     state.save()
     generations = [generation for generation in map(_loaded, good) if generation is not None]
+    earlier = (_loaded(path.stem) for path in places.GENERATIONS.glob("*.json") if path.stem not in good)
+    unneeded = images.named(item for item in earlier if item is not None) - images.named(generations)
     gone = [
         *_remove(places.GENERATIONS.glob("*.json"), {f"{name}.json" for name in good}),
         *_remove(places.DATABASES.glob("*.db"), {f"{name}.db" for name in good} | _kept_by_restores()),
         *_remove(_installed(ports.RELEASES), {item.release for item in generations} | _in_use(ports.RELEASES)),
         *_remove(_installed(ports.ENGINES), wanted | _named(generations) | _in_use(ports.ENGINES)),
     ]
+    gone += images.remove(unneeded)
     blobs.sweep(file.sha256 for generation in generations for file in generation.files)
     return gone
 

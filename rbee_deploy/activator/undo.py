@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rbee_deploy.activator import records, units
+from rbee_deploy.activator import images, records, units
 from rbee_deploy.activator.files import Found
 from rbee_deploy.activator.manifest import Generation, Role
 from rbee_runtime import ports
@@ -74,13 +74,22 @@ def _as_it_runs(role: Role, old: Generation | None) -> Role:
     return replace(role, digest=digest, release=release, listens=known.get(role.name, role.listens))
 
 
+def _leaves_engine(old: Generation, wanted: Generation) -> bool:
+    """Say whether workers are containers of an engine that the new generation has nothing to do with."""
+    before, after = images.guarded(old), images.guarded(wanted)
+    return before is not None and (after is None or after.engine != before.engine)
+
+
 @dataclass(frozen=True)
 class Retired:
-    """What the current generation has and the new one has not: paths, and units that start at boot."""
+    """What the current generation has and the new one has not: paths, and units that start at boot.
+
+    `workers` is the unit, or the pattern of units, by which its workers end; "" where the new one takes them over.
+    """
 
     files: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
-    had_workers: bool = False
+    workers: str = ""
 
 
 def retired(wanted: Generation, current: str) -> Retired:
@@ -89,9 +98,11 @@ def retired(wanted: Generation, current: str) -> Retired:
     if old is None:
         return Retired()
     kept = {file.path for file in wanted.files}
-    hive = any(role.name == "hive" for role in old.roles) and not any(role.name == "hive" for role in wanted.roles)
+    units_gone = tuple(unit for unit in old.enabled if unit not in wanted.enabled)
+    template = any(file.path.endswith(f"/{ports.WORKER_TEMPLATE}") and file.path not in kept for file in old.files)
+    in_containers = ports.WORKERS_UNIT if _leaves_engine(old, wanted) else ""
     return Retired(
         tuple(file.path for file in old.files if file.path not in kept),
-        tuple(unit for unit in old.enabled if unit not in wanted.enabled),
-        had_workers=hive,
+        units_gone,
+        workers=ports.WORKER_TEMPLATE.replace("@.", "@*.") if template else in_containers,
     )

@@ -50,14 +50,13 @@ def row(here: Here) -> dict[str, Any]:
     facts = here.known
     past = Past.of(facts.deploy)
     units = {name: facts.unit(name).active for name in here.units() if name != ports.TARGET_UNIT}
-    prefix = ports.WORKER_TEMPLATE.removesuffix(".service")
     return {
         "host": here.declared.name,
         "release": past.now.release if past.now is not None else None,
         "since": past.since,
         "before": past.before.release if past.before is not None else None,
         "units": units,
-        "workers": sum(name.startswith(prefix) and unit.active == "active" for name, unit in facts.units.items()),
+        "workers": len(facts.workers),
         "cut_off": bool(facts.deploy.get("wanted")),
         "lease": facts.raw.get("lease"),
         "freeze": facts.raw.get("freeze"),

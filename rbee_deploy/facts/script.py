@@ -31,6 +31,9 @@ sys.exit(bool(lacks) or not {pythons.OLDEST} <= sys.version_info[:2] <= {pythons
 """
 _STAT = r"stat\t%F\t%a\t%U\t%G\t%s\t%n\n"
 
+CONTAINERS = "rbee-worker-"
+"""Begins the name of a worker's container."""
+
 _PLAIN = "[!A-Za-z0-9._+-]"
 _MOST_JSON = 1024**2
 """Bytes; running.json has some hundred, the manifest of a model of as many files as there may be 400 thousand."""
@@ -83,6 +86,14 @@ class Questions(Protocol):
     def firewall(self) -> str | None:
         """The kind of firewall that the inventory asks for, if any."""
 
+    @property
+    def container_engine(self) -> str | None:
+        """The engine of containers that the inventory asks for, if any."""
+
+    @property
+    def image_stores(self) -> tuple[str, ...]:
+        """Where that one keeps images."""
+
 
 def build(asked: Questions) -> str:
     """Return the script; it writes nothing and goes on past anything that is missing."""
@@ -92,7 +103,7 @@ def build(asked: Questions) -> str:
         "echo @os; cat /etc/os-release",
         _machine(),
         'echo @cpu; grep -m 1 "^flags" /proc/cpuinfo | cut -d: -f2',
-        _disk((str(ports.PREFIX), "/etc", str(ports.STATE), asked.models_dir)),
+        _disk((str(ports.PREFIX), "/etc", str(ports.STATE), asked.models_dir, *asked.image_stores)),
         equipment.script(),
         reach.script(asked.queen),
         guard.script(asked.firewall),
@@ -107,6 +118,7 @@ def build(asked: Questions) -> str:
         _installed("engines", str(ports.ENGINES), "engine.json"),
         _listing("tools", str(ports.PREFIX / "tools")),
         _listing("incoming", str(ports.PREFIX / "incoming"), f"{asked.models_dir}/incoming"),
+        _images(asked.container_engine),
         _models(asked.models_dir),
         _deploys(),
         "exit 0",
@@ -242,6 +254,16 @@ def _listing(section: str, *folders: str) -> str:
             "done",
         )
     )
+
+
+def _images(engine: str | None) -> str:
+    if engine is None:
+        return ""
+    name = shlex.quote(engine)
+    images = f"timeout 20 {name} images --quiet --no-trunc </dev/null | sort -u | grep '^sha256:[0-9a-f]*$'"
+    running = f"timeout 20 {name} ps --filter label=rbee.worker --format '{{{{.Names}}}}' </dev/null"
+    workers = f"{running} | grep '^{CONTAINERS}[A-Za-z0-9._-]*$'"
+    return f"command -v {name} >/dev/null 2>&1 && {{ echo @images; {images}; echo @containers; {workers}; }}"
 
 
 def _plain_name() -> str:

@@ -18,7 +18,7 @@ class Asked:
     """What one host is asked about; `password` says that sudo reads one from standard input.
 
     `queen` is the address and port that the host is to try, None where there is nothing to try. `firewall` is the kind
-    that the inventory asks for.
+    that the inventory asks for, `container_engine` the engine, which keeps images in `image_stores`.
     """
 
     paths: tuple[str, ...] = ()
@@ -29,6 +29,8 @@ class Asked:
     password: bool = False
     queen: tuple[str, int] | None = None
     firewall: str | None = None
+    container_engine: str | None = None
+    image_stores: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "this host"
@@ -187,6 +189,14 @@ def _unit(unit: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _images(lines: Lines) -> dict[str, Any]:
+    return {"images": [line for line in lines if line]}
+
+
+def _containers(lines: Lines) -> dict[str, Any]:
+    return {"containers": [line for line in lines if line]}
+
+
 def _drop_ins(lines: Lines) -> dict[str, Any]:
     return {"drop_ins": [line for line in lines if line]}
 
@@ -269,6 +279,8 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "engines": _installed("engines"),
     "tools": _listing("tools"),
     "incoming": _listing("incoming"),
+    "images": _images,
+    "containers": _containers,
     "models": _models,
     "deploy": _deploy,
 }

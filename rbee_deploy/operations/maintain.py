@@ -172,7 +172,7 @@ def _wait_for_workers(
     course: Course,
 ) -> bool:
     """Wait until the processes are gone of workers that the queen counts no more."""
-    why = until(lambda: " ".join(maintenance.running_workers(observe_anew(host))), course, course.seconds)
+    why = until(lambda: " ".join(observe_anew(host).workers), course, course.seconds)
     return not why or _failed(host, f"{why} did not end within {course.seconds:.0f} s; left as it is")
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rbee_deploy import packages
 from rbee_deploy.host_facts import HostFacts
-from rbee_deploy.modes import Mode
+from rbee_deploy.modes import ContainerEngine, Mode
 from rbee_deploy.site import Host, Site
 
 
@@ -30,8 +30,11 @@ class Scope(StrEnum):
     FIREWALL = "hosts with a `firewall` in the inventory"
     GPU = "hives with an NVIDIA card"
     BARE = "hosts that run bare"
-    CONTAINER = "hosts that run in containers"
-    GPU_CONTAINER = "hosts that run in containers and have an NVIDIA card"
+    BARE_HIVE = "hives whose workers are processes"
+    CONTAINER = "hosts with `worker_runtime` `container`"
+    PODMAN = "such hosts with `engine` `podman`"
+    DOCKER = "such hosts with `engine` `docker`"
+    GPU_CONTAINER = "hosts with `worker_runtime` `container` and an NVIDIA card"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Needs:
 
     release_bytes: int = 0
     engine_bytes: int = 0
+    image_bytes: int = 0
     model_bytes: int = 0
     engine_glibc: str = ""
     engine_cpu: str = ""
@@ -137,7 +141,7 @@ def _has_card(case: Case) -> bool:
 
 
 def _runs_in_containers(case: Case) -> bool:
-    return case.host.mode != Mode.BARE
+    return case.host.mode != Mode.BARE or case.host.container_engine is not None
 
 
 _APPLIES: Mapping[Scope, Callable[[Case], Any]] = {
@@ -149,7 +153,10 @@ _APPLIES: Mapping[Scope, Callable[[Case], Any]] = {
     Scope.FIREWALL: lambda case: case.host.firewall is not None,
     Scope.GPU: _has_card,
     Scope.BARE: lambda case: not _runs_in_containers(case),
+    Scope.BARE_HIVE: lambda case: case.host.hive and not _runs_in_containers(case),
     Scope.CONTAINER: _runs_in_containers,
+    Scope.PODMAN: lambda case: case.host.container_engine is ContainerEngine.PODMAN,
+    Scope.DOCKER: lambda case: case.host.container_engine is ContainerEngine.DOCKER,
     Scope.GPU_CONTAINER: lambda case: _runs_in_containers(case) and _has_card(case),
 }
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+from rbee_deploy.modes import ContainerEngine
 from rbee_deploy.packages import Need
 from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, version
 
 LEAST_PODMAN = "4.4"
-"""The first with Quadlet."""
 ADVISED_PODMAN = "5.0"
+"""Of a line that is still mended."""
 LEAST_DOCKER = "25.0"
 """The first that gives devices by CDI."""
 RUNC_FIXES = ("1.2.8", "1.3.3")
@@ -15,26 +16,33 @@ RUNC_FIXES = ("1.2.8", "1.3.3")
 LEAST_CRUN = "1.30"
 """The first without CVE-2026-84042, CVE-2026-88264 and CVE-2026-88265."""
 
+_NAMES = {ContainerEngine.PODMAN: f"Podman {LEAST_PODMAN} or newer", ContainerEngine.DOCKER: "Docker"}
+_WAY_OUT = "worker_runtime='process'"
 _BACKPORTED = "upgrade it, or make sure that your distribution has brought the fixes to this version"
 
 
-def _podman_knows_quadlet(case: Case) -> Iterator[Finding]:
+def _engine_is_there(case: Case) -> Iterator[Finding]:
+    engine = case.host.container_engine
+    if engine is None or engine.value in case.facts.programs:
+        return
+    if case.installs is None or not case.installs.packages[Need(engine.value)]:
+        yield Finding(f"it has no {_NAMES[engine]}", f"install {_NAMES[engine]} there, or write {_WAY_OUT}")
+
+
+def _podman_is_new_enough(case: Case) -> Iterator[Finding]:
     have = case.facts.programs.get("podman")
-    can_install = case.installs is not None and bool(case.installs.packages[Need.PODMAN])
     if have and version(have) < version(LEAST_PODMAN):
         yield Finding(
-            f"Podman {have} is older than {LEAST_PODMAN} and has no Quadlet",
-            "upgrade the host to Debian 13, Ubuntu 24.04 or newer, or write mode='bare'",
+            f"Podman {have} is older than {LEAST_PODMAN}, the oldest that containers of rbee are made for",
+            f"upgrade the host to Debian 13, Ubuntu 24.04 or newer, or write {_WAY_OUT}",
         )
-    elif have is None and "docker" not in case.facts.programs and not can_install:
-        yield Finding("it has no container engine", f"install Podman {LEAST_PODMAN} or newer, or write mode='bare'")
 
 
 def _podman_is_whole(case: Case) -> Iterator[Finding]:
     have = case.facts.programs.get("podman")
     if have and version(LEAST_PODMAN) <= version(have) < version(ADVISED_PODMAN):
         yield Finding(
-            f"Podman {have} is older than {ADVISED_PODMAN}: units cannot wait for health and have no drop-ins",
+            f"Podman {have} is older than {ADVISED_PODMAN}, of a line that is not mended any more",
             f"upgrade it to {ADVISED_PODMAN} or newer when you can",
         )
 
@@ -57,26 +65,36 @@ def _runtimes_are_fixed(case: Case) -> Iterator[Finding]:
         yield Finding(f"runc {runc} is older than {fixed}, before which containers could get out", _BACKPORTED)
 
 
-QUADLET = Check(
-    id="podman-quadlet",
-    title="Podman turns our files into units",
-    looks_at="`podman --version`",
-    fails_when=f"it is older than {LEAST_PODMAN}, or there is no container engine and setup knows no package",
-    why="containers of queen and hive are units by Quadlet, which came with that version",
-    fix="upgrade the host, or run it bare",
-    find=_podman_knows_quadlet,
+ENGINE = Check(
+    id="container-engine",
+    title="There is an engine of containers",
+    looks_at="`podman --version` or `docker --version`, by the host's `engine`",
+    fails_when="it is not there and setup knows no package for it",
+    why="it is what runs the containers of workers",
+    fix="install it; on Debian, Ubuntu and Fedora setup does it, on Enterprise Linux for Podman",
+    find=_engine_is_there,
     scope=Scope.CONTAINER,
+)
+PODMAN = Check(
+    id="podman-version",
+    title="Podman is new enough",
+    looks_at="`podman --version`",
+    fails_when=f"it is older than {LEAST_PODMAN}",
+    why="what older ones make of the same request differs, and they are not tried",
+    fix="upgrade the host, or have its workers run as processes",
+    find=_podman_is_new_enough,
+    scope=Scope.PODMAN,
 )
 ADVISED = Check(
     id="podman-advised",
-    title="Podman is one that does all of it",
+    title="Podman is of a line that is mended",
     looks_at="`podman --version`",
     fails_when=f"it is older than {ADVISED_PODMAN}",
-    why="before it, units cannot wait until a container is healthy, and have no drop-ins",
+    why="mistakes in it that let containers out are mended by your distribution or by nobody",
     fix=f"upgrade to Podman {ADVISED_PODMAN} or newer",
     find=_podman_is_whole,
     severity=Severity.HINT,
-    scope=Scope.CONTAINER,
+    scope=Scope.PODMAN,
 )
 DOCKER = Check(
     id="docker-version",
@@ -87,7 +105,7 @@ DOCKER = Check(
     fix="upgrade Docker, or use Podman",
     find=_docker_gives_devices,
     severity=Severity.HINT,
-    scope=Scope.CONTAINER,
+    scope=Scope.DOCKER,
 )
 RUNTIMES = Check(
     id="container-runtimes",

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from rbee_deploy.modes import ContainerEngine
 from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, amount, listed, version
 from rbee_runtime import ports
 
@@ -17,6 +18,10 @@ RELEASE_GROWTH = 4
 """Times its archive: the archive itself, its wheels and the environment made of them."""
 ENGINE_GROWTH = 2
 """Times its archive: the archive and what it unpacks to."""
+IMAGE_GROWTH = 2
+"""Times its archive, in the engine's own store: what it writes while it loads one, and what it keeps."""
+IMAGES = {ContainerEngine.PODMAN: "/var/lib/containers", ContainerEngine.DOCKER: "/var/lib/docker"}
+"""Where engines keep them unless they are told otherwise."""
 MODEL_MEMORY = 1.2
 """Times its files: weights, caches and buffers."""
 
@@ -61,6 +66,9 @@ def _level(baseline: str) -> int:
 def _disk_is_big_enough(case: Case) -> Iterator[Finding]:
     needs, models_dir = case.needs, case.host.models_dir
     copied = Counter({str(ports.PREFIX): needs.release_bytes * RELEASE_GROWTH + needs.engine_bytes * ENGINE_GROWTH})
+    copied[str(ports.PREFIX)] += needs.image_bytes
+    if needs.image_bytes:
+        copied[IMAGES[ContainerEngine(case.host.engine)]] += needs.image_bytes * IMAGE_GROWTH
     copied[models_dir] += needs.model_bytes
     # Added rather than merged: models_dir may be one of these folders.
     wanted = Counter(copied)
@@ -148,8 +156,8 @@ ENGINE_FLOOR = Check(
 DISK = Check(
     id="disk-space",
     title="The disk takes what is brought",
-    looks_at="free space under `/opt/rbee`, `models_dir`, `/var/lib/rbee` and `/etc`, and the sizes of what is still "
-    "missing in the first two",
+    looks_at="free space under `/opt/rbee`, `models_dir`, the store of container images, `/var/lib/rbee` and `/etc`, "
+    "and the sizes of what is still missing in the first three",
     fails_when=f"less than {amount(SPARE_DISK)} would be left beside what is copied; `/var/lib/rbee` needs "
     f"{amount(STATE_DISK)} and `/etc` {amount(ETC_DISK)}, which add to it where they share a disk",
     why="a disk that runs full in the middle leaves nothing broken, but costs the time of the copying, or of an "

@@ -173,7 +173,7 @@ POLKIT = Check(
     why="one rule in JavaScript is what lets the hive start and stop its own workers' units, and nothing else",
     fix="install polkit; on Debian, Ubuntu, Fedora and Enterprise Linux setup does it",
     find=_polkit_is_there,
-    scope=Scope.HIVE,
+    scope=Scope.BARE_HIVE,
 )
 CLOCK = Check(
     id="clock",

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.container_images import LIMITS
 from tests.e2e.fleets import ROOT, Fleet, small_fleet, wait_for
 from tests.e2e.pages import FENCE, Block, Need, read, said
 from tests.faults.rows import FULL
+from tests.lab import ensure_image
+from tests.lab.recipes import BASE
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TYPED = [page for page in PAGES if "```sh" in page.read_text(encoding="utf-8")]
@@ -22,8 +25,22 @@ SHORT = {"back-up", "troubleshoot-deploys"}
 SERVER = ROOT / "tests" / "openai_server.py"
 PROGRAMS = Path(sys.executable).parent
 SOURCES = ("pyproject.toml", "LICENSE", "config.py")
-FOLDERS = ("rbee_deploy", "rbee_runtime", "templates", "requirements")
+FOLDERS = ("rbee_deploy", "rbee_runtime", "templates", "requirements", "containerfiles")
 BLOCK_SECONDS = 600
+PODMAN = """\
+#!{python}
+import shlex, sys
+sys.path.insert(0, {root!r})
+from tests.lab import Lab
+
+words = ["podman", *sys.argv[1:]]
+if words[1] == "build":
+    words[2:2] = {limits!r}
+done = Lab.open({lab!r}).hosts["gpu3"].run(shlex.join(words), check=False, timeout=600)
+sys.stdout.write(done.stdout)
+sys.stderr.write(done.stderr)
+sys.exit(done.returncode)
+"""
 NO_SHELL = {"bash", "shell", "console", "zsh", "shell-session"}
 
 
@@ -42,7 +59,8 @@ class World:
         key = self.fleet.lab.directory / "secrets" / "api-key"
         return {
             **os.environ,
-            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            "PATH": f"{self.folder / 'bin'}:{PROGRAMS}:{os.environ['PATH']}",
+            "TMPDIR": str(self.folder / "tmp"),
             "PYTHONPATH": str(self.sources),
             "HOME": str(self.folder),
             "XDG_CACHE_HOME": cache,
@@ -105,6 +123,7 @@ def begin(world: World) -> None:
     """Give the operator this rbee and an inventory of queen and gpu1, where nothing else listens."""
     world.sources = ROOT
     world.fleet.external = []
+    world.fleet.options.pop("images", None)
     world.declare("queen", "gpu1")
     for host in world.fleet.hosts.values():
         host.pop("firewall", None)
@@ -113,9 +132,10 @@ def begin(world: World) -> None:
 
 def deployed(world: World) -> None:
     """Bring queen and gpu1 to this rbee, whatever the page before left there."""
-    purge = "rbee-deploy purge gpu2 -i $INVENTORY --models --yes"
-    if "gpu2" in world.fleet.hosts:
-        world.shell(purge)
+    purge = "rbee-deploy purge {} -i $INVENTORY --models --yes"
+    for spare in ("gpu2", "gpu3"):
+        if spare in world.fleet.hosts:
+            world.shell(purge.format(spare))
     begin(world)
     world.shell("rbee-deploy lock -i $INVENTORY --release")
     world.apply()
@@ -173,6 +193,24 @@ def guarded(world: World) -> None:
         world.fleet.hosts[name]["firewall"] = "nftables"
 
 
+def with_podman(world: World) -> None:
+    """Write gpu3 into the inventory, and have the operator's Podman be the one there: this machine may have none."""
+    host = world.fleet.lab.hosts["gpu3"]
+    base = "tar -C /srv/base --one-file-system -c . | podman import --quiet - python:3.13-slim-trixie"
+    host.run(base, timeout=BLOCK_SECONDS)
+    world.declare("queen", "gpu1", "gpu3")
+    shim = world.folder / "bin" / "podman"
+    shim.parent.mkdir(exist_ok=True)
+    shim.write_text(PODMAN.format(python=sys.executable, root=str(ROOT), lab=world.fleet.lab.name, limits=LIMITS))
+    shim.chmod(0o755)
+
+
+def contained(world: World) -> None:
+    """Write the folder of images into the inventory, and containers for the workers of gpu3."""
+    world.fleet.options["images"] = str(world.folder / "rbee-images")
+    world.fleet.hosts["gpu3"]["worker_runtime"] = "container"
+
+
 STATES: dict[str, Callable[[World], None]] = {
     "a deployed fleet": deployed,
     "hosts without rbee": bare,
@@ -182,6 +220,8 @@ STATES: dict[str, Callable[[World], None]] = {
     "a firewall in the inventory": guarded,
     "an Ollama on gpu1": found,
     "that Ollama in the inventory": adopted,
+    "gpu3 in the inventory": with_podman,
+    "containers for its workers": contained,
     "an rbee whose hive does not start": bad,
 }
 """What pages may need, in the words of their comments."""
@@ -194,9 +234,13 @@ BEGINNINGS = {"a deployed fleet", "an upgraded fleet", "hosts without rbee"}
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Give queen, gpu1 and a spare gpu2, and a model that every hive serves."""
     with small_fleet("docs") as fleet:
+        folder = tmp_path_factory.mktemp("docs")
+        (folder / "tmp").mkdir()
         fleet.lab.add_host("gpu2")
+        binds = [(folder, str(folder), False), (ensure_image(BASE.name), "/srv/base", True)]
+        fleet.lab.add_host("gpu3", image="containers", binds=binds)
         fleet.models["echo"] = {"name": "echo", "source": "fake:tokens_per_s=50,tokens=20", "replicas": "each_host"}
-        yield World(fleet, tmp_path_factory.mktemp("docs"))
+        yield World(fleet, folder)
 
 
 @pytest.mark.lab

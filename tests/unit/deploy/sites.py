@@ -3,12 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-from rbee_deploy.inventory import each_host, fleet, host, model
+from rbee_deploy.images.kinds import Kind
+from rbee_deploy.images.manifest import Image
+from rbee_deploy.inventory import each_host, fleet, host, model, store
 from rbee_deploy.render import Certificate, SiteState
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import Host, Model, Site
 from rbee_runtime.protocol import ModelFile
 
+IMAGE = Image(
+    name=Kind.WORKER_LLAMA_CPP,
+    version="0.1.0",
+    arch="x86_64",
+    id=f"sha256:{'c' * 64}",
+    tag="localhost/rbee-worker-llama-cpp:0.1.0",
+    engine="llama-cpp-0.3.36-cpu-x86_64_v3-01234567",
+)
 FILE = ModelFile(name="smol.gguf", sha256="ab" * 32, size=98_000_000)
 
 
@@ -43,7 +53,8 @@ def state_of(site: Site, *, release: str = "0.1.0-01234567", version: str = "1")
         for item in site.hosts
         for role in roles
     }
-    return SiteState(release, "PEM ca", "0123abcd:" + "0" * 64, made, {"smol": (FILE,)})
+    images = (IMAGE,) if site.images is not None else ()
+    return SiteState(release, "PEM ca", "0123abcd:" + "0" * 64, made, {"smol": (FILE,)}, images=images)
 
 
 def write_model(folder: Path) -> str:
@@ -59,3 +70,11 @@ def fenced() -> Site:
     first = host("gpu1", address="192.0.2.2", advertise="fd00::2", firewall="ufw", hive_port=8700)
     second = host("gpu2", address="192.0.2.3", advertise="fd00::3", worker_ports=(9100, 9100), firewall="firewalld")
     return site_of(queen, first, second, clients=["10.0.0.0/8", "fd00::/8"])
+
+
+def contained() -> Site:
+    """Return a fleet whose workers are containers, of each engine, one with models that lie elsewhere as well."""
+    caches = store(hf_caches=["/home/ops/.cache/huggingface"])
+    box = host("box1", address="192.0.2.1", queen=True, worker_runtime="container", store=caches)
+    gpu = host("gpu1", address="203.0.113.9", worker_runtime="container", engine="docker", worker_ports=(9100, 9120))
+    return site_of(box, gpu, images="/srv/images", client_endpoint="plain-http")

@@ -38,8 +38,13 @@ GUARD = {"tool": True, "active": True, "broken": "", "also": [], "differs": []}
 
 
 def contained(declared: Host) -> Host:
-    """Return the host in a mode that no inventory may have yet."""
-    return replace(declared, mode="container")
+    """Return the host with its workers in containers."""
+    return replace(declared, worker_runtime="container")
+
+
+def in_docker(declared: Host) -> Host:
+    """Return the host with its workers in containers of Docker."""
+    return replace(contained(declared), engine="docker")
 
 
 def alike(declared: Host) -> Host:
@@ -254,24 +259,25 @@ TRIGGERS: dict[str, list[Trigger]] = {
             changed=contained,
         )
     ],
-    "podman-quadlet": [
-        Trigger(
-            "Podman 4.3.1 is older than 4.4 and has no Quadlet", {"programs": {"podman": "4.3.1"}}, changed=contained
-        ),
-        Trigger("it has no container engine; install Podman 4.4 or newer", {"os_id": "arch"}, changed=contained),
+    "container-engine": [
+        Trigger("it has no Podman 4.4 or newer; install Podman", {"os_id": "arch"}, changed=contained),
+        Trigger("it has no Docker; install Docker", {"os_id": "rocky", "os_version": "9.4"}, changed=in_docker),
+    ],
+    "podman-version": [
+        Trigger("Podman 4.3.1 is older than 4.4, the oldest", {"programs": {"podman": "4.3.1"}}, changed=contained)
     ],
     "podman-advised": [
-        Trigger("Podman 4.9.3 is older than 5.0: units cannot", {"programs": {"podman": "4.9.3"}}, changed=contained)
+        Trigger("Podman 4.9.3 is older than 5.0, of a line", {"programs": {"podman": "4.9.3"}}, changed=contained)
     ],
     "docker-version": [
-        Trigger("Docker 24.0.7 is older than 25.0 and cannot", {"programs": {"docker": "24.0.7"}}, changed=contained)
+        Trigger("Docker 24.0.7 is older than 25.0 and cannot", {"programs": {"docker": "24.0.7"}}, changed=in_docker)
     ],
     "container-runtimes": [
         Trigger(
             f"{name} {have} is older than {fixed}, before which",
             {"programs": {"docker": "28.0", name: have}},
             {},
-            contained,
+            in_docker,
         )
         for name, have, fixed in (
             ("crun", "1.21", "1.30"),
@@ -327,12 +333,15 @@ QUIET: dict[str, Trigger] = {
     "a name instead of an address": Trigger("", {"addresses": ["10.0.0.1"]}, {"advertise": "gpu1.lan"}),
     "its own address in another spelling": Trigger("", {"addresses": ["2001:db8::1"]}, {"advertise": "2001:DB8:0::1"}),
     "runtimes with the fixes": Trigger(
-        "", {"programs": {"docker": "28.0", "crun": "1.30", "runc": "1.4.0"}}, {}, contained
+        "", {"programs": {"docker": "28.0", "crun": "1.30", "runc": "1.4.0"}}, {}, in_docker
     ),
     "old container tools that nothing uses": Trigger(
         "", {"programs": {"podman": "4.3.1", "crun": "1.8", "runc": "1.1"}}
     ),
     "Podman that setup installs": Trigger("", {}, {}, contained),
+    "no polkit where the hive starts no units": Trigger(
+        "", {"polkit": False, "os_id": "arch", "programs": {"podman": "5.4"}}, {}, contained
+    ),
     "a queen that nobody could ask about": Trigger("", {"queen_link": ""}),
     "nftables that setup installs": Trigger("", {"firewall": {**GUARD, "tool": False}}, {"firewall": "nftables"}),
     "our own authority": Trigger("", {"paths": {CA: {"sha256": "ours"}}, "contents": ["ours"]}),

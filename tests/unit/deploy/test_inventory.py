@@ -81,6 +81,22 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         lambda: host("g", mode="container"),
         "host 'g': mode is 'container': this version deploys bare hosts only; write mode='bare'",
     ),
+    "a runtime of nowhere": (
+        lambda: host("g", worker_runtime="vm"),
+        "host 'g': worker_runtime is 'vm': it must be 'process' or 'container'",
+    ),
+    "an engine of containers of nowhere": (
+        lambda: host("g", engine="lxc"),
+        "host 'g': engine is 'lxc': it must be 'podman' or 'docker'",
+    ),
+    "containers that a firewall does not see": (
+        lambda: host("g", worker_runtime="container", firewall="nftables"),
+        "firewall is 'nftables', and in this version the ports that podman publishes for workers go past it; write",
+    ),
+    "containers without images": (
+        lambda: fleet(hosts=[a_queen(worker_runtime="container")]),
+        "worker_runtime is 'container', and fleet 'rbee' has no images: write images='…' in fleet() with a folder that",
+    ),
     "no part to play": (
         lambda: host("g", hive=False),
         "host 'g': it is neither queen nor hive; drop hive=False or the whole line",

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from rbee_deploy import plan, report
+from rbee_deploy import plan, questions, report
 from rbee_deploy.artefacts import Artefact
-from rbee_deploy.here import Here
 from rbee_deploy.inventory import each_host, host, model, store
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.root import DIFFERENCES, FETCHES
@@ -103,6 +102,6 @@ def test_a_host_is_asked_about_the_way_to_its_models(tmp_path: Path) -> None:
     """Preflight can say which part of the path is no folder, for every part of it is looked at."""
     box = host("q", address="192.0.2.1", queen=True, models_dir="/srv/big/models")
     site = site_of(box, secrets_dir=str(tmp_path))
-    asked = Here(SimpleNamespace(), site, box, plan.Workshop(site)).asked(password=False)
+    asked = questions.about(site, box, plan.Workshop(site).paths(box), password=False)
     assert {"/srv", "/srv/big", "/srv/big/models"} <= set(asked.paths)
     assert "/" not in asked.paths

@@ -14,12 +14,14 @@ from rbee_deploy.inventory import host, model, recorded, simulated, store
 from rbee_deploy.render import OwnedFile, owned_files
 from rbee_deploy.site import Host, Site
 from rbee_runtime import config
-from tests.unit.deploy.sites import FILE, fenced, one_box, site_of, state_of, two_hosts
+from rbee_runtime.guard import config as guard_config
+from rbee_runtime.hive.launchers import around
+from tests.unit.deploy.sites import FILE, IMAGE, contained, fenced, one_box, site_of, state_of, two_hosts
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "deploy"
 REWRITE = "RBEE_REWRITE_GOLDEN"
 
-SITES = {"one-box": one_box, "two-hosts": two_hosts, "fenced": fenced}
+SITES = {"one-box": one_box, "two-hosts": two_hosts, "fenced": fenced, "contained": contained}
 HOSTS = [(name, item.name) for name, build in SITES.items() for item in build().hosts]
 
 
@@ -79,6 +81,32 @@ def test_the_processes_accept_what_is_rendered(section: str, tmp_path: Path) -> 
     loaded = config.load(path, getattr(config, section))
     if isinstance(loaded, config.FleetFile):
         assert loaded.models[0].files == (FILE,)
+
+
+@pytest.mark.parametrize("name", ["box1", "gpu1"])
+def test_the_guard_accepts_what_is_rendered(name: str) -> None:
+    """It reads its file with its own schema, and lets through what the hive of the same host asks for, and no more."""
+    files = by_path(rendered(contained(), name))
+    guard = guard_config.parse(files["/etc/rbee/guard.json"].text().encode())
+    hive = config.HiveConfig.model_validate(yaml.safe_load(files["/etc/rbee/hive.yaml"].text()))
+    assert (guard.engine.value, guard.fleet, guard.hive) == (hive.launcher, hive.fleet, hive.name)
+    assert set(guard.images) == {image.image for image in hive.containers.images.values()} == {IMAGE.id}
+    assert guard.models == (hive.models_dir, *hive.store.hf_caches)
+    assert (guard.network, guard.ports) == (hive.containers.network, hive.worker_ports)
+    assert (guard.handover, guard.user) == (hive.state_dir / "containers", "rbee-worker")
+    assert guard.callers == around.callers(hive)
+    assert hive.containers.socket == "/run/rbee-guard/engine.sock"
+    assert set(hive.containers.images) == {"fake", "llama-cpp"}
+    assert hive.containers.images["llama-cpp"].engine_dir == f"/opt/rbee/engines/{IMAGE.engine}"
+
+
+def test_a_host_with_containers_has_no_units_of_workers() -> None:
+    """Neither the template nor the rule by which a hive starts it; the guard's file restarts the guard alone."""
+    for name in ("box1", "gpu1"):
+        files = by_path(rendered(contained(), name))
+        assert not [path for path in files if "rbee-worker@" in path or "polkit" in path]
+        assert files["/etc/rbee/guard.json"].affects == {"rbee-guard.service"}
+        assert "rbee-hive.service" in files["/etc/rbee/credentials/worker.key"].affects
 
 
 def test_credentials_of_a_unit_are_put_there() -> None:

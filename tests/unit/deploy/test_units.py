@@ -9,12 +9,22 @@ import pytest
 from rbee_deploy.inventory import host, store
 from rbee_deploy.render import owned_files
 from rbee_deploy.site import Site
-from tests.unit.deploy.sites import fenced, one_box, site_of, state_of, two_hosts
+from tests.unit.deploy.sites import contained, fenced, one_box, site_of, state_of, two_hosts
 
-SITES = {"one-box": one_box, "two-hosts": two_hosts, "fenced": fenced}
+SITES = {"one-box": one_box, "two-hosts": two_hosts, "fenced": fenced, "contained": contained}
 HOSTS = [(name, item.name) for name, build in SITES.items() for item in build().hosts]
-EXPOSURE = {"rbee-queen.service": 15, "rbee-hive.service": 20, "rbee-worker@.service": 20, "rbee-firewall.service": 25}
+EXPOSURE = {
+    "rbee-queen.service": 15,
+    "rbee-hive.service": 20,
+    "rbee-worker@.service": 20,
+    "rbee-workers.service": 20,
+    "rbee-guard.service": 15,
+    "rbee-firewall.service": 25,
+}
 """Tenths: a stock daemon scores 23 to 96."""
+
+OPEN = {"rbee-podman.service"}
+"""What makes containers has to be able to do all that a container may need."""
 
 STOCK_UNITS = "usr/lib/systemd/system"
 
@@ -29,6 +39,8 @@ def write_root(root: Path, site: Site, name: str) -> list[str]:
     programs.mkdir(parents=True)
     for program in ("rbee-queen", "rbee-hive", "rbee-worker", "python"):
         (programs / program).touch(mode=0o755)
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "usr/bin/podman").touch(mode=0o755)
     for unit in units:
         path = root / unit.path.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +80,7 @@ def test_verify_would_speak(tmp_path: Path) -> None:
 def test_units_are_sandboxed(site: str, name: str, tmp_path: Path) -> None:
     """Queen scores at most 1.5, hive and worker 2.0 and the firewall 2.5 in `systemd-analyze security`."""
     write_root(tmp_path, SITES[site](), name)
-    units = sorted((tmp_path / "etc/systemd/system").glob("*.service"))
+    units = [unit for unit in (tmp_path / "etc/systemd/system").glob("*.service") if unit.name not in OPEN]
     limits = {unit: EXPOSURE[unit.name] for unit in units}
     judged = {
         unit.name: analyze("security", "--offline=true", f"--threshold={limit}", str(unit))

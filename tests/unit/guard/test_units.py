@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rbee_deploy.render import template_text
 from rbee_runtime import ports
-from tests.unit.deploy.sites import one_box
+from tests.unit.deploy.sites import contained
 from tests.unit.deploy.test_units import analyze, verify, write_root
 
 UNITS = (ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT)
@@ -18,12 +17,7 @@ MOST_EXPOSURE = 15
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Return the files of a host with the guard's units, whose hive is there too."""
-    write_root(tmp_path, one_box(), "box1")
-    (tmp_path / "usr/bin").mkdir(parents=True)
-    (tmp_path / "usr/bin/podman").touch(mode=0o755)
-    for unit in RENDERED:
-        text = template_text(f"systemd/{unit}.j2", ports=ports, container_engine="podman")
-        (tmp_path / "etc/systemd/system" / unit).write_text(text)
+    write_root(tmp_path, contained(), "box1")
     return tmp_path
 
 

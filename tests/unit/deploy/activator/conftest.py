@@ -2,6 +2,7 @@
 
 import getpass
 import grp
+import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from rbee_runtime import ports
 from tests.unit.deploy.activator.firewalls import FakeTools
 
 OWNER = (getpass.getuser(), grp.getgrgid(os.getgid()).gr_name)
+HELPERS = (ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT, ports.WORKERS_UNIT)
 UNITS = ("rbee.target", "rbee-queen.service", "rbee-hive.service")
 
 
@@ -48,16 +50,18 @@ class FakeSystemd:
     known: dict[str, Unit] = field(default_factory=dict)
     ran: dict[str, tuple[str, str]] = field(default_factory=dict)
     restarts: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     broken: bool = False
 
     def look(self, names: Iterable[str]) -> dict[str, Unit]:
         return {name: self.known.get(name, Unit(active="inactive")) for name in names}
 
     def systemctl(self, verb: str, *words: str, seconds: float = 0.0) -> str:
+        self.calls += [f"{verb} {name}" for name in words if not name.startswith("-")]
         for name in (word for word in words if not word.startswith("-")):
             unit = self.known.get(name, Unit(active="inactive"))
-            if verb in {"start", "stop"}:
-                self.known[name] = replace(unit, active="active" if verb == "start" else "inactive")
+            if verb in {"start", "restart", "stop"}:
+                self.known[name] = replace(unit, active="inactive" if verb == "stop" else "active")
             if verb in {"enable", "disable"}:
                 self.known[name] = replace(unit, file_state=f"{verb}d")
             if verb == "disable" and "--now" in words:
@@ -107,11 +111,13 @@ def staged(
     *,
     roles: tuple[str, ...] = ("queen", "hive"),
     guarded: bool = False,
+    contained: bool = False,
 ) -> Generation:
     """Bring a generation with a release, a configuration per role, a secret, and more files by name.
 
-    `guarded` has the host's firewall among its units.
+    `guarded` has the host's firewall among its units, `contained` has workers in containers.
     """
+    helpers = HELPERS if contained else ()
     more = more or {}
     folder = ports.RELEASES / release
     folder.mkdir(exist_ok=True)
@@ -119,6 +125,10 @@ def staged(
     texts = {f"{ports.ETC}/{role}.yaml": f"settings of {role} in {release}\n" for role in roles}
     texts |= {f"{ports.CREDENTIALS}/key": f"secret of {release}\n"}
     texts |= {f"{ports.ETC}/{role}.digest": f"digest-{role}-{release}-{sorted(more.items())}\n" for role in roles}
+    if "hive" in roles:
+        about = {"engine": "none", "fleet": "f", "hive": "h", "network": "n", "images": [], "of": release}
+        name = "guard.json" if contained else ports.WORKER_TEMPLATE
+        texts |= {f"{ports.ETC}/{name}": json.dumps(about)}
     texts |= {f"{ports.ETC}/{name}": text for name, text in more.items()}
     generation = Generation(
         release=release,
@@ -131,9 +141,11 @@ def staged(
         unwanted=(str(ports.ETC / "left-over"),),
         enabled=(
             *([ports.FIREWALL_UNIT] if guarded else []),
+            *helpers,
             *(unit for unit in UNITS if unit == "rbee.target" or unit[5:-8] in roles),
         ),
         target="rbee.target",
+        helpers=helpers,
     )
     disk.private_folder(places.GENERATIONS)
     (places.GENERATIONS / f"{generation.id}.json").write_text(generation.text())
@@ -145,6 +157,8 @@ def _file(path: str, text: str, roles: tuple[str, ...]) -> File:
     affects = tuple(f"rbee-{role}.service" for role in roles if path.endswith(f"/{role}.yaml"))
     if path == str(places.FIREWALL):
         affects = (ports.FIREWALL_UNIT,)
+    if path.endswith("/guard.json"):
+        affects = (ports.GUARD_UNIT,)
     sha256 = blobs.keep(text.encode(), secret=secret)
     return File(path, sha256, *OWNER, "0600" if secret else "0644", secret, affects)
 

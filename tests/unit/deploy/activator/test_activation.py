@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rbee_deploy.activator import activation, blobs, places
+from rbee_deploy.activator import activation, blobs, places, units
 from rbee_deploy.activator.activation import STEPS, Activation, BrokenError, Told
 from rbee_deploy.activator.units import ActivationError, Unit
 from rbee_runtime import ports
-from tests.unit.deploy.activator.conftest import FakeSystemd, staged, state, tree
+from tests.unit.deploy.activator.conftest import HELPERS, FakeSystemd, staged, state, tree
 
 ME = Told(by="anna@desk", why="because", run="run-1")
 STEP_NAMES = [name for name, _ in STEPS]
@@ -209,6 +209,75 @@ def test_a_role_that_moved_elsewhere_ends(root: Path, systemd: FakeSystemd) -> N
     assert not (ports.ETC / "hive.yaml").exists()
     assert list(systemd.ran) == ["rbee-queen.service"]
     assert systemd.restarts == ["rbee-queen.service", "rbee-hive.service"]
+
+
+WORKERS = {False: "rbee-worker@*.service", True: ports.WORKERS_UNIT}
+
+
+@pytest.mark.parametrize("contained", WORKERS, ids=["from processes", "from containers"])
+def test_workers_that_nobody_takes_over_end_first(
+    root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch, contained: bool
+) -> None:
+    """When workers are to run another way, hive and then workers stop while their settings are still there."""
+    activation.activate(staged("r1", contained=contained).id, ME)
+    systemd.calls.clear()
+    seen: list[str] = []
+    ended = systemd.systemctl
+
+    def watched(verb: str, *words: str, seconds: float = 0.0) -> str:
+        if WORKERS[contained] in words and verb == "stop":
+            seen.append((ports.ETC / "hive.yaml").read_text())
+        return ended(verb, *words, seconds=seconds)
+
+    monkeypatch.setattr(units, "systemctl", watched)
+    activation.activate(staged("r2", contained=not contained).id, ME)
+    stops = [call for call in systemd.calls if call.startswith("stop")]
+    assert stops[:2] == [f"stop {ports.HIVE_UNIT}", f"stop {WORKERS[contained]}"]
+    assert seen == ["settings of hive in r1\n"]
+    states = {systemd.known.get(unit, Unit(active="inactive")).active for unit in HELPERS}
+    assert states == {"inactive" if contained else "active"}
+
+
+def test_workers_that_run_as_before_are_left_alone(root: Path, systemd: FakeSystemd) -> None:
+    """Another release of the same way ends none: whoever replaces them does so one by one."""
+    for contained in (False, True):
+        activation.activate(staged("r1", contained=contained).id, ME)
+        systemd.calls.clear()
+        activation.activate(staged("r2", contained=contained).id, ME)
+        assert not [call for call in systemd.calls if "worker" in call and call.startswith("stop")]
+
+
+def test_what_roles_count_on_is_up_before_them_and_has_its_new_settings(root: Path, systemd: FakeSystemd) -> None:
+    """A guard starts before its hive, restarts when its own settings change, and its hive does not for that."""
+    activation.activate(staged("r1", contained=True).id, ME)
+    assert {systemd.known[unit].active for unit in HELPERS} == {"active"}
+    systemd.calls.clear()
+    systemd.restarts.clear()
+    (ports.ETC / "guard.json").write_text("edited by hand")
+    activation.activate(staged("r1", contained=True).id, ME)
+    started = [call for call in systemd.calls if not call.startswith("enable")]
+    assert (started, systemd.restarts) == (["restart rbee-guard.service"], [])
+
+
+def test_a_guard_runs_the_release_that_its_hive_runs(root: Path, systemd: FakeSystemd) -> None:
+    """With another release it starts anew although its settings are the same; what ends workers does never."""
+    activation.activate(staged("r1", {"guard.json": "{}"}, contained=True).id, ME)
+    systemd.calls.clear()
+    activation.activate(staged("r2", {"guard.json": "{}"}, contained=True).id, ME)
+    assert [call for call in systemd.calls if call.startswith("restart")] == ["restart rbee-guard.service"]
+
+
+def test_a_guard_is_back_when_the_change_fails(root: Path, systemd: FakeSystemd) -> None:
+    """A release that never becomes ready leaves the old guard running with its old settings."""
+    activation.activate(staged("r1", contained=True).id, ME)
+    before = tree(root)
+    systemd.bad.add("r2")
+    systemd.calls.clear()
+    with pytest.raises(ActivationError, match="release r1 is in force again"):
+        activation.activate(staged("r2", contained=True).id, ME)
+    assert tree(root) == before
+    assert systemd.calls.count("restart rbee-guard.service") == 2
+    assert {systemd.known[unit].active for unit in HELPERS} == {"active"}
 
 
 def test_a_role_is_back_when_the_change_fails(root: Path, systemd: FakeSystemd) -> None:

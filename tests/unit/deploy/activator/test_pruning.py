@@ -1,5 +1,7 @@
 """What is removed after a deploy, and what never is."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from rbee_deploy.activator import activation, blobs, places, pruning
 from rbee_deploy.activator.__main__ import main
 from rbee_deploy.activator.activation import Told
+from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
 from tests.unit.deploy.activator.conftest import FakeSystemd, staged, state
 
@@ -43,6 +46,73 @@ def test_three_releases_stay(six: list[str]) -> None:
     kept = [blobs.read(file.sha256, secret=file.secret) for file in staged("r4").files]
     assert all(kept)
     assert len(names(places.SECRET_BLOBS)) == 3
+
+
+PODMAN = """#!/bin/sh
+case "$1 $2 $3" in
+    "image inspect sha256:gone") exit 125;;
+    "image rm sha256:used") exit 2;;
+    "image rm "*) echo "$3" >>{removed};;
+    "ps --all --quiet") echo c1; echo c2;;
+    "rm --volumes "* | "network rm "*) echo "$*" >>{removed};;
+esac
+"""
+
+
+@pytest.fixture
+def podman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a made-up Podman on the path; return the file in which it notes what it removes."""
+    removed, program = tmp_path / "removed", tmp_path / "programs/podman"
+    program.parent.mkdir()
+    program.write_text(PODMAN.format(removed=removed))
+    program.chmod(0o755)
+    (program.parent / "docker").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    removed.touch()
+    return removed
+
+
+def contained(release: str, *images: str, engine: str = "podman") -> str:
+    """Go over to a release whose workers run from these images."""
+    about = {"engine": engine, "fleet": "f", "hive": "h", "network": "rbee-workers"}
+    text = json.dumps({**about, "images": [f"sha256:{image}" for image in images]})
+    wanted = staged(release, {"guard.json": text}, contained=True)
+    activation.activate(wanted.id, Told())
+    return wanted.id
+
+
+def test_images_that_no_kept_generation_names_go(systemd: FakeSystemd, podman: Path) -> None:
+    """What an old release alone ran goes, unless a container uses it; nothing is removed that no deploy brought."""
+    for release, images in (("r1", ("old", "shared")), ("r2", ("used",)), ("r3", ("shared", "new"))):
+        contained(release, *images)
+    gone = pruning.prune(keep=1, wanted=set())
+    assert podman.read_text().split() == ["sha256:old"]
+    assert {name for name in gone if name.startswith("sha256:")} == {"sha256:old"}
+
+
+def test_containers_that_no_hive_has_any_more_go(systemd: FakeSystemd, podman: Path) -> None:
+    """Where workers become processes, the ended containers of this hive and their network are removed."""
+    contained("r1", "here")
+    activation.activate(staged("r2").id, Told())
+    assert podman.read_text().splitlines() == ["rm --volumes c1 c2", "network rm rbee-workers"]
+
+
+def test_another_engine_takes_over_no_worker(systemd: FakeSystemd, podman: Path) -> None:
+    """Going over to another engine ends the containers of the first, and its way of ending workers is up again."""
+    contained("r1", "here")
+    systemd.calls.clear()
+    contained("r2", "here", engine="docker")
+    assert systemd.calls[:2] == ["stop rbee-hive.service", "stop rbee-workers.service"]
+    assert podman.read_text().splitlines() == ["rm --volumes c1 c2", "network rm rbee-workers"]
+    assert systemd.known["rbee-workers.service"].active == "active"
+
+
+def test_a_generation_without_its_image_changes_nothing(systemd: FakeSystemd, podman: Path) -> None:
+    """An image that somebody removed is told before anything is touched."""
+    before = contained("r1", "here")
+    with pytest.raises(ActivationError, match="the image sha256:gone is not on this host any more; run the deploy"):
+        contained("r2", "gone")
+    assert (state().current, ports.CURRENT.readlink().name) == (before, "r1")
 
 
 def test_what_a_process_uses_stays(six: list[str]) -> None:

@@ -1,0 +1,49 @@
+"""Bring images of containers to a host: each is known by its id, whatever brought it."""
+
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pyinfra import host
+from pyinfra.api import StringCommand, operation
+
+from rbee_deploy.facts.memo import observe
+from rbee_deploy.images.manifest import Image
+from rbee_deploy.modes import ContainerEngine
+from rbee_deploy.operations import upload
+from rbee_deploy.operations.later import now
+from rbee_deploy.operations.release import INCOMING
+from rbee_deploy.operations.root import as_root_command
+from rbee_deploy.operations.upload import Upload
+
+
+@operation()
+def loaded(
+    images: list[tuple[Image, Path]] | Callable[[], list[tuple[Image, Path]]], engine: ContainerEngine | None
+) -> Iterator[StringCommand]:
+    """Have the engine of containers load the images that it has not."""
+    facts = observe(host)
+    missing = [(image, path) for image, path in now(images) if image.id not in facts.names("images")]
+    if engine is None or not missing:
+        host.noop("every image is there")
+        return
+    for image, path in missing:
+        sending = Upload(path, image.sha256, image.size, INCOMING)
+        yield from upload.commands(sending, facts)
+        yield as_root_command(load(image, sending, engine))
+
+
+def load(image: Image, sending: Upload, engine: ContainerEngine) -> str:
+    """Return the script that has an engine load an uploaded image, and looks whether it is the one that was meant."""
+    name, part = engine.value, shlex.quote(sending.part)
+    broken = f"{name} could not load the image {image.tag}; make room or put {name} right there, and run it again"
+    other = f"what {name} loaded is not the image {image.tag} ({image.id}); build the images again"
+    return "\n".join(
+        (
+            "set -e",
+            upload.arrived(sending),
+            f"{name} load --quiet --input {part} >/dev/null || {{ echo {shlex.quote(broken)} >&2; exit 1; }}",
+            f"rm -f {part}",
+            f"{name} image inspect {image.id} >/dev/null 2>&1 || {{ echo {shlex.quote(other)} >&2; exit 1; }}",
+        )
+    )

@@ -1,0 +1,234 @@
+"""Bare hosts whose workers are containers, one of each engine, in one fleet with a host whose workers are processes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbee_deploy.images import manifest
+from rbee_deploy.images.kinds import Kind
+from tests.container_images import lab_images
+from tests.e2e.fleets import Fleet, wait_for
+from tests.e2e.streams import Stream
+from tests.e2e.test_changes import MOST_COMMANDS, changes, daemon_pids
+from tests.lab import Lab, LabHost
+from tests.unit.deploy.test_units import EXPOSURE
+
+pytestmark = pytest.mark.lab
+
+ENGINES = ("podman", "docker")
+QUESTION = "Name three colours, please."
+STORE = "/var/lib/rbee/models"
+
+
+@pytest.fixture(scope="module")
+def fleet(smol_model: Path) -> Iterator[Fleet]:
+    """Give a queen's host with process workers, a Podman and a Docker host, each with a real model of its own."""
+    images = lab_images()
+    with Lab.create("contained") as lab:
+        made = Fleet(lab)
+        made.options |= {"images": str(images)}
+        made.declare(lab.add_host("bare"), queen=True)
+        for engine in ENGINES:
+            made.declare(lab.add_host(engine, image="containers"), worker_runtime="container", engine=engine)
+        for name in made.hosts:
+            source = f"file:{smol_model}"
+            made.models[name] = {"name": f"smol-{name}", "source": source, "hosts": [name], "context": 2048}
+        made.models["slow"] = {
+            "name": "slow",
+            "source": "fake:tokens_per_s=20,slots=8,tokens=100",
+            "slots": 8,
+            "replicas": "each_host",
+            "hosts": list(ENGINES),
+        }
+        try:
+            made.deploy()
+            for name in made.hosts:
+                made.wait_ready(f"smol-{name}")
+            made.wait_ready("slow", 2)
+            for engine in ENGINES:
+                # The image brings the engine: nothing of it is installed on the host.
+                assert made.lab.hosts[engine].run("ls /opt/rbee/engines").stdout == ""
+            yield made
+        finally:
+            made.close()
+
+
+def answer(fleet: Fleet, host: str) -> str:
+    """Return what the real model on a host says."""
+    asked = fleet.client().chat.completions.create(
+        model=f"smol-{host}", messages=[{"role": "user", "content": QUESTION}], max_tokens=16, temperature=0
+    )
+    return asked.choices[0].message.content or ""
+
+
+def containers(host: LabHost) -> dict[str, str]:
+    """Return the state of each worker's container, as the engine's own command shows it."""
+    said = host.run(f"{host.name} ps --all --format '{{{{.Names}}}} {{{{.State}}}}'").stdout
+    found = dict(line.split()[:2] for line in said.splitlines())
+    return {name: state for name, state in found.items() if name.startswith("rbee-worker-")}
+
+
+def inspect(host: LabHost, container: str) -> dict[str, Any]:
+    """Return what the engine says of a container."""
+    found: list[dict[str, Any]] = json.loads(host.run(f"{host.name} inspect {container}").stdout)
+    return found[0]
+
+
+def running(host: LabHost) -> dict[str, int]:
+    """Return the process of each worker's container."""
+    return {name: inspect(host, name)["State"]["Pid"] for name, state in containers(host).items() if state == "running"}
+
+
+def test_all_three_give_the_same_answer(fleet: Fleet) -> None:
+    """One command brought up a process and containers of two engines, and a greedy answer is the same from each."""
+    answers = {host: answer(fleet, host) for host in fleet.hosts}
+    assert answers["bare"]
+    assert len(set(answers.values())) == 1
+    for engine in ENGINES:
+        host = fleet.lab.hosts[engine]
+        assert set(containers(host).values()) == {"running"}
+        assert len(containers(host)) == 2
+        assert host.run("systemctl list-units --no-legend 'rbee-worker@*'").stdout == ""
+
+
+def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
+    """The same command again reports zero changes and needs at most three remote commands a host."""
+    before = [running(fleet.lab.hosts[engine]) for engine in ENGINES]
+    again = fleet.deploy("--json")
+    assert changes(again) == {}
+    counts = [
+        int(line.split("remote command")[0].split()[-1]) for line in again.errors.splitlines() if "remote" in line
+    ]
+    assert max(counts) <= MOST_COMMANDS
+    assert [running(fleet.lab.hosts[engine]) for engine in ENGINES] == before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_neither_hive_nor_worker_gets_to_the_engine(fleet: Fleet, engine: str) -> None:
+    """The hive reaches the guard and not the engine; workers are another user, without rights, and see neither."""
+    host = fleet.lab.hosts[engine]
+    sockets = {"podman": "/run/podman/podman.sock", "docker": "/run/docker.sock"}
+    ask = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print('in')"
+    tries = {
+        path: host.run(f'runuser -u rbee-hive -- python3 -c "{ask}" {path}', check=False).stdout.strip()
+        for path in (sockets[engine], "/run/rbee-guard/engine.sock")
+    }
+    assert tries == {sockets[engine]: "", "/run/rbee-guard/engine.sock": "in"}
+    worker = host.run("id -u rbee-worker").stdout.strip()
+    for name, pid in running(host).items():
+        status = host.run(f"cat /proc/{pid}/status").stdout
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        assert fields["Uid"].split() == [worker] * 4
+        assert (fields["CapEff"].strip(), fields["NoNewPrivs"].strip()) == ("0" * 16, "1")
+        mounted = {mount["Destination"]: mount for mount in inspect(host, name)["Mounts"]}
+        assert not [place for place, mount in mounted.items() if mount["RW"] and place != "/tmp"]
+        assert not [mount for mount in mounted.values() if "sock" in mount.get("Source", "")]
+
+
+@pytest.mark.parametrize("unit", ["rbee-guard.service", "rbee-workers.service"])
+def test_the_host_s_own_systemd_calls_units_closed(fleet: Fleet, unit: str) -> None:
+    """A newer systemd than that of the machine that deploys gives them no worse a score."""
+    path = f"/etc/systemd/system/{unit}"
+    fleet.lab.hosts["podman"].run(
+        f"systemd-analyze security --no-pager --offline=true --threshold={EXPOSURE[unit]} {path}"
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_hive_that_restarts_takes_over_its_containers(fleet: Fleet, engine: str) -> None:
+    """Restarting hive and guard cuts no stream and starts no worker again."""
+    host = fleet.lab.hosts[engine]
+    undisturbed = Stream(fleet).begin().end().text
+    before = running(host)
+    streams = [Stream(fleet).begin() for _ in range(4)]
+    host.run("systemctl restart rbee-guard rbee-hive")
+    texts = {stream.end().text for stream in streams}
+    assert [stream.error for stream in streams] == [""] * len(streams)
+    assert texts == {undisturbed}
+    wait_for("the hive", lambda: fleet.wait_ready(f"smol-{engine}"))
+    assert running(host) == before
+
+
+def test_a_reboot_brings_everything_back(fleet: Fleet) -> None:
+    """After a reboot of both hosts their models answer again, each from one container of this boot."""
+    for engine in ENGINES:
+        fleet.lab.hosts[engine].reboot()
+    for engine in ENGINES:
+        host = fleet.lab.hosts[engine]
+        wait_for("an answer", lambda engine=engine: _answers(fleet, engine))  # type: ignore[misc]
+        assert set(containers(host).values()) == {"running"}
+
+
+def _answers(fleet: Fleet, host: str) -> bool:
+    import openai  # noqa: PLC0415 - a second of imports
+
+    try:
+        return bool(answer(fleet, host))
+    except openai.OpenAIError:
+        return False
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_word_changes_how_workers_run(fleet: Fleet, engine: str) -> None:
+    """Containers become processes and processes containers; models stay the same files, and other hosts as they are."""
+    host, others = fleet.lab.hosts[engine], [fleet.lab.hosts[name] for name in fleet.hosts if name != engine]
+    files = f"find {STORE}/blobs -type f -printf '%i %s %p\\n' | sort"
+    before, stay = host.run(files).stdout, [daemon_pids(other) for other in others]
+    fleet.hosts[engine]["worker_runtime"] = "process"
+    fleet.deploy()
+    fleet.wait_ready(f"smol-{engine}")
+    assert (answer(fleet, engine), containers(host)) == (answer(fleet, "bare"), {})
+    units = host.run("systemctl list-units --all --no-legend 'rbee-*'").stdout
+    assert "rbee-worker@" in units
+    assert "rbee-guard" not in units
+    fleet.hosts[engine]["worker_runtime"] = "container"
+    fleet.deploy()
+    fleet.wait_ready(f"smol-{engine}")
+    assert answer(fleet, engine) == answer(fleet, "bare")
+    assert set(containers(host).values()) == {"running"}
+    assert host.run("systemctl list-units --all --no-legend 'rbee-worker@*'").stdout == ""
+    assert (host.run(files).stdout, [daemon_pids(other) for other in others]) == (before, stay)
+
+
+def test_one_word_changes_the_engine(fleet: Fleet) -> None:
+    """Podman's containers end and Docker's begin on a host that has both, and back; no worker is left on the other."""
+    host = fleet.lab.hosts["podman"]
+    for engine, other in (("docker", "podman"), ("podman", "docker")):
+        fleet.hosts["podman"]["engine"] = engine
+        fleet.deploy()
+        wait_for("an answer", lambda: _answers(fleet, "podman"))
+        assert host.run(f"{other} ps --all --quiet --filter label=rbee.worker").stdout == ""
+        assert len(host.run(f"{engine} ps --quiet --filter label=rbee.worker").stdout.split()) == 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_target_stops_containers_too(fleet: Fleet, engine: str) -> None:
+    """`systemctl stop rbee.target` ends every worker of the host, and starting it brings them back."""
+    host = fleet.lab.hosts[engine]
+    host.run("systemctl stop rbee.target")
+    wait_for("the end of workers", lambda: "running" not in containers(host).values())
+    host.run("systemctl start rbee.target")
+    wait_for("an answer", lambda: _answers(fleet, engine))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_purging_a_host_leaves_nothing_at_its_engine(fleet: Fleet, engine: str) -> None:
+    """No container, network or image of ours stays, and somebody else's container does; applying brings all back."""
+    host, image = fleet.lab.hosts[engine], image_of(fleet)
+    host.run(f"{engine} create --name somebody --entrypoint /bin/true {image} && {engine} tag {image} mine:1")
+    done = fleet.rbee_deploy("purge", engine, "--yes")
+    assert done.code == 0, done.errors
+    assert containers(host) == {}
+    assert "somebody" in host.run(f"{engine} ps --all --format '{{{{.Names}}}}'").stdout
+    assert "rbee-workers" not in host.run(f"{engine} network ls --format '{{{{.Name}}}}'").stdout
+    host.run(f"{engine} rm somebody; {engine} rmi mine:1")
+    fleet.deploy()
+    wait_for("an answer", lambda: _answers(fleet, engine))
+
+
+def image_of(fleet: Fleet) -> str:
+    """Return the id of the workers' image."""
+    return manifest.read(Path(fleet.options["images"])).of(Kind.WORKER_LLAMA_CPP, "x86_64").id
