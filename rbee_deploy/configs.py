@@ -9,11 +9,12 @@ import yaml
 
 from rbee_deploy import devices
 from rbee_deploy.accounts import DEVICE_GROUPS
+from rbee_deploy.errors import RenderError
 from rbee_deploy.externals import KEYS, External
 from rbee_deploy.images.kinds import ENGINES_INSIDE, served_by
 from rbee_deploy.images.manifest import Image
 from rbee_deploy.modes import ContainerEngine, credentials_directory
-from rbee_deploy.site import Host, Model, Site
+from rbee_deploy.site import BUILT_IN_ENGINE, Host, Model, Site
 from rbee_runtime import ports
 from rbee_runtime.config import (
     ContainerSettings,
@@ -26,6 +27,7 @@ from rbee_runtime.config import (
     Section,
     TlsFiles,
 )
+from rbee_runtime.guard import config as guard
 from rbee_runtime.protocol import ModelFile
 
 ENGINE_SOCKETS = {ContainerEngine.PODMAN: str(ports.PODMAN_SOCKET), ContainerEngine.DOCKER: "/run/docker.sock"}
@@ -80,11 +82,11 @@ def _launcher(host: Host, images: Sequence[Image]) -> dict[str, Any]:
         return {"launcher": "systemd"}
     return {
         "launcher": engine.value,
-        "containers": {"images": _by_model_engine(images), "socket": str(ports.GUARD_SOCKET)},
+        "containers": {"images": _by_model_engine(host, images), "socket": str(ports.GUARD_SOCKET)},
     }
 
 
-def _by_model_engine(images: Sequence[Image]) -> dict[str, dict[str, str]]:
+def _by_model_engine(host: Host, images: Sequence[Image]) -> dict[str, dict[str, str]]:
     return {
         name: {
             "image": image.id,
@@ -92,6 +94,7 @@ def _by_model_engine(images: Sequence[Image]) -> dict[str, dict[str, str]]:
         }
         for image in images
         for name in served_by(image.name)
+        if name in {BUILT_IN_ENGINE, *host.engines}
     }
 
 
@@ -118,7 +121,12 @@ def guard_config(site: Site, host: Host, images: Sequence[Image], engine: Contai
         "memory_limit": settings.memory_limit,
         "pids_limit": settings.pids_limit,
     }
-    return json.dumps(given, indent=1, sort_keys=True) + "\n"
+    text = json.dumps(given, indent=1, sort_keys=True) + "\n"
+    try:
+        guard.parse(text.encode())
+    except ValueError as error:
+        raise RenderError(f"host {host.name!r}: no guard starts with these settings: {error}") from error
+    return text
 
 
 def _store_and_devices(host: Host) -> dict[str, dict[str, Any]]:

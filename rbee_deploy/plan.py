@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from rbee_deploy import _x509, externals, model_credentials, model_files
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, site_state
+from rbee_deploy.errors import ArtefactError
 from rbee_deploy.images import manifest as image_manifest
 from rbee_deploy.images.kinds import Kind
 from rbee_deploy.images.manifest import Image, Images
@@ -175,6 +176,12 @@ class Workshop:
         known: Images = self._once(("images", folder), lambda: image_manifest.read(folder))
         kinds = [kind for kind in Kind if kind.engine and (kind.engine in host.engines or not host.engines)]
         found = [known.of(kind, target.arch) for kind in kinds]
+        for image in found:
+            if image.version != self.site.version:
+                raise ArtefactError(
+                    f"the images in {folder} are of rbee {image.version}, and this fleet gets {self.site.version}: "
+                    f"build them again with `rbee-deploy images --out {folder}`"
+                )
         return tuple((image, known.archive(image)) for image in found)
 
     def _footprint(self, model: Model) -> int | None:

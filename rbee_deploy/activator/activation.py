@@ -1,5 +1,6 @@
 """From what is there to a generation, step by step, and back if a step fails."""
 
+import contextlib
 import fcntl
 import os
 import time
@@ -9,16 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rbee_deploy.activator import blobs, database, disk, files, firewall, images, places, records, units
+from rbee_deploy.activator import blobs, database, disk, files, firewall, images, places, records, units, workers
 from rbee_deploy.activator.firewall import FirewallError
 from rbee_deploy.activator.manifest import File, Generation, Role
 from rbee_deploy.activator.records import State
 from rbee_deploy.activator.undo import Retired, Undo, before, loaded, retired
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
-
-WORKER_SECONDS = 215.0
-"""A worker finishes its requests first, for at most the TimeoutStopSec of its unit, 195 s; 210 s for all containers."""
 
 LOCK_SECONDS = 150.0
 """Another activation, perhaps one whose operator lost the connection, takes less than this with its way back."""
@@ -55,13 +53,16 @@ class Activation:
     @property
     def retired(self) -> Retired:
         """Return what the new generation has not any more."""
-        return retired(self.generation, self.state.current)
+        ways = self.undo.ways if self.state.undo else (loaded(self.state.current),)
+        return retired(self.generation, (way for way in ways if way is not None))
 
 
 def _save(run: Activation) -> None:
     """Note what is there, unless an activation that did not end has done so: that one knows what worked last."""
     wanted = run.generation
     known = run.undo if run.state.undo else before(wanted, run.state.current)
+    if run.state.undo and run.state.wanted:
+        known = replace(known, begun=tuple(dict.fromkeys((*known.begun, run.state.wanted))))
     if _has_queen(wanted.roles) and _release(known.link) != wanted.release and not _is_copied(run, known):
         database.snapshot(database.copy_of(known.generation))
         known = replace(known, copied=True)
@@ -90,13 +91,7 @@ def _release(link: str) -> str:
 
 
 def _end_workers(run: Activation) -> None:
-    # While the settings by which they run are there, and after the hive, which would start them again.
-    if run.retired.workers:
-        units.systemctl("stop", "--", ports.HIVE_UNIT)
-        units.systemctl("stop", "--", run.retired.workers, seconds=WORKER_SECONDS)
-        old = loaded(run.state.current)
-        if old is not None:
-            images.clear(old)
+    workers.end(run.undo.ways, run.generation)
 
 
 def _place(run: Activation) -> None:
@@ -117,8 +112,9 @@ def _register(run: Activation) -> None:
 def _retire(run: Activation) -> None:
     """End what the host does not do any more: a role that moved elsewhere, a mode that it has left."""
     gone = run.retired
-    if gone.units:
-        units.systemctl("disable", "--now", "--quiet", "--", *gone.units)
+    there = [name for name, unit in units.look(gone.units).items() if unit.load != "not-found"]
+    if there:
+        units.systemctl("disable", "--now", "--quiet", "--", *there)
     if not _is_guarded(run) and firewall.is_held():
         firewall.stop()
 
@@ -129,6 +125,7 @@ def _remove(run: Activation) -> None:
         files.remove(path)
     if run.retired.units:
         units.systemctl("daemon-reload")
+        units.forget_failed(run.retired.units)
 
 
 def _exchange_database(run: Activation) -> None:
@@ -261,6 +258,9 @@ def _go_back(run: Activation) -> None:
     undo, roles = run.undo, run.generation.roles
     for role in roles:
         units.kill_unready(role)
+    with contextlib.suppress(ActivationError):
+        # An engine that does not answer now did not start them either, or the next run ends them.
+        workers.end((*undo.ways, run.generation), loaded(undo.generation))
     ours = dict.fromkeys((*run.generation.enabled, *(role.service for role in roles)))
     _stop([name for name in ours if name not in undo.active])
     _disable([name for name in run.generation.enabled if name not in undo.enabled])

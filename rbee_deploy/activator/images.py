@@ -8,11 +8,14 @@ from pathlib import Path
 
 from rbee_deploy.activator import blobs
 from rbee_deploy.activator.manifest import Generation
+from rbee_deploy.activator.units import ActivationError
 
 GUARD = "guard.json"
 """Names the engine of containers, the hive and every image that it may start."""
 
 COMMAND_SECONDS = 60.0
+DRAIN_SECONDS = 195
+"""As the containers have it."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class Guarded:
     hive: str
     network: str
     images: tuple[str, ...]
+
+    @property
+    def owner(self) -> tuple[str, str, str]:
+        """Return what has to be the same for a hive to take over containers."""
+        return self.engine, self.fleet, self.hive
 
 
 def guarded(generation: Generation) -> Guarded | None:
@@ -46,8 +54,11 @@ def named(generations: Iterable[Generation]) -> set[tuple[str, str]]:
 
 
 def missing(generation: Generation) -> list[str]:
-    """Return the images that a generation names and the host has not; what cannot be asked is not called missing."""
-    return [image for engine, image in sorted(named([generation])) if _status(engine, "image", "inspect", image) or 0]
+    """Return the images that a generation names and the host has not; an engine that is away misses none."""
+    known = guarded(generation)
+    if known is None or _status(known.engine, "ps", "--quiet") != 0:
+        return []
+    return [image for image in known.images if _status(known.engine, "image", "inspect", image) or 0]
 
 
 def remove(unneeded: Iterable[tuple[str, str]]) -> list[str]:
@@ -55,17 +66,30 @@ def remove(unneeded: Iterable[tuple[str, str]]) -> list[str]:
     return [image for engine, image in sorted(unneeded) if _status(engine, "image", "rm", image) == 0]
 
 
-def clear(generation: Generation) -> None:
-    """Remove the containers of a generation's hive, which have ended, and their network: no hive will do it."""
-    known = guarded(generation)
-    if known is None:
-        return
-    filters = (f"--filter=label=rbee.{name}={value}" for name, value in (("fleet", known.fleet), ("hive", known.hive)))
-    ended = _run(known.engine, "ps", "--all", "--quiet", *filters)
-    if ended is not None and ended.stdout.split():
-        _run(known.engine, "rm", "--volumes", *ended.stdout.split())
+def end(known: Guarded, *, seconds: float) -> None:
+    """End and remove the containers of a hive, each after its requests, and their network; ActivationError."""
+    found = _containers(known)
+    if found:
+        # By the engine itself: guard and settings may be those of another generation already.
+        _run(known.engine, "stop", f"--time={DRAIN_SECONDS}", *found, seconds=seconds)
+        _run(known.engine, "rm", "--force", "--volumes", *found)
+        if _containers(known):
+            raise ActivationError(
+                f"{known.engine} did not remove the containers of this host's workers: see `{known.engine} ps --all`"
+            )
     # Refused where somebody else's containers are in it.
     _run(known.engine, "network", "rm", known.network)
+
+
+def _containers(known: Guarded) -> list[str]:
+    filters = (f"--filter=label=rbee.{name}={value}" for name, value in (("fleet", known.fleet), ("hive", known.hive)))
+    said = _run(known.engine, "ps", "--all", "--quiet", *filters)
+    if said is None or said.returncode != 0:
+        raise ActivationError(
+            f"{known.engine} does not say which workers of this host are its containers: start it, so that they can "
+            "end, and run the same command again"
+        )
+    return said.stdout.split()
 
 
 def _status(engine: str, *words: str) -> int | None:
@@ -73,7 +97,7 @@ def _status(engine: str, *words: str) -> int | None:
     return None if done is None else done.returncode
 
 
-def _run(engine: str, *words: str) -> "subprocess.CompletedProcess[str] | None":
+def _run(engine: str, *words: str, seconds: float = COMMAND_SECONDS) -> "subprocess.CompletedProcess[str] | None":
     """Run the engine's own command; None where it could not be run."""
     try:
         return subprocess.run(
@@ -81,7 +105,7 @@ def _run(engine: str, *words: str) -> "subprocess.CompletedProcess[str] | None":
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=COMMAND_SECONDS,
+            timeout=seconds,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):

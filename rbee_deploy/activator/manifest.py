@@ -56,7 +56,11 @@ class Generation:
 
     def text(self) -> str:
         """Return it as one line of JSON, always the same for the same generation."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        known = asdict(self)
+        if not self.helpers:
+            # Generations of before had none: they keep the ids that hosts know them by.
+            del known["helpers"]
+        return json.dumps(known, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str) -> "Generation":

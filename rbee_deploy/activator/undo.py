@@ -1,9 +1,10 @@
 """What was there before an activation, and what of it the new generation has not any more."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rbee_deploy.activator import images, records, units
+from rbee_deploy.activator import records, units
 from rbee_deploy.activator.files import Found
 from rbee_deploy.activator.manifest import Generation, Role
 from rbee_runtime import ports
@@ -22,6 +23,9 @@ class Undo:
     copied: bool = False
     """The database was copied for this, or there was none: another release may have changed it since."""
 
+    begun: tuple[str, ...] = ()
+    """Generations that were begun since and did not become ready; what they started may run."""
+
     @classmethod
     def parse(cls, known: Any) -> "Undo":
         """Return it out of the state file."""
@@ -36,7 +40,14 @@ class Undo:
                 for entry in known["roles"]
             ),
             copied=bool(known.get("copied", False)),
+            begun=tuple(known.get("begun", ())),
         )
+
+    @property
+    def ways(self) -> tuple[Generation, ...]:
+        """Return the generations of which something may be on the host, as far as they are still known."""
+        known = (loaded(name) for name in dict.fromkeys((self.generation, *self.begun)))
+        return tuple(generation for generation in known if generation is not None)
 
     def found(self, path: str) -> Found:
         """Return what was at a path."""
@@ -47,7 +58,11 @@ def before(wanted: Generation, current: str) -> Undo:
     """Return what is there now, as far as going over to a generation may change it; paths are noted apart."""
     old = loaded(current)
     roles = {role.name: role for role in (*(old.roles if old is not None else ()), *wanted.roles)}.values()
-    names = (*wanted.enabled, *retired(wanted, current).units, *(role.service for role in roles))
+    names = (
+        *wanted.enabled,
+        *retired(wanted, [old] if old is not None else []).units,
+        *(role.service for role in roles),
+    )
     found = units.look(dict.fromkeys(names))
     return Undo(
         generation=current,
@@ -74,35 +89,24 @@ def _as_it_runs(role: Role, old: Generation | None) -> Role:
     return replace(role, digest=digest, release=release, listens=known.get(role.name, role.listens))
 
 
-def _leaves_engine(old: Generation, wanted: Generation) -> bool:
-    """Say whether workers are containers of an engine that the new generation has nothing to do with."""
-    before, after = images.guarded(old), images.guarded(wanted)
-    return before is not None and (after is None or after.engine != before.engine)
-
-
 @dataclass(frozen=True)
 class Retired:
-    """What the current generation has and the new one has not: paths, and units that start at boot.
-
-    `workers` is the unit, or the pattern of units, by which its workers end; "" where the new one takes them over.
-    """
+    """What earlier generations have and the new one has not: paths, and units that start at boot."""
 
     files: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
-    workers: str = ""
 
 
-def retired(wanted: Generation, current: str) -> Retired:
-    """Return what goes; an activation that was cut off still began at the current generation."""
-    old = loaded(current)
-    if old is None:
-        return Retired()
+def retired(wanted: Generation, ways: Iterable[Generation]) -> Retired:
+    """Return what goes; `ways` is what was current, and what an activation that was cut off had begun."""
+    earlier = tuple(ways)
     kept = {file.path for file in wanted.files}
-    units_gone = tuple(unit for unit in old.enabled if unit not in wanted.enabled)
-    template = any(file.path.endswith(f"/{ports.WORKER_TEMPLATE}") and file.path not in kept for file in old.files)
-    in_containers = ports.WORKERS_UNIT if _leaves_engine(old, wanted) else ""
-    return Retired(
-        tuple(file.path for file in old.files if file.path not in kept),
-        units_gone,
-        workers=ports.WORKER_TEMPLATE.replace("@.", "@*.") if template else in_containers,
-    )
+    files = dict.fromkeys(file.path for old in earlier for file in old.files if file.path not in kept)
+    gone = dict.fromkeys(unit for old in earlier for unit in old.enabled if unit not in wanted.enabled)
+    return Retired(tuple(files), tuple(gone))
+
+
+def has_processes(generation: Generation | None) -> bool:
+    """Say whether workers of a generation are units of systemd."""
+    template = f"/{ports.WORKER_TEMPLATE}"
+    return generation is not None and any(file.path.endswith(template) for file in generation.files)

@@ -132,6 +132,11 @@ def restart(role: Role, *, seconds: float = READY_SECONDS) -> None:
     raise ActivationError(_complaint(role, leaving))
 
 
+def forget_failed(names: Iterable[str]) -> None:
+    """Have systemd forget that units failed which are not there any more; that they did not is no mistake."""
+    subprocess.run(["systemctl", "reset-failed", "--", *names], capture_output=True, check=False)
+
+
 def kill_unready(role: Role) -> None:
     """End a service at once that does not run as it should: it serves nobody, and a stop would wait for it."""
     if look([role.service])[role.service].active not in {"active", "inactive", "failed"}:

@@ -88,13 +88,24 @@ def build(recipe: Recipe, parts: Parts, out: Path, *, say: Say, kinds: Sequence[
         context.write(folder, parts)
         made = [_one(kind, recipe, parts, folder, out, say) for kind in kinds]
     with fresh_file(out / manifest.NAME) as draft:
-        draft.write_text(manifest.text(made), encoding="utf-8")
+        draft.write_text(manifest.text([*_others(out, made), *made]), encoding="utf-8")
+
+
+def _others(out: Path, made: Sequence[Image]) -> list[Image]:
+    """Return what the folder has for other processors, or of other kinds, and keeps."""
+    if not (out / manifest.NAME).is_file():
+        return []
+    anew = {(image.name, image.arch) for image in made}
+    return [image for image in manifest.read(out).images if (image.name, image.arch) not in anew]
 
 
 def _one(kind: Kind, recipe: Recipe, parts: Parts, folder: Path, out: Path, say: Say) -> Image:
     run(command(kind, recipe, str(folder)), title=f"build the image {kind}", say=say)
     identity = subprocess.run(id_command(kind, recipe.version), capture_output=True, text=True, check=True).stdout
     archive = out / archive_name(kind, recipe)
-    archive.unlink(missing_ok=True)
-    run(save_command(kind, recipe.version, str(archive)), title=f"save the image {kind}", say=say)
+    draft = archive.with_name(f".{archive.name}.new")
+    # Podman writes over no file; what is there stays until the new one is whole.
+    draft.unlink(missing_ok=True)
+    run(save_command(kind, recipe.version, str(draft)), title=f"save the image {kind}", say=say)
+    draft.replace(archive)
     return described(kind, recipe, parts, identity, archive)

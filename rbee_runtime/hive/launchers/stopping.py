@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=ports.ETC / "hive.yaml", metavar="FILE")
     try:
         options = parser.parse_args(arguments)
-        left = asyncio.run(stop_all(launchers.build(config.load(options.config, config.HiveConfig))))
+        settings = config.load(options.config, config.HiveConfig)
+        # The host may have left this way of running workers; units of systemd end by themselves.
+        left = asyncio.run(stop_all(launchers.build(settings))) if settings.in_containers else ()
     except RbeeError as error:
         sys.stderr.write(f"rbee-workers: {error}\n")
         return 1

@@ -60,3 +60,10 @@ def test_a_manifest_shows_no_secret() -> None:
     text = made(one_box(), "box1").text()
     assert "PRIVATE KEY" not in text
     assert "BEGIN" not in text
+
+
+def test_a_generation_of_before_keeps_its_id() -> None:
+    """What a host knows by an id that was made before there were helpers is still known by it when it is read again."""
+    stored = made(one_box(), "box1")
+    assert "helpers" not in stored.text()
+    assert Generation.parse(stored.text()).id == stored.id

@@ -59,6 +59,8 @@ class FakeSystemd:
     def systemctl(self, verb: str, *words: str, seconds: float = 0.0) -> str:
         self.calls += [f"{verb} {name}" for name in words if not name.startswith("-")]
         for name in (word for word in words if not word.startswith("-")):
+            if "*" in name and name not in self.known:
+                continue
             unit = self.known.get(name, Unit(active="inactive"))
             if verb in {"start", "restart", "stop"}:
                 self.known[name] = replace(unit, active="inactive" if verb == "stop" else "active")
@@ -126,7 +128,7 @@ def staged(
     texts |= {f"{ports.CREDENTIALS}/key": f"secret of {release}\n"}
     texts |= {f"{ports.ETC}/{role}.digest": f"digest-{role}-{release}-{sorted(more.items())}\n" for role in roles}
     if "hive" in roles:
-        about = {"engine": "none", "fleet": "f", "hive": "h", "network": "n", "images": [], "of": release}
+        about = {"engine": "true", "fleet": "f", "hive": "h", "network": "n", "images": [], "of": release}
         name = "guard.json" if contained else ports.WORKER_TEMPLATE
         texts |= {f"{ports.ETC}/{name}": json.dumps(about)}
     texts |= {f"{ports.ETC}/{name}": text for name, text in more.items()}

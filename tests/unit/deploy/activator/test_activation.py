@@ -13,6 +13,7 @@ from rbee_runtime import ports
 from tests.unit.deploy.activator.conftest import HELPERS, FakeSystemd, staged, state, tree
 
 ME = Told(by="anna@desk", why="because", run="run-1")
+PROCESSES = "rbee-worker@*.service"
 STEP_NAMES = [name for name, _ in STEPS]
 
 
@@ -211,31 +212,49 @@ def test_a_role_that_moved_elsewhere_ends(root: Path, systemd: FakeSystemd) -> N
     assert systemd.restarts == ["rbee-queen.service", "rbee-hive.service"]
 
 
-WORKERS = {False: "rbee-worker@*.service", True: ports.WORKERS_UNIT}
-
-
-@pytest.mark.parametrize("contained", WORKERS, ids=["from processes", "from containers"])
 def test_workers_that_nobody_takes_over_end_first(
-    root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch, contained: bool
+    root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When workers are to run another way, hive and then workers stop while their settings are still there."""
-    activation.activate(staged("r1", contained=contained).id, ME)
+    """When workers are to be containers, hive and then processes stop while their settings are still there."""
+    activation.activate(staged("r1").id, ME)
     systemd.calls.clear()
     seen: list[str] = []
     ended = systemd.systemctl
 
     def watched(verb: str, *words: str, seconds: float = 0.0) -> str:
-        if WORKERS[contained] in words and verb == "stop":
+        if PROCESSES in words and verb == "stop":
             seen.append((ports.ETC / "hive.yaml").read_text())
         return ended(verb, *words, seconds=seconds)
 
     monkeypatch.setattr(units, "systemctl", watched)
-    activation.activate(staged("r2", contained=not contained).id, ME)
-    stops = [call for call in systemd.calls if call.startswith("stop")]
-    assert stops[:2] == [f"stop {ports.HIVE_UNIT}", f"stop {WORKERS[contained]}"]
+    activation.activate(staged("r2", contained=True).id, ME)
+    assert [call for call in systemd.calls if call.startswith("stop")] == [
+        f"stop {ports.HIVE_UNIT}",
+        f"stop {PROCESSES}",
+    ]
     assert seen == ["settings of hive in r1\n"]
-    states = {systemd.known.get(unit, Unit(active="inactive")).active for unit in HELPERS}
-    assert states == {"inactive" if contained else "active"}
+    assert {systemd.known[unit].active for unit in HELPERS} == {"active"}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("name", STEP_NAMES)
+@pytest.mark.parametrize("contained", [False, True], ids=["to processes", "to containers"])
+def test_a_switch_that_was_cut_off_leaves_nothing_of_it(
+    root: Path, systemd: FakeSystemd, name: str, *, after: bool, contained: bool
+) -> None:
+    """Killed at any step of going over to another way, and sent back, the host has no file, unit or worker of it."""
+    first = staged("r1", contained=not contained)
+    activation.activate(first.id, ME)
+    before = tree(root)
+    with pytest.MonkeyPatch.context() as patched:
+        killed_at(name, patched, after=after)
+        with pytest.raises(KilledError):
+            activation.activate(staged("r2", contained=contained).id, ME)
+    activation.activate(first.id, ME)
+    assert tree(root) == before
+    assert {systemd.known.get(unit, Unit(active="inactive")).active for unit in HELPERS} == {
+        "inactive" if contained else "active"
+    }
 
 
 def test_workers_that_run_as_before_are_left_alone(root: Path, systemd: FakeSystemd) -> None:

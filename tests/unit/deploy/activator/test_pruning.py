@@ -53,10 +53,14 @@ case "$1 $2 $3" in
     "image inspect sha256:gone") exit 125;;
     "image rm sha256:used") exit 2;;
     "image rm "*) echo "$3" >>{removed};;
-    "ps --all --quiet") echo c1; echo c2;;
-    "rm --volumes "* | "network rm "*) echo "$*" >>{removed};;
+    "ps --all --quiet") [ -e {removed}.gone ] || echo c1 c2;;
+    "rm --force "*) echo "$*" >>{removed}; touch {removed}.gone;;
+    "stop --time="* | "network rm "*) echo "$*" >>{removed};;
 esac
 """
+
+
+ENDED = ["stop --time=195 c1 c2", "rm --force --volumes c1 c2", "network rm rbee-workers"]
 
 
 @pytest.fixture
@@ -94,7 +98,7 @@ def test_containers_that_no_hive_has_any_more_go(systemd: FakeSystemd, podman: P
     """Where workers become processes, the ended containers of this hive and their network are removed."""
     contained("r1", "here")
     activation.activate(staged("r2").id, Told())
-    assert podman.read_text().splitlines() == ["rm --volumes c1 c2", "network rm rbee-workers"]
+    assert podman.read_text().splitlines() == ENDED
 
 
 def test_another_engine_takes_over_no_worker(systemd: FakeSystemd, podman: Path) -> None:
@@ -102,9 +106,17 @@ def test_another_engine_takes_over_no_worker(systemd: FakeSystemd, podman: Path)
     contained("r1", "here")
     systemd.calls.clear()
     contained("r2", "here", engine="docker")
-    assert systemd.calls[:2] == ["stop rbee-hive.service", "stop rbee-workers.service"]
-    assert podman.read_text().splitlines() == ["rm --volumes c1 c2", "network rm rbee-workers"]
+    assert systemd.calls[0] == "stop rbee-hive.service"
+    assert podman.read_text().splitlines() == ENDED
     assert systemd.known["rbee-workers.service"].active == "active"
+
+
+def test_an_engine_that_does_not_answer_keeps_its_host(systemd: FakeSystemd, podman: Path) -> None:
+    """Containers that nobody can end are not left behind without a word: the host stays as it is."""
+    before = contained("r1", "here", engine="false")
+    with pytest.raises(ActivationError, match="false does not say which workers of this host are its containers"):
+        activation.activate(staged("r2").id, Told())
+    assert (state().current, ports.CURRENT.readlink().name) == (before, "r1")
 
 
 def test_a_generation_without_its_image_changes_nothing(systemd: FakeSystemd, podman: Path) -> None:
