@@ -50,7 +50,8 @@ queen, hives = fleet(
             queen=True,
             # It also runs workers; hive=False makes a pure control host.
             hive=True,
-            # "bare": a virtual environment and systemd units.
+            # How queen and hive run: "bare", a virtual environment and systemd units, or "container", images run by
+            # Podman's Quadlet or as units of Docker; then workers are containers as well.
             mode="bare",
             # How workers run: "process", each a unit of systemd, or "container", each a container without a way out of
             # its network, of an image that brings its engine. A change of this word ends the host's workers first.

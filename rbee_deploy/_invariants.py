@@ -1,11 +1,13 @@
 """What must hold of a host, a model and a whole fleet; each invariant is a function named as its sentence."""
 
 from collections.abc import Callable
+from pathlib import PurePosixPath
 
 from rbee_deploy import firewall, sources
 from rbee_deploy._fields import nearest
 from rbee_deploy.errors import InventoryError
-from rbee_deploy.modes import Mode
+from rbee_deploy.housing import is_showable
+from rbee_deploy.modes import Mode, way_out
 from rbee_deploy.site import BUILT_IN_ENGINE, INSTALLABLE_ENGINES, Host, Model, Site
 from rbee_deploy.stores import Store
 from rbee_runtime.errors import ConfigError
@@ -17,7 +19,6 @@ from rbee_runtime.worker.engines import options as engine_options
 def check_host(host: Host) -> None:
     """Raise InventoryError unless every invariant of one host holds."""
     for invariant in (
-        mode_is_deployable,
         host_has_a_part,
         ports_do_not_overlap,
         engines_are_known,
@@ -51,18 +52,10 @@ def check_site(site: Site) -> None:
         a_firewall_knows_the_fleet,
         clients_are_kept_out_by_a_firewall,
         images_come_from_somewhere,
+        hives_in_containers_see_what_lies_there,
     )
     for invariant in fleet_wide:
         invariant(site)
-
-
-def mode_is_deployable(host: Host) -> None:
-    """Check that the mode is one that this version deploys."""
-    if host.mode not in set(Mode):
-        known = " or ".join(repr(mode.value) for mode in Mode)
-        raise InventoryError(
-            f"host {host.name!r}: mode is {host.mode!r}: this version deploys bare hosts only; write mode={known}"
-        )
 
 
 def host_has_a_part(host: Host) -> None:
@@ -100,7 +93,7 @@ def a_firewall_sees_what_is_published(host: Host) -> None:
     if host.firewall is not None and host.container_engine is not None:
         raise InventoryError(
             f"host {host.name!r}: firewall is {host.firewall!r}, and in this version the ports that {host.engine} "
-            "publishes for workers go past it; write worker_runtime='process', or drop firewall"
+            f"publishes for workers go past it; write {way_out(host.way)}, or drop firewall"
         )
 
 
@@ -267,11 +260,24 @@ def clients_are_kept_out_by_a_firewall(site: Site) -> None:
         )
 
 
+def hives_in_containers_see_what_lies_there(site: Site) -> None:
+    """Check that the folder of a model that lies on hosts can be shown to a hive that is in a container."""
+    for model in (model for model in site.models if model.file is not None and not model.copied):
+        for host in site.hives_for(model):
+            folder = str(PurePosixPath(str(model.file)).parent)
+            if host.mode == Mode.CONTAINER and not is_showable(folder):
+                raise InventoryError(
+                    f"model {model.name!r}: it lies in {folder!r} on the hosts, which host {host.name!r} cannot show "
+                    "to a hive in a container: move it to a folder whose path has letters, digits and ._@+- only"
+                )
+
+
 def images_come_from_somewhere(site: Site) -> None:
     """Check that a fleet with containers says where their images are."""
     host = next((host for host in site.hosts if host.container_engine is not None), None)
     if host is not None and site.images is None:
+        field = "mode" if host.mode == Mode.CONTAINER else "worker_runtime"
         raise InventoryError(
-            f"host {host.name!r}: worker_runtime is 'container', and fleet {site.name!r} has no images: write "
+            f"host {host.name!r}: {field} is 'container', and fleet {site.name!r} has no images: write "
             "images='…' in fleet() with a folder that `rbee-deploy images --out …` made"
         )

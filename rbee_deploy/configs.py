@@ -109,7 +109,7 @@ def guard_config(site: Site, host: Host, images: Sequence[Image], engine: Contai
         "engine_socket": ENGINE_SOCKETS[engine],
         "fleet": site.name,
         "hive": host.name,
-        "images": [image.id for image in images],
+        "images": [image.id for image in images if image.name.engine],
         "models": [host.models_dir, *host.store.hf_caches],
         "handover": str(ports.HIVE_STATE / "containers"),
         "handed": str(ports.HANDED),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from rbee_deploy.accounts import Directory, User
-from rbee_deploy.activator.manifest import Role
+from rbee_deploy.activator.manifest import STARTS_AT_BOOT, Role
 from rbee_deploy.modes import role_units
 from rbee_deploy.observed import Observed, PathState, UnitState
 from rbee_deploy.render import OwnedFile
@@ -102,7 +102,7 @@ def found(
         *(phrase for item in directories for phrase in directory_drift(item, facts.paths.get(item.path))),
         *(f"{path} is still there" for path in unwanted if path in facts.paths),
         *_firewall(facts, enabled),
-        *(f"{unit} is not enabled" for unit in enabled if facts.unit(unit).file_state != "enabled"),
+        *(f"{unit} is not enabled" for unit in enabled if facts.unit(unit).file_state not in STARTS_AT_BOOT),
         *(f"systemd holds an old {name}" for name, unit in facts.units.items() if unit.need_reload),
     ]
     unknown = generation and facts.deploy.get("current") != generation
@@ -132,21 +132,21 @@ def _firewall(facts: Observed, enabled: Iterable[str]) -> list[str]:
     return [*down, *(f"firewall: {phrase}" for phrase in facts.raw.get("firewall", {}).get("differs", ()))]
 
 
-def foreign(facts: Observed, elsewhere: Iterable[str]) -> list[str]:
+def foreign(facts: Observed, elsewhere: Iterable[str], owned: Iterable[str] = ()) -> list[str]:
     """Return what a person did to the host and has to undo, one sentence each; a deploy leaves it alone.
 
-    `elsewhere` are units of roles that the inventory gives to other hosts.
+    `elsewhere` are units of roles that the inventory gives to other hosts, `owned` the paths of our own files.
     """
     left = [unit for unit in elsewhere if _is_in_use(facts.unit(unit))]
     named = f"{' and '.join(left)} should not run on this host any more"
     return [
         *(
             f"{path} changes how a unit of rbee runs; delete it, run systemctl daemon-reload and restart that unit"
-            for path in sorted(facts.names("drop_ins"))
+            for path in sorted(facts.names("drop_ins") - set(owned))
         ),
         *([f"{named}; run systemctl disable --now {' '.join(left)} there"] if left else []),
     ]
 
 
 def _is_in_use(unit: UnitState) -> bool:
-    return unit.active not in {"", "inactive"} or unit.file_state == "enabled"
+    return unit.active not in {"", "inactive"} or unit.file_state in STARTS_AT_BOOT

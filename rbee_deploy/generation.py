@@ -8,24 +8,32 @@ from dataclasses import asdict
 import rbee_runtime
 from rbee_deploy import drift
 from rbee_deploy.activator.manifest import File, Generation
+from rbee_deploy.images.manifest import Image
 from rbee_deploy.modes import enabled_units, helper_units
 from rbee_deploy.render import OwnedFile, digest_of, roles, unwanted_paths
 from rbee_deploy.site import Host
 from rbee_runtime import ports
 
 
-def generation(host: Host, release: str, files: Sequence[OwnedFile]) -> Generation:
-    """Return the generation of a host with a release (its id) and these files."""
+def generation(
+    host: Host, release: str, files: Sequence[OwnedFile], images: Sequence[Image] = (), inside: str = ""
+) -> Generation:
+    """Return the generation of a host with a release (its id), these files, and these images for its containers.
+
+    `inside` is the release that queen and hive run where that is the one of an image.
+    """
     played = roles(host)
     return Generation(
         release=release,
         version=rbee_runtime.__version__,
-        roles=tuple(drift.role(name, host, digest_of(files, name), release) for name in played),
+        roles=tuple(drift.role(name, host, digest_of(files, name), inside or release) for name in played),
         files=tuple(map(_file, files)),
         unwanted=unwanted_paths(files),
-        enabled=enabled_units(played, host.container_engine, firewall=host.firewall is not None),
-        helpers=helper_units(played, host.container_engine),
+        enabled=enabled_units(played, host.way, firewall=host.firewall is not None),
+        helpers=helper_units(played, host.way),
         target=ports.TARGET_UNIT,
+        engine=host.container_engine.value if host.container_engine is not None else "",
+        images=tuple(sorted(image.id for image in images)),
     )
 
 

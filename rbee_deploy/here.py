@@ -153,6 +153,7 @@ class Here:
         return self.workshop.plan(
             self.declared,
             Target(python=packages.python_to_be(raw), arch=str(raw["arch"]), glibc=str(raw["glibc"])),
+            podman=str(raw.get("programs", {}).get("podman", "")),
         )
 
     def fitting_plan(self) -> HostPlan | None:
@@ -182,6 +183,10 @@ class Here:
     def release_id(self) -> str:
         """Return the id of the release."""
         return self._of_plan(lambda plan: plan.release.id, "")
+
+    def running_release(self) -> str:
+        """Return the id of the release that queen and hive run: that of their image where they are in containers."""
+        return self._of_plan(lambda plan: plan.inside or plan.release.id, "")
 
     def uv(self) -> Artefact | None:
         """Return the tool that installs it."""
@@ -230,7 +235,11 @@ class Here:
 
     def generation(self) -> Generation | None:
         """Return all of what the host should be."""
-        return self._of_plan(lambda plan: generations.generation(self.declared, plan.release.id, plan.files), None)
+        return self._of_plan(self._generation, None)
+
+    def _generation(self, plan: HostPlan) -> Generation:
+        images = [image for image, _ in plan.images]
+        return generations.generation(self.declared, plan.release.id, plan.files, images, plan.inside)
 
     def queens_generation(self) -> Generation | None:
         """Return it for the queen's host."""
@@ -293,7 +302,10 @@ class Here:
 
     def left(self) -> list[str]:
         """Return what a person has to put right."""
-        return [*drift.foreign(self.facts, self.elsewhere()), *self._unsettled()] if self.fits() else []
+        if not self.fits():
+            return []
+        owned = [file.path for file in self.files()]
+        return [*drift.foreign(self.facts, self.elsewhere(), owned), *self._unsettled()]
 
     def _unsettled(self) -> list[str]:
         """Return that workers do not come up where no host can go back: nothing was there before the run."""
@@ -326,7 +338,7 @@ class Here:
         changed = [item.connector_data.get(HERE) for item in self.host.state.active_hosts]
         mine = [here for here in changed if isinstance(here, Here) and here.declared.hive and here.was_changed()]
         # One that preflight refuses by now has none, and nobody would see the end of waiting for that.
-        return {here.declared.name: release for here in mine if (release := here.release_id())}
+        return {here.declared.name: release for here in mine if (release := here.running_release())}
 
     def workers_problem(self) -> str:
         """Return why workers do not come up on what this run brought, "" if they do or nobody waited."""

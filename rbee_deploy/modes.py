@@ -1,5 +1,6 @@
 """How a host runs rbee, and the units that each role owns there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,6 +11,7 @@ class Mode(StrEnum):
     """How queen and hive run on a host."""
 
     BARE = "bare"
+    CONTAINER = "container"
 
 
 class WorkerRuntime(StrEnum):
@@ -27,72 +29,110 @@ class ContainerEngine(StrEnum):
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a host runs rbee: queen and hive, and the engine of what runs in containers there (None: nothing does)."""
+
+    mode: Mode = Mode.BARE
+    engine: ContainerEngine | None = None
+
+    @property
+    def housed(self) -> ContainerEngine | None:
+        """Return the engine that queen and hive run in, None where they are processes of the host."""
+        return self.engine if self.mode is Mode.CONTAINER else None
+
+
+BARE = Way()
+WAYS = (BARE, *(Way(mode, engine) for mode in Mode for engine in ContainerEngine))
+"""Every way that there is."""
+
+
+@dataclass(frozen=True)
 class RoleUnits:
     """Units of one role.
 
     `service` is restarted when its digest changes, `enabled` are up from boot on in this order, `helpers` are those of
-    them that are up before the service, `templates` have no life of their own.
+    them that are up before the service. `files` are what systemd, or Quadlet, reads them from, by name.
     """
 
     service: str
     enabled: tuple[str, ...]
-    templates: tuple[str, ...] = ()
+    files: tuple[str, ...]
     helpers: tuple[str, ...] = ()
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Return every unit file of the role."""
-        return (*self.enabled, *self.templates)
 
 
 UNITS_DIR = "/etc/systemd/system"
+QUADLET_DIR = "/etc/containers/systemd"
 POLKIT_RULES = "/etc/polkit-1/rules.d/50-rbee-hive.rules"
 
-_QUEEN = RoleUnits(service=ports.QUEEN_UNIT, enabled=(ports.TARGET_UNIT, ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT))
 _GUARD = (ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT, ports.WORKERS_UNIT)
-
-
-def _hive(*helpers: str, templates: tuple[str, ...] = ()) -> RoleUnits:
-    enabled = (ports.TARGET_UNIT, *helpers, ports.HIVE_UNIT)
-    return RoleUnits(ports.HIVE_UNIT, enabled, templates=templates, helpers=helpers)
-
-
-_HIVES = {
-    None: _hive(templates=(ports.WORKER_TEMPLATE,)),
-    ContainerEngine.PODMAN: _hive(ports.PODMAN_UNIT, *_GUARD),
-    ContainerEngine.DOCKER: _hive(*_GUARD),
+_HELPERS: Mapping[ContainerEngine | None, tuple[str, ...]] = {
+    None: (),
+    ContainerEngine.PODMAN: (ports.PODMAN_UNIT, *_GUARD),
+    ContainerEngine.DOCKER: _GUARD,
 }
-EVERY = (_QUEEN, *_HIVES.values())
-"""Of all roles, however they run."""
+_QUADLETS = {
+    # Quadlet itself refuses any KillMode but two, and both would end the streams of a queen that is being replaced.
+    ports.QUEEN_UNIT: (ports.QUEEN_QUADLET, ports.QUEEN_DROP_IN),
+    ports.HIVE_UNIT: (ports.HIVE_QUADLET,),
+}
 
 
-def role_units(role: str, engine: ContainerEngine | None = None) -> RoleUnits:
-    """Return the units of `queen` or `hive`; `engine` is that of the host's workers, None where they are processes."""
-    return _QUEEN if role == "queen" else _HIVES[engine]
+def role_units(role: str, way: Way = BARE) -> RoleUnits:
+    """Return the units of `queen` or `hive` on a host that runs rbee in some way."""
+    service, helpers = (ports.QUEEN_UNIT, ()) if role == "queen" else (ports.HIVE_UNIT, _HELPERS[way.engine])
+    sockets = (ports.QUEEN_SOCKET_UNIT,) if role == "queen" else ()
+    before = (ports.TARGET_UNIT, *sockets, *helpers)
+    own = _QUADLETS[service] if way.housed is ContainerEngine.PODMAN else (service,)
+    templates = (ports.WORKER_TEMPLATE,) if role == "hive" and way.engine is None else ()
+    return RoleUnits(service, (*before, service), (*before, *own, *templates), helpers)
 
 
-def enabled_units(roles: tuple[str, ...], engine: ContainerEngine | None, *, firewall: bool) -> tuple[str, ...]:
+def enabled_units(roles: tuple[str, ...], way: Way, *, firewall: bool) -> tuple[str, ...]:
     """Return the units that start at boot on a host."""
     own = (ports.FIREWALL_UNIT,) if firewall else ()
-    return tuple(dict.fromkeys((*own, *(unit for role in roles for unit in role_units(role, engine).enabled))))
+    return tuple(dict.fromkeys((*own, *(unit for role in roles for unit in role_units(role, way).enabled))))
 
 
-def helper_units(roles: tuple[str, ...], engine: ContainerEngine | None) -> tuple[str, ...]:
+def helper_units(roles: tuple[str, ...], way: Way) -> tuple[str, ...]:
     """Return the units that have to be up before the services of a host are."""
-    return tuple(unit for role in roles for unit in role_units(role, engine).helpers)
+    return tuple(unit for role in roles for unit in role_units(role, way).helpers)
 
 
-def units_elsewhere(roles: tuple[str, ...], engine: ContainerEngine | None) -> tuple[str, ...]:
+def units_elsewhere(roles: tuple[str, ...], way: Way) -> tuple[str, ...]:
     """Return the units that start at boot on hosts that are otherwise, and not on one with these roles."""
-    here = {unit for role in roles for unit in role_units(role, engine).enabled}
-    return tuple(dict.fromkeys(unit for units in EVERY for unit in units.enabled if unit not in here))
+    here = {unit for role in roles for unit in role_units(role, way).enabled}
+    return tuple(unit for unit in every_unit() if unit not in here)
 
 
-def unit_path(unit: str) -> str:
+def way_out(way: Way) -> str:
+    """Return what to write in a host's line for nothing to run in a container there."""
+    return "mode='bare'" if way.mode is Mode.CONTAINER else "worker_runtime='process'"
+
+
+def every_unit() -> tuple[str, ...]:
+    """Return the units that start at boot on some host, whatever it is."""
+    return tuple(dict.fromkeys(unit for units in _every() for unit in units.enabled))
+
+
+def every_file() -> tuple[str, ...]:
+    """Return the paths of the unit files that there may be on some host, whatever it is."""
+    return tuple(dict.fromkeys(unit_path(name) for units in _every() for name in units.files))
+
+
+def _every() -> tuple[RoleUnits, ...]:
+    return tuple(role_units(role, way) for role in ("queen", "hive") for way in WAYS)
+
+
+def unit_path(name: str) -> str:
     """Return where a unit file lies."""
-    return f"{UNITS_DIR}/{unit}"
+    return f"{QUADLET_DIR if is_quadlet(name) else UNITS_DIR}/{name}"
+
+
+def is_quadlet(name: str) -> bool:
+    """Say whether a file is Quadlet's, who makes a unit of it."""
+    return name.endswith(".container")
 
 
 def credentials_directory(unit: str) -> str:
-    """Return where systemd shows a running unit its credentials ($CREDENTIALS_DIRECTORY)."""
+    """Return where systemd, or a container, shows a running unit its credentials ($CREDENTIALS_DIRECTORY)."""
     return f"/run/credentials/{unit}"

@@ -13,17 +13,17 @@ from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, site_state
 from rbee_deploy.errors import ArtefactError
 from rbee_deploy.images import manifest as image_manifest
-from rbee_deploy.images.kinds import Kind
+from rbee_deploy.images.kinds import ROLE_IMAGES, Kind
 from rbee_deploy.images.manifest import Image, Images
 from rbee_deploy.local import DEFAULT_VARIANT
 from rbee_deploy.observed import Observed
 from rbee_deploy.packages import POLKIT
 from rbee_deploy.preflight import Needs, Trust
-from rbee_deploy.preflight.checks import version
-from rbee_deploy.render import OwnedFile, SiteState, digest_of, owned_files, unwanted_paths
+from rbee_deploy.render import OwnedFile, SiteState, digest_of, owned_files, roles, unwanted_paths
 from rbee_deploy.secrets import Secret, SecretSource, asked_for
 from rbee_deploy.site import Host, Model, Replicas, Site, TlsPaths
 from rbee_deploy.sources import ArtefactSource, Built, HeldFile
+from rbee_deploy.versions import version
 from rbee_runtime.models.references import identity, shown
 from rbee_runtime.protocol import ModelFile, ModelSpec
 
@@ -36,7 +36,8 @@ class HostPlan:
 
     `models` has an entry for each file of a model, `contents` where the content with a sha256 lies on this machine,
     `footprints` the bytes of device memory that a worker of a model is estimated to take, `images` those of containers
-    with their files on this machine.
+    with their files on this machine. `inside` is the release in the images of queen and hive, "" where they run the
+    host's own.
     """
 
     release: Artefact
@@ -47,6 +48,7 @@ class HostPlan:
     contents: Mapping[str, Path] = field(default_factory=dict)
     footprints: Mapping[str, int] = field(default_factory=dict)
     images: tuple[tuple[Image, Path], ...] = ()
+    inside: str = ""
 
     def digest(self, role: str) -> str:
         """Return the desired digest of a role."""
@@ -116,15 +118,21 @@ class Workshop:
     _made: dict[Any, Any] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def plan(self, host: Host, target: Target) -> HostPlan:
-        """Return a host's plan; raises DeployError if something in it cannot be made."""
-        return self._once(("plan", host.name, target), lambda: self._plan(host, target))
+    def plan(self, host: Host, target: Target, podman: str = "") -> HostPlan:
+        """Return a host's plan; raises DeployError if something in it cannot be made.
+
+        `podman` is the version there, "" for one that is yet to be installed.
+        """
+        return self._once(("plan", host.name, target, podman), lambda: self._plan(host, target, podman))
 
     def paths(self, host: Host) -> tuple[str, ...]:
         """Return the paths of a host's files, which do not depend on what the host is."""
-        return self._once(
-            ("paths", host.name), lambda: self._paths(owned_files(self.site, host, self._state(host, "")))
-        )
+
+        def make() -> tuple[str, ...]:
+            some = tuple(Image(name=kind, version="", arch="", id="", tag="") for kind in ROLE_IMAGES.values())
+            return self._paths(owned_files(self.site, host, replace(self._state(host, ""), images=some)))
+
+        return self._once(("paths", host.name), make)
 
     @staticmethod
     def _paths(files: tuple[OwnedFile, ...]) -> tuple[str, ...]:
@@ -145,36 +153,39 @@ class Workshop:
         held = {model.name: self._held(model) for model in self.site.models}
         return {name: tuple(each.file for each in files) for name, files in held.items() if files}
 
-    def _plan(self, host: Host, target: Target) -> HostPlan:
+    def _plan(self, host: Host, target: Target, podman: str) -> HostPlan:
         release = self._once(("release", target), lambda: self.source.release(self.site.version, target))
         in_images = host.container_engine is not None
         engines = tuple(self._engine(name, target) for name in host.engines) if host.hive and not in_images else ()
         images = self._images(host, target) if in_images else ()
         models = self._models(host)
-        state = self._state(host, release.id)
+        inside = next((image.release for image, _ in images if image.name in ROLE_IMAGES.values()), "")
+        state = replace(
+            self._state(host, inside or release.id),
+            engines=tuple(engine.id for engine in engines),
+            images=tuple(image for image, _ in images),
+            podman=podman,
+        )
         sizes = {model.name: self._footprint(model) for model, _ in models}
         return HostPlan(
             release=release,
             uv=self._once(("uv", target), lambda: self.source.uv(target)),
             engines=engines,
             models=models,
-            files=owned_files(
-                self.site,
-                host,
-                replace(
-                    state, engines=tuple(engine.id for engine in engines), images=tuple(image for image, _ in images)
-                ),
-            ),
+            files=owned_files(self.site, host, state),
             contents={each.file.sha256: each.path for model, _ in models for each in self._held(model)},
             footprints={name: size for name, size in sizes.items() if size is not None},
             images=images,
+            inside=inside,
         )
 
     def _images(self, host: Host, target: Target) -> tuple[tuple[Image, Path], ...]:
-        """Return the images of a host's workers, each with its file; DeployError."""
+        """Return the images of a host's containers, each with its file; DeployError."""
         folder = Path(self.site.images or "")
         known: Images = self._once(("images", folder), lambda: image_manifest.read(folder))
-        kinds = [kind for kind in Kind if kind.engine and (kind.engine in host.engines or not host.engines)]
+        housed = [ROLE_IMAGES[role] for role in roles(host)] if host.way.housed else []
+        workers = [kind for kind in Kind if kind.engine and (kind.engine in host.engines or not host.engines)]
+        kinds = [*housed, *(workers if host.hive else ())]
         found = [known.of(kind, target.arch) for kind in kinds]
         for image in found:
             if image.version != self.site.version:

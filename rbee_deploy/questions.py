@@ -33,12 +33,12 @@ def about(site: Site, host: Host, paths: tuple[str, ...], *, password: bool) -> 
 
 def units(host: Host) -> tuple[str, ...]:
     """Return the units that a host starts at boot."""
-    return modes.enabled_units(roles(host), host.container_engine, firewall=host.firewall is not None)
+    return modes.enabled_units(roles(host), host.way, firewall=host.firewall is not None)
 
 
 def elsewhere(host: Host) -> tuple[str, ...]:
     """Return the units that it has not, perhaps not any more."""
-    return modes.units_elsewhere(roles(host), host.container_engine)
+    return modes.units_elsewhere(roles(host), host.way)
 
 
 def _parents(path: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Files that the deployer owns on a host, rendered from the inventory; pure, strict, the same text every time."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -9,13 +9,14 @@ from typing import Any
 
 import jinja2
 
-from rbee_deploy import configs, firewall, modes
+from rbee_deploy import configs, firewall, housing, modes
 from rbee_deploy.activator import places
 from rbee_deploy.devices import RECORDING, Recorded
 from rbee_deploy.digest import desired_digest
 from rbee_deploy.errors import RenderError
 from rbee_deploy.externals import KEYS
 from rbee_deploy.images.manifest import Image
+from rbee_deploy.modes import ContainerEngine
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import MODEL_CREDENTIALS, Host, Site
 from rbee_runtime import ports
@@ -78,7 +79,7 @@ class SiteState:
     `certificates` are by (role, host name), with roles queen, hive, worker and, when the client endpoint has TLS,
     client. `models` are the files that the deployer puts on hosts, by model name. `model_credentials` are what the hive
     of the host at hand fetches models with, by file name, `engines` the names of its engine builds, `images` those of
-    its containers. `external_keys` are those of servers that are not ours.
+    its containers, `podman` the version there. `external_keys` are those of servers that are not ours.
     """
 
     release: str
@@ -89,13 +90,15 @@ class SiteState:
     model_credentials: Mapping[str, Secret] = field(default_factory=dict)
     engines: tuple[str, ...] = ()
     images: tuple[Image, ...] = ()
+    podman: str = ""
     external_keys: Secret | None = None
 
 
 def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
     """Return every file of a host in the order of placing: a unit comes after the credentials that it names."""
-    own = (*_configs(site, host, state), *_firewall(site, host), *_units(site, host))
-    files = (*_credentials(site, host, state), *own)
+    credentials = _credentials(site, host, state)
+    own = (*_configs(site, host, state), *_firewall(site, host), *_units(site, host, state, credentials))
+    files = (*credentials, *own)
     return (*files, *(_digest_file(role, state.release, files) for role in roles(host)))
 
 
@@ -149,8 +152,8 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def _units(site: Site, host: Host) -> tuple[OwnedFile, ...]:
-    names = dict.fromkeys(unit for role in roles(host) for unit in modes.role_units(role, host.container_engine).files)
+def _units(site: Site, host: Host, state: SiteState, credentials: Sequence[OwnedFile] = ()) -> tuple[OwnedFile, ...]:
+    names = dict.fromkeys(name for role in roles(host) for name in modes.role_units(role, host.way).files)
     if host.firewall is not None:
         names[ports.FIREWALL_UNIT] = None
     values = {
@@ -164,19 +167,29 @@ def _units(site: Site, host: Host) -> tuple[OwnedFile, ...]:
         "external_keys": KEYS if site.external_keys else "",
         "container_engine": host.container_engine,
     }
-    units = tuple(_unit(name, values) for name in names)
+
+    def housed(name: str) -> dict[str, Any]:
+        if host.way.housed is None or name not in housing.ROLE_OF:
+            return {}
+        service = modes.role_units(housing.ROLE_OF[name]).service
+        mine = [PurePosixPath(file.path).name for file in credentials if service in file.affects]
+        return housing.values(site, host, name, state.images, mine, state.podman)
+
+    units = tuple(_unit(name, host.way.housed, {**values, **housed(name)}) for name in names)
     if not host.hive or host.container_engine is not None:
         return units
     rule = template_text("polkit/50-rbee-hive.rules.j2", ports=ports)
     return (*units, OwnedFile(modes.POLKIT_RULES, rule))
 
 
-def _unit(name: str, values: Mapping[str, Any]) -> OwnedFile:
+def _unit(name: str, housed: ContainerEngine | None, values: Mapping[str, Any]) -> OwnedFile:
     affects = {
         # systemd refuses to restart a socket under a running service, so a new port restarts both.
         ports.QUEEN_SOCKET_UNIT: {ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT},
         ports.QUEEN_UNIT: {ports.QUEEN_UNIT},
+        ports.QUEEN_QUADLET: {ports.QUEEN_UNIT},
         ports.HIVE_UNIT: {ports.HIVE_UNIT},
+        ports.HIVE_QUADLET: {ports.HIVE_UNIT},
         ports.FIREWALL_UNIT: {ports.FIREWALL_UNIT},
         # As the queen's: what listens is restarted with what answers.
         ports.GUARD_SOCKET_UNIT: {ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT},
@@ -184,7 +197,7 @@ def _unit(name: str, values: Mapping[str, Any]) -> OwnedFile:
         ports.PODMAN_UNIT: {ports.PODMAN_UNIT},
         ports.WORKERS_UNIT: set(),
     }.get(name, set())
-    text = template_text(f"systemd/{name}.j2", **values)
+    text = template_text(housing.template(name, housed), **values)
     return OwnedFile(modes.unit_path(name), text, affects=frozenset(affects), is_unit=True)
 
 

@@ -15,7 +15,7 @@ from rbee_deploy import devices as made_up
 from rbee_deploy.activator.firewall.rules import Kind
 from rbee_deploy.devices import Devices
 from rbee_deploy.externals import External
-from rbee_deploy.modes import ContainerEngine, Mode, WorkerRuntime
+from rbee_deploy.modes import ContainerEngine, Mode, Way, WorkerRuntime
 from rbee_deploy.rollout import Rollout
 from rbee_deploy.secrets import SecretSource
 from rbee_deploy.stores import Store
@@ -131,7 +131,8 @@ class Host:
     """One machine. `address` None means that the name is what SSH and the other hosts use.
 
     `advertise` is where other hosts reach it when that is not `address`. `worker_ports` is first and last port.
-    `worker_runtime` is `process` or `container`, `engine` the container engine, `podman` or `docker`.
+    `mode` is `bare` or `container`: how queen and hive run. `worker_runtime` is `process` or `container`, and always
+    the latter where the hive is in one; `engine` is the container engine, `podman` or `docker`.
     `engines` are the model engines that are installed there, or of which images are brought. `store` says how models
     come to it. `devices` are made-up ones or a recording, to try a fleet out; empty means those of the host.
     `hf_token`, `object_store` and `registry_auth` replace the fleet's. `firewall` closes our ports to whoever does not
@@ -144,7 +145,7 @@ class Host:
     advertise: str | None = check.setting(check.address, default=None)
     queen: bool = check.setting(check.flag, default=False)
     hive: bool = check.setting(check.flag, default=True)
-    mode: str = check.setting(check.text, default=Mode.BARE.value)
+    mode: str = check.setting(check.one_of(*(mode.value for mode in Mode)), default=Mode.BARE.value)
     worker_runtime: str = check.setting(
         check.one_of(*(way.value for way in WorkerRuntime)), default=WorkerRuntime.PROCESS.value
     )
@@ -173,10 +174,16 @@ class Host:
     sudo_password: SecretSource | None = check.setting(check.secret, default=None)
 
     @property
+    def way(self) -> Way:
+        """Return how it runs rbee. A hive in a container has its workers in containers too: it can start no process."""
+        workers = self.hive and self.worker_runtime == WorkerRuntime.CONTAINER
+        in_containers = workers or self.mode == Mode.CONTAINER
+        return Way(Mode(self.mode), ContainerEngine(self.engine) if in_containers else None)
+
+    @property
     def container_engine(self) -> ContainerEngine | None:
         """Return what runs containers on it, None where nothing runs in one."""
-        in_containers = self.hive and self.worker_runtime == WorkerRuntime.CONTAINER
-        return ContainerEngine(self.engine) if in_containers else None
+        return self.way.engine
 
     @property
     def ssh_address(self) -> str:

@@ -21,7 +21,7 @@ STORE_PARTS = (
 def script(host: Host, *, models: bool) -> str:
     """Return it; it goes on past what is not there, and ends with what is still there."""
     users = _users(host) if models else ()
-    return "\n".join((_firewall(), *_units(), _containers(host), *_files(host, models=models), *users, _left(host)))
+    return "\n".join((_firewall(), *_units(), *_containers(host), *_files(host, models=models), *users, _left(host)))
 
 
 def only_of(fleet: str, host: Host) -> str:
@@ -42,34 +42,54 @@ def _firewall() -> str:
 
 
 def _units() -> tuple[str, ...]:
-    enabled = list(dict.fromkeys(unit for units in modes.EVERY for unit in units.enabled))
-    named = [ports.FIREWALL_UNIT, *(unit for units in modes.EVERY for unit in units.files)]
+    files = [modes.unit_path(ports.FIREWALL_UNIT), *modes.every_file()]
     workers = ports.WORKER_TEMPLATE.replace("@.", "@*.")
     return (
         # Hive before workers, or it would start them again; the whole target stops in that order.
-        f"systemctl disable --now -- {shlex.join(enabled)} 2>/dev/null",
+        f"systemctl disable --now -- {shlex.join(modes.every_unit())} 2>/dev/null",
         f"systemctl stop -- {shlex.quote(workers)} 2>/dev/null",
         # What a restarted queen left to finish its streams is not stopped with it.
         f"systemctl kill --kill-whom=all --signal=KILL -- {ports.QUEEN_UNIT} 2>/dev/null",
-        shlex.join(("rm", "-f", "--", *dict.fromkeys(map(modes.unit_path, named)), modes.POLKIT_RULES)),
+        shlex.join(("rm", "-f", "--", *files, modes.POLKIT_RULES)),
+        f"rmdir -- {modes.UNITS_DIR}/{ports.QUEEN_UNIT}.d 2>/dev/null",
         "systemctl daemon-reload; systemctl reset-failed -- 'rbee*' 2>/dev/null",
     )
 
 
-def _containers(host: Host) -> str:
-    """Return the lines that remove containers, their network and images, of the engine that the host was given."""
-    guard = shlex.quote(str(ports.ETC / "guard.json"))
-    engine = f'engine=$(sed -n \'s/^ *"engine": "\\(podman\\|docker\\)",$/\\1/p\' {guard} 2>/dev/null)'
-    own = f"ids=$($engine ps --all --quiet --filter label=rbee.hive={shlex.quote(host.name)})"
-    gone = '[ -z "$ids" ] || $engine rm --force --volumes $ids >/dev/null'
-    network = f"$engine network rm {ContainerSettings().network} >/dev/null 2>&1"
-    named = f"grep -o 'sha256:[0-9a-f]\\{{64\\}}' {guard}"
-    images = f'{named} | while read -r id; do $engine image rm "$id" >/dev/null 2>&1; done'
-    return f'{engine}\n[ -z "$engine" ] || {{ {own}; {gone}; {network}; {images}; }}'
+_ENGINES = shlex.join(engine.value for engine in modes.ContainerEngine)
+
+
+def _containers(host: Host) -> tuple[str, ...]:
+    """Return the lines that remove containers, their network, secrets and images, of every engine that is there.
+
+    Which engine earlier deploys used does not matter then, nor which of its images they brought.
+    """
+    named = rf"grep -rhos 'sha256:[0-9a-f]\{{64\}}' {places.GENERATIONS} {places.BLOBS} {ports.ETC}/guard.json"
+    mine = f"--filter label=rbee.hive={shlex.quote(host.name)}"
+    ours = " ".join(f"--filter name='^rbee-{role}(-leaving-[0-9a-f]*)?$'" for role in ROLES)
+    said = shlex.quote("does not answer; start it, remove the containers and images of rbee by hand, or purge it again")
+    return (
+        f"images=$({named} | sort -u)",
+        f"for engine in {_ENGINES}; do",
+        "  command -v $engine >/dev/null 2>&1 || continue",
+        f'  $engine ps --quiet >/dev/null 2>&1 || {{ [ -z "$images" ] || echo "$engine" {said} >&2; continue; }}',
+        f"  ids=$($engine ps --all --quiet {mine}; $engine ps --all --quiet {ours})",
+        '  [ -z "$ids" ] || $engine rm --force --volumes $ids >/dev/null',
+        f"  $engine network rm {ContainerSettings().network} >/dev/null 2>&1",
+        '  for id in $images; do $engine image rm "$id" >/dev/null 2>&1; done',
+        "done",
+        _secrets(),
+    )
+
+
+def _secrets() -> str:
+    """Return the line that removes what Podman was handed."""
+    known = "podman secret ls --format '{{.Name}}' 2>/dev/null | grep -E '^rbee-(queen|hive)-'"
+    return f"command -v podman >/dev/null 2>&1 && {known} | xargs -r podman secret rm >/dev/null"
 
 
 def _files(host: Host, *, models: bool) -> tuple[str, ...]:
-    runs = (ports.QUEEN_RUN, ports.HIVE_RUN, ports.GUARD_RUN)
+    runs = (ports.QUEEN_RUN, ports.HIVE_RUN, ports.GUARD_RUN, ports.UNIT_RUN)
     state = (ports.QUEEN_STATE, ports.HIVE_STATE, places.HOME, *runs)
     folders = (ports.PREFIX, ports.ETC, *state)
     store = [f"{host.models_dir}/{part}" for part in STORE_PARTS] if models else []

@@ -43,7 +43,9 @@ class _Handler(logging.Handler):
 
 
 def _write(level: str, event: str, fields: dict[str, object]) -> None:
-    print(line(level, event, fields), file=sys.stderr, flush=True)  # noqa: T201 - stderr is the log
+    # In one piece: engines of containers would take the end of a line that comes by itself for a line of its own.
+    sys.stderr.write(f"{line(level, event, fields)}\n")
+    sys.stderr.flush()
 
 
 def _text(value: object) -> str:

@@ -32,6 +32,11 @@ GUARD_UNIT = "rbee-guard.service"
 PODMAN_UNIT = "rbee-podman.service"
 """Podman's API for the guard alone; Docker has a daemon of its own."""
 
+QUEEN_QUADLET = "rbee-queen.container"
+HIVE_QUADLET = "rbee-hive.container"
+QUEEN_DROP_IN = f"{QUEEN_UNIT}.d/50-rbee.conf"
+"""What Quadlet does not let its own file say."""
+
 PREFIX = Path("/opt/rbee")
 RELEASES = PREFIX / "releases"
 ENGINES = PREFIX / "engines"
@@ -51,6 +56,9 @@ PODMAN_RUN = Path("/run/rbee-podman")
 PODMAN_SOCKET = PODMAN_RUN / "podman.sock"
 HANDED = GUARD_RUN / "handed"
 """What the guard hands to workers in containers; one folder each."""
+
+UNIT_RUN = Path("/run/rbee")
+"""What units of containers make at each start, for root alone."""
 
 RUNNING_FILE = "running.json"
 """Written by queen and hive into their run directory once ready: what really runs, for `/health` and the deployer."""

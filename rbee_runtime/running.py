@@ -1,5 +1,6 @@
 """What really runs, for `/health` and the deployer: the digest that a process started with, and `running.json`."""
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -37,3 +38,9 @@ def write(run_dir: Path, *, digest: str, pid: int) -> None:
         durable.write(run_dir / ports.RUNNING_FILE, msgspec.json.encode(facts), mode=0o644)
     except StateError as error:
         logs.warning("running file not written", why=error)
+
+
+def withdraw(run_dir: Path) -> None:
+    """Say that it runs no more: of a container that lives on for its open streams, nobody else would."""
+    with contextlib.suppress(OSError):
+        (run_dir / ports.RUNNING_FILE).unlink()

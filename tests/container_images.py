@@ -34,11 +34,14 @@ def parts() -> Parts:
     return Parts(release=releases.build_release(None, LAB_TARGET), uv=releases.uv_binary(LAB_TARGET), engine=engine)
 
 
-def lab_images() -> Path:
-    """Return the folder of images, built first if it is not in the cache (a minute or two)."""
+def lab_images(revision: str = "") -> Path:
+    """Return the folder of images, built first if it is not in the cache (a minute or two).
+
+    Those of another `revision` have the same in them and other ids.
+    """
     inside = parts()
     version = inside.release.id.rpartition("-")[0]
-    recipe = Recipe(version=version, arch=LAB_TARGET.arch, base=NAME, options=LIMITS)
+    recipe = Recipe(version=version, arch=LAB_TARGET.arch, base=NAME, revision=revision, options=LIMITS)
     commands = [" ".join(build.command(kind, recipe, CONTEXT)) for kind in Kind]
     scripts = (context.release_script(inside.release.id), context.engine_script(inside.engine.id))
     written = (context.containerfile().read_text(), *scripts, *commands, BASE.digest, RECIPES["containers"].digest)

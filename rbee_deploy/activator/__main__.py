@@ -23,6 +23,7 @@ from rbee_deploy.activator import (
     restoring,
 )
 from rbee_deploy.activator.activation import BrokenError
+from rbee_deploy.activator.housed import command as housed
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.units import ActivationError
 
@@ -161,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     guard = commands.add_parser("firewall", help="who may connect: put in force, name what differs, take away")
     guard.add_argument("what", choices=("apply", "check", "remove"))
     guard.set_defaults(run=_firewall)
+    housed.register(commands)
     for command in (workers, call):
         command.add_argument("--port", type=int, required=True)
         command.add_argument("--tls", action="store_true")

@@ -10,7 +10,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rbee_deploy.activator import blobs, database, disk, files, firewall, images, places, records, units, workers
+from rbee_deploy.activator import (
+    blobs,
+    database,
+    disk,
+    files,
+    firewall,
+    images,
+    places,
+    quadlets,
+    records,
+    units,
+    workers,
+)
 from rbee_deploy.activator.firewall import FirewallError
 from rbee_deploy.activator.manifest import File, Generation, Role
 from rbee_deploy.activator.records import State
@@ -20,6 +32,10 @@ from rbee_runtime import ports
 
 LOCK_SECONDS = 150.0
 """Another activation, perhaps one whose operator lost the connection, takes less than this with its way back."""
+
+
+SYSTEMD = "systemd"
+"""The folder of a unit file, or of Quadlet's, or one above it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,15 @@ def _switch(run: Activation) -> None:
         disk.link(ports.CURRENT, target)
 
 
+def _unshadow(run: Activation) -> None:
+    """Take away what would go before a new file of the same unit: systemd prefers its own folder to a generated one."""
+    stems = {Path(role.service).stem for role in run.generation.roles}
+    for path in run.retired.files:
+        if Path(path).name.partition(".")[0] in stems and SYSTEMD in Path(path).parts:
+            _disable([Path(path).name])
+            files.remove(path)
+
+
 def _register(run: Activation) -> None:
     units.register(run.generation.enabled)
 
@@ -187,6 +212,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("end workers that nobody takes over", _end_workers),
     ("place files", _place),
     ("switch the release", _switch),
+    ("take away what units were made of", _unshadow),
     ("register units", _register),
     ("end what is not wanted", _retire),
     ("remove old files", _remove),
@@ -342,6 +368,7 @@ def _complete(generation: str) -> Generation:
         raise ActivationError(f"release {wanted.release} is not installed here; run the deploy")
     if lacking := images.missing(wanted):
         raise ActivationError(f"the image {lacking[0]} is not on this host any more; run the deploy")
+    quadlets.check(wanted)
     return wanted
 
 

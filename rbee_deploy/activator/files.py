@@ -1,5 +1,6 @@
 """Owned files on the host: what is there, and making it what it should be."""
 
+import contextlib
 import grp
 import os
 import pwd
@@ -10,6 +11,9 @@ from pathlib import Path
 from rbee_deploy.activator import blobs, disk
 from rbee_deploy.activator.manifest import File
 from rbee_runtime import ports
+
+DROP_INS = ".d"
+"""Ends the name of a folder that is there for files of ours alone."""
 
 OTHER = "other"
 """What is at a path that is neither file nor link; it is left alone, and the activation fails."""
@@ -76,7 +80,15 @@ def place(file: File) -> None:
     if path.is_dir() and not path.is_symlink():
         raise ValueError(f"{path} is a folder; move it away")
     content = blobs.read(file.sha256, secret=file.secret)
+    _make_folder(path.parent)
     disk.write(path, content, mode=int(file.mode, 8), owner=ids(file))
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of a file where the host's packages have not: of Quadlet's files, or of a drop-in."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
 
 
 def ids(file: File) -> tuple[int, int]:
@@ -91,3 +103,6 @@ def remove(path: str) -> None:
     """Remove a file or link, if it is there."""
     if os.path.lexists(path) and not (Path(path).is_dir() and not Path(path).is_symlink()):
         Path(path).unlink()
+        if Path(path).parent.suffix == DROP_INS:
+            with contextlib.suppress(OSError):
+                Path(path).parent.rmdir()

@@ -49,16 +49,23 @@ def guarded(generation: Generation) -> Guarded | None:
 
 def named(generations: Iterable[Generation]) -> set[tuple[str, str]]:
     """Return engine and id of every image that these name."""
-    known = (found for found in map(guarded, generations) if found is not None)
-    return {(each.engine, image) for each in known for image in each.images}
+    return {pair for generation in generations for pair in _of(generation)}
+
+
+def _of(generation: Generation) -> list[tuple[str, str]]:
+    if generation.images:
+        return [(generation.engine, image) for image in generation.images]
+    # Generations of before say it in the guard's settings only.
+    known = guarded(generation)
+    return [(known.engine, image) for image in known.images] if known is not None else []
 
 
 def missing(generation: Generation) -> list[str]:
     """Return the images that a generation names and the host has not; an engine that is away misses none."""
-    known = guarded(generation)
-    if known is None or _status(known.engine, "ps", "--quiet") != 0:
+    wanted = _of(generation)
+    if not wanted or _status(wanted[0][0], "ps", "--quiet") != 0:
         return []
-    return [image for image in known.images if _status(known.engine, "image", "inspect", image) or 0]
+    return [image for engine, image in wanted if _status(engine, "image", "inspect", image) or 0]
 
 
 def remove(unneeded: Iterable[tuple[str, str]]) -> list[str]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+STARTS_AT_BOOT = frozenset({"enabled", "generated"})
+"""States of a unit's file. Of what Quadlet generates the file itself says so; systemctl refuses to enable it."""
+
 
 @dataclass(frozen=True)
 class Role:
@@ -37,7 +40,8 @@ class File:
 class Generation:
     """What a host should be: release, files, what must not be there, units that start at boot, and the one for all.
 
-    `helpers` are the units that have to be up before the roles start.
+    `helpers` are the units that have to be up before the roles start. `images` are the ids of what containers are
+    made of, at the host's `engine` of containers.
     """
 
     release: str
@@ -48,6 +52,8 @@ class Generation:
     enabled: tuple[str, ...] = ()
     target: str = ""
     helpers: tuple[str, ...] = ()
+    engine: str = ""
+    images: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -57,9 +63,10 @@ class Generation:
     def text(self) -> str:
         """Return it as one line of JSON, always the same for the same generation."""
         known = asdict(self)
-        if not self.helpers:
+        for name in ("helpers", "engine", "images"):
             # Generations of before had none: they keep the ids that hosts know them by.
-            del known["helpers"]
+            if not known[name]:
+                del known[name]
         return json.dumps(known, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -76,6 +83,8 @@ class Generation:
                 enabled=tuple(known["enabled"]),
                 target=str(known["target"]),
                 helpers=tuple(known.get("helpers", ())),
+                engine=str(known.get("engine", "")),
+                images=tuple(known.get("images", ())),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is no generation that this release knows ({error})") from error

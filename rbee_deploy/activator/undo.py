@@ -6,7 +6,7 @@ from typing import Any
 
 from rbee_deploy.activator import records, units
 from rbee_deploy.activator.files import Found
-from rbee_deploy.activator.manifest import Generation, Role
+from rbee_deploy.activator.manifest import STARTS_AT_BOOT, Generation, Role
 from rbee_runtime import ports
 
 
@@ -68,7 +68,7 @@ def before(wanted: Generation, current: str) -> Undo:
         generation=current,
         link=str(ports.CURRENT.readlink()) if ports.CURRENT.is_symlink() else "",
         paths=(),
-        enabled=tuple(name for name, unit in found.items() if unit.file_state == "enabled"),
+        enabled=tuple(name for name, unit in found.items() if unit.file_state in STARTS_AT_BOOT),
         active=tuple(name for name, unit in found.items() if unit.active == "active"),
         roles=tuple(_as_it_runs(role, old) for role in roles),
     )

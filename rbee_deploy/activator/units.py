@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbee_deploy.activator import disk
-from rbee_deploy.activator.manifest import Role
+from rbee_deploy.activator.manifest import STARTS_AT_BOOT, Role
 
 COMMAND_SECONDS = 120.0
 """A stop may take the units' own TimeoutStopSec of 20 s, a start their TimeoutStartSec of 60 s."""
@@ -89,7 +89,7 @@ def register(enabled: Iterable[str]) -> None:
     if _a_running_one_is_old() or any(unit.need_reload or unit.load != "loaded" for unit in found.values()):
         # Only then: a reload can take GPUs away from containers.
         systemctl("daemon-reload")
-    off = [name for name in wanted if look([name])[name].file_state != "enabled"]
+    off = [name for name in wanted if look([name])[name].file_state not in STARTS_AT_BOOT]
     if off:
         systemctl("enable", "--quiet", "--", *off)
 
@@ -169,7 +169,15 @@ def journal(unit: str, without: Collection[int] = ()) -> list[str]:
     `without` are processes whose lines are left out.
     """
     for which in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
-        output = ("-n", str(LOOKED_THROUGH), "--no-pager", "-o", "json", "--all", "--output-fields=MESSAGE,_PID")
+        output = (
+            "-n",
+            str(LOOKED_THROUGH),
+            "--no-pager",
+            "-o",
+            "json",
+            "--all",
+            "--output-fields=MESSAGE,_PID,PODMAN_EVENT",
+        )
         done = subprocess.run(["journalctl", which, *output], capture_output=True, check=False)
         found = written(done.stdout.decode(errors="replace").splitlines(), without)
         if found:
@@ -186,7 +194,8 @@ def written(records: Iterable[str], without: Collection[int] = ()) -> list[str]:
     for text in records:
         with contextlib.suppress(ValueError, TypeError, AttributeError):
             record = json.loads(text)
-            if int(record.get("_PID", 0)) not in without:
+            # Podman notes there what it does to a container, a long line each.
+            if int(record.get("_PID", 0)) not in without and "PODMAN_EVENT" not in record:
                 found += _text(record.get("MESSAGE")).splitlines()
     return found
 

@@ -19,6 +19,8 @@ PYTHONS = ("python3", *(f"python{version}" for version in reversed(pythons.versi
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,UnitFileState,MainPID"
 UNIT_ROOTS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
 
+QUADLET_ROOTS = ("/etc", "/run", "/usr/share")
+
 _VERSION = f"""\
 import sys
 try:
@@ -38,13 +40,17 @@ _PLAIN = "[!A-Za-z0-9._+-]"
 _MOST_JSON = 1024**2
 """Bytes; running.json has some hundred, the manifest of a model of as many files as there may be 400 thousand."""
 
-# The owner of a listening socket is named by its unit when that is one of ours, else by its command.
+# The owner of a listening socket is named by its unit when that is one of ours, else by its command. A container of
+# Docker has the sockets of our unit too, and is in none.
 _LISTEN = r"""
 echo @listen
 if command -v ss >/dev/null 2>&1; then
   ss -Hltnp | while read -r _ _ _ local _ users; do
-    pid=${users#*pid=}; pid=${pid%%,*}; name=${users#*\"}; name=${name%%\"*}
-    [ -r "/proc/$pid/cgroup" ] && unit=$(grep -o "rbee-[^/]*" "/proc/$pid/cgroup" | head -n 1) && name=${unit:-$name}
+    name=${users#*\"}; name=${name%%\"*}
+    while [ "$users" != "${users#*pid=}" ]; do
+      users=${users#*pid=}; pid=${users%%,*}
+      unit=$(grep -o "rbee-[^/]*" "/proc/$pid/cgroup" | head -n 1) && [ -n "$unit" ] && name=$unit && break
+    done
     printf "%s %s\n" "$local" "$(printf %s "$name" | tr -dc "A-Za-z0-9 ._@:/()+-")"
   done | grep "^[^ @]*:[0-9]* "
 else
@@ -200,7 +206,8 @@ def _paths(paths: tuple[str, ...]) -> str:
 
 def _drop_ins() -> str:
     """Return the part that lists what changes our units from beside their files: `systemctl edit`, `set-property`."""
-    folders = " ".join(f"{root}/system{kind}/rbee*.d" for root in UNIT_ROOTS for kind in ("", ".control"))
+    systemds = [f"{root}/system{kind}/rbee*.d" for root in UNIT_ROOTS for kind in ("", ".control")]
+    folders = " ".join((*systemds, *(f"{root}/containers/systemd/rbee*.d" for root in QUADLET_ROOTS)))
     return f'echo @drop_ins; for path in {folders}; do printf "%s\\n" "$path"/*.conf; done | grep -v "[*]"'
 
 

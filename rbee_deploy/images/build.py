@@ -66,6 +66,7 @@ def described(kind: Kind, recipe: Recipe, parts: Parts, identity: str, archive: 
         arch=recipe.arch,
         id=f"sha256:{identity.strip().removeprefix('sha256:')}",
         tag=kind.tag(recipe.version),
+        release=parts.release.id,
         engine=parts.engine.id if kind.engine else "",
         archive=archive.name,
         sha256=file_sha256(archive),

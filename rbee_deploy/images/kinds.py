@@ -23,6 +23,9 @@ class Kind(StrEnum):
         return f"localhost/rbee-{self.value}:{version}"
 
 
+ROLE_IMAGES = {"queen": Kind.QUEEN, "hive": Kind.HIVE}
+"""What a role runs from on a host where it is in a container."""
+
 _ENGINES = {Kind.WORKER_LLAMA_CPP: "llama-cpp"}
 ENGINES_INSIDE = ports.ENGINES
 """Where an image has its engine; as hosts have theirs."""

@@ -19,9 +19,9 @@ _ID = re.compile(r"sha256:[0-9a-f]{64}")
 class Image:
     """One image for one kind of processor.
 
-    `id` is the hash of its configuration, by which engines of containers know it wherever it came from. `engine` is
-    the folder of the model engine inside, "" without one. `archive` is its file in the folder, of `size` bytes and with
-    hash `sha256`; "" where only a registry has it: there it is `<repository>@<digest>`.
+    `id` is the hash of its configuration, by which engines of containers know it wherever it came from. `release` is
+    the release inside, `engine` the folder of the model engine, "" without one. `archive` is its file in the folder, of
+    `size` bytes and with hash `sha256`; "" where only a registry has it: there it is `<repository>@<digest>`.
     """
 
     name: Kind
@@ -29,6 +29,7 @@ class Image:
     arch: str
     id: str
     tag: str
+    release: str = ""
     engine: str = ""
     archive: str = ""
     sha256: str = ""

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, listed, version
+from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, listed
+from rbee_deploy.versions import version
 
 LEAST_TOOLKIT = "1.17.8"
 """Before it, an image's environment ran code as root on the host (CVE-2025-23266)."""

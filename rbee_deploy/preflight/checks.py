@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rbee_deploy import packages
 from rbee_deploy.host_facts import HostFacts
-from rbee_deploy.modes import ContainerEngine, Mode
+from rbee_deploy.modes import ContainerEngine
 from rbee_deploy.site import Host, Site
 
 
@@ -141,7 +141,7 @@ def _has_card(case: Case) -> bool:
 
 
 def _runs_in_containers(case: Case) -> bool:
-    return case.host.mode != Mode.BARE or case.host.container_engine is not None
+    return case.host.container_engine is not None
 
 
 _APPLIES: Mapping[Scope, Callable[[Case], Any]] = {
@@ -159,17 +159,6 @@ _APPLIES: Mapping[Scope, Callable[[Case], Any]] = {
     Scope.DOCKER: lambda case: case.host.container_engine is ContainerEngine.DOCKER,
     Scope.GPU_CONTAINER: lambda case: _runs_in_containers(case) and _has_card(case),
 }
-
-
-def version(text: str) -> tuple[int, ...]:
-    """Return a version's numbers, so that 5.10 comes after 5.9; what follows them does not count."""
-    numbers = []
-    for part in text.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
 
 
 def listed(words: Sequence[str]) -> str:

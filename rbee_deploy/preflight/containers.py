@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from rbee_deploy.modes import ContainerEngine
+from rbee_deploy.modes import ContainerEngine, way_out
 from rbee_deploy.packages import Need
-from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, version
+from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity
+from rbee_deploy.versions import version
 
 LEAST_PODMAN = "4.4"
 ADVISED_PODMAN = "5.0"
@@ -17,7 +18,6 @@ LEAST_CRUN = "1.30"
 """The first without CVE-2026-84042, CVE-2026-88264 and CVE-2026-88265."""
 
 _NAMES = {ContainerEngine.PODMAN: f"Podman {LEAST_PODMAN} or newer", ContainerEngine.DOCKER: "Docker"}
-_WAY_OUT = "worker_runtime='process'"
 _BACKPORTED = "upgrade it, or make sure that your distribution has brought the fixes to this version"
 
 
@@ -26,7 +26,9 @@ def _engine_is_there(case: Case) -> Iterator[Finding]:
     if engine is None or engine.value in case.facts.programs:
         return
     if case.installs is None or not case.installs.packages[Need(engine.value)]:
-        yield Finding(f"it has no {_NAMES[engine]}", f"install {_NAMES[engine]} there, or write {_WAY_OUT}")
+        yield Finding(
+            f"it has no {_NAMES[engine]}", f"install {_NAMES[engine]} there, or write {way_out(case.host.way)}"
+        )
 
 
 def _podman_is_new_enough(case: Case) -> Iterator[Finding]:
@@ -34,7 +36,7 @@ def _podman_is_new_enough(case: Case) -> Iterator[Finding]:
     if have and version(have) < version(LEAST_PODMAN):
         yield Finding(
             f"Podman {have} is older than {LEAST_PODMAN}, the oldest that containers of rbee are made for",
-            f"upgrade the host to Debian 13, Ubuntu 24.04 or newer, or write {_WAY_OUT}",
+            f"upgrade the host to Debian 13, Ubuntu 24.04 or newer, or write {way_out(case.host.way)}",
         )
 
 

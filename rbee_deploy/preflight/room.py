@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from rbee_deploy.modes import ContainerEngine
-from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, amount, listed, version
+from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, amount, listed
+from rbee_deploy.versions import version
 from rbee_runtime import ports
 
 SPARE_DISK = 1 << 30

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from rbee_deploy import pythons
-from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, listed, version
+from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, listed
+from rbee_deploy.versions import version
 
 LEAST_SYSTEMD = 250
 LEAST_POLKIT = "0.106"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rbee_runtime import __version__, config, ports
+from rbee_runtime import __version__, config, open_files, ports
 from rbee_runtime.command_line import Parser
 from rbee_runtime.config import QueenConfig
 from rbee_runtime.errors import ConfigError, RbeeError
@@ -19,6 +19,7 @@ from rbee_runtime.server import bind
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run until asked to end and return the exit status: 1, after one sentence, if something is wrong."""
+    open_files.allow_many()
     try:
         options = _parser().parse_args(argv)
         settings, child_options = _laptop(options) if options.attached_hive else _fleet(options)

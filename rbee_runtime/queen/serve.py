@@ -55,6 +55,7 @@ async def _serve(options: argparse.Namespace, settings: QueenConfig, hive: HiveC
             tls=tls,
             hive=hive,
             on_ready=lambda: running.write(settings.run_dir, digest=digest, pid=os.getppid()),
+            on_release=lambda: running.withdraw(settings.run_dir),
         )
     finally:
         store.close()

@@ -91,6 +91,7 @@ class Serving:
         tls: ssl.SSLContext | None,
         hive: HiveConfig | None,
         on_ready: Callable[[], None],
+        on_release: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve until the supervisor orders otherwise or is gone."""
         app = ClientApp(self.controller, self._relay, admin.build(self.controller, self._calls), self._status)
@@ -117,7 +118,7 @@ class Serving:
             logs.info("serving", port=port, link_port=link_port, epoch=self._status.epoch)
             commands.say(Word.READY)
             await _first(order, [*serving, *self._owners])
-            await self._let_go(order.result(), clients, links)
+            await self._let_go(order.result(), clients, links, on_release)
             commands.say(Word.RELEASED)
             await self._finish(order.result(), clients)
             await asyncio.gather(*serving)
@@ -142,7 +143,9 @@ class Serving:
         models = [model.name for model in self.controller.fleet.current.models]
         print(laptop.banner(port, key, self._settings.state_dir, models), flush=True)  # noqa: T201 - for a person
 
-    async def _let_go(self, order: Order, clients: HttpServer, links: HttpServer) -> None:
+    async def _let_go(
+        self, order: Order, clients: HttpServer, links: HttpServer, on_release: Callable[[], None]
+    ) -> None:
         """Stop accepting and hand sockets and state to whoever comes next."""
         logs.info("leaving", order=order, open=self._relay.open)
         self._status.phase = Phase.DRAINING
@@ -160,6 +163,8 @@ class Serving:
             self._relay.cut()
         if self._hive is not None:
             await self._hive.stop(stop_workers=order is Order.STOP)
+        # Before the next one can have the state, and say what it runs itself.
+        on_release()
         self._store.close()
 
     async def _finish(self, order: Order, clients: HttpServer) -> None:

@@ -29,6 +29,9 @@ STOP_SECONDS = 200.0
 HURRY_SECONDS = 10.0
 """After a second interrupt: idle workers end in a second or two, and who waits for others asks a third time."""
 
+FIRST = 1
+"""The first process of a container: when it goes, the kernel kills what it leaves behind."""
+
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -137,8 +140,16 @@ class Supervisor:
             if line == Word.READY:
                 notify("READY=1\nSTATUS=serving")
             if line == Word.RELEASED and self._order is Order.DRAIN:
-                return 0
+                if os.getpid() != FIRST:
+                    return 0
+                self._linger()
         return None
+
+    def _linger(self) -> None:
+        """Stay until the child has finished its open answers; it bounds that itself."""
+        self._deadline = None
+        for listener in self._sockets:
+            listener.close()
 
     def _ended(self) -> int:
         status = self._child.wait()

@@ -211,6 +211,16 @@ def contained(world: World) -> None:
     world.fleet.hosts["gpu3"]["worker_runtime"] = "container"
 
 
+def housed(world: World) -> None:
+    """Write containers for hive and workers of gpu3."""
+    world.fleet.hosts["gpu3"] |= {"mode": "container", "worker_runtime": "container"}
+
+
+def bare_again(world: World) -> None:
+    """Write no container for gpu3."""
+    world.fleet.hosts["gpu3"] |= {"mode": "bare", "worker_runtime": "process"}
+
+
 STATES: dict[str, Callable[[World], None]] = {
     "a deployed fleet": deployed,
     "hosts without rbee": bare,
@@ -222,6 +232,8 @@ STATES: dict[str, Callable[[World], None]] = {
     "that Ollama in the inventory": adopted,
     "gpu3 in the inventory": with_podman,
     "containers for its workers": contained,
+    "containers for all of gpu3": housed,
+    "gpu3 bare again": bare_again,
     "an rbee whose hive does not start": bad,
 }
 """What pages may need, in the words of their comments."""

@@ -19,6 +19,17 @@ IMAGE = Image(
     tag="localhost/rbee-worker-llama-cpp:0.1.0",
     engine="llama-cpp-0.3.36-cpu-x86_64_v3-01234567",
 )
+ROLE_IMAGES = tuple(
+    Image(
+        name=kind,
+        version="0.1.0",
+        arch="x86_64",
+        id=f"sha256:{letter * 64}",
+        tag=kind.tag("0.1.0"),
+        release="0.1.0-89abcdef",
+    )
+    for kind, letter in ((Kind.QUEEN, "a"), (Kind.HIVE, "b"))
+)
 FILE = ModelFile(name="smol.gguf", sha256="ab" * 32, size=98_000_000)
 
 
@@ -45,7 +56,7 @@ def two_hosts() -> Site:
     return site_of(queen, gpu, client_endpoint="plain-http", drain_seconds=30)
 
 
-def state_of(site: Site, *, release: str = "0.1.0-01234567", version: str = "1") -> SiteState:
+def state_of(site: Site, *, release: str = "0.1.0-01234567", version: str = "1", podman: str = "5.4.2") -> SiteState:
     """Return a state with a made-up certificate for every role of every host."""
     roles = ("queen", "hive", "worker", "client")
     made = {
@@ -53,8 +64,9 @@ def state_of(site: Site, *, release: str = "0.1.0-01234567", version: str = "1")
         for item in site.hosts
         for role in roles
     }
-    images = (IMAGE,) if site.images is not None else ()
-    return SiteState(release, "PEM ca", "0123abcd:" + "0" * 64, made, {"smol": (FILE,)}, images=images)
+    images = (*ROLE_IMAGES, IMAGE) if site.images is not None else ()
+    key = "0123abcd:" + "0" * 64
+    return SiteState(release, "PEM ca", key, made, {"smol": (FILE,)}, images=images, podman=podman)
 
 
 def write_model(folder: Path) -> str:
@@ -78,3 +90,18 @@ def contained() -> Site:
     box = host("box1", address="192.0.2.1", queen=True, worker_runtime="container", store=caches)
     gpu = host("gpu1", address="203.0.113.9", worker_runtime="container", engine="docker", worker_ports=(9100, 9120))
     return site_of(box, gpu, images="/srv/images", client_endpoint="plain-http")
+
+
+def housed() -> Site:
+    """Return a fleet whose queens and hives are containers, of each engine, and a hive that reads models elsewhere."""
+    caches = store(hf_caches=["/srv/hub"])
+    box = host("box1", address="192.0.2.1", queen=True, mode="container", store=caches, models_dir="/data/models")
+    gpu = host("gpu1", address="203.0.113.9", mode="container", engine="docker")
+    there = model("there", source="file:/srv/models/there.gguf", preseed=False, hosts=["box1"])
+    return site_of(box, gpu, images="/srv/images", models=(there,))
+
+
+def housed_by_docker() -> Site:
+    """Return a fleet of one host whose queen and hive are containers of Docker."""
+    box = host("box1", address="192.0.2.1", queen=True, mode="container", engine="docker")
+    return site_of(box, images="/srv/images", client_endpoint="plain-http")

@@ -9,7 +9,7 @@ import pytest
 from rbee_deploy import drift
 from rbee_deploy.accounts import Directory, User
 from rbee_deploy.inventory import host
-from rbee_deploy.modes import units_elsewhere
+from rbee_deploy.modes import BARE, units_elsewhere
 from rbee_deploy.observed import Observed
 from rbee_deploy.render import OwnedFile
 from rbee_deploy.secrets import Secret
@@ -90,7 +90,7 @@ def test_every_damage_is_one_difference(name: str) -> None:
 )
 def test_what_a_person_left_is_named(fact: dict[str, Any], said: str) -> None:
     """A drop-in for our units, or a role that moved to another host, is one sentence with the way out."""
-    (sentence,) = drift.foreign(Observed.parse(fact), units_elsewhere(("queen",), None))
+    (sentence,) = drift.foreign(Observed.parse(fact), units_elsewhere(("queen",), BARE))
     assert said in sentence
 
 
@@ -138,7 +138,7 @@ def test_a_missing_record_is_said_only_where_nothing_else_differs(damage: str) -
 def test_a_role_that_was_never_there_is_not_mentioned() -> None:
     """Units that systemd does not know, or that are switched off, need nobody."""
     off = {"rbee-hive.service": {"load": "not-found", "active": "inactive"}, "rbee.target": {"active": "active"}}
-    assert drift.foreign(Observed.parse({"units": off}), units_elsewhere(("queen",), None)) == []
+    assert drift.foreign(Observed.parse({"units": off}), units_elsewhere(("queen",), BARE)) == []
 
 
 def test_a_hive_has_no_sockets_to_watch() -> None:

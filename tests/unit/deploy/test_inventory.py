@@ -77,9 +77,9 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         "host 'g': labels is {'gpu': 1}: label text 1 must be a string of 1-63",
     ),
     "a flag in words": (lambda: host("g", queen="yes"), "host 'g': queen is 'yes': it must be True or False"),
-    "a mode of later": (
-        lambda: host("g", mode="container"),
-        "host 'g': mode is 'container': this version deploys bare hosts only; write mode='bare'",
+    "a mode of nowhere": (
+        lambda: host("g", mode="vm"),
+        "host 'g': mode is 'vm': it must be 'bare' or 'container'",
     ),
     "a runtime of nowhere": (
         lambda: host("g", worker_runtime="vm"),
@@ -96,6 +96,14 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "containers without images": (
         lambda: fleet(hosts=[a_queen(worker_runtime="container")]),
         "worker_runtime is 'container', and fleet 'rbee' has no images: write images='…' in fleet() with a folder that",
+    ),
+    "a queen in a container without images": (
+        lambda: fleet(hosts=[a_queen(mode="container")]),
+        "mode is 'container', and fleet 'rbee' has no images: write images='…' in fleet() with a folder that",
+    ),
+    "a host of containers that a firewall does not see": (
+        lambda: host("g", mode="container", firewall="ufw"),
+        "the ports that podman publishes for workers go past it; write mode='bare', or drop firewall",
     ),
     "no part to play": (
         lambda: host("g", hive=False),

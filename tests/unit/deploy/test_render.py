@@ -1,6 +1,7 @@
 """What the deployer puts on hosts, compared literally with tests/golden/deploy."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,31 @@ from rbee_deploy.site import Host, Site
 from rbee_runtime import config
 from rbee_runtime.guard import config as guard_config
 from rbee_runtime.hive.launchers import around
-from tests.unit.deploy.sites import FILE, IMAGE, contained, fenced, one_box, site_of, state_of, two_hosts
+from tests.unit.deploy.sites import (
+    FILE,
+    IMAGE,
+    contained,
+    fenced,
+    housed,
+    housed_by_docker,
+    one_box,
+    site_of,
+    state_of,
+    two_hosts,
+)
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "deploy"
 REWRITE = "RBEE_REWRITE_GOLDEN"
+HANDED = re.compile(r"--credential=(\S+)")
 
-SITES = {"one-box": one_box, "two-hosts": two_hosts, "fenced": fenced, "contained": contained}
+SITES = {
+    "one-box": one_box,
+    "two-hosts": two_hosts,
+    "fenced": fenced,
+    "contained": contained,
+    "housed": housed,
+    "housed-by-docker": housed_by_docker,
+}
 HOSTS = [(name, item.name) for name, build in SITES.items() for item in build().hosts]
 
 
@@ -110,13 +130,14 @@ def test_a_host_with_containers_has_no_units_of_workers() -> None:
 
 
 def test_credentials_of_a_unit_are_put_there() -> None:
-    """Each LoadCredential of a unit names a file that the deployer owns, but for the spec that the hive writes."""
+    """What a unit loads, or hands to its container, is a file that the deployer owns, but for the hive's own spec."""
     for build in SITES.values():
         site = build()
         for item in site.hosts:
             files = by_path(owned_files(site, item, state_of(site)))
             lines = [line for file in files.values() if file.is_unit for line in file.text().splitlines()]
             loaded = {line.split(":", 1)[1] for line in lines if line.startswith("LoadCredential=")}
+            loaded |= {f"/etc/rbee/credentials/{name}" for line in lines for name in re.findall(HANDED, line)}
             owned = {path for path, file in files.items() if file.secret}
             assert loaded - {"/var/lib/rbee/hive/workers/%i.json"} == owned
 

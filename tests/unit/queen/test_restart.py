@@ -174,6 +174,29 @@ def test_a_restart_cuts_no_stream_and_refuses_no_request(served: Unit) -> None:
     wait_until(lambda: not alive(old.child))
 
 
+FIRST = "import os; from rbee_runtime.queen import main, supervisor; supervisor.FIRST = os.getpid(); main.main()"
+
+
+def test_the_first_process_of_a_container_stays_for_its_streams(tmp_path: Path) -> None:
+    """It says that it has let go, which lets the next one begin, and ends when its last stream does."""
+    with unit(tmp_path / "unit", FLEET, drain_seconds=20) as u:
+        u.code = ("-c", FIRST)
+        u.start()
+        said = u.directory / "run" / "running.json"
+        with real_worker(u) as port:
+            beat(u, port)
+            beat(u, port)
+            old, stream = u.mains[-1], Streaming(u, tokens=60)
+            assert said.exists()
+            old.signal(signal.SIGTERM)
+            wait_until(lambda: not said.exists())
+            u.start()
+            assert said.exists()
+            assert (old.process.poll(), alive(old.child)) == (None, True)
+            assert stream.finish()[-1] == "data: [DONE]"
+            assert old.process.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize("order", [Order.DRAIN, Order.STOP])
 def test_who_has_let_go_holds_no_port(order: Order, tmp_path: Path) -> None:
     """When the child says so the supervisor ends, and systemd may open the ports anew: they must not be in use."""

@@ -55,6 +55,8 @@ class Unit:
     fleet: dict[str, object]
     settings: dict[str, object] = field(default_factory=dict)
     mains: list[Main] = field(default_factory=list)
+    code: tuple[str, ...] = ("-m", "rbee_runtime.queen.main")
+    """What Python runs."""
 
     def __post_init__(self) -> None:
         self.sockets = [_listening(), _listening()]
@@ -99,7 +101,7 @@ class Unit:
 
         # LISTEN_PID has to be the pid of the process that reads it, which only that process knows.
         shell = 'export LISTEN_PID=$$; exec "$@"'
-        command = [sys.executable, "-m", "rbee_runtime.queen.main", "--config", str(self.directory / "queen.yaml")]
+        command = [sys.executable, *self.code, "--config", str(self.directory / "queen.yaml")]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 ["sh", "-c", shell, "sh", *command],

@@ -1,0 +1,193 @@
+"""The main process of a unit whose queen or hive is in a container of Docker, which knows nothing of systemd.
+
+It hands the container the listening sockets, passes on what the container says to systemd, and ends when it does. Asked
+to end, it has the container let go, and leaves one that still has open streams to them under another name.
+"""
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from rbee_deploy.activator import disk
+from rbee_deploy.activator.housed.engine import Engine
+from rbee_deploy.activator.housed.leaving import let_go
+from rbee_deploy.activator.housed.role import HousedRole, ids, options, run_folder
+from rbee_runtime import notify, ports
+
+LEAVE_SECONDS = 18.0
+"""A queen lets go within milliseconds, or kills what hangs after 15 s; a hive ends within seconds."""
+
+FIRST_INHERITED = 3
+MOST_SAID = 4096
+PASSED_ON = ("READY=1", "WATCHDOG=1", "STOPPING=1", "STATUS=")
+"""What a container may tell systemd of itself; the rest would speak of the unit."""
+
+_LOOK_SECONDS = 0.5
+
+
+def run(role: HousedRole, credentials: Sequence[str], shown: Sequence[str], words: Sequence[str]) -> int:
+    """Run a container until it ends, or systemd asks for that; return the exit status."""
+    docker = Engine("docker")
+    run_folder(role)
+    folder = _credentials(role, credentials)
+    # One that a killed predecessor left would hold name and state.
+    docker.run("rm", "--force", role.container)
+    with _said(role) as said, _handed(role) as sockets:
+        given = _words(role, folder, shown, handed=bool(sockets))
+        client = subprocess.Popen([docker.command, "run", "--rm", f"--name={role.container}", *given, *words])
+        return _Attendant(docker, role, client, said).attend()
+
+
+def _words(role: HousedRole, folder: Path, shown: Sequence[str], *, handed: bool) -> list[str]:
+    uid, gid = ids(role)
+    environment = {"NOTIFY_SOCKET": _notify_path(role), **({notify.SOCKETS: _sockets_path(role)} if handed else {})}
+    return [
+        "--sig-proxy=false",
+        f"--user={uid}:{gid}",
+        f"--volume={folder}:{role.credentials}:ro",
+        *(f"--env={name}={path}" for name, path in environment.items()),
+        *options(role, shown),
+    ]
+
+
+def _credentials(role: HousedRole, names: Sequence[str]) -> Path:
+    """Return a folder of copies for the role's user alone; of an engine without secrets, in memory."""
+    folder = ports.UNIT_RUN / role.name
+    ports.UNIT_RUN.mkdir(mode=0o755, exist_ok=True)
+    # A container that leaves has the old folder still.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    for name in names:
+        disk.write(folder / name, (ports.CREDENTIALS / name).read_bytes(), mode=0o400, owner=ids(role))
+    return folder
+
+
+def _notify_path(role: HousedRole) -> Path:
+    return role.run / "notify.sock"
+
+
+def _sockets_path(role: HousedRole) -> Path:
+    return role.run / "sockets.sock"
+
+
+@contextlib.contextmanager
+def _said(role: HousedRole) -> Iterator[socket.socket]:
+    """Yield the socket at which the container says that it is ready and alive."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        _bind(channel, _notify_path(role), role)
+        channel.setblocking(False)
+        yield channel
+
+
+@contextlib.contextmanager
+def _handed(role: HousedRole) -> Iterator[list[int]]:
+    """Hand the sockets that systemd gave to whoever connects as the role, one after the other."""
+    mine = os.environ.get("LISTEN_PID") == str(os.getpid())
+    count = int(os.environ.get("LISTEN_FDS", "0")) if mine else 0
+    descriptors = [FIRST_INHERITED + index for index in range(count)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        if descriptors:
+            _bind(door, _sockets_path(role), role)
+            door.listen(4)
+            threading.Thread(target=_hand, args=(door, descriptors), daemon=True).start()
+        yield descriptors
+
+
+def _hand(door: socket.socket, descriptors: list[int]) -> None:
+    while True:
+        try:
+            caller, _ = door.accept()
+        except OSError:
+            return
+        with caller, contextlib.suppress(OSError):
+            socket.send_fds(caller, [b"\0"], descriptors)
+
+
+def _bind(channel: socket.socket, path: Path, role: HousedRole) -> None:
+    path.unlink(missing_ok=True)
+    channel.bind(str(path))
+    os.chown(path, *ids(role))
+    path.chmod(0o600)
+
+
+class _Attendant:
+    """Waits for what comes first: the container's end or an order to end it."""
+
+    def __init__(
+        self, docker: Engine, role: HousedRole, client: "subprocess.Popen[bytes]", said: socket.socket
+    ) -> None:
+        self._docker = docker
+        self._role = role
+        self._client = client
+        self._said = said
+        self._asked = False
+
+    def attend(self) -> int:
+        """Return the exit status of the unit."""
+        signal.signal(signal.SIGTERM, self._ask)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._said, selectors.EVENT_READ)
+            while not self._asked:
+                if selector.select(_LOOK_SECONDS):
+                    self._pass_on()
+                status = self._client.poll()
+                if status is not None and not self._attached_again():
+                    return status
+        return self._leave()
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked = True
+
+    def _pass_on(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                text = self._said.recv(MOST_SAID).decode(errors="replace")
+                lines = [line for line in text.splitlines() if line.startswith(PASSED_ON)]
+                if lines:
+                    notify.notify("\n".join(lines))
+
+    def _attached_again(self) -> bool:
+        """Say whether only Docker's command had ended, as when its daemon restarts, and the container goes on."""
+        if not self._docker.runs(self._role.container):
+            return False
+        words = [self._docker.command, "attach", "--no-stdin", "--sig-proxy=false", self._role.container]
+        self._client = subprocess.Popen(words)
+        return True
+
+    def _leave(self) -> int:
+        name = self._role.container
+        notify.notify("STOPPING=1")
+        self._docker.run("kill", "--signal=TERM", name)
+        if self._role.name == "queen":
+            if let_go(self._docker, self._role, name, LEAVE_SECONDS):
+                found = self._docker.run("container", "inspect", "--format", "{{.Id}}", name).stdout.strip()
+                self._docker.run("rename", name, f"{self._role.leaving}{found[:12]}")
+                return 0
+        else:
+            self._wait_end(LEAVE_SECONDS)
+        self._docker.run("rm", "--force", name)
+        return 0
+
+    def _wait_end(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._client.poll() is None:
+            time.sleep(_LOOK_SECONDS / 10)
+
+
+def main_status(status: int) -> int:
+    """Return an exit status that systemd takes for what it is, of a command that a signal ended too."""
+    if status < 0:
+        sys.stderr.write(f"docker's command was ended by signal {-status}\n")
+        return 1
+    return status

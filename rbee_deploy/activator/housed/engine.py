@@ -1,0 +1,31 @@
+"""An engine of containers by its own command, as far as units need it."""
+
+import subprocess
+
+COMMAND_SECONDS = 60.0
+
+
+class Engine:
+    """Podman or Docker."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run its command; a status of 125 where it could not be run."""
+        try:
+            return subprocess.run(
+                [self.command, *words],
+                capture_output=True,
+                text=True,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                timeout=COMMAND_SECONDS,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return subprocess.CompletedProcess(words, 125, "", str(error))
+
+    def runs(self, container: str) -> bool:
+        """Say whether a container runs."""
+        done = self.run("container", "inspect", "--format", "{{.State.Running}}", container)
+        return done.stdout.strip() == "true"

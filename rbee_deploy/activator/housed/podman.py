@@ -1,0 +1,86 @@
+"""What the Quadlet units of queen and hive run before a container starts, and when one is to make way."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rbee_deploy.activator import disk
+from rbee_deploy.activator.housed.engine import Engine
+from rbee_deploy.activator.housed.leaving import let_go
+from rbee_deploy.activator.housed.role import HousedRole, ids, options, run_folder
+from rbee_deploy.activator.units import ActivationError
+from rbee_runtime import notify, ports
+
+LEAVE_SECONDS = 18.0
+"""A queen lets go within milliseconds, or kills what hangs after 15 s."""
+
+RUN = Path("/run")
+"""Where Quadlet notes containers."""
+
+STAND_IN_SECONDS = "30"
+NOTIFY_SECONDS = 5.0
+
+
+def prepare(role: HousedRole, credentials: Sequence[str], shown: Sequence[str]) -> None:
+    """Make ready what the unit's container is started with: folder, ids, secrets."""
+    podman = Engine("podman")
+    run_folder(role)
+    uid, gid = ids(role)
+    ports.UNIT_RUN.mkdir(mode=0o755, exist_ok=True)
+    lines = (f"RBEE_UID={uid}", f"RBEE_GID={gid}", f"RBEE_OPTIONS={' '.join(options(role, shown))}", "")
+    disk.write(ports.UNIT_RUN / f"{role.name}.env", "\n".join(lines).encode())
+    for name in credentials:
+        _give(podman, f"rbee-{role.name}-{name}", ports.CREDENTIALS / name)
+    make_way(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+
+
+def _give(podman: Engine, secret: str, path: Path) -> None:
+    """Have Podman hold a secret as a file says; older ones cannot replace it in one step."""
+    podman.run("secret", "rm", secret)
+    done = podman.run("secret", "create", secret, str(path))
+    if done.returncode != 0:
+        raise ActivationError(f"podman could not take the secret {secret} from {path}: {done.stderr.strip()}")
+
+
+def make_way(own: Path, root: Path) -> None:
+    """Move what is left of a process of the host out of the unit's own control group, into one below it.
+
+    Podman makes groups below the unit's, and the kernel lets no group with others below it have processes of its own
+    as well: after a queen that was no container and still finishes her streams, none could start.
+    """
+    unified = next((line for line in own.read_text().splitlines() if line.startswith("0::")), "")
+    unit = root / unified.removeprefix("0::").lstrip("/").removesuffix("/.control")
+    # Only where systemd has put this apart, as it does for units with groups of their own.
+    if not unified.endswith("/.control") or not (unit / "cgroup.procs").is_file():
+        return
+    for pid in (unit / "cgroup.procs").read_text().split():
+        below = unit / "leaving"
+        below.mkdir(exist_ok=True)
+        try:
+            (below / "cgroup.procs").write_text(pid)
+        except OSError:
+            # It has ended meanwhile.
+            continue
+
+
+def leave(role: HousedRole) -> None:
+    """Have a container let go, and end in its own time under another name if it still has open streams."""
+    podman = Engine("podman")
+    file = RUN / f"{role.container}.cid"
+    container = file.read_text().strip() if file.is_file() else ""
+    if not container or not podman.runs(container):
+        return
+    podman.run("kill", "--signal=TERM", container)
+    if not let_go(podman, role, container, LEAVE_SECONDS):
+        return
+    podman.run("rename", container, f"{role.leaving}{container[:12]}")
+    file.unlink(missing_ok=True)
+    _stand_in()
+
+
+def _stand_in() -> None:
+    """Give systemd a main process that it may end in place of the one that watches over the container."""
+    child = os.posix_spawnp("sleep", ["sleep", STAND_IN_SECONDS], os.environ)
+    notify.notify(f"MAINPID={child}")
+    # Only a process of the unit may say so, and this one ends now.
+    notify.wait_read(NOTIFY_SECONDS)

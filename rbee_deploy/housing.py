@@ -1,0 +1,94 @@
+"""What the units of queen and hive in containers are rendered with; pure."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from rbee_deploy import modes
+from rbee_deploy._fields import host_path
+from rbee_deploy.errors import RenderError
+from rbee_deploy.images.kinds import ROLE_IMAGES
+from rbee_deploy.images.manifest import Image
+from rbee_deploy.modes import ContainerEngine
+from rbee_deploy.site import Host, Model, Site
+from rbee_deploy.versions import version
+from rbee_runtime import ports
+
+
+@dataclass(frozen=True)
+class Quadlet:
+    """Which keys the Quadlet of a Podman knows; for the others the command's own option is passed on."""
+
+    secret: bool
+    health: bool
+    log: bool
+    pull: bool
+    stop: bool
+
+
+def quadlet(podman: str) -> Quadlet:
+    """Return it for a version; "" is one that setup will install, of which nothing is known but that it is not old."""
+
+    def has(least: str) -> bool:
+        return not podman or version(podman) >= version(least)
+
+    return Quadlet(secret=has("4.5"), health=has("4.5"), log=has("4.5"), pull=has("4.6"), stop=has("5.0"))
+
+
+ROLE_OF = {ports.QUEEN_QUADLET: "queen", ports.QUEEN_UNIT: "queen", ports.HIVE_QUADLET: "hive", ports.HIVE_UNIT: "hive"}
+
+
+def template(name: str, engine: ContainerEngine | None) -> str:
+    """Return the template of a unit file where queen and hive run in containers of an engine, or in none."""
+    docker = engine is ContainerEngine.DOCKER and name in ROLE_OF
+    folder = "quadlet" if modes.is_quadlet(name) else "systemd/docker" if docker else "systemd"
+    return f"{folder}/{name}.j2"
+
+
+def values(
+    site: Site, host: Host, name: str, images: Sequence[Image], credentials: Sequence[str], podman: str
+) -> dict[str, Any]:
+    """Return what the template of a role in a container needs; `credentials` are names of the role's files."""
+    role = ROLE_OF[name]
+    image = next((image for image in images if image.name is ROLE_IMAGES[role]), None)
+    if image is None:
+        raise RenderError(f"host {host.name!r} has no image for its {role}; it must be read first")
+    own = {
+        "queen": (ports.QUEEN_STATE, ports.QUEEN_RUN),
+        "hive": (ports.HIVE_STATE, ports.HIVE_RUN, host.models_dir),
+    }[role]
+    volumes = [f"--volume={path}:{path}" for path in own]
+    # The guard's socket, and never the engine's; and by their processes it tells whose a GPU's memory is.
+    more = [f"--volume={ports.GUARD_RUN}:{ports.GUARD_RUN}:ro", "--pid=host"] if role == "hive" else []
+    shown = read_only(site, host) if role == "hive" else ()
+    arguments = [*(f"--credential={file}" for file in credentials), *(f"--show={path}" for path in shown)]
+    return {
+        "role": role,
+        "image": image,
+        "q": quadlet(podman),
+        "credentials": list(credentials),
+        "credentials_directory": modes.credentials_directory(modes.role_units(role).service),
+        "arguments": "".join(f" {word}" for word in arguments),
+        "words": [shlex.quote(word) for word in (*volumes, *more)],
+    }
+
+
+def read_only(site: Site, host: Host) -> tuple[str, ...]:
+    """Return the folders that a hive reads models from beside its store, if they are there."""
+    files = (model.file for model in site.models if _lies_there(site, host, model))
+    folders = (str(PurePosixPath(path).parent) for path in files if path is not None)
+    return tuple(dict.fromkeys((*host.store.hf_caches, *(folder for folder in folders if is_showable(folder)))))
+
+
+def is_showable(folder: str) -> bool:
+    """Say whether a folder can be named in a unit, and is not all of the host."""
+    try:
+        return bool(host_path(folder))
+    except ValueError:
+        return False
+
+
+def _lies_there(site: Site, host: Host, model: Model) -> bool:
+    return not model.copied and host in site.hives_for(model)

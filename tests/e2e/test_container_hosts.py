@@ -1,0 +1,267 @@
+"""Hosts whose queen and hive are containers: Podman's through Quadlet, Docker's as units, beside a bare host."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.container_images import lab_images
+from tests.e2e.fleets import Fleet, wait_for
+from tests.e2e.streams import Asking, Stream
+from tests.e2e.test_changes import MOST_COMMANDS, changes
+from tests.e2e.test_container_workers import QUESTION, STORE
+from tests.lab import Lab, LabHost
+
+pytestmark = pytest.mark.lab
+
+ENGINES = ("podman", "docker")
+ROLES = {"podman": ("queen", "hive"), "docker": ("hive",)}
+
+
+@pytest.fixture(scope="module")
+def fleet(smol_model: Path) -> Iterator[Fleet]:
+    """Give a Podman host with queen and hive, a Docker host and a bare one, each with a real model of its own."""
+    images = lab_images()
+    with Lab.create("housed") as lab:
+        made = Fleet(lab)
+        made.options |= {"images": str(images), "drain_seconds": 60}
+        for engine in ENGINES:
+            machine = lab.add_host(engine, image="containers")
+            made.declare(machine, mode="container", engine=engine, queen=engine == "podman")
+        made.declare(lab.add_host("bare", image="containers"))
+        for name in made.hosts:
+            source = f"file:{smol_model}"
+            made.models[name] = {"name": f"smol-{name}", "source": source, "hosts": [name], "context": 2048}
+        made.models["slow"] = {
+            "name": "slow",
+            "source": "fake:tokens_per_s=20,slots=8,tokens=100",
+            "slots": 8,
+            "replicas": "each_host",
+        }
+        try:
+            made.deploy()
+            settled(made)
+            yield made
+        finally:
+            made.close()
+
+
+def settled(fleet: Fleet) -> None:
+    """Wait until every worker serves."""
+    for name in fleet.hosts:
+        fleet.wait_ready(f"smol-{name}")
+    fleet.wait_ready("slow", len(fleet.hosts))
+
+
+def answer(fleet: Fleet, host: str) -> str:
+    """Return what the real model on a host says."""
+    asked = fleet.client().chat.completions.create(
+        model=f"smol-{host}", messages=[{"role": "user", "content": QUESTION}], max_tokens=16, temperature=0
+    )
+    return asked.choices[0].message.content or ""
+
+
+def inspect(host: LabHost, engine: str, container: str) -> dict[str, Any]:
+    """Return what the engine says of a container."""
+    found: list[dict[str, Any]] = json.loads(host.run(f"{engine} inspect {container}").stdout)
+    return found[0]
+
+
+def names(host: LabHost, engine: str, beginning: str = "rbee-") -> dict[str, str]:
+    """Return the id of each running container whose name begins so."""
+    said = host.run(f"{engine} ps --no-trunc --format '{{{{.Names}}}} {{{{.ID}}}}'").stdout
+    found = dict(line.split()[:2] for line in said.splitlines())
+    return {name: identity for name, identity in found.items() if name.startswith(beginning)}
+
+
+def test_each_way_gives_the_same_answer(fleet: Fleet) -> None:
+    """One command brought up hosts of three ways, and a greedy answer is the same from each."""
+    answers = {host: answer(fleet, host) for host in fleet.hosts}
+    assert answers["bare"]
+    assert len(set(answers.values())) == 1
+    for engine in ENGINES:
+        host = fleet.lab.hosts[engine]
+        found = names(host, engine)
+        assert {f"rbee-{role}" for role in ROLES[engine]} <= found.keys()
+        assert len([name for name in found if name.startswith("rbee-worker-")]) == 2
+        assert host.run("ls /opt/rbee/engines").stdout == ""
+
+
+def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
+    """The same command again reports zero changes, needs at most three remote commands a host, and reloads nothing."""
+    loads = {engine: units_loaded(fleet.lab.hosts[engine]) for engine in ENGINES}
+    before = {engine: names(fleet.lab.hosts[engine], engine) for engine in ENGINES}
+    again = fleet.deploy("--json")
+    assert changes(again) == {}
+    counts = [
+        int(line.split("remote command")[0].split()[-1]) for line in again.errors.splitlines() if "remote" in line
+    ]
+    assert max(counts) <= MOST_COMMANDS
+    assert {engine: names(fleet.lab.hosts[engine], engine) for engine in ENGINES} == before
+    assert {engine: units_loaded(fleet.lab.hosts[engine]) for engine in ENGINES} == loads
+
+
+def units_loaded(host: LabHost) -> str:
+    """Return when systemd last read its unit files."""
+    return host.run("systemctl show -p UnitsLoadFinishTimestampMonotonic").stdout
+
+
+@pytest.mark.parametrize(("engine", "role"), [(engine, role) for engine in ENGINES for role in ROLES[engine]])
+def test_what_is_in_a_container_can_do_nothing_else(fleet: Fleet, engine: str, role: str) -> None:
+    """Queen and hive have no right, write to their own folders alone, and see no socket of an engine."""
+    host = fleet.lab.hosts[engine]
+    found = inspect(host, engine, f"rbee-{role}")
+    status = host.run(f"cat /proc/{found['State']['Pid']}/status").stdout
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    assert fields["Uid"].split() == [host.run(f"id -u rbee-{role}").stdout.strip()] * 4
+    assert (fields["CapEff"].strip(), fields["NoNewPrivs"].strip()) == ("0" * 16, "1")
+    assert found["HostConfig"]["ReadonlyRootfs"] is True
+    assert found["HostConfig"]["Privileged"] is False
+    written = {mount["Destination"] for mount in found["Mounts"] if mount["RW"]}
+    own = {f"/var/lib/rbee/{role}", f"/run/rbee-{role}", *((STORE,) if role == "hive" else ())}
+    assert written - {"/tmp"} == own
+    inside = set(host.run(f"{engine} exec rbee-{role} find /run -type s").stdout.split())
+    told = {"podman": {"/run/notify/notify.sock"}, "docker": {f"/run/rbee-{role}/notify.sock"}}[engine]
+    assert inside - told == ({"/run/rbee-guard/engine.sock"} if role == "hive" else set())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_hive_that_is_killed_comes_back_to_its_workers(fleet: Fleet, engine: str) -> None:
+    """No stream is cut and no worker started anew when the hive's container is killed; its workers are not below it."""
+    host = fleet.lab.hosts[engine]
+    before = names(host, engine, "rbee-worker-")
+    for identity in before.values():
+        pid = host.run(f"{engine} inspect --format '{{{{.State.Pid}}}}' {identity}").stdout.strip()
+        assert "rbee-hive" not in host.run(f"cat /proc/{pid}/cgroup").stdout
+    undisturbed = Stream(fleet).begin().end().text
+    streams = [Stream(fleet).begin() for _ in range(6)]
+    old = names(host, engine, "rbee-hive")
+    host.run(f"{engine} kill --signal KILL rbee-hive")
+    assert {stream.end().text for stream in streams} == {undisturbed}
+    assert [stream.error for stream in streams] == [""] * len(streams)
+    wait_for("another hive", lambda: names(host, engine, "rbee-hive").items() - old.items())
+    settled(fleet)
+    assert names(host, engine, "rbee-worker-") == before
+
+
+def test_a_queen_that_restarts_refuses_nobody(fleet: Fleet) -> None:
+    """Open streams end as they would have, in the container that leaves, and new requests are answered meanwhile."""
+    host = fleet.queen
+    undisturbed = Stream(fleet).begin().end().text
+    streams = [Stream(fleet).begin() for _ in range(4)]
+    with Asking(fleet) as asking:
+        for _ in range(3):
+            host.run("systemctl restart rbee-queen")
+            time.sleep(0.5)
+        assert names(host, "podman", "rbee-queen-leaving-")
+    assert asking.failures == []
+    assert {stream.end().text for stream in streams} == {undisturbed}
+    wait_for("the end of those that leave", lambda: not names(host, "podman", "rbee-queen-leaving-"))
+    assert host.run("systemctl show rbee-queen -p Result,NRestarts").stdout.split() == ["Result=success", "NRestarts=0"]
+
+
+def test_another_image_replaces_everything_and_cuts_nothing(fleet: Fleet) -> None:
+    """Images of another id come to every host while requests go on, and every answer is whole."""
+    undisturbed = Stream(fleet).begin().end().text
+    fleet.options["images"] = str(lab_images("another"))
+    streams = [Stream(fleet).begin() for _ in range(4)]
+    with Asking(fleet) as asking:
+        fleet.deploy()
+    assert asking.failures == []
+    assert {stream.end().text for stream in streams} == {undisturbed}
+    settled(fleet)
+    for engine in ENGINES:
+        wanted = json.loads((Path(fleet.options["images"]) / "images.json").read_text())["images"]
+        assert _images(fleet.lab.hosts[engine], engine) <= {image["id"] for image in wanted}
+    assert changes(fleet.deploy("--json")) == {}
+
+
+def _images(host: LabHost, engine: str) -> set[str]:
+    """Return the ids of the images that containers of ours run."""
+    said = host.run(
+        f"{engine} ps --quiet --filter name=rbee- | xargs {engine} inspect --format '{{{{.Image}}}}'"
+    ).stdout
+    return {f"sha256:{line.removeprefix('sha256:')}" for line in said.split()}
+
+
+def test_a_reboot_brings_everything_back(fleet: Fleet) -> None:
+    """After a reboot of every host its models answer again."""
+    for machine in fleet.lab.hosts.values():
+        machine.reboot()
+    for name in fleet.hosts:
+        wait_for("an answer", lambda name=name: _answers(fleet, name))  # type: ignore[misc]
+    assert changes(fleet.deploy("--json")) == {}
+
+
+def _answers(fleet: Fleet, host: str) -> bool:
+    import openai  # noqa: PLC0415 - a second of imports
+
+    try:
+        return bool(answer(fleet, host))
+    except openai.OpenAIError:
+        return False
+
+
+def test_one_word_takes_a_host_round_the_ring(fleet: Fleet) -> None:
+    """Bare, Podman, Docker and back: the model is the same file with the same content, and every way answers alike."""
+    host, files = fleet.lab.hosts["bare"], f"cd {STORE}/blobs && stat -c '%i %s %n' * && sha256sum *"
+    before, wanted = host.run(files).stdout, answer(fleet, "podman")
+    ways: tuple[dict[str, str], ...] = (
+        {"mode": "container", "engine": "podman"},
+        {"mode": "container", "engine": "docker"},
+        {"mode": "bare"},
+    )
+    for way in ways:
+        fleet.hosts["bare"] |= way
+        fleet.deploy()
+        fleet.wait_ready("smol-bare")
+        assert answer(fleet, "bare") == wanted
+        assert changes(fleet.deploy("--json")) == {}
+        in_containers = way["mode"] == "container"
+        for engine in ENGINES:
+            mine = in_containers and way.get("engine") == engine
+            assert bool(names(host, engine)) == mine, f"{way} {engine}"
+    assert host.run(files).stdout == before
+
+
+def test_the_queen_changes_how_she_runs_and_cuts_nothing(fleet: Fleet) -> None:
+    """Her host goes from Podman to bare, to Docker and back; streams end in what leaves, nobody is refused."""
+    undisturbed = Stream(fleet).begin().end().text
+    for way in ({"mode": "bare"}, {"mode": "container", "engine": "docker"}, {"engine": "podman"}):
+        # Workers of this host end when their way of running does; those of others serve on.
+        fleet.models["slow"]["hosts"] = ["docker", "bare"]
+        fleet.deploy()
+        streams = [Stream(fleet).begin() for _ in range(4)]
+        fleet.hosts["podman"] |= way
+        with Asking(fleet) as asking:
+            fleet.deploy()
+        assert asking.failures == [], way
+        assert {stream.end().text for stream in streams} == {undisturbed}, way
+        fleet.wait_ready("smol-podman")
+        assert answer(fleet, "podman")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_target_stops_everything(fleet: Fleet, engine: str) -> None:
+    """`systemctl stop rbee.target` ends every container of the host, and starting it brings them back."""
+    host = fleet.lab.hosts[engine]
+    host.run("systemctl stop rbee.target")
+    wait_for("the end of containers", lambda: not names(host, engine))
+    host.run("systemctl start rbee.target")
+    wait_for("an answer", lambda: _answers(fleet, engine))
+
+
+def test_purging_a_host_leaves_nothing_at_its_engine(fleet: Fleet) -> None:
+    """No container, network, secret or image of ours stays."""
+    host = fleet.lab.hosts["podman"]
+    done = fleet.rbee_deploy("purge", "podman", "--yes")
+    assert done.code == 0, done.errors
+    left = (
+        "podman ps -aq; podman images -q --filter label=org.opencontainers.image.title=rbee-queen; podman secret ls -q"
+    )
+    assert host.run(left).stdout == ""
+    assert host.run("ls /etc/containers/systemd /etc/systemd/system | grep rbee", check=False).stdout == ""
+    assert host.run("ls -d /run/rbee* /etc/rbee /opt/rbee", check=False).stdout == ""

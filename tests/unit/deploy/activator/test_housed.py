@@ -1,0 +1,419 @@
+"""What units of queen and hive in containers do on the host, with made-up engines in place of Podman and Docker."""
+
+import getpass
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rbee_deploy.activator import activation, quadlets, units
+from rbee_deploy.activator.activation import Told
+from rbee_deploy.activator.housed import docker, podman, role
+from rbee_deploy.activator.housed.role import ROLES, HousedRole
+from rbee_deploy.activator.units import ActivationError
+from rbee_runtime import notify, ports
+from rbee_runtime.errors import ConfigError
+from tests.unit.deploy.activator.conftest import FakeSystemd, staged
+
+ME = Told(by="anna@desk", why="because", run="run-1")
+
+
+@pytest.fixture
+def queen(root: Path) -> HousedRole:
+    """Return a queen whose user is the one who runs the test."""
+    (root / "run").mkdir(exist_ok=True)
+    for name in ("ca.pem", "queen.key"):
+        (ports.CREDENTIALS / name).write_text(f"content of {name}\n")
+    return replace(ROLES["queen"], user=getpass.getuser(), state=ports.QUEEN_STATE, run=ports.QUEEN_RUN)
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    """Put a command on the path."""
+    path = folder / name
+    path.write_text(f"#!{sys.executable}\n{textwrap.dedent(text)}")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a Podman that notes what it is asked, in `asked`; container `abc` runs while `container` is there."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program(
+        folder,
+        "podman",
+        f"""
+        import pathlib, sys
+        here = pathlib.Path({str(folder)!r})
+        with (here / "asked").open("a") as file:
+            file.write(" ".join(sys.argv[1:]) + "\\n")
+        if sys.argv[1:3] == ["container", "inspect"]:
+            print("true" if (here / "container").exists() else "false")
+        if sys.argv[1:2] == ["kill"]:
+            pathlib.Path({str(ports.QUEEN_RUN / "running.json")!r}).unlink(missing_ok=True)
+        if sys.argv[1:3] == ["secret", "create"]:
+            sys.exit((here / "full").exists() and "no space left")
+        """,
+    )
+    program(folder, "sleep", "import time; time.sleep(0.1)")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def asked(engine: Path) -> list[str]:
+    return (engine / "asked").read_text().splitlines()
+
+
+def test_what_a_unit_cannot_know_is_written_for_it(queen: HousedRole, engine: Path) -> None:
+    """Ids, secrets and the folder for what runs are those of the host at this start."""
+    ports.QUEEN_RUN.mkdir(parents=True)
+    (ports.QUEEN_RUN / "running.json").write_text("of one that was killed")
+    podman.prepare(queen, ["ca.pem", "queen.key"], [])
+    lines = (ports.UNIT_RUN / "queen.env").read_text().splitlines()
+    assert lines == [f"RBEE_UID={os.getuid()}", f"RBEE_GID={os.getgid()}", "RBEE_OPTIONS="]
+    assert list(ports.QUEEN_RUN.iterdir()) == []
+    created = [line for line in asked(engine) if line.startswith("secret create")]
+    assert created == [
+        f"secret create rbee-queen-{name} {ports.CREDENTIALS / name}" for name in ("ca.pem", "queen.key")
+    ]
+
+
+def test_a_secret_that_podman_does_not_take_is_a_sentence(queen: HousedRole, engine: Path) -> None:
+    """The unit does not start without it, and its log says why."""
+    (engine / "full").touch()
+    with pytest.raises(ActivationError, match=r"podman could not take the secret rbee-queen-ca.pem from .*: no space"):
+        podman.prepare(queen, ["ca.pem"], [])
+
+
+def test_a_user_who_is_not_there_is_a_sentence(queen: HousedRole, engine: Path) -> None:
+    """A container is never started as somebody else."""
+    with pytest.raises(ActivationError, match="there is no user nobody-here on this host; run the deploy again"):
+        podman.prepare(replace(queen, user="nobody-here"), [], [])
+
+
+def test_options_are_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups that the host has, folders that exist, and NVIDIA's cards where a specification has them all."""
+    cdi = tmp_path / "cdi"
+    cdi.mkdir()
+    monkeypatch.setattr(role, "CDI_FOLDERS", (cdi, tmp_path / "none"))
+    monkeypatch.setattr(role, "_gids", lambda names: [7 for _ in names][:1])
+    hive = ROLES["hive"]
+    shown = [str(tmp_path), str(tmp_path / "gone")]
+    assert role.options(hive, shown) == ["--group-add=7", f"--volume={tmp_path}:{tmp_path}:ro"]
+    (cdi / "nvidia.yaml").write_text('kind: nvidia.com/gpu\ndevices:\n- name: "0"\n')
+    assert "--device=nvidia.com/gpu=all" not in role.options(hive, shown)
+    (cdi / "nvidia.yaml").write_text('kind: nvidia.com/gpu\ndevices:\n- name: "0"\n- name: all\n')
+    assert "--device=nvidia.com/gpu=all" in role.options(hive, shown)
+    assert "--device=nvidia.com/gpu=all" not in role.options(ROLES["queen"], shown)
+
+
+@pytest.mark.parametrize(
+    "written", ['{"kind": "nvidia.com/gpu", "devices": [{"name": "all"}]}', "name: 'all' nvidia.com/gpu"]
+)
+def test_specifications_of_both_forms_are_read(written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CDI specifications are YAML or JSON."""
+    (tmp_path / "nvidia.json").write_text(written)
+    monkeypatch.setattr(role, "CDI_FOLDERS", (tmp_path,))
+    assert "--device=nvidia.com/gpu=all" in role.options(replace(ROLES["hive"], groups=()), [])
+
+
+def test_a_process_that_still_finishes_makes_way_for_groups(tmp_path: Path) -> None:
+    """What is left in the unit's own control group moves below it; without one of the unit's nothing is moved."""
+    unit = tmp_path / "fs/system.slice/rbee-queen.service"
+    (unit / "leaving").mkdir(parents=True)
+    (unit / "cgroup.procs").write_text("41\n42\n")
+    own = tmp_path / "cgroup"
+    own.write_text("0::/system.slice/rbee-queen.service/.control\n")
+    podman.make_way(own, tmp_path / "fs")
+    assert (unit / "leaving/cgroup.procs").read_text() == "42"
+    for text in ("0::/system.slice/rbee-queen.service\n", "12:pids:/x\n", "", "0::/gone/.control\n"):
+        (unit / "leaving/cgroup.procs").unlink(missing_ok=True)
+        own.write_text(text)
+        podman.make_way(own, tmp_path / "fs")
+        assert not (unit / "leaving/cgroup.procs").exists()
+
+
+@pytest.fixture
+def cid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the file in which Podman has noted the unit's container."""
+    monkeypatch.setattr(podman, "RUN", tmp_path)
+    path = tmp_path / "rbee-queen.cid"
+    path.write_text("0123456789abcdef")
+    return path
+
+
+def test_a_container_with_open_streams_is_left_to_them(queen: HousedRole, engine: Path, cid: Path) -> None:
+    """It is told to let go, gets another name once it has, and the unit forgets it."""
+    podman.prepare(queen, [], [])
+    (ports.QUEEN_RUN / "running.json").write_text("{}")
+    (engine / "container").touch()
+    podman.leave(queen)
+    assert [line for line in asked(engine) if "inspect" not in line] == [
+        "kill --signal=TERM 0123456789abcdef",
+        "rename 0123456789abcdef rbee-queen-leaving-0123456789ab",
+    ]
+    assert not cid.exists()
+
+
+def test_a_container_that_hangs_is_left_to_the_unit(
+    queen: HousedRole, engine: Path, cid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever does not let go is ended as containers of units are."""
+    podman.prepare(queen, [], [])
+    monkeypatch.setattr(podman, "LEAVE_SECONDS", 0.3)
+    monkeypatch.setattr(podman, "let_go", lambda *_: False)
+    (engine / "container").touch()
+    podman.leave(queen)
+    assert not [line for line in asked(engine) if line.startswith("rename")]
+    assert cid.exists()
+
+
+@pytest.mark.parametrize("content", [None, "", "0123456789abcdef"])
+def test_without_a_container_there_is_nothing_to_leave(
+    content: str | None, queen: HousedRole, engine: Path, cid: Path
+) -> None:
+    """As when the unit was a process of the host until now."""
+    cid.unlink()
+    if content is not None:
+        cid.write_text(content)
+    podman.leave(queen)
+    assert not (engine / "asked").exists() or not [line for line in asked(engine) if line.startswith("kill")]
+
+
+DOCKER = """
+import json, os, pathlib, signal, socket, sys, time
+here = pathlib.Path({here!r})
+with (here / "asked").open("a") as file:
+    file.write(" ".join(sys.argv[1:]) + "\\n")
+state = here / "state"
+if sys.argv[1] == "run":
+    environment = dict(word.removeprefix("--env=").split("=", 1) for word in sys.argv if word.startswith("--env="))
+    os.environ.update(environment)
+    sys.path.insert(0, {root!r})
+    from rbee_runtime import notify
+    sockets = notify.inherited_sockets()
+    (here / "sockets").write_text(json.dumps(sorted(sockets)))
+    state.write_text("true")
+    notify.notify("READY=1\\nMAINPID=1\\nSTATUS=serving")
+    while state.read_text() != "gone":
+        time.sleep(0.02)
+    sys.exit(int((here / "status").read_text()) if (here / "status").exists() else 0)
+if sys.argv[1:3] == ["container", "inspect"]:
+    text = state.read_text() if state.exists() else ""
+    print("0123456789abcdef" if "Id" in sys.argv[4] else "true" if text == "true" else "false")
+if sys.argv[1] == "kill":
+    pathlib.Path({running!r}).unlink(missing_ok=True)
+    if (here / "quick").exists():
+        state.write_text("gone")
+"""
+
+
+class Unit:
+    """The main process of a Docker unit, run apart, with a made-up systemd that listens."""
+
+    def __init__(self, folder: Path, run: Path, role: HousedRole) -> None:
+        self.folder, self.run = folder, run
+        self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.systemd.bind(str(folder / "systemd"))
+        self.systemd.settimeout(10)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        code = f"""
+        import dataclasses, os, pathlib, sys
+        os.dup2({listener.fileno()}, 3, inheritable=True)
+        os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "1"
+        from rbee_runtime import ports
+        ports.UNIT_RUN = pathlib.Path({str(folder / "unit")!r})
+        ports.CREDENTIALS = pathlib.Path({str(ports.CREDENTIALS)!r})
+        from rbee_deploy.activator.housed import docker, role
+        mine = dataclasses.replace(role.ROLES[{role.name!r}], user={role.user!r}, run=pathlib.Path({str(run)!r}))
+        sys.exit(docker.main_status(docker.run(mine, ["ca.pem"], [], ["image", "--config", "x"])))
+        """
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            pass_fds=(listener.fileno(),),
+            env={**os.environ, "NOTIFY_SOCKET": str(folder / "systemd")},
+        )
+        listener.close()
+
+    def close(self) -> None:
+        """End what is left."""
+        (self.folder / "state").write_text("gone")
+        self.process.kill()
+        self.process.wait()
+        self.systemd.close()
+
+    def hear(self) -> str:
+        """Return what systemd is told next."""
+        return self.systemd.recv(4096).decode()
+
+    def asked(self, verb: str) -> list[str]:
+        """Return what Docker was asked of a kind."""
+        return [line for line in (self.folder / "asked").read_text().splitlines() if line.split()[0] == verb]
+
+
+@pytest.fixture
+def unit(queen: HousedRole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Unit]:
+    """Start a queen's unit whose Docker is made up."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "bin").mkdir()
+    running = tmp_path / "q" / "running.json"
+    root = str(Path(docker.__file__).parents[3])
+    program(folder / "bin", "docker", DOCKER.format(here=str(folder), root=root, running=str(running)))
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    made = Unit(folder, running.parent, queen)
+    yield made
+    made.close()
+
+
+def test_a_container_of_docker_gets_sockets_and_speaks_to_systemd(unit: Unit) -> None:
+    """The listening sockets arrive by descriptor, readiness comes through, and words about the unit itself do not."""
+    assert unit.hear() == "READY=1\nSTATUS=serving"
+    assert json.loads((unit.folder / "sockets").read_text()) == [unit.port]
+    (words,) = unit.asked("run")
+    assert f"--user={os.getuid()}:{os.getgid()}" in words
+    assert "--name=rbee-queen" in words
+    assert words.endswith("image --config x")
+    held = unit.folder / "unit/queen/ca.pem"
+    assert (held.read_text(), held.stat().st_mode & 0o777) == ("content of ca.pem\n", 0o400)
+    (unit.run / "running.json").write_text("{}")
+    unit.process.send_signal(signal.SIGTERM)
+    assert unit.hear() == "STOPPING=1"
+    assert unit.process.wait(20) == 0
+    assert unit.asked("rename") == ["rename rbee-queen rbee-queen-leaving-0123456789ab"]
+    assert len(unit.asked("rm")) == 1
+    (unit.folder / "state").write_text("gone")
+
+
+def test_a_container_that_has_nothing_open_just_ends(unit: Unit) -> None:
+    """No name is left behind."""
+    unit.hear()
+    (unit.folder / "quick").touch()
+    (unit.run / "running.json").write_text("{}")
+    unit.process.send_signal(signal.SIGTERM)
+    assert unit.process.wait(20) == 0
+    assert unit.asked("rename") == []
+
+
+def test_a_container_that_ends_by_itself_ends_the_unit(unit: Unit) -> None:
+    """The service manager gets the status of the process inside, and starts it again."""
+    unit.hear()
+    (unit.folder / "status").write_text("64")
+    (unit.folder / "state").write_text("gone")
+    assert unit.process.wait(20) == 64
+
+
+def test_a_listening_socket_that_does_not_come_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the unit that hands them on, the queen says what to do."""
+    monkeypatch.setenv(notify.SOCKETS, str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"no listening sockets come from .*none .*; restart the unit"):
+        notify.inherited_sockets()
+
+
+def test_systemd_is_waited_for_but_not_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent is read when the barrier is let go, and a systemd that is away holds nobody up."""
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(path))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+
+        def read() -> None:
+            time.sleep(0.2)
+            _, descriptors, _, _ = socket.recv_fds(systemd, 64, 1)
+            os.close(descriptors[0])
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        begun = time.monotonic()
+        notify.wait_read(10)
+        assert 0.15 < time.monotonic() - begun < 5
+        reader.join()
+    path.unlink()
+    notify.wait_read(10)
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    notify.wait_read(10)
+
+
+GENERATOR = """
+import os, pathlib, sys
+for path in pathlib.Path(os.environ["QUADLET_UNIT_DIRS"]).iterdir():
+    print(f"quadlet-generator[1]: Loading source unit file {path}", file=sys.stderr)
+    if "KillMode" in path.read_text():
+        sys.exit(f'quadlet-generator[1]: converting "{path.name}": invalid KillMode')
+    if "Odd" not in path.read_text():
+        print(f"---{path.stem}.service---")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "[Container]\nKillMode=none",
+            "makes no unit of .*rbee-queen.container: converting .*invalid KillMode; upgrade",
+        ),
+        ("[Container]\nOdd=1", "makes no unit of .*rbee-queen.container: it says nothing; upgrade it"),
+        ("[Container]", ""),
+    ],
+)
+def test_quadlet_is_asked_before_anything_changes(
+    text: str, sentence: str, systemd: FakeSystemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of which the host's Podman makes no unit is refused with its words, and nothing was placed."""
+    program(tmp_path, "generator", GENERATOR)
+    monkeypatch.setattr(quadlets, "GENERATORS", (str(tmp_path / "generator"),))
+    (ports.ETC / "systemd").mkdir(parents=True)
+    wanted = staged("r1", {"systemd/rbee-queen.container": text})
+    if not sentence:
+        activation.activate(wanted.id, ME)
+        return
+    with pytest.raises(ActivationError, match=sentence):
+        activation.activate(wanted.id, ME)
+    assert not (ports.ETC / "systemd/rbee-queen.container").exists()
+    assert systemd.restarts == []
+
+
+def test_a_podman_without_its_generator_is_a_sentence(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it no file becomes a unit."""
+    monkeypatch.setattr(quadlets, "GENERATORS", ("/nonexistent/generator",))
+    (ports.ETC / "systemd").mkdir(parents=True)
+    wanted = staged("r1", {"systemd/rbee-queen.container": ""})
+    with pytest.raises(ActivationError, match="generator of units is not on this host; install Podman's package anew"):
+        activation.activate(wanted.id, ME)
+
+
+def test_a_unit_made_of_another_file_is_not_shadowed_by_the_old_one(
+    root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a unit file to Quadlet's: the old one is gone before systemd reads them; and is back if that fails."""
+    monkeypatch.setattr(quadlets, "check", lambda _generation: None)
+    (ports.ETC / "systemd").mkdir(parents=True)
+    old, new = (ports.ETC / "systemd" / f"rbee-queen.{kind}" for kind in ("service", "container"))
+    before = staged("r1", {"systemd/rbee-queen.service": "old", "systemd/other.service": "kept until the end"})
+    activation.activate(before.id, ME)
+    seen: list[tuple[bool, bool, bool]] = []
+    register = systemd.register
+
+    def looking(enabled: object) -> None:
+        seen.append((old.exists(), new.exists(), (ports.ETC / "systemd/other.service").exists()))
+        register(enabled)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(units, "register", looking)
+    systemd.bad = {"r2"}
+    with pytest.raises(ActivationError):
+        activation.activate(staged("r2", {"systemd/rbee-queen.container": "new"}).id, ME)
+    assert seen == [(False, True, True), (True, False, True)]
+    assert old.read_text() == "old"
+    activation.activate(staged("r3", {"systemd/rbee-queen.container": "new"}).id, ME)
+    assert (old.exists(), new.read_text()) == (False, "new")
