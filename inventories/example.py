@@ -17,6 +17,8 @@ queen, hives = fleet(
     secrets_dir="~/.config/rbee/example",
     # On this machine: container images, made by `rbee-deploy images --out ~/rbee-images`; only for hosts that run some.
     images="~/rbee-images",
+    # Registries that hosts ask for those images before the one that they were pushed to, as host:port or host/path.
+    image_mirrors=[],
     # Networks that clients may connect from, where the queen's host has a firewall; left out, everybody may.
     clients=["10.0.0.0/8", "192.0.2.0/24"],
     # Seconds that open streams may go on when the queen restarts.
@@ -36,7 +38,7 @@ queen, hives = fleet(
     # Lines NAME=value by the names of the providers' own tools: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION
     # and, for a store of your own, AWS_ENDPOINT_URL; GOOGLE_SERVICE_ACCOUNT_KEY; AZURE_STORAGE_ACCOUNT_NAME, …_KEY.
     object_store=None,
-    # What `podman login` writes, for oci://.
+    # What `podman login` writes, for models from oci:// and for images that hosts pull.
     registry_auth=None,
     hosts=[
         host(

@@ -218,6 +218,18 @@ def words(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+_REGISTRY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
+
+
+def registries(value: object) -> tuple[str, ...]:
+    """Accept registries of images as engines name them: no scheme, and no image."""
+    given = words(value)
+    wrong = next((text for text in given if not _REGISTRY.fullmatch(text)), None)
+    if wrong is not None:
+        raise UnfitError(f"{wrong!r} is no registry; write it as engines do, such as '10.0.0.5:5000' or 'mirror/path'")
+    return given
+
+
 def labels(value: object) -> dict[str, str]:
     """Accept label names and values, all short plain strings."""
     if not isinstance(value, dict):

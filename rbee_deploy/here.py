@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pyinfra.context import ctx_host
@@ -17,9 +16,9 @@ from rbee_deploy.authority import FleetAuthority
 from rbee_deploy.errors import DeployError, UnfitRunError
 from rbee_deploy.facts.memo import ASKED, PASSWORD, count_commands, last_known, observe
 from rbee_deploy.history import Past, Step
-from rbee_deploy.images.manifest import Image
 from rbee_deploy.inventory import Placement
 from rbee_deploy.observed import Observed
+from rbee_deploy.operations.images import Wanted
 from rbee_deploy.operations.models import Seed
 from rbee_deploy.operations.root import FETCHES, LEASE, REFUSALS, RUN, WARNINGS, WORKERS
 from rbee_deploy.operations.workers import Door
@@ -200,9 +199,12 @@ class Here:
         """Return the names of the engine builds."""
         return [engine.id for engine in self.engines()]
 
-    def images(self) -> list[tuple[Image, Path]]:
-        """Return the images to bring, with their files on this machine."""
-        return self._of_plan(lambda plan: list(plan.images), [])
+    def images(self) -> list[Wanted]:
+        """Return the images to bring, with their files on this machine or where the host has them from."""
+        mirrors = self.site.image_mirrors
+        return self._of_plan(
+            lambda plan: [Wanted(image, path, mirrors, plan.registry_auth) for image, path in plan.images], []
+        )
 
     def seeds(self) -> list[Seed]:
         """Return the model files to bring."""

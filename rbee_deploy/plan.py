@@ -1,8 +1,9 @@
 """What one host should have, worked out on the operator's machine from the inventory and what the host is."""
 
 import hashlib
+import json
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from rbee_deploy.site import Host, Model, Replicas, Site, TlsPaths
 from rbee_deploy.sources import ArtefactSource, Built, HeldFile
 from rbee_deploy.versions import version
 from rbee_runtime.models.references import identity, shown
+from rbee_runtime.models.sources.credentials import REGISTRIES
 from rbee_runtime.protocol import ModelFile, ModelSpec
 
 T = TypeVar("T")
@@ -35,9 +37,9 @@ class HostPlan:
     """Everything to bring to a host; `files` has the digests last.
 
     `models` has an entry for each file of a model, `contents` where the content with a sha256 lies on this machine,
-    `footprints` the bytes of device memory that a worker of a model is estimated to take, `images` those of containers
-    with their files on this machine. `inside` is the release in the images of queen and hive, "" where they run the
-    host's own.
+    `footprints` the bytes of device memory that a worker of a model is estimated to take, `images` those of
+    containers with their files on this machine, None for one that the host pulls with `registry_auth`. `inside` is
+    the release in the images of queen and hive, "" where they run the host's own.
     """
 
     release: Artefact
@@ -47,8 +49,9 @@ class HostPlan:
     files: tuple[OwnedFile, ...]
     contents: Mapping[str, Path] = field(default_factory=dict)
     footprints: Mapping[str, int] = field(default_factory=dict)
-    images: tuple[tuple[Image, Path], ...] = ()
+    images: tuple[tuple[Image, Path | None], ...] = ()
     inside: str = ""
+    registry_auth: Secret | None = None
 
     def digest(self, role: str) -> str:
         """Return the desired digest of a role."""
@@ -177,9 +180,18 @@ class Workshop:
             footprints={name: size for name, size in sizes.items() if size is not None},
             images=images,
             inside=inside,
+            registry_auth=self._registry_auth(host, images),
         )
 
-    def _images(self, host: Host, target: Target) -> tuple[tuple[Image, Path], ...]:
+    def _registry_auth(self, host: Host, images: Sequence[tuple[Image, Path | None]]) -> Secret | None:
+        """Return what registries of images are shown, in one line; None where nothing is pulled or nothing given."""
+        source = host.registry_auth or self.site.registry_auth
+        if source is None or all(path is not None for _, path in images):
+            return None
+        given = self._once(("credential", REGISTRIES, id(source)), partial(self._credential, host, REGISTRIES, source))
+        return Secret(json.dumps(json.loads(given.reveal())))
+
+    def _images(self, host: Host, target: Target) -> tuple[tuple[Image, Path | None], ...]:
         """Return the images of a host's containers, each with its file; DeployError."""
         folder = Path(self.site.images or "")
         known: Images = self._once(("images", folder), lambda: image_manifest.read(folder))
@@ -193,7 +205,7 @@ class Workshop:
                     f"the images in {folder} are of rbee {image.version}, and this fleet gets {self.site.version}: "
                     f"build them again with `rbee-deploy images --out {folder}`"
                 )
-        return tuple((image, known.archive(image)) for image in found)
+        return tuple((image, None if image.repository else known.archive(image)) for image in found)
 
     def _footprint(self, model: Model) -> int | None:
         """Return the estimate for one worker of a model, None where its files are of no form that is known."""

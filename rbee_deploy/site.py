@@ -259,7 +259,8 @@ class Site:
     `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `clients` are the networks that the firewall of the
     queen's host lets clients in from; None means everybody. `secrets_dir` on the operator's machine holds the fleet
     authority and the first API key; None means `rbee/<name>` in the XDG configuration folder. `images` is the folder
-    of container images there, as `rbee-deploy images` makes it.
+    of container images there, as `rbee-deploy images` makes it. `image_mirrors` are registries that are asked for them
+    before the one that they were pushed to, `host:port` or `host/path`.
     `drain_seconds` is how long open streams may go on when the queen restarts. `uploads` is how many
     hosts receive large files at a time, `rollout` how many are changed at a time. `hf_token` is a token of the hub,
     `object_store` lines such as `AWS_ACCESS_KEY_ID=…`, `registry_auth` the file that `podman login` writes.
@@ -273,6 +274,7 @@ class Site:
     client_endpoint: str | TlsPaths = check.setting(_client_endpoint, default="fleet-tls")
     secrets_dir: str | None = check.setting(_operator_folder, default=None)
     images: str | None = check.setting(_operator_folder, default=None)
+    image_mirrors: tuple[str, ...] = check.setting(check.registries, default=())
     clients: tuple[str, ...] | None = check.setting(check.networks, default=None)
     drain_seconds: float = check.setting(check.seconds(0, 3600), default=180.0)
     uploads: int = check.setting(check.whole(1, 200), default=5)

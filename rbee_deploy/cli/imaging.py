@@ -6,10 +6,11 @@ from pathlib import Path
 
 import rbee_runtime
 from rbee_deploy import engines, releases
+from rbee_deploy._fields import registries
 from rbee_deploy.artefacts import Target, say_to_stderr
 from rbee_deploy.cli import documents
 from rbee_deploy.cli.arguments import Commands
-from rbee_deploy.images import build, manifest
+from rbee_deploy.images import build, manifest, pushing
 from rbee_deploy.images.build import Recipe
 from rbee_deploy.images.context import Parts
 from rbee_deploy.local import DEFAULT_VARIANT
@@ -28,6 +29,12 @@ def register(commands: Commands) -> None:
         help=f"what they are built on, an image with python3; {build.BASE} if left out",
     )
     added.add_argument("--python", default=Target.python, metavar="3.N", help="the version of Python in that image")
+    added.add_argument(
+        "--push",
+        type=_registry,
+        metavar="REGISTRY",
+        help="also push them there (host:port/path, after `podman login`), and have hosts pull them by digest",
+    )
     added.set_defaults(run=_images, inventory=None, limit=[])
 
 
@@ -41,11 +48,20 @@ def _images(options: argparse.Namespace) -> int:
     recipe = Recipe(version=rbee_runtime.__version__, arch=target.arch, base=options.base)
     folder = options.out.expanduser().absolute()
     build.build(recipe, parts, folder, say=say_to_stderr)
+    if options.push:
+        pushing.push(folder, options.push, say=say_to_stderr)
     made = manifest.read(folder).images
     width = max(len(image.tag) for image in made)
     lines = [f"{image.tag:<{width}}  {image.size / (1 << 20):7.1f} MiB  {image.id}" for image in made]
     documents.tell(options, "\n".join(lines), folder=str(folder), images=[_row(image) for image in made])
     return 0
+
+
+def _registry(text: str) -> str:
+    try:
+        return registries([text])[0]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _row(image: manifest.Image) -> dict[str, str | int]:

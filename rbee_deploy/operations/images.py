@@ -2,12 +2,14 @@
 
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
 from rbee_deploy.facts.memo import observe
+from rbee_deploy.images import pulling
 from rbee_deploy.images.manifest import Image
 from rbee_deploy.modes import ContainerEngine
 from rbee_deploy.operations import upload
@@ -15,19 +17,40 @@ from rbee_deploy.operations.later import now
 from rbee_deploy.operations.release import INCOMING
 from rbee_deploy.operations.root import as_root_command
 from rbee_deploy.operations.upload import Upload
+from rbee_deploy.secrets import Secret
+
+NO_CREDENTIALS = "{}"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An image, and its file on this machine; None where the host pulls it, from a mirror if one has it.
+
+    `auth` is the file that `podman login` writes, as one line.
+    """
+
+    image: Image
+    path: Path | None
+    mirrors: tuple[str, ...] = ()
+    auth: Secret | None = None
 
 
 @operation()
 def loaded(
-    images: list[tuple[Image, Path]] | Callable[[], list[tuple[Image, Path]]], engine: ContainerEngine | None
+    wanted: list[Wanted] | Callable[[], list[Wanted]], engine: ContainerEngine | None
 ) -> Iterator[StringCommand]:
-    """Have the engine of containers load the images that it has not."""
+    """Have the engine of containers load or pull the images that it has not."""
     facts = observe(host)
-    missing = [(image, path) for image, path in now(images) if image.id not in facts.names("images")]
+    missing = [each for each in now(wanted) if each.image.id not in facts.names("images")]
     if engine is None or not missing:
         host.noop("every image is there")
         return
-    for image, path in missing:
+    for each in missing:
+        if each.path is None:
+            auth = each.auth.reveal() if each.auth is not None else NO_CREDENTIALS
+            yield as_root_command(pulling.pull(each.image, engine, each.mirrors), (auth,))
+            continue
+        image, path = each.image, each.path
         sending = Upload(path, image.sha256, image.size, INCOMING)
         yield from upload.commands(sending, facts)
         yield as_root_command(load(image, sending, engine))

@@ -1,0 +1,65 @@
+"""The script by which an engine gets an image from a registry; pure.
+
+An image is known by its id, so that it does not matter which registry it comes from: mirrors are asked first.
+"""
+
+import shlex
+from collections.abc import Sequence
+
+from rbee_deploy.images.manifest import Image
+from rbee_deploy.modes import ContainerEngine
+
+SECONDS = 3600
+"""Bound of one pull: a slow line takes half an hour for an image with CUDA."""
+
+_REASONS = (
+    ("*nauthorized*|*denied*|*uthentication*required*", "wants other credentials: give it registry_auth=… in fleet()"),
+    ("*manifest*unknown*|*not*found*", "has no such image: push it there again"),
+    (
+        "*no*image*found*for*arch*|*no*matching*manifest*",
+        "has it for other processors only: build and push it for this one too",
+    ),
+    ("*o*space*left*", "sent more than the disk holds: make room where the engine keeps images"),
+    (
+        "*no*such*host*|*refused*|*imeout*|*unreachable*|*deadline*|*no*route*",
+        "does not answer: look at the network, or name a mirror",
+    ),
+    ("*certificate*|*x509*|*HTTPS*client*", "is not trusted: put its authority where the engine looks for it"),
+)
+"""What engines say, and what to do: by Podman 5.4 and Docker 26."""
+
+
+def references(image: Image, mirrors: Sequence[str]) -> tuple[str, ...]:
+    """Return where an image may be pulled from, by its digest: each mirror has the path of the registry itself."""
+    path = image.repository.partition("/")[2]
+    return tuple(f"{place}@{image.digest}" for place in (*(f"{mirror}/{path}" for mirror in mirrors), image.repository))
+
+
+def pull(image: Image, engine: ContainerEngine, mirrors: Sequence[str] = ()) -> str:
+    """Return the script; the credentials' file comes on its standard input, and is gone when it ends."""
+    name = engine.value
+    command = {
+        ContainerEngine.PODMAN: f'{name} pull --quiet --authfile "$auth/config.json"',
+        ContainerEngine.DOCKER: f'{name} --config "$auth" pull --quiet',
+    }[engine]
+    other = f"what {name} pulled is not the image {image.tag} ({image.id}); push it there again"
+    return "\n".join(
+        (
+            "umask 077; auth=$(mktemp -d -p /run) || exit 1",
+            "trap 'rm -rf \"$auth\"' EXIT",
+            'cat >"$auth/config.json"',
+            "pulled=",
+            f"for from in {shlex.join(references(image, mirrors))}; do",
+            f'  timeout {SECONDS} {command} "$from" >/dev/null 2>"$auth/said" </dev/null && pulled=yes && break',
+            '  said=$(grep -v "^Trying to pull" "$auth/said" | tail -n 3 | tr "\\n" " ")',
+            "  case $said in",
+            *(f"    {pattern}) why={shlex.quote(reason)};;" for pattern, reason in _REASONS),
+            '    *) why="failed: $said";;',
+            "  esac",
+            f'  echo "the registry of $from, asked for {image.tag}, $why" >>"$auth/whys"',
+            "done",
+            '[ -n "$pulled" ] || { cat "$auth/whys" >&2; exit 1; }',
+            f"{name} image inspect {image.id} >/dev/null 2>&1 || {{ echo {shlex.quote(other)} >&2; exit 1; }}",
+            f"{name} tag {image.id} {image.tag}",
+        )
+    )

@@ -1,0 +1,186 @@
+"""Images by way of a registry: what is pushed, what a host pulls, and what it says when that fails."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rbee_deploy import _fields
+from rbee_deploy.errors import ArtefactError
+from rbee_deploy.images import manifest, pulling, pushing
+from rbee_deploy.images.manifest import Image
+from rbee_deploy.modes import ContainerEngine
+from tests.unit.deploy.sites import IMAGE
+
+DIGEST = f"sha256:{'d' * 64}"
+PUSHED = replace(IMAGE, repository="registry.example:5000/ops/rbee-worker-llama-cpp", digest=DIGEST)
+SECRET = "canary-of-a-password"
+ENGINE = """
+import json, os, pathlib, sys
+here = pathlib.Path({here!r})
+with (here / "asked").open("a") as file:
+    file.write(" ".join(sys.argv[1:]) + "\\n")
+if "pull" in sys.argv:
+    place = next(word for word in sys.argv if "config.json" in word or word.startswith("/run/") or "/tmp." in word)
+    path = pathlib.Path(place)
+    (here / "auth").write_text((path if path.is_file() else path / "config.json").read_text())
+    said = json.loads((here / "fails").read_text())
+    for where, words in said.items():
+        if sys.argv[-1].startswith(where):
+            sys.exit(words)
+if "inspect" in sys.argv and (here / "other").exists():
+    sys.exit(1)
+"""
+
+
+@pytest.fixture
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a Podman and a Docker that note what they are asked, and fail for registries named in `fails`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "fails").write_text("{}")
+    for name in ("podman", "docker"):
+        (folder / name).write_text(f"#!{sys.executable}\n{textwrap.dedent(ENGINE.format(here=str(folder)))}")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def run(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as a host would, with credentials on its standard input."""
+    given = json.dumps({"auths": {"registry.example:5000": {"auth": SECRET}}})
+    return subprocess.run(["sh", "-c", script], input=given, capture_output=True, text=True, check=False)
+
+
+def pulls(engines: Path) -> list[str]:
+    return [line.split()[-1] for line in (engines / "asked").read_text().splitlines() if " --quiet " in f" {line} "]
+
+
+@pytest.mark.parametrize("engine", ContainerEngine)
+def test_an_image_is_pulled_by_its_digest_and_named_for_people(engine: ContainerEngine, engines: Path) -> None:
+    """Credentials reach the engine in a file that is gone afterwards, and no command line."""
+    before = set(Path("/run").glob("tmp.*"))
+    done = run(pulling.pull(PUSHED, engine))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pulls(engines) == [f"{PUSHED.repository}@{DIGEST}"]
+    asked = (engines / "asked").read_text()
+    assert f"tag {PUSHED.id} {PUSHED.tag}" in asked
+    assert SECRET in (engines / "auth").read_text()
+    assert SECRET not in asked
+    assert set(Path("/run").glob("tmp.*")) == before
+
+
+def test_mirrors_are_asked_first(engines: Path) -> None:
+    """The first that has the image is enough; what the others said does not matter then."""
+    (engines / "fails").write_text(json.dumps({"10.0.0.5:5000/": "connection refused"}))
+    done = run(pulling.pull(PUSHED, ContainerEngine.PODMAN, ("10.0.0.5:5000", "mirror.example/cache")))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pulls(engines) == [
+        f"10.0.0.5:5000/ops/rbee-worker-llama-cpp@{DIGEST}",
+        f"mirror.example/cache/ops/rbee-worker-llama-cpp@{DIGEST}",
+    ]
+
+
+FAILURES = {
+    "Error: initializing source docker://x: unable to retrieve auth token: invalid username/password: unauthorized": (
+        "wants other credentials: give it registry_auth=… in fleet()"
+    ),
+    "Error response from daemon: pull access denied for x": "wants other credentials",
+    "Error: reading manifest sha256:dd in x: manifest unknown": "has no such image: push it there again",
+    "Error: choosing an image from manifest list: no image found in image index for architecture amd64": (
+        "has it for other processors only: build and push it for this one too"
+    ),
+    "no matching manifest for linux/amd64 in the manifest list entries": "has it for other processors only",
+    "Error: writing blob: storing blob to file: write /var/tmp/x: no space left on device": "sent more than the disk",
+    "Error: pinging container registry x: Get https://x/v2/: dial tcp 10.0.0.1:5000: connect: connection refused": (
+        "does not answer: look at the network, or name a mirror"
+    ),
+    "dial tcp: lookup registry.example: no such host": "does not answer",
+    "tls: failed to verify certificate: x509: certificate signed by unknown authority": "is not trusted: put its",
+    "http: server gave HTTP response to HTTPS client": "is not trusted",
+    "something new": "failed: something new",
+}
+
+
+@pytest.mark.parametrize("said", FAILURES)
+@pytest.mark.parametrize("engine", ContainerEngine)
+def test_what_goes_wrong_is_one_sentence(said: str, engine: ContainerEngine, engines: Path) -> None:
+    """Which registry, which image, and what to do; the run fails there, and nothing was changed."""
+    (engines / "fails").write_text(json.dumps({"registry.example": said}))
+    done = run(pulling.pull(PUSHED, engine))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"the registry of {PUSHED.repository}@{DIGEST}, asked for {PUSHED.tag}, {FAILURES[said]}")
+    assert " tag " not in (engines / "asked").read_text()
+
+
+def test_another_image_under_that_digest_is_refused(engines: Path) -> None:
+    """What was pulled has to be the image that was built."""
+    (engines / "other").touch()
+    done = run(pulling.pull(PUSHED, ContainerEngine.PODMAN))
+    assert done.returncode == 1
+    assert f"what podman pulled is not the image {PUSHED.tag} ({PUSHED.id})" in done.stderr
+
+
+PODMAN = """
+import pathlib, sys
+if "push" in sys.argv and not pathlib.Path({here!r}, "silent").exists():
+    pathlib.Path(sys.argv[sys.argv.index("--digestfile") + 1]).write_text("sha256:" + "e" * 64 + "\\n")
+    pathlib.Path({here!r}, "pushed").write_text(sys.argv[-1])
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder of one image, and a Podman that pushes."""
+    (tmp_path / "podman").write_text(f"#!{sys.executable}\n{textwrap.dedent(PODMAN.format(here=str(tmp_path)))}")
+    (tmp_path / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "worker.tar").write_text("an archive")
+    (tmp_path / manifest.NAME).write_text(manifest.text([replace(IMAGE, archive="worker.tar")]))
+    return tmp_path
+
+
+def test_a_push_writes_down_where_hosts_get_it(folder: Path) -> None:
+    """The repository and the digest that the registry gave; the file stays for those without a registry."""
+    pushing.push(folder, "registry.example:5000/ops", say=lambda _line: None)
+    (image,) = manifest.read(folder).images
+    assert (image.repository, image.digest) == (
+        "registry.example:5000/ops/rbee-worker-llama-cpp",
+        f"sha256:{'e' * 64}",
+    )
+    assert image.archive == "worker.tar"
+    assert (folder / "pushed").read_text() == "registry.example:5000/ops/rbee-worker-llama-cpp:0.1.0-x86_64"
+
+
+def test_a_push_without_a_digest_changes_nothing(folder: Path) -> None:
+    """Nothing is written down that no host could pull."""
+    (folder / "silent").touch()
+    before = (folder / manifest.NAME).read_text()
+    with pytest.raises(ArtefactError, match=r"podman did not say by which digest registry.example has the image"):
+        pushing.push(folder, "registry.example", say=lambda _line: None)
+    assert (folder / manifest.NAME).read_text() == before
+
+
+@pytest.mark.parametrize("text", ["10.0.0.5:5000", "mirror.example", "mirror.example/cache/x", "a:1/b-c_d.e"])
+def test_registries_are_written_as_engines_do(text: str) -> None:
+    """With or without a port or a path."""
+    assert _fields.registries([text]) == (text,)
+
+
+@pytest.mark.parametrize("text", ["https://mirror.example", "mirror.example/", "m/Upper", "a b", "$(x)", "-x", "m@sha"])
+def test_what_is_no_registry_is_refused(text: str) -> None:
+    """A scheme, an image or an option is none."""
+    with pytest.raises(ValueError, match="is no registry; write it as engines do"):
+        _fields.registries([text])
+
+
+def test_an_image_of_a_registry_needs_no_file(folder: Path) -> None:
+    """`images.json` alone is enough for a host that pulls."""
+    known = manifest.Images(folder, (replace(PUSHED, archive=""),))
+    assert isinstance(known.of(PUSHED.name, "x86_64"), Image)
