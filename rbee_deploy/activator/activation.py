@@ -30,8 +30,9 @@ from rbee_deploy.activator.undo import Retired, Undo, before, loaded, retired
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
 
-LOCK_SECONDS = 150.0
-"""Another activation, perhaps one whose operator lost the connection, takes less than this with its way back."""
+LOCK_SECONDS = 150.0 + 2 * workers.WORKER_SECONDS
+"""Another activation, perhaps one whose operator lost the connection, takes less than this with its way back: either
+may end workers of a way that the host leaves."""
 
 
 SYSTEMD = "systemd"

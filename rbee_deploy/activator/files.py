@@ -12,8 +12,8 @@ from rbee_deploy.activator import blobs, disk
 from rbee_deploy.activator.manifest import File
 from rbee_runtime import ports
 
-DROP_INS = ".d"
-"""Ends the name of a folder that is there for files of ours alone."""
+DROP_INS = "rbee-*.d"
+"""Folders that are there for files of ours alone. Others of systemd and polkit are watched, and stay when empty."""
 
 OTHER = "other"
 """What is at a path that is neither file nor link; it is left alone, and the activation fails."""
@@ -103,6 +103,6 @@ def remove(path: str) -> None:
     """Remove a file or link, if it is there."""
     if os.path.lexists(path) and not (Path(path).is_dir() and not Path(path).is_symlink()):
         Path(path).unlink()
-        if Path(path).parent.suffix == DROP_INS:
+        if Path(path).parent.match(DROP_INS):
             with contextlib.suppress(OSError):
                 Path(path).parent.rmdir()

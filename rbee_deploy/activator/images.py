@@ -73,6 +73,11 @@ def remove(unneeded: Iterable[tuple[str, str]]) -> list[str]:
     return [image for engine, image in sorted(unneeded) if _status(engine, "image", "rm", image) == 0]
 
 
+def is_there(engine: str, image: str) -> bool:
+    """Say whether an engine has an image; one that does not answer may have it."""
+    return _status(engine, "ps", "--quiet") != 0 or _status(engine, "image", "inspect", image) == 0
+
+
 def end(known: Guarded, *, seconds: float) -> None:
     """End and remove the containers of a hive, each after its requests, and their network; ActivationError."""
     found = _containers(known)

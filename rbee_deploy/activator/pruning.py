@@ -32,17 +32,22 @@ def prune(*, keep: int, wanted: set[str]) -> list[str]:
     state = replace(state, good=tuple(entry for entry in state.good if entry.generation in good))
     state.save()
     generations = [generation for generation in map(_loaded, good) if generation is not None]
-    earlier = (_loaded(path.stem) for path in places.GENERATIONS.glob("*.json") if path.stem not in good)
-    unneeded = images.named(item for item in earlier if item is not None) - images.named(generations)
+    names = [path.stem for path in places.GENERATIONS.glob("*.json") if path.stem not in good]
+    earlier = {name: found for name in names if (found := _loaded(name)) is not None}
+    unneeded = images.named(earlier.values()) - images.named(generations)
+    removed = images.remove(unneeded)
+    # What some container still uses is tried again by the next run, which knows it by the generation that names it.
+    in_use = {pair for pair in unneeded if pair[1] not in removed and images.is_there(*pair)}
+    remembered = {name for name, found in earlier.items() if images.named([found]) & in_use}
     gone = [
-        *_remove(places.GENERATIONS.glob("*.json"), {f"{name}.json" for name in good}),
+        *_remove(places.GENERATIONS.glob("*.json"), {f"{name}.json" for name in (*good, *remembered)}),
         *_remove(places.DATABASES.glob("*.db"), {f"{name}.db" for name in good} | _kept_by_restores()),
         *_remove(_installed(ports.RELEASES), {item.release for item in generations} | _in_use(ports.RELEASES)),
         *_remove(_installed(ports.ENGINES), wanted | _named(generations) | _in_use(ports.ENGINES)),
     ]
-    gone += images.remove(unneeded)
-    blobs.sweep(file.sha256 for generation in generations for file in generation.files)
-    return gone
+    needed = [*generations, *(earlier[name] for name in remembered)]
+    blobs.sweep(file.sha256 for generation in needed for file in generation.files)
+    return [*gone, *removed]
 
 
 def _installed(folder: Path) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from typing import Protocol
 from rbee_deploy import installs, pythons
 from rbee_deploy.activator import places
 from rbee_deploy.facts import equipment, guard, reach
+from rbee_deploy.modes import ContainerEngine
 from rbee_runtime import ports
 
 POLKITS = ("/usr/lib/polkit-1/polkitd", "/usr/libexec/polkitd", "/usr/lib/policykit-1/polkitd")
@@ -267,10 +268,15 @@ def _images(engine: str | None) -> str:
     if engine is None:
         return ""
     name = shlex.quote(engine)
+    # Of Docker, whether ids of images are those of manifests: with containerd's store they are.
+    store = "case $(docker info --format '{{.DriverStatus}}') in *containerd.snapshotter*) echo containerd;; esac"
+    more = f"; {store}" if engine == ContainerEngine.DOCKER else ""
+    answers = f"timeout 20 {name} ps --quiet >/dev/null </dev/null && {{ echo answers{more}; }}"
     images = f"timeout 20 {name} images --quiet --no-trunc </dev/null | sort -u | grep '^sha256:[0-9a-f]*$'"
     running = f"timeout 20 {name} ps --filter label=rbee.worker --format '{{{{.Names}}}}' </dev/null"
     workers = f"{running} | grep '^{CONTAINERS}[A-Za-z0-9._-]*$'"
-    return f"command -v {name} >/dev/null 2>&1 && {{ echo @images; {images}; echo @containers; {workers}; }}"
+    asked = f"echo @engine; {answers}; echo @images; {images}; echo @containers; {workers};"
+    return f"command -v {name} >/dev/null 2>&1 && {{ {asked} }}"
 
 
 def _plain_name() -> str:

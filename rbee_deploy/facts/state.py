@@ -189,6 +189,10 @@ def _unit(unit: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _engine(lines: Lines) -> dict[str, Any]:
+    return {"engine": [line for line in lines if line in {"answers", "containerd"}]}
+
+
 def _images(lines: Lines) -> dict[str, Any]:
     return {"images": [line for line in lines if line]}
 
@@ -279,6 +283,7 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "engines": _installed("engines"),
     "tools": _listing("tools"),
     "incoming": _listing("incoming"),
+    "engine": _engine,
     "images": _images,
     "containers": _containers,
     "models": _models,

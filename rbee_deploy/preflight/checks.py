@@ -31,10 +31,10 @@ class Scope(StrEnum):
     GPU = "hives with an NVIDIA card"
     BARE = "hosts that run bare"
     BARE_HIVE = "hives whose workers are processes"
-    CONTAINER = "hosts with `worker_runtime` `container`"
+    CONTAINER = "hosts with `mode` or `worker_runtime` `container`"
     PODMAN = "such hosts with `engine` `podman`"
     DOCKER = "such hosts with `engine` `docker`"
-    GPU_CONTAINER = "hosts with `worker_runtime` `container` and an NVIDIA card"
+    GPU_CONTAINER = "such hosts with an NVIDIA card"
 
 
 @dataclass(frozen=True)

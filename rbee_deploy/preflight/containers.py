@@ -31,6 +31,35 @@ def _engine_is_there(case: Case) -> Iterator[Finding]:
         )
 
 
+def _engine_answers(case: Case) -> Iterator[Finding]:
+    engine, said = case.host.container_engine, case.facts.engine
+    if engine is None or said is None or engine.value not in case.facts.programs or "answers" in said:
+        return
+    fix = {
+        ContainerEngine.PODMAN: "run `podman ps` there as root and mend what it says",
+        ContainerEngine.DOCKER: "run `systemctl enable --now docker` there and look at `journalctl -u docker`",
+    }[engine]
+    yield Finding(f"{engine.value} is installed there and does not answer", fix)
+
+
+def _ids_are_of_configurations(case: Case) -> Iterator[Finding]:
+    if "containerd" in (case.facts.engine or ()):
+        yield Finding(
+            "its Docker keeps images in containerd's store, where they have other ids than those that rbee names",
+            'write {"features": {"containerd-snapshotter": false}} into /etc/docker/daemon.json and restart docker '
+            "(images there have to be pulled again), or use Podman",
+        )
+
+
+def _models_are_no_link(case: Case) -> Iterator[Finding]:
+    folder = case.host.models_dir
+    if case.host.hive and case.facts.paths.get(folder, {}).get("kind") == "link":
+        yield Finding(
+            f"models_dir {folder} is a link there, and containers are shown folders by their own path only",
+            "write the path that it leads to",
+        )
+
+
 def _podman_is_new_enough(case: Case) -> Iterator[Finding]:
     have = case.facts.programs.get("podman")
     if have and version(have) < version(LEAST_PODMAN):
@@ -75,6 +104,36 @@ ENGINE = Check(
     why="it is what runs the containers of workers",
     fix="install it; on Debian, Ubuntu and Fedora setup does it, on Enterprise Linux for Podman",
     find=_engine_is_there,
+    scope=Scope.CONTAINER,
+)
+ANSWERS = Check(
+    id="container-engine-answers",
+    title="The engine of containers answers",
+    looks_at="`podman ps` or `docker ps`, as root",
+    fails_when="it is installed and does not answer within 20 s",
+    why="nothing could be loaded, started or removed",
+    fix="start it, and look at its log",
+    find=_engine_answers,
+    scope=Scope.CONTAINER,
+)
+STORE = Check(
+    id="docker-image-store",
+    title="Docker knows images by their configuration",
+    looks_at="the storage driver in `docker info`",
+    fails_when="it is containerd's, the default of new installations since Docker 29",
+    why="the same image has another id there, and rbee names images by their ids",
+    fix="turn that feature off in `/etc/docker/daemon.json`, or use Podman",
+    find=_ids_are_of_configurations,
+    scope=Scope.DOCKER,
+)
+REAL_MODELS = Check(
+    id="models-no-link",
+    title="The folder of models is no link",
+    looks_at="`models_dir`",
+    fails_when="it is a link to another folder",
+    why="a link could lead elsewhere by the time a container starts, so the guard shows folders by their own path only",
+    fix="write the path that it leads to",
+    find=_models_are_no_link,
     scope=Scope.CONTAINER,
 )
 PODMAN = Check(

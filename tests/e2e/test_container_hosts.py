@@ -123,7 +123,8 @@ def test_what_is_in_a_container_can_do_nothing_else(fleet: Fleet, engine: str, r
     written = {mount["Destination"] for mount in found["Mounts"] if mount["RW"]}
     own = {f"/var/lib/rbee/{role}", f"/run/rbee-{role}", *((STORE,) if role == "hive" else ())}
     assert written - {"/tmp"} == own
-    inside = set(host.run(f"{engine} exec rbee-{role} find /run -type s").stdout.split())
+    # What the guard hands to workers is not even to be listed.
+    inside = set(host.run(f"{engine} exec rbee-{role} find /run -type s", check=False).stdout.split())
     told = {"podman": {"/run/notify/notify.sock"}, "docker": {f"/run/rbee-{role}/notify.sock"}}[engine]
     assert inside - told == ({"/run/rbee-guard/engine.sock"} if role == "hive" else set())
 
@@ -153,10 +154,11 @@ def test_a_queen_that_restarts_refuses_nobody(fleet: Fleet) -> None:
     undisturbed = Stream(fleet).begin().end().text
     streams = [Stream(fleet).begin() for _ in range(4)]
     with Asking(fleet) as asking:
-        for _ in range(3):
-            host.run("systemctl restart rbee-queen")
-            time.sleep(0.5)
+        host.run("systemctl restart rbee-queen")
         assert names(host, "podman", "rbee-queen-leaving-")
+        for _ in range(2):
+            time.sleep(0.5)
+            host.run("systemctl restart rbee-queen")
     assert asking.failures == []
     assert {stream.end().text for stream in streams} == {undisturbed}
     wait_for("the end of those that leave", lambda: not names(host, "podman", "rbee-queen-leaving-"))
@@ -259,9 +261,8 @@ def test_purging_a_host_leaves_nothing_at_its_engine(fleet: Fleet) -> None:
     host = fleet.lab.hosts["podman"]
     done = fleet.rbee_deploy("purge", "podman", "--yes")
     assert done.code == 0, done.errors
-    left = (
-        "podman ps -aq; podman images -q --filter label=org.opencontainers.image.title=rbee-queen; podman secret ls -q"
-    )
-    assert host.run(left).stdout == ""
+    assert host.run("podman ps --all --quiet; podman secret ls --quiet").stdout == ""
+    for title in ("rbee-queen", "rbee-hive", "rbee-worker-llama-cpp"):
+        assert host.run(f"podman images --filter label=org.opencontainers.image.title={title} --quiet").stdout == ""
     assert host.run("ls /etc/containers/systemd /etc/systemd/system | grep rbee", check=False).stdout == ""
     assert host.run("ls -d /run/rbee* /etc/rbee /opt/rbee", check=False).stdout == ""

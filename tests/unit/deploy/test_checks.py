@@ -263,6 +263,32 @@ TRIGGERS: dict[str, list[Trigger]] = {
         Trigger("it has no Podman 4.4 or newer; install Podman", {"os_id": "arch"}, changed=contained),
         Trigger("it has no Docker; install Docker", {"os_id": "rocky", "os_version": "9.4"}, changed=in_docker),
     ],
+    "container-engine-answers": [
+        Trigger(
+            "podman is installed there and does not answer; run `podman ps`",
+            {"programs": {"podman": "5.4.2"}, "engine": []},
+            changed=contained,
+        ),
+        Trigger(
+            "docker is installed there and does not answer; run `systemctl enable --now docker`",
+            {"programs": {"docker": "28.0"}, "engine": []},
+            changed=in_docker,
+        ),
+    ],
+    "docker-image-store": [
+        Trigger(
+            "its Docker keeps images in containerd's store, where they have other ids",
+            {"programs": {"docker": "29.1"}, "engine": ["answers", "containerd"]},
+            changed=in_docker,
+        )
+    ],
+    "models-no-link": [
+        Trigger(
+            "models_dir /var/lib/rbee/models is a link there, and containers are shown folders by their own path",
+            {"paths": {"/var/lib/rbee/models": {"kind": "link"}}},
+            changed=contained,
+        )
+    ],
     "podman-version": [
         Trigger("Podman 4.3.1 is older than 4.4, the oldest", {"programs": {"podman": "4.3.1"}}, changed=contained)
     ],

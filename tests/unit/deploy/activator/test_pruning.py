@@ -51,7 +51,7 @@ def test_three_releases_stay(six: list[str]) -> None:
 PODMAN = """#!/bin/sh
 case "$1 $2 $3" in
     "image inspect sha256:gone") exit 125;;
-    "image rm sha256:used") exit 2;;
+    "image rm sha256:used") [ -e {removed}.free ] && echo "$3" >>{removed} || exit 2;;
     "image rm "*) echo "$3" >>{removed};;
     "ps --all --quiet") [ -e {removed}.gone ] || echo c1 c2;;
     "rm --force "*) echo "$*" >>{removed}; touch {removed}.gone;;
@@ -92,6 +92,19 @@ def test_images_that_no_kept_generation_names_go(systemd: FakeSystemd, podman: P
     gone = pruning.prune(keep=1, wanted=set())
     assert podman.read_text().split() == ["sha256:old"]
     assert {name for name in gone if name.startswith("sha256:")} == {"sha256:old"}
+
+
+def test_an_image_that_was_in_use_goes_later(systemd: FakeSystemd, podman: Path) -> None:
+    """A run that finds it unused removes it, and with it the generation that knew of it."""
+    old = contained("r1", "used")
+    contained("r2", "new")
+    contained("r3", "new")
+    assert "sha256:used" not in pruning.prune(keep=1, wanted=set())
+    assert (places.GENERATIONS / f"{old}.json").exists()
+    podman.with_name(f"{podman.name}.free").touch()
+    assert "sha256:used" in pruning.prune(keep=1, wanted=set())
+    assert not (places.GENERATIONS / f"{old}.json").exists()
+    contained("r4", "new")
 
 
 def test_containers_that_no_hive_has_any_more_go(systemd: FakeSystemd, podman: Path) -> None:
