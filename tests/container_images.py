@@ -25,7 +25,33 @@ BUILD_SECONDS = 300.0
 LIMITS = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
 """A build asks for a million of each, which is more than a host of the lab may have."""
 
+SHIM = """\
+#!{python}
+import shlex, sys
+sys.path.insert(0, {root!r})
+from tests.lab import Lab
+
+words = ["podman", *sys.argv[1:]]
+if words[1] == "build":
+    words[2:2] = {limits!r}
+done = Lab.open({lab!r}).hosts[{host!r}].run(shlex.join(words), check=False, timeout=600)
+sys.stdout.write(done.stdout)
+sys.stderr.write(done.stderr)
+sys.exit(done.returncode)
+"""
 CONTEXT, BASE_TREE, OUT = "/srv/context", "/srv/base", "/srv/images"
+
+
+def podman_on(lab: str, host: str, folder: Path) -> None:
+    """Put a Podman into a folder that is the one of a lab host, since this machine may have none.
+
+    What it reads and writes has to lie under the same path there.
+    """
+    folder.mkdir(exist_ok=True)
+    root = str(Path(__file__).resolve().parent.parent)
+    shim = folder / "podman"
+    shim.write_text(SHIM.format(python=sys.executable, root=root, lab=lab, host=host, limits=LIMITS))
+    shim.chmod(0o755)
 
 
 def parts() -> Parts:

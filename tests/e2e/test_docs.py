@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container_images import LIMITS
+from tests.container_images import podman_on
 from tests.e2e.fleets import ROOT, Fleet, small_fleet, wait_for
 from tests.e2e.pages import FENCE, Block, Need, read, said
 from tests.faults.rows import FULL
@@ -27,20 +27,6 @@ PROGRAMS = Path(sys.executable).parent
 SOURCES = ("pyproject.toml", "LICENSE", "config.py")
 FOLDERS = ("rbee_deploy", "rbee_runtime", "templates", "requirements", "containerfiles")
 BLOCK_SECONDS = 600
-PODMAN = """\
-#!{python}
-import shlex, sys
-sys.path.insert(0, {root!r})
-from tests.lab import Lab
-
-words = ["podman", *sys.argv[1:]]
-if words[1] == "build":
-    words[2:2] = {limits!r}
-done = Lab.open({lab!r}).hosts["gpu3"].run(shlex.join(words), check=False, timeout=600)
-sys.stdout.write(done.stdout)
-sys.stderr.write(done.stderr)
-sys.exit(done.returncode)
-"""
 NO_SHELL = {"bash", "shell", "console", "zsh", "shell-session"}
 
 
@@ -199,10 +185,7 @@ def with_podman(world: World) -> None:
     base = "tar -C /srv/base --one-file-system -c . | podman import --quiet - python:3.13-slim-trixie"
     host.run(base, timeout=BLOCK_SECONDS)
     world.declare("queen", "gpu1", "gpu3")
-    shim = world.folder / "bin" / "podman"
-    shim.parent.mkdir(exist_ok=True)
-    shim.write_text(PODMAN.format(python=sys.executable, root=str(ROOT), lab=world.fleet.lab.name, limits=LIMITS))
-    shim.chmod(0o755)
+    podman_on(world.fleet.lab.name, "gpu3", world.folder / "bin")
 
 
 def contained(world: World) -> None:

@@ -40,6 +40,8 @@ CONTAINERS = (
     "fuse-overlayfs",
     "docker.io",
     "docker-cli",
+    "docker-compose",
+    "docker-registry",
     "python3-venv",
 )
 
@@ -76,6 +78,7 @@ rm -rf /var/lib/apt/lists/* /var/log/bootstrap.log
 FINISH_CONTAINERS = """
 mkdir -p /etc/containers/containers.conf.d
 printf '[containers]\\npids_limit = 0\\n' > /etc/containers/containers.conf.d/lab.conf
+systemctl disable docker-registry.service
 systemctl disable docker.service containerd.service podman-restart.service podman-auto-update.timer
 systemctl enable docker.socket podman.socket
 """
@@ -117,7 +120,7 @@ RECIPES = {
         Recipe(name="trixie", suite="trixie"),
         # systemd 252, Python 3.11: the oldest host that rbee supports
         Recipe(name="bookworm", suite="bookworm"),
-        # Podman 5.4, Docker 26
+        # Podman 5.4, Docker 26 with Compose 2, and a registry of images
         Recipe(name="containers", suite="trixie", packages=CONTAINERS, finish=FINISH_CONTAINERS + FINISH),
     )
 }
