@@ -196,7 +196,8 @@ class Workshop:
         folder = Path(self.site.images or "")
         known: Images = self._once(("images", folder), lambda: image_manifest.read(folder))
         housed = [ROLE_IMAGES[role] for role in roles(host)] if host.way.housed else []
-        workers = [kind for kind in Kind if kind.engine and (kind.engine in host.engines or not host.engines)]
+        # Each image of workers serves the built-in engine, and a host without another needs one as well.
+        workers = [kind for kind in Kind if kind.engine in host.engines] or [Kind.WORKER_LLAMA_CPP]
         kinds = [*housed, *(workers if host.hive else ())]
         found = [known.of(kind, target.arch) for kind in kinds]
         for image in found:

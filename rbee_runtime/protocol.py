@@ -243,7 +243,7 @@ class WorkerLaunch(Message, frozen=True, kw_only=True):
 
     `model_path` is the first file of the model ("" for engines without files); `engine_dir` the engine artefact
     ("" for built-in engines); `fleet` is the one whose certificates are let in; `token` is set instead of TLS files
-    on a laptop.
+    on a laptop; `$RBEE_WORKER_TOKEN` is the one in the worker's environment.
     """
 
     worker: WorkerSpec

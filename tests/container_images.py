@@ -15,7 +15,7 @@ from rbee_deploy.artefacts import cache_root, cached_dir
 from rbee_deploy.images import build, context, manifest
 from rbee_deploy.images.build import Recipe
 from rbee_deploy.images.context import Parts
-from rbee_deploy.images.kinds import Kind
+from rbee_deploy.images.kinds import USUAL, Kind
 from rbee_deploy.local import DEFAULT_VARIANT
 from tests.lab import Lab, LabHost, ensure_image
 from tests.lab.recipes import BASE, RECIPES
@@ -68,8 +68,8 @@ def lab_images(revision: str = "") -> Path:
     inside = parts()
     version = inside.release.id.rpartition("-")[0]
     recipe = Recipe(version=version, arch=LAB_TARGET.arch, base=NAME, revision=revision, options=LIMITS)
-    commands = [" ".join(build.command(kind, recipe, CONTEXT)) for kind in Kind]
-    scripts = (context.release_script(inside.release.id), context.engine_script(inside.engine.id))
+    commands = [" ".join(build.command(kind, recipe, CONTEXT)) for kind in USUAL]
+    scripts = (context.release_script(inside.release.id), context.engine_script(inside))
     written = (context.containerfile().read_text(), *scripts, *commands, BASE.digest, RECIPES["containers"].digest)
     key = hashlib.sha256("\0".join(written).encode()).hexdigest()[:16]
     return cached_dir(cache_root() / "images" / key, lambda draft: _build(recipe, inside, draft))
@@ -84,16 +84,16 @@ def _build(recipe: Recipe, inside: Parts, out: Path) -> None:
         binds = [(folder, CONTEXT, True), (ensure_image(BASE.name), BASE_TREE, True), (out, OUT, False)]
         host = lab.add_host("builder", image="containers", binds=binds)
         host.run(f"tar -C {BASE_TREE} --one-file-system -c . | podman import --quiet - {NAME}", timeout=BUILD_SECONDS)
-        made = [_one(host, kind, recipe, inside, out) for kind in Kind]
+        made = [_one(host, kind, recipe, inside, out) for kind in USUAL]
     (out / manifest.NAME).write_text(manifest.text(made))
 
 
 def _one(host: LabHost, kind: Kind, recipe: Recipe, inside: Parts, out: Path) -> manifest.Image:
     print(f"image {kind}: building", file=sys.stderr)
     host.run(shlex.join(build.command(kind, recipe, CONTEXT)), timeout=BUILD_SECONDS)
-    identity = host.run(shlex.join(build.id_command(kind, recipe.version))).stdout
-    name = build.archive_name(kind, recipe)
-    host.run(shlex.join(build.save_command(kind, recipe.version, f"{OUT}/{name}")), timeout=BUILD_SECONDS)
+    identity = host.run(shlex.join(build.id_command(recipe.tag(kind)))).stdout
+    name = recipe.archive_name(kind)
+    host.run(shlex.join(build.save_command(recipe.tag(kind), f"{OUT}/{name}")), timeout=BUILD_SECONDS)
     return build.described(kind, recipe, inside, identity, out / name)
 
 

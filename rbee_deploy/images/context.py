@@ -9,37 +9,49 @@ from pathlib import Path
 
 from rbee_deploy import engines, releases
 from rbee_deploy.artefacts import Artefact
+from rbee_deploy.images import of_base
+from rbee_deploy.images.kinds import ENGINE_OF_BASE
 from rbee_runtime import ports
 
 CONTAINERFILE = "Containerfile"
 INSIDE = "/context"
 """Where a build sees the folder."""
 
+_FINDER = "of_base.py"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What goes into the images of one release."""
+    """What goes into the images of one release; `engine` None is the one that comes with the base."""
 
     release: Artefact
     uv: Artefact
-    engine: Artefact
+    engine: Artefact | None
+
+    @property
+    def engine_id(self) -> str:
+        """Return the folder of the engine."""
+        return self.engine.id if self.engine is not None else ENGINE_OF_BASE
 
 
-def containerfile() -> Path:
-    """Return the Containerfile: a wheel carries it inside the package, a checkout beside it."""
+def containerfile(name: str = CONTAINERFILE) -> Path:
+    """Return a Containerfile: a wheel carries them inside the package, a checkout beside it."""
     inside = Path(__file__).parent.parent / "containerfiles"
     root = inside if inside.is_dir() else inside.parent.parent / "containerfiles"
-    return root / CONTAINERFILE
+    return root / name
 
 
 def write(folder: Path, parts: Parts) -> None:
     """Fill an empty folder."""
     _unpack(parts.release.archive, folder / "release")
     _unpack(parts.uv.archive, folder / "tools")
-    shutil.copyfile(parts.engine.archive, folder / "engine.tar")
+    if parts.engine is not None:
+        shutil.copyfile(parts.engine.archive, folder / "engine.tar")
+    else:
+        shutil.copyfile(of_base.__file__, folder / _FINDER)
     shutil.copyfile(containerfile(), folder / CONTAINERFILE)
     (folder / "install-release").write_text(release_script(parts.release.id), encoding="utf-8")
-    (folder / "install-engine").write_text(engine_script(parts.engine.id), encoding="utf-8")
+    (folder / "install-engine").write_text(engine_script(parts), encoding="utf-8")
 
 
 def release_script(release: str) -> str:
@@ -51,10 +63,12 @@ def release_script(release: str) -> str:
     )
 
 
-def engine_script(engine: str) -> str:
-    """Return the script that unpacks the engine as hosts do."""
-    steps = engines.install_script(f"{INSIDE}/engine.tar", str(ports.ENGINES / engine))
-    return _script([("mkdir", "-p", str(ports.ENGINES)), *steps])
+def engine_script(parts: Parts) -> str:
+    """Return the script that unpacks the engine as hosts do, or shows workers the one of the base."""
+    folder = str(ports.ENGINES / parts.engine_id)
+    if parts.engine is None:
+        return _script([("python3", f"{INSIDE}/{_FINDER}", folder)])
+    return _script([("mkdir", "-p", str(ports.ENGINES)), *engines.install_script(f"{INSIDE}/engine.tar", folder)])
 
 
 def _script(steps: Iterable[tuple[str, ...]]) -> str:

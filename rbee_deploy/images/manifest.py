@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_deploy.errors import ArtefactError
-from rbee_deploy.images.kinds import Kind
+from rbee_deploy.images.kinds import USUAL_VARIANTS, Kind, Variant
 
 NAME = "images.json"
 _ID = re.compile(r"sha256:[0-9a-f]{64}")
@@ -22,6 +22,8 @@ class Image:
     `id` is the hash of its configuration, by which engines of containers know it wherever it came from. `release` is
     the release inside, `engine` the folder of the model engine, "" without one. `archive` is its file in the folder, of
     `size` bytes and with hash `sha256`; "" where only a registry has it: there it is `<repository>@<digest>`.
+    `variant` is what a worker of llama.cpp computes on. `model` is the name of the one inside, of hash `model_sha256`,
+    "" in images that get theirs from outside.
     """
 
     name: Kind
@@ -36,6 +38,9 @@ class Image:
     size: int = 0
     repository: str = ""
     digest: str = ""
+    variant: str = ""
+    model: str = ""
+    model_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,25 @@ class Images:
     images: tuple[Image, ...]
 
     def of(self, kind: Kind, arch: str) -> Image:
-        """Return an image for a processor (`uname -m`), or raise ArtefactError."""
-        found = next((image for image in self.images if (image.name, image.arch) == (kind, arch)), None)
-        if found is None:
-            known = ", ".join(sorted(f"{image.name} for {image.arch}" for image in self.images)) or "none"
+        """Return an image for a processor (`uname -m`) that has no model inside, or raise ArtefactError.
+
+        Of several variants it is the usual one; another only where the folder has no more than that.
+        """
+        found = [image for image in self.images if (image.name, image.arch, image.model) == (kind, arch, "")]
+        chosen = [image for image in found if image.variant in USUAL_VARIANTS] or found
+        if not chosen:
+            known = ", ".join(sorted({f"{image.name} for {image.arch}" for image in self.images})) or "none"
             raise ArtefactError(
                 f"{self.folder / NAME} has no image {kind} for {arch} (it has {known}): "
                 "build it there with `rbee-deploy images`"
             )
-        return found
+        if len(chosen) > 1:
+            variants = " and ".join(sorted(image.variant for image in chosen))
+            raise ArtefactError(
+                f"{self.folder / NAME} has the image {kind} for {variants}, and none for {Variant.CPU}: "
+                "have each of them in a folder of its own, or build the usual one there with `rbee-deploy images`"
+            )
+        return chosen[0]
 
     def archive(self, image: Image) -> Path:
         """Return the file of an image, or raise ArtefactError."""
@@ -86,7 +101,9 @@ def read(folder: Path) -> Images:
 
 
 def _image(entry: dict[str, Any]) -> Image:
-    image = Image(**{**entry, "name": Kind(entry["name"])})
+    kind = Kind(entry["name"])
+    # Folders of before there were variants do not name the one that they have.
+    image = Image(**{"variant": Variant.CPU.value if kind.varied else "", **entry, "name": kind})
     if not _ID.fullmatch(image.id):
         raise ValueError(f"{image.id!r} is not the id of an image")
     if Path(image.archive).name != image.archive:

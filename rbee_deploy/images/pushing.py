@@ -15,12 +15,17 @@ from rbee_deploy.images.manifest import Image
 
 def repository(image: Image, prefix: str) -> str:
     """Return where an image goes below `host:port/prefix`."""
-    return f"{prefix}/rbee-{image.name.value}"
+    return f"{prefix}/{_named(image)[0]}"
+
+
+def _named(image: Image) -> tuple[str, str]:
+    name, _, version = image.tag.rpartition("/")[2].partition(":")
+    return name, version
 
 
 def command(image: Image, prefix: str, digest_file: str) -> list[str]:
     """Return the command that pushes an image; whoever is logged in by `podman login` needs nothing else."""
-    target = f"{repository(image, prefix)}:{image.version}-{image.arch}"
+    target = f"{repository(image, prefix)}:{_named(image)[1]}-{image.arch}"
     return [PODMAN, "push", "--quiet", "--digestfile", digest_file, image.id.removeprefix("sha256:"), target]
 
 

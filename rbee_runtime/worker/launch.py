@@ -19,6 +19,14 @@ from rbee_runtime.testing.fake_engine import parse_options
 _CREDENTIALS = "$CREDENTIALS_DIRECTORY"
 _LOOPBACK = "127.0.0.1"
 
+TOKEN_VARIABLE = "RBEE_WORKER_TOKEN"  # noqa: S105 - the name of a variable
+TOKEN_FILE_VARIABLE = f"{TOKEN_VARIABLE}_FILE"
+CALLERS_TOKEN = f"${TOKEN_VARIABLE}"
+"""As the token in a spec file: the one in that variable, or in the file that TOKEN_FILE_VARIABLE names."""
+
+LEAST_TOKEN = 16
+"""Characters of such a token, which a person has chosen: it may be all that stands between a port and a network."""
+
 BY_HAND = "by-hand"
 """Worker id of a worker that no hive started."""
 
@@ -57,7 +65,7 @@ def _from_registry(options: argparse.Namespace, environment: Mapping[str, str]) 
 
 
 def read_spec(path: Path, environment: Mapping[str, str]) -> WorkerLaunch:
-    """Return the spec file at `path`, its `$CREDENTIALS_DIRECTORY` replaced by the service manager's folder."""
+    """Return the spec file at `path`, with the service manager's folder and the token of `environment` put in."""
     try:
         launch = decode(path.read_bytes(), WorkerLaunch)
     except OSError as error:
@@ -68,10 +76,28 @@ def read_spec(path: Path, environment: Mapping[str, str]) -> WorkerLaunch:
         ) from error
     if not launch.tls_dir and not launch.token:
         raise ConfigError(f"the worker spec {path} has neither tls_dir nor token: nobody could call this worker")
+    if launch.token == CALLERS_TOKEN:
+        launch = msgspec.structs.replace(launch, token=_callers_token(environment))
     directory = environment.get("CREDENTIALS_DIRECTORY", "")
     if _CREDENTIALS in launch.tls_dir and not directory:
         raise ConfigError(f"{_CREDENTIALS} is not set, which {path} needs; start the worker by its unit")
     return msgspec.structs.replace(launch, tls_dir=launch.tls_dir.replace(_CREDENTIALS, directory))
+
+
+def _callers_token(environment: Mapping[str, str]) -> str:
+    token, file = environment.get(TOKEN_VARIABLE, ""), environment.get(TOKEN_FILE_VARIABLE, "")
+    if file and not token:
+        try:
+            token = Path(file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            said = error.strerror if isinstance(error, OSError) else "it has other characters than ASCII"
+            raise ConfigError(f"cannot read the token in {file} ({TOKEN_FILE_VARIABLE}): {said}") from error
+    if len(token) < LEAST_TOKEN or not (token.isascii() and token.isprintable()):
+        raise ConfigError(
+            f"this worker needs a token that its callers send as x-rbee-token: set {TOKEN_VARIABLE}, or "
+            f"{TOKEN_FILE_VARIABLE} to a file, with {LEAST_TOKEN} or more printable ASCII characters"
+        )
+    return token
 
 
 def link_of(launch: WorkerLaunch) -> Link:

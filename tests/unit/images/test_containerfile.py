@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from rbee_deploy.images import context
+from rbee_deploy.images import baking, context
 from rbee_deploy.images.kinds import Kind
 from rbee_deploy.wheels import toolbox
 
@@ -31,10 +31,11 @@ def last(stage: str, word: str) -> str:
 
 
 @pytest.mark.slow
-def test_it_is_clean() -> None:
+@pytest.mark.parametrize("name", [context.CONTAINERFILE, baking.CONTAINERFILE])
+def test_it_is_clean(name: str) -> None:
     """Hadolint has nothing to say."""
     linter = toolbox("lint-containers.txt") / "bin" / "hadolint"
-    said = subprocess.run([linter, context.containerfile()], capture_output=True, text=True, check=False)
+    said = subprocess.run([linter, context.containerfile(name)], capture_output=True, text=True, check=False)
     assert (said.returncode, said.stdout) == (0, "")
 
 
@@ -46,9 +47,18 @@ def test_every_image_is_a_target_that_runs_without_rights(kind: Kind) -> None:
     assert last(kind.value, "ENTRYPOINT") == f'["rbee-{program}"]'
     assert last(kind.value, "HEALTHCHECK").endswith(f'CMD ["rbee-health", "{program}"]')
     labels = " ".join(line for line in instructions(kind.value) if line.startswith("LABEL"))
-    for name in ("title", "description", "version", "revision", "licenses"):
+    for name in ("title", "description", "version", "revision", "licenses", "base.name"):
         assert f"org.opencontainers.image.{name}=" in labels
     assert f'title="rbee-{kind.value}"' in labels
+
+
+def test_an_image_with_a_model_is_that_of_its_worker() -> None:
+    """It adds the file, how it is served and labels, and neither a user nor a program nor a secret."""
+    text = context.containerfile(baking.CONTAINERFILE).read_text()
+    words = [line.split()[0] for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+    assert sorted(set(words)) == ["ARG", "CMD", "COPY", "FROM", "HEALTHCHECK", "LABEL"]
+    assert "FROM ${WORKER}" in text
+    assert "/opt/rbee/models/" in text
 
 
 def test_builds_need_no_network_and_keep_no_tools() -> None:

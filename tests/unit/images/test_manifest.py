@@ -21,6 +21,7 @@ IMAGE = Image(
     archive="worker.tar",
     sha256="b" * 64,
     size=7,
+    variant="cpu",
 )
 
 
@@ -71,4 +72,42 @@ def test_what_is_missing_in_a_folder_is_named(tmp_path: Path) -> None:
 def test_workers_are_started_from_workers_images_only() -> None:
     """An image of workers serves its engine and the built-in one, the others none."""
     served = {kind: served_by(kind) for kind in Kind}
-    assert served == {Kind.QUEEN: (), Kind.HIVE: (), Kind.WORKER_LLAMA_CPP: ("fake", "llama-cpp")}
+    workers = {Kind.WORKER_LLAMA_CPP: ("fake", "llama-cpp"), Kind.WORKER_VLLM: ("fake", "vllm")}
+    assert served == {Kind.QUEEN: (), Kind.HIVE: ()} | workers
+
+
+CUDA = dataclasses.replace(IMAGE, variant="cuda12", id=f"sha256:{'c' * 64}")
+VULKAN = dataclasses.replace(IMAGE, variant="vulkan", id=f"sha256:{'d' * 64}")
+BAKED = dataclasses.replace(IMAGE, model="smol", model_sha256="e" * 64, id=f"sha256:{'e' * 64}")
+
+
+@pytest.mark.parametrize(
+    ("images", "chosen"),
+    [((BAKED, CUDA, IMAGE), IMAGE), ((VULKAN, CUDA, IMAGE), IMAGE), ((BAKED, CUDA), CUDA)],
+)
+def test_a_host_gets_the_usual_variant(tmp_path: Path, images: tuple[Image, ...], chosen: Image) -> None:
+    """Another one only where the folder has no more than that, and never one with a model inside."""
+    assert manifest.read(folder(tmp_path, *images)).of(Kind.WORKER_LLAMA_CPP, "x86_64") == chosen
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ((CUDA, VULKAN), r"for cuda12 and vulkan, and none for cpu: have each of them in a folder of its own"),
+        ((BAKED,), r"has no image worker-llama-cpp for x86_64"),
+    ],
+)
+def test_no_variant_is_guessed(tmp_path: Path, images: tuple[Image, ...], said: str) -> None:
+    """Two unusual ones, or one that has its model inside, are a sentence."""
+    with pytest.raises(ArtefactError, match=said):
+        manifest.read(folder(tmp_path, *images)).of(Kind.WORKER_LLAMA_CPP, "x86_64")
+
+
+@pytest.mark.parametrize(("kind", "variant"), [(Kind.WORKER_LLAMA_CPP, "cpu"), (Kind.QUEEN, "")])
+def test_a_folder_of_before_there_were_variants_is_read(tmp_path: Path, kind: Kind, variant: str) -> None:
+    """Its worker is the one for processors, and nothing in it has a model inside."""
+    entry = dataclasses.asdict(dataclasses.replace(IMAGE, name=kind))
+    old = {name: value for name, value in entry.items() if name not in {"variant", "model", "model_sha256"}}
+    (tmp_path / manifest.NAME).write_text(json.dumps({"images": [old]}))
+    found = manifest.read(tmp_path).of(kind, "x86_64")
+    assert (found.variant, found.model, found.model_sha256) == (variant, "", "")

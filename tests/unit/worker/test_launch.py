@@ -51,6 +51,37 @@ def test_a_spec_that_cannot_be_used_gets_one_sentence(tmp_path: Path, content: b
         parse_arguments(["--spec", str(path)], {})
 
 
+LEFT_OPEN = msgspec.structs.replace(fake_launch(), tls_dir="", token="$RBEE_WORKER_TOKEN")
+SECRET = "a-token-of-some-length"
+
+
+def test_the_token_of_callers_is_not_in_the_file(tmp_path: Path) -> None:
+    """Where the spec leaves it open, whoever starts the worker gives it by a variable or by a file."""
+    file = tmp_path / "token"
+    file.write_text(f"{SECRET}\n")
+    for environment in ({"RBEE_WORKER_TOKEN": SECRET}, {"RBEE_WORKER_TOKEN_FILE": str(file)}):
+        assert link_of(read(tmp_path / "spec", LEFT_OPEN, environment)).token == SECRET
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "needs a token that its callers send as x-rbee-token: set RBEE_WORKER_TOKEN, or RBEE_WORKER_TOKEN_FILE"),
+        ({"RBEE_WORKER_TOKEN": "short"}, "16 or more printable ASCII characters"),
+        ({"RBEE_WORKER_TOKEN": "ü" * 16}, "16 or more printable ASCII characters"),
+        ({"RBEE_WORKER_TOKEN_FILE": "/nowhere/token"}, r"cannot read the token in /nowhere/token .*: No such file"),
+        ({"RBEE_WORKER_TOKEN_FILE": "FILE"}, "it has other characters than ASCII"),
+    ],
+)
+def test_without_a_token_nothing_is_served(tmp_path: Path, environment: dict[str, str], message: str) -> None:
+    """A worker that anybody may call does not start, and says what to set."""
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff" * 20)
+    given = {name: value.replace("FILE", str(file)) for name, value in environment.items()}
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path / "spec", LEFT_OPEN, given)
+
+
 def test_a_model_is_served_by_hand() -> None:
     """Options make a worker on loopback, named after its file, with a random token."""
     arguments = ["--model", "/models/Small-Q4.gguf", "--context", "512", "--port", "9001", "--option", "threads=2"]
