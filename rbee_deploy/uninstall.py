@@ -46,7 +46,9 @@ def _units() -> tuple[str, ...]:
     workers = ports.WORKER_TEMPLATE.replace("@.", "@*.")
     return (
         # Hive before workers, or it would start them again; the whole target stops in that order.
-        f"systemctl disable --now -- {shlex.join(modes.every_unit())} 2>/dev/null",
+        # Each by itself: one that is not there, or that Quadlet generates, keeps none of the others.
+        f"for unit in {shlex.join(modes.every_unit())}; do systemctl disable -- $unit 2>/dev/null; done",
+        f"systemctl stop -- {shlex.join(reversed(modes.every_unit()))} 2>/dev/null",
         f"systemctl stop -- {shlex.quote(workers)} 2>/dev/null",
         # What a restarted queen left to finish its streams is not stopped with it.
         f"systemctl kill --kill-whom=all --signal=KILL -- {ports.QUEEN_UNIT} 2>/dev/null",

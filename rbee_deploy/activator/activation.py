@@ -139,8 +139,9 @@ def _retire(run: Activation) -> None:
     """End what the host does not do any more: a role that moved elsewhere, a mode that it has left."""
     gone = run.retired
     there = [name for name, unit in units.look(gone.units).items() if unit.load != "not-found"]
-    if there:
-        units.systemctl("disable", "--now", "--quiet", "--", *there)
+    # Not both at once: of what Quadlet generates nothing can be disabled, and then nothing would be stopped.
+    _disable(there)
+    _stop(there)
     if not _is_guarded(run) and firewall.is_held():
         firewall.stop()
 
