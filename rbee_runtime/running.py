@@ -1,6 +1,7 @@
 """What really runs, for `/health` and the deployer: the digest that a process started with, and `running.json`."""
 
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,14 @@ import msgspec
 
 from rbee_runtime import __version__, durable, logs, ports
 from rbee_runtime.errors import StateError
+
+FIRST = 1
+"""The first process of a container: when it goes, the kernel kills what it leaves behind."""
+
+
+def is_first() -> bool:
+    """Say whether this process is the first of its container, which nothing that it starts outlives."""
+    return os.getpid() == FIRST
 
 
 def digest_of(config: Path) -> str:

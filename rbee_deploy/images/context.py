@@ -58,9 +58,10 @@ def release_script(release: str) -> str:
     """Return the script that installs the release as hosts do."""
     final = str(ports.RELEASES / release)
     steps = releases.install_script(f"{INSIDE}/release", final, uv=f"{INSIDE}/tools/uv", python="python3")
-    return _script(
-        [("mkdir", "-p", str(ports.RELEASES)), *steps, ("ln", "-s", f"releases/{release}", str(ports.CURRENT))]
-    )
+    # An engine gives a new volume the owner of the folder that it covers, where there is such a folder.
+    covered = ("mkdir", "-p", str(ports.QUEEN_STATE), str(ports.HIVE_STATE), str(ports.MODELS))
+    link = ("ln", "-s", f"releases/{release}", str(ports.CURRENT))
+    return _script([("mkdir", "-p", str(ports.RELEASES)), *steps, link, covered])
 
 
 def engine_script(parts: Parts) -> str:

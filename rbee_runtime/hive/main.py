@@ -1,4 +1,4 @@
-"""`rbee-hive`: run the hive of this host until told to stop; its workers go on without it."""
+"""`rbee-hive`: run the hive of this host until told to stop; its workers go on without it, unless they cannot."""
 
 import argparse
 import asyncio
@@ -64,8 +64,14 @@ async def run(settings: HiveConfig, *, digest: str) -> None:
         notify(f"READY=1\nSTATUS={hive.summary}")
         await _attend(hive, stop)
     finally:
-        notify("STOPPING=1\nSTATUS=stopping; workers go on")
-        await hive.stop(stop_workers=False)
+        together = ends_with_workers(settings)
+        notify(f"STOPPING=1\nSTATUS=stopping; workers {'finish their requests first' if together else 'go on'}")
+        await hive.stop(stop_workers=together)
+
+
+def ends_with_workers(settings: HiveConfig) -> bool:
+    """Say whether workers end with this hive: those that it starts itself, where it is all that keeps a container."""
+    return settings.launcher == "process" and running.is_first()
 
 
 async def _attend(hive: attached.AttachedHive, stop: asyncio.Event) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from rbee_runtime import running
 from rbee_runtime.notify import notify
 from rbee_runtime.queen.control import LineReader, Order, Word
 
@@ -28,9 +29,6 @@ STOP_SECONDS = 200.0
 
 HURRY_SECONDS = 10.0
 """After a second interrupt: idle workers end in a second or two, and who waits for others asks a third time."""
-
-FIRST = 1
-"""The first process of a container: when it goes, the kernel kills what it leaves behind."""
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,7 +138,7 @@ class Supervisor:
             if line == Word.READY:
                 notify("READY=1\nSTATUS=serving")
             if line == Word.RELEASED and self._order is Order.DRAIN:
-                if os.getpid() != FIRST:
+                if not running.is_first():
                     return 0
                 self._linger()
         return None

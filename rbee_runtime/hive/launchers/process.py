@@ -182,6 +182,8 @@ class ProcessLauncher:
         if self._lives(handle):
             phase = Phase.STOPPING if f"{worker}.stop" in files else Phase.RUNNING
             return UnitStatus(worker, phase, pid=handle.pid, spec=handle.spec)
+        identity.reap(handle.shim_pid, handle.shim_started, handle.boot)
+        identity.reap(handle.pid, handle.started, handle.boot)
         # Not before the shim is gone, which notes the end and then lets go of the lock: the next start needs that.
         ended = self._exit(worker) or Exit()
         return UnitStatus(worker, Phase.ENDED, spec=handle.spec, exit_status=ended.status, exit_signal=ended.signal)

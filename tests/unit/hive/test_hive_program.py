@@ -30,12 +30,26 @@ RELEASE = Path(sys.prefix).resolve().name
 READY = "1 worker ready, queen not reachable"
 
 
+MODULE = ("-m", "rbee_runtime.hive.main")
+FIRST = """\
+import ctypes, os
+from rbee_runtime import running
+from rbee_runtime.hive import main
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+running.FIRST = os.getpid()
+main.main()
+"""
+"""A hive that believes itself the first process of a container, and gets orphans as that one does."""
+
+
 @asynccontextmanager
-async def program(file: Path, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def program(
+    file: Path, code: tuple[str, ...] = MODULE, **environment: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "rbee_runtime.hive.main",
+        *code,
         "--config",
         str(file),
         env=os.environ | environment,
@@ -164,6 +178,33 @@ async def test_a_stopped_hive_says_so_and_leaves_workers(
     assert (await queen.client.get(f"http://127.0.0.1:{report['port']}/ready")).status_code == 200
     assert all(part in said for part in (READY, "WATCHDOG=1"))
     assert 0 <= said.find("READY=1") < said.find("STOPPING=1")
+
+
+async def test_the_first_process_of_a_container_takes_its_workers_along(
+    settings: HiveConfig, file: Path, queen: Queen
+) -> None:
+    """Nothing would outlive it: workers end in their order before it does, and ended ones leave no zombie meanwhile."""
+    async with program(file, ("-c", FIRST)) as process:
+        await up(queen, settings)
+        await queen.put(desired(1, fake("w-1")))
+        await until(lambda: queen.in_state("w-1", "ready"))
+        before = handle(settings, "w-1")
+        os.kill(before["pid"], signal.SIGKILL)
+
+        async def came_back() -> bool:
+            return bool(await queen.in_state("w-1", "ready")) and handle(settings, "w-1")["pid"] != before["pid"]
+
+        await until(came_back)
+        await until(lambda: gone(before["shim_pid"]))
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+    told = json.loads((settings.state_dir / "process" / "w-1.exit.json").read_text())
+    assert gone(handle(settings, "w-1")["pid"])
+    assert (told["status"], told["signal"]) == (0, None)
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
 
 
 def _next(channel: socket.socket) -> str:

@@ -174,7 +174,13 @@ def test_a_restart_cuts_no_stream_and_refuses_no_request(served: Unit) -> None:
     wait_until(lambda: not alive(old.child))
 
 
-FIRST = "import os; from rbee_runtime.queen import main, supervisor; supervisor.FIRST = os.getpid(); main.main()"
+FIRST = """\
+import os
+from rbee_runtime import running
+from rbee_runtime.queen import main
+running.FIRST = os.getpid()
+main.main()
+"""
 
 
 def test_the_first_process_of_a_container_stays_for_its_streams(tmp_path: Path) -> None:
