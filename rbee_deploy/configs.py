@@ -3,6 +3,7 @@
 import ipaddress
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -13,7 +14,7 @@ from rbee_deploy.errors import RenderError
 from rbee_deploy.externals import KEYS, External
 from rbee_deploy.images.kinds import ENGINES_INSIDE, served_by
 from rbee_deploy.images.manifest import Image
-from rbee_deploy.modes import ContainerEngine, credentials_directory
+from rbee_deploy.modes import ContainerEngine, Mode, WorkerRuntime, credentials_directory
 from rbee_deploy.site import BUILT_IN_ENGINE, Host, Model, Site
 from rbee_runtime import ports
 from rbee_runtime.config import (
@@ -55,6 +56,18 @@ def queen_config(site: Site, host: Host) -> str:
 def hive_config(site: Site, host: Host, engines: Sequence[str] = (), images: Sequence[Image] = ()) -> str:
     """Return /etc/rbee/hive.yaml; `engines` and `images` are those to use, whatever else still lies on the host."""
     return _text(_hive(site, host, engines, images))
+
+
+def hive_alone_config(site: Site, host: Host, *, queen: str, advertise: str) -> str:
+    """Return /etc/rbee/hive.yaml for a hive with its workers in one container, where there is no deployer and no host.
+
+    `queen` is the name that it finds the queen by, `advertise` the one that she finds it by.
+    """
+    here = replace(host, models_dir=str(ports.MODELS), mode=Mode.BARE.value, worker_runtime=WorkerRuntime.PROCESS.value)
+    url = f"https://{bracketed(queen)}:{site.queen.link_port}"
+    return _text(
+        _hive(site, here, (), ()).model_copy(update={"queen_url": url, "advertise": advertise, "launcher": "process"})
+    )
 
 
 def _hive(site: Site, host: Host, engines: Sequence[str], images: Sequence[Image]) -> HiveConfig:

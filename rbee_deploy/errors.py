@@ -5,7 +5,8 @@ DeployError
 ├── AuthorityError   the fleet's certificate authority cannot be used as it lies on disk
 ├── RenderError      a template or its data is wrong
 ├── ArtefactError    a release, engine or model file cannot be built, read or trusted
-└── BundleError      a bundle cannot be made, is damaged, or lacks what is asked of it
+├── BundleError      a bundle cannot be made, is damaged, or lacks what is asked of it
+└── ExportError      an inventory cannot go to another substrate as it is, or its folder is somebody else's
 
 InventoryError       (a SystemExit) the inventory file is wrong
 UnfitRunError        (a SystemExit) a run ends before it began
@@ -34,6 +35,10 @@ class ArtefactError(DeployError):
 
 class BundleError(DeployError):
     """A bundle cannot be made, is damaged, or lacks what is asked of it."""
+
+
+class ExportError(DeployError):
+    """An inventory cannot be exported as it is, or to where it should go."""
 
 
 class InventoryError(SystemExit):

@@ -65,6 +65,9 @@ VLLM = Base("vllm/vllm-openai:v0.32.0", python="3.12", glibc="2.35")
 ROLE_IMAGES = {"queen": Kind.QUEEN, "hive": Kind.HIVE}
 """What a role runs from on a host where it is in a container."""
 
+USER = 65532
+"""Whose processes and volumes are those of images, by number, where nobody says otherwise."""
+
 _ENGINES = {Kind.WORKER_LLAMA_CPP: "llama-cpp", Kind.WORKER_VLLM: "vllm"}
 ENGINES_INSIDE = ports.ENGINES
 """Where an image has its engine; as hosts have theirs."""
