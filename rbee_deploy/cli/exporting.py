@@ -10,9 +10,10 @@ from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import ExportError
 from rbee_deploy.exports import folder, write
 from rbee_deploy.exports.write import Substrate, Wanted
+from rbee_deploy.site import Site
 
 HELP = "write the fleet as a Compose project, as Kubernetes manifests, or as one pod for `podman kube play`"
-_REGISTRY = re.compile(r"[a-z0-9][a-z0-9._:/-]*")
+_REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*/?")
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.:-]*[A-Za-z0-9])?")
 
 
@@ -47,18 +48,31 @@ def _export(options: argparse.Namespace) -> int:
     files = write.write(where, made, wanted)
     if secrets:
         folder.write_secrets(where, secrets)
+    advice = _open_to_all(options.site, wanted)
     lines = [f"{part.name}  {part.image}  {_named(part.secrets)}" for part in made.parts]
     documents.tell(
         options,
         *(str(where / name) for name in files),
         *(str(where / folder.SECRETS / name) for name in secrets),
         *lines,
+        *([advice] if advice else []),
+        advice=advice,
         folder=str(where),
         files=list(files),
         secrets=[f"{folder.SECRETS}/{name}" for name in secrets],
         parts=[{"name": part.name, "image": part.image, "secrets": list(part.secrets)} for part in made.parts],
     )
     return 0
+
+
+def _open_to_all(site: Site, wanted: Wanted) -> str:
+    """Return what to do where nothing holds clients to their networks, "" where a policy does or nobody asked."""
+    if site.clients is None or wanted.substrate is Substrate.KUBERNETES:
+        return ""
+    return (
+        f"{wanted.substrate} does not keep clients of other networks out: close port {site.queen.queen_port} of its "
+        f"machine to all but {', '.join(site.clients)}"
+    )
 
 
 def _named(secrets: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ Kinds are those of every cluster, and what Podman knows of them runs by `podman 
 
 from typing import Any
 
-from rbee_deploy.exports import documents, pods
+from rbee_deploy.exports import documents, gpus, pods
 from rbee_deploy.exports.stack import QUEEN, Part, Places, Stack
 from rbee_deploy.images.kinds import USER
 
@@ -121,9 +121,15 @@ def _pod(part: Part) -> dict[str, Any]:
         },
         **node,
         **({"affinity": _apart()} if part.role == "hive" else {}),
-        "containers": [pods.container(part, pods.mounts(part))],
+        "containers": [pods.container(part, _resources(part))],
         "volumes": pods.volumes(part),
     }
+
+
+def _resources(part: Part) -> dict[str, Any]:
+    asked = {"queen": {"cpu": "100m", "memory": "256Mi"}, "hive": {"cpu": "1", "memory": "1Gi"}}[part.role]
+    # What a model takes is the hive's to judge, which knows the devices: a limit of memory would kill what fits.
+    return {"requests": asked, **({"limits": {gpus.LABEL: part.gpus}} if part.gpus else {})}
 
 
 def _apart() -> dict[str, Any]:

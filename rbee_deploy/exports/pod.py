@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rbee_deploy.exports import documents, pods
+from rbee_deploy.exports import documents, gpus, pods
 from rbee_deploy.exports.stack import Part, Places, Stack
 
 NAME = "rbee"
@@ -38,19 +38,18 @@ def _pod(stack: Stack, labels: dict[str, str]) -> dict[str, Any]:
             "terminationGracePeriodSeconds": _stop_seconds(stack),
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [_container(part) for part in stack.parts],
-            "volumes": [volume for part in stack.parts for volume in pods.volumes(part, f"{part.role}-")],
+            "volumes": [volume for part in stack.parts for volume in pods.volumes(part)],
         },
     }
 
 
 def _container(part: Part) -> dict[str, Any]:
-    made = pods.container(part, pods.mounts(part, f"{part.role}-"))
+    # Podman has devices by their names in CDI; a pod is all of its machine's rbee, so it gets them all. It asks for
+    # nothing else: what Podman makes of that needs control groups that not every machine has.
+    made = pods.container(part, {"limits": {f"{gpus.LABEL}=all": 1}} if part.gpus else {})
     for port in made["ports"]:
         if port["name"] == "api":
             port["hostPort"] = port["containerPort"]
-    if part.gpus:
-        # Podman has devices by their names in CDI; a pod is all of its machine's rbee, so it gets them all.
-        made["resources"]["limits"] = {"nvidia.com/gpu=all": 1}
     return made
 
 

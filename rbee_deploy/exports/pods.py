@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rbee_deploy.exports import gpus
 from rbee_deploy.exports.stack import STARTS_WITHIN_SECONDS, Part
 from rbee_deploy.images.kinds import USER
 from rbee_deploy.secrets import Secret
@@ -21,12 +20,22 @@ READABLE = 0o444
 _START_EVERY = 5
 
 
+def settings_name(part: Part) -> str:
+    """Return the name of a part's settings; Podman makes volumes of these and of secrets, so they differ."""
+    return f"{part.name}-settings"
+
+
+def secret_name(part: Part) -> str:
+    """Return the name of a part's secret."""
+    return f"{part.name}-credentials"
+
+
 def config_map(part: Part, labels: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings of a part."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": part.name, "labels": dict(labels)},
+        "metadata": {"name": settings_name(part), "labels": dict(labels)},
         "data": dict(part.configs),
     }
 
@@ -54,14 +63,14 @@ def secret(part: Part, files: Mapping[str, Secret]) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": part.name},
+        "metadata": {"name": secret_name(part)},
         "type": "Opaque",
         "stringData": {name: held.reveal() for name, held in files.items()},
     }
 
 
-def container(part: Part, mounts: Mapping[str, str]) -> dict[str, Any]:
-    """Return the container of a part; `mounts` are names of its pod's volumes by the path within."""
+def container(part: Part, resources: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the container of a part; `resources` are what it asks of its machine."""
     last = {str(ports.ETC), part.credentials, *part.folders}
     return {
         "name": part.role,
@@ -69,7 +78,7 @@ def container(part: Part, mounts: Mapping[str, str]) -> dict[str, Any]:
         "imagePullPolicy": "IfNotPresent",
         "command": part.command,
         "ports": [{"name": name, "containerPort": port} for name, port in listens(part).items()],
-        "resources": _resources(part),
+        "resources": dict(resources),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -81,7 +90,7 @@ def container(part: Part, mounts: Mapping[str, str]) -> dict[str, Any]:
         **_probes(part),
         "volumeMounts": [
             {"name": name, "mountPath": path, **({"readOnly": True} if path in last else {})}
-            for path, name in mounts.items()
+            for path, name in mounts(part).items()
         ],
     }
 
@@ -92,51 +101,33 @@ def listens(part: Part) -> dict[str, int]:
     return {"api": host.queen_port, "link": host.link_port} if part.role == "queen" else {"hive": host.hive_port}
 
 
-def mounts(part: Part, prefix: str = "") -> dict[str, str]:
-    """Return which volumes of its pod a part sees, by path."""
+def mounts(part: Part) -> dict[str, str]:
+    """Return which volumes of its pod a part sees, by path; Podman knows them by these names beyond the pod."""
     named = {
         str(ports.ETC): "settings",
         part.credentials: "credentials",
-        **{str(path): end for end, path in part.volumes.items()},
-        **{str(path): end for end, path in part.scratch.items()},
+        **{str(path): end for end, path in (part.volumes | part.scratch).items()},
+        **{folder: f"folder-{number}" for number, folder in enumerate(part.folders, 1)},
     }
-    shown = {folder: f"folder-{number}" for number, folder in enumerate(part.folders, 1)}
-    return {path: f"{prefix}{name}" for path, name in (named | shown).items()}
+    return {path: f"{part.name}-{end}" for path, end in named.items()}
 
 
-def volumes(part: Part, prefix: str = "") -> list[dict[str, Any]]:
+def volumes(part: Part) -> list[dict[str, Any]]:
     """Return the volumes behind them."""
-    lasting = [_volume(end, persistentVolumeClaim={"claimName": f"{part.name}-{end}"}) for end in part.volumes]
-    empty = [_volume(end, emptyDir={}) for end in part.scratch]
-    shown = [
-        _volume(f"folder-{number}", hostPath={"path": folder, "type": "Directory"})
-        for number, folder in enumerate(part.folders, 1)
-    ]
-    found = [
-        _volume("settings", configMap={"name": part.name}),
-        _volume("credentials", secret={"secretName": part.name, "defaultMode": READABLE}),
-        *lasting,
-        *empty,
-        *shown,
-    ]
-    return [{**volume, "name": f"{prefix}{volume['name']}"} for volume in found]
+    sources: dict[str, dict[str, Any]] = {
+        str(ports.ETC): {"configMap": {"name": settings_name(part)}},
+        part.credentials: {"secret": {"secretName": secret_name(part), "defaultMode": READABLE}},
+        **{str(path): {"persistentVolumeClaim": {"claimName": f"{part.name}-{e}"}} for e, path in part.volumes.items()},
+        **{str(path): {"emptyDir": {}} for path in part.scratch.values()},
+        **{folder: {"hostPath": {"path": folder, "type": "Directory"}} for folder in part.folders},
+    }
+    return [{"name": name, **sources[path]} for path, name in mounts(part).items()]
 
 
 def fingerprint(part: Part) -> str:
     """Return what changes with settings that a part reads at its start only; the fleet's file is read hot."""
     read_once = "".join(text for name, text in part.configs.items() if name != "fleet.yaml")
     return hashlib.sha256(read_once.encode()).hexdigest()[:16]
-
-
-def _volume(name: str, **source: Any) -> dict[str, Any]:
-    return {"name": name, **source}
-
-
-def _resources(part: Part) -> dict[str, Any]:
-    asked = {"queen": {"cpu": "100m", "memory": "256Mi"}, "hive": {"cpu": "1", "memory": "1Gi"}}[part.role]
-    limits = {"limits": {gpus.LABEL: part.gpus}} if part.gpus else {}
-    # What a model takes is the hive's to judge, which knows the devices: a limit of memory would kill what fits.
-    return {"requests": asked, **limits}
 
 
 def _probes(part: Part) -> dict[str, Any]:
