@@ -14,6 +14,7 @@ PURE = {
         *("errors", "inventory", "site", "_fields", "_invariants", "modes", "accounts", "configs", "digest", "render"),
         *("preflight", "host_facts", "secrets", "authority", "operator_tls", "private_files", "_x509", "rollout"),
         *("stores", "devices", "model_credentials", "externals", "adoption", "packages", "pythons", "checks_page"),
+        "exports",
     },
 }
 DRAWERS = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
