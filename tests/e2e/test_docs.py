@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container_images import podman_on
+from tests.container_images import lab_images, podman_on
 from tests.e2e.fleets import ROOT, Fleet, small_fleet, wait_for
 from tests.e2e.pages import FENCE, Block, Need, read, said
 from tests.faults.rows import FULL
@@ -190,12 +190,14 @@ def with_podman(world: World) -> None:
 
 def contained(world: World) -> None:
     """Write the folder of images into the inventory, and containers for the workers of gpu3."""
-    world.fleet.options["images"] = str(world.folder / "rbee-images")
+    world.declare("queen", "gpu1", "gpu3")
+    world.fleet.options["images"] = str(lab_images())
     world.fleet.hosts["gpu3"]["worker_runtime"] = "container"
 
 
 def housed(world: World) -> None:
     """Write containers for hive and workers of gpu3."""
+    contained(world)
     world.fleet.hosts["gpu3"] |= {"mode": "container", "worker_runtime": "container"}
 
 
