@@ -66,6 +66,7 @@ def lab_images(revision: str = "") -> Path:
     Those of another `revision` have the same in them and other ids.
     """
     inside = parts()
+    assert inside.engine is not None
     version = inside.release.id.rpartition("-")[0]
     recipe = Recipe(version=version, arch=LAB_TARGET.arch, base=NAME, revision=revision, options=LIMITS)
     commands = [" ".join(build.command(kind, recipe, CONTEXT)) for kind in USUAL]

@@ -44,6 +44,7 @@ def register(commands: Commands) -> None:
         metavar="VARIANT",
         help=f"{variant}: {', '.join(Variant)}",
     )
+    added.add_argument("--revision", default="", metavar="COMMIT", help="of the sources, for the label of the images")
     added.add_argument("--engine", type=Path, metavar="ARCHIVE", help="a tar of the engine, built elsewhere")
     added.add_argument(
         "--bake",
@@ -131,7 +132,13 @@ def _images(options: argparse.Namespace) -> int:
         release=releases.build_release(None, wanted.target),
         uv=releases.uv_binary(wanted.target),
     )
-    recipe = Recipe(version=rbee_runtime.__version__, arch=wanted.target.arch, base=wanted.base, variant=wanted.variant)
+    recipe = Recipe(
+        version=rbee_runtime.__version__,
+        arch=wanted.target.arch,
+        base=wanted.base,
+        revision=options.revision,
+        variant=wanted.variant,
+    )
     folder = options.out.expanduser().absolute()
     build.build(recipe, parts, folder, say=say_to_stderr, kinds=wanted.kinds, baked=baked)
     if options.push:

@@ -1,0 +1,173 @@
+"""Publishing images: folders of images, one for each kind of processor, become one list for each name in a registry.
+
+`python -m rbee_deploy.images.publish --to REGISTRY/OWNER --out FOLDER IMAGES…` pushes what the folders hold with the
+Podman of this machine, which has to be logged in there. It writes `images.json` with the digests, and prints what has
+one, images and lists, as JSON.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbee_deploy.artefacts import Say, fresh_file, say_to_stderr
+from rbee_deploy.commands import run
+from rbee_deploy.errors import ArtefactError
+from rbee_deploy.images import manifest
+from rbee_deploy.images.build import PODMAN
+from rbee_deploy.images.kinds import Kind
+from rbee_deploy.images.manifest import Image, Images
+
+FORMAT = "v2s2"
+"""Docker's format, as images are built: another one would give them other ids and take their health checks."""
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a registry has as `<repository>@<digest>`: an image, or the list of a name, whose `arch` is ""."""
+
+    name: str
+    arch: str
+    repository: str
+    digest: str
+
+    @property
+    def reference(self) -> str:
+        """Return where it is, for Podman."""
+        return f"docker://{self.repository}@{self.digest}"
+
+
+def repository(to: str, kind: Kind) -> str:
+    """Return where a registry has an image; registries take no capitals, and names of owners may have some."""
+    return f"{to.rstrip('/')}/rbee-{kind.value}".lower()
+
+
+def load_command(archive: Path) -> list[str]:
+    """Return the command that gives Podman an image from its file."""
+    return [PODMAN, "load", "--quiet", "--input", str(archive)]
+
+
+def push_command(image: Image, where: str, digest_file: Path) -> list[str]:
+    """Return the command that pushes an image by its id, so that it is the one that was written down."""
+    return [
+        *(PODMAN, "push", "--quiet", "--format", FORMAT, "--digestfile", str(digest_file)),
+        *(image.id.removeprefix("sha256:"), f"docker://{where}:{image.version}-{image.arch}"),
+    ]
+
+
+def list_commands(parts: Sequence[Published], version: str, digest_file: Path) -> list[list[str]]:
+    """Return the commands that make one list of a name's images for all processors, and push it as its version."""
+    name, where = f"localhost/{parts[0].name}-list:{version}", f"docker://{parts[0].repository}:{version}"
+    return [
+        [PODMAN, "manifest", "create", name, *(part.reference for part in parts)],
+        # --rm: a second try makes it anew.
+        [
+            *(PODMAN, "manifest", "push", "--quiet", "--all", "--rm", "--format", FORMAT),
+            *("--digestfile", str(digest_file), name, where),
+        ],
+    ]
+
+
+def entry(image: Image, published: Published) -> Image:
+    """Return what is written down of an image that a registry has, and no folder."""
+    return dataclasses.replace(
+        image, archive="", sha256="", size=0, repository=published.repository, digest=published.digest
+    )
+
+
+def publish(folders: Iterable[Path], to: str, out: Path, *, say: Say) -> list[Published]:
+    """Push images and their lists, write `images.json` into `out`, and return all that has a digest; ArtefactError."""
+    known = [manifest.read(folder) for folder in folders]
+    version = _one_version(known)
+    with tempfile.TemporaryDirectory(prefix="rbee-publish-") as scratch:
+        digest_file = Path(scratch) / "digest"
+        pairs = [(image, _push(images, image, to, digest_file, say)) for images in known for image in _in_order(images)]
+        lists = [
+            _push_list([published for image, published in pairs if image.name is kind], version, digest_file, say)
+            for kind in Kind
+            if any(image.name is kind for image, _published in pairs)
+        ]
+    out.mkdir(parents=True, exist_ok=True)
+    with fresh_file(out / manifest.NAME) as draft:
+        draft.write_text(manifest.text(entry(*pair) for pair in pairs), encoding="utf-8")
+    return [*lists, *(published for _image, published in pairs)]
+
+
+def _one_version(known: Sequence[Images]) -> str:
+    """Return the version that all images have, or raise ArtefactError where there is no such thing."""
+    found = [(image.name, image.arch) for images in known for image in images.images]
+    twice = sorted({f"{name} for {arch}" for name, arch in found if found.count((name, arch)) > 1})
+    if twice:
+        raise ArtefactError(
+            f"more than one folder has the image {twice[0]}: name one folder for each kind of processor"
+        )
+    versions = sorted({image.version for images in known for image in images.images})
+    if len(versions) != 1:
+        raise ArtefactError(
+            f"the folders hold images of {' and '.join(versions) or 'no version'}, which is no release: "
+            "build all images from one checkout"
+        )
+    return versions[0]
+
+
+def _in_order(images: Images) -> list[Image]:
+    return sorted(images.images, key=lambda image: tuple(Kind).index(image.name))
+
+
+def _push(images: Images, image: Image, to: str, digest_file: Path, say: Say) -> Published:
+    title = f"{image.name} for {image.arch}"
+    where = repository(to, image.name)
+    run(load_command(images.archive(image)), title=f"load the image {title}", say=say)
+    run(push_command(image, where, digest_file), title=f"push the image {title} to {where}", say=say)
+    say(f"{title}: pushed")
+    return Published(
+        name=f"rbee-{image.name.value}", arch=image.arch, repository=where, digest=_digest(digest_file, title)
+    )
+
+
+def _push_list(parts: Sequence[Published], version: str, digest_file: Path, say: Say) -> Published:
+    title = f"the list {parts[0].repository}:{version}"
+    for command in list_commands(parts, version, digest_file):
+        run(command, title=f"push {title}", say=say)
+    say(f"{title}: pushed, for {', '.join(part.arch for part in parts)}")
+    return dataclasses.replace(parts[0], arch="", digest=_digest(digest_file, title))
+
+
+def _digest(file: Path, title: str) -> str:
+    """Return the digest that Podman wrote, and take it away, so that no later one can be mistaken for it."""
+    digest = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    if not _DIGEST.fullmatch(digest):
+        raise ArtefactError(f"{PODMAN} pushed {title} and gave {digest!r} as its digest: look at the registry's answer")
+    file.unlink()
+    return digest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rbee_deploy.images.publish", description="push images to a registry"
+    )
+    parser.add_argument(
+        "--to", required=True, metavar="REGISTRY/OWNER", help="what the names of repositories begin with"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where images.json goes")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="IMAGES", help="a folder of `rbee-deploy images`")
+    options = parser.parse_args(arguments)
+    try:
+        published = publish(options.folders, options.to, options.out, say=say_to_stderr)
+    except ArtefactError as error:
+        say_to_stderr(str(error))
+        return 1
+    sys.stdout.write(json.dumps([dataclasses.asdict(each) for each in published]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
