@@ -12,7 +12,7 @@ from rbee_deploy.artefacts import Artefact, Target, say_to_stderr
 from rbee_deploy.cli import documents
 from rbee_deploy.cli.arguments import Commands
 from rbee_deploy.errors import ArtefactError
-from rbee_deploy.images import baking, build, manifest, pushing
+from rbee_deploy.images import baking, build, manifest, publish
 from rbee_deploy.images.build import Recipe
 from rbee_deploy.images.context import Parts
 from rbee_deploy.images.kinds import PLAIN, USUAL, VLLM, Kind, Variant, base_of
@@ -142,7 +142,7 @@ def _images(options: argparse.Namespace) -> int:
     folder = options.out.expanduser().absolute()
     build.build(recipe, parts, folder, say=say_to_stderr, kinds=wanted.kinds, baked=baked)
     if options.push:
-        pushing.push(folder, options.push, say=say_to_stderr)
+        publish.publish([folder], options.push, folder, say=say_to_stderr, keep=True)
     made = manifest.read(folder).images
     width = max(len(image.tag) for image in made)
     lines = [f"{image.tag:<{width}}  {image.size / (1 << 20):7.1f} MiB  {image.id}" for image in made]

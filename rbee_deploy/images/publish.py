@@ -44,9 +44,15 @@ class Published:
         return f"docker://{self.repository}@{self.digest}"
 
 
-def repository(to: str, kind: Kind) -> str:
+def repository(to: str, image: Image) -> str:
     """Return where a registry has an image; registries take no capitals, and names of owners may have some."""
-    return f"{to.rstrip('/')}/rbee-{kind.value}".lower()
+    return f"{to.rstrip('/')}/{_named(image)[0]}".lower()
+
+
+def _named(image: Image) -> tuple[str, str]:
+    """Return name and version of an image as people see them: of one with a variant or a model, the latter says it."""
+    name, _, version = image.tag.rpartition("/")[2].partition(":")
+    return name, version
 
 
 def load_command(archive: Path) -> list[str]:
@@ -58,7 +64,7 @@ def push_command(image: Image, where: str, digest_file: Path) -> list[str]:
     """Return the command that pushes an image by its id, so that it is the one that was written down."""
     return [
         *(PODMAN, "push", "--quiet", "--format", FORMAT, "--digestfile", str(digest_file)),
-        *(image.id.removeprefix("sha256:"), f"docker://{where}:{image.version}-{image.arch}"),
+        *(image.id.removeprefix("sha256:"), f"docker://{where}:{_named(image)[1]}-{image.arch}"),
     ]
 
 
@@ -75,34 +81,36 @@ def list_commands(parts: Sequence[Published], version: str, digest_file: Path) -
     ]
 
 
-def entry(image: Image, published: Published) -> Image:
-    """Return what is written down of an image that a registry has, and no folder."""
-    return dataclasses.replace(
-        image, archive="", sha256="", size=0, repository=published.repository, digest=published.digest
-    )
+def entry(image: Image, published: Published, *, keep: bool = False) -> Image:
+    """Return what is written down of an image that a registry has, and, but for `keep`, no folder."""
+    files = {} if keep else {"archive": "", "sha256": "", "size": 0}
+    return dataclasses.replace(image, **files, repository=published.repository, digest=published.digest)  # type: ignore[arg-type]
 
 
-def publish(folders: Iterable[Path], to: str, out: Path, *, say: Say) -> list[Published]:
-    """Push images and their lists, write `images.json` into `out`, and return all that has a digest; ArtefactError."""
+def publish(folders: Iterable[Path], to: str, out: Path, *, say: Say, keep: bool = False) -> list[Published]:
+    """Push images and their lists, write `images.json` into `out`, and return all that has a digest; ArtefactError.
+
+    With `keep` it goes on to name the files, which lie there.
+    """
     known = [manifest.read(folder) for folder in folders]
-    version = _one_version(known)
+    _check_versions(known)
     with tempfile.TemporaryDirectory(prefix="rbee-publish-") as scratch:
         digest_file = Path(scratch) / "digest"
         pairs = [(image, _push(images, image, to, digest_file, say)) for images in known for image in _in_order(images)]
+        tags = dict.fromkeys(_named(image) for image, _published in pairs)
         lists = [
-            _push_list([published for image, published in pairs if image.name is kind], version, digest_file, say)
-            for kind in Kind
-            if any(image.name is kind for image, _published in pairs)
+            _push_list([published for image, published in pairs if _named(image) == tag], tag[1], digest_file, say)
+            for tag in tags
         ]
     out.mkdir(parents=True, exist_ok=True)
     with fresh_file(out / manifest.NAME) as draft:
-        draft.write_text(manifest.text(entry(*pair) for pair in pairs), encoding="utf-8")
+        draft.write_text(manifest.text(entry(*pair, keep=keep) for pair in pairs), encoding="utf-8")
     return [*lists, *(published for _image, published in pairs)]
 
 
-def _one_version(known: Sequence[Images]) -> str:
-    """Return the version that all images have, or raise ArtefactError where there is no such thing."""
-    found = [(image.name, image.arch) for images in known for image in images.images]
+def _check_versions(known: Sequence[Images]) -> None:
+    """Raise ArtefactError unless each image is there once, and all of one version."""
+    found = [(":".join(_named(image)), image.arch) for images in known for image in images.images]
     twice = sorted({f"{name} for {arch}" for name, arch in found if found.count((name, arch)) > 1})
     if twice:
         raise ArtefactError(
@@ -114,7 +122,6 @@ def _one_version(known: Sequence[Images]) -> str:
             f"the folders hold images of {' and '.join(versions) or 'no version'}, which is no release: "
             "build all images from one checkout"
         )
-    return versions[0]
 
 
 def _in_order(images: Images) -> list[Image]:
@@ -123,13 +130,11 @@ def _in_order(images: Images) -> list[Image]:
 
 def _push(images: Images, image: Image, to: str, digest_file: Path, say: Say) -> Published:
     title = f"{image.name} for {image.arch}"
-    where = repository(to, image.name)
+    where = repository(to, image)
     run(load_command(images.archive(image)), title=f"load the image {title}", say=say)
     run(push_command(image, where, digest_file), title=f"push the image {title} to {where}", say=say)
     say(f"{title}: pushed")
-    return Published(
-        name=f"rbee-{image.name.value}", arch=image.arch, repository=where, digest=_digest(digest_file, title)
-    )
+    return Published(name=_named(image)[0], arch=image.arch, repository=where, digest=_digest(digest_file, title))
 
 
 def _push_list(parts: Sequence[Published], version: str, digest_file: Path, say: Say) -> Published:

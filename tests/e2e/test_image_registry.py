@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee_deploy.images import manifest, pushing
+from rbee_deploy.images import manifest, publish
 from tests.container_images import lab_images, podman_on
 from tests.e2e.fleets import Fleet
 from tests.e2e.test_changes import changes
@@ -103,7 +103,7 @@ def _push(fleet: Fleet, work: Path, built: Path, registry: str) -> None:
         import tempfile  # noqa: PLC0415 - it keeps the folder that it has found
 
         tempfile.tempdir = None
-        pushing.push(built, f"{registry}/lab", say=lambda _line: None)
+        publish.publish([built], f"{registry}/lab", built, say=lambda _line: None, keep=True)
     finally:
         os.environ.clear()
         os.environ.update(before)

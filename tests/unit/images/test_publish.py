@@ -60,7 +60,7 @@ def podman(where: Path, monkeypatch: pytest.MonkeyPatch, *, answers: bool = True
 
 def test_an_image_is_pushed_by_its_id() -> None:
     """In the format that it was built in, to a name without capitals; its tag says the processor."""
-    where = publish.repository("Registry.Test/Owner/", Kind.QUEEN)
+    where = publish.repository("Registry.Test/Owner/", image(Kind.QUEEN, "x86_64"))
     assert where == "registry.test/owner/rbee-queen"
     assert publish.push_command(image(Kind.QUEEN, "aarch64"), where, Path("/d")) == [
         *("podman", "push", "--quiet", "--format", "v2s2", "--digestfile", "/d"),
@@ -108,7 +108,10 @@ def test_two_folders_become_one_list_for_each_name(
     ("second", "said"),
     [
         (image(Kind.HIVE, "x86_64", "0.2.0"), r"hold images of 0\.1\.0 and 0\.2\.0, which is no release: build all"),
-        (image(Kind.QUEEN, "x86_64"), "more than one folder has the image queen for x86_64: name one folder for each"),
+        (
+            image(Kind.QUEEN, "x86_64"),
+            "more than one folder has the image rbee-queen:0.1.0 for x86_64: name one folder for each",
+        ),
     ],
 )
 def test_folders_that_do_not_fit_are_refused(

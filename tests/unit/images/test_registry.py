@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from rbee_deploy import _fields
-from rbee_deploy.errors import ArtefactError
-from rbee_deploy.images import manifest, pulling, pushing
-from rbee_deploy.images.manifest import Image
+from rbee_deploy.images import pulling
 from rbee_deploy.modes import ContainerEngine
 from tests.unit.deploy.sites import IMAGE
 
@@ -127,46 +125,6 @@ def test_another_image_under_that_digest_is_refused(engines: Path) -> None:
     assert f"what podman pulled is not the image {PUSHED.tag} ({PUSHED.id})" in done.stderr
 
 
-PODMAN = """
-import pathlib, sys
-if "push" in sys.argv and not pathlib.Path({here!r}, "silent").exists():
-    pathlib.Path(sys.argv[sys.argv.index("--digestfile") + 1]).write_text("sha256:" + "e" * 64 + "\\n")
-    pathlib.Path({here!r}, "pushed").write_text(sys.argv[-1])
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a folder of one image, and a Podman that pushes."""
-    (tmp_path / "podman").write_text(f"#!{sys.executable}\n{textwrap.dedent(PODMAN.format(here=str(tmp_path)))}")
-    (tmp_path / "podman").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    (tmp_path / "worker.tar").write_text("an archive")
-    (tmp_path / manifest.NAME).write_text(manifest.text([replace(IMAGE, archive="worker.tar")]))
-    return tmp_path
-
-
-def test_a_push_writes_down_where_hosts_get_it(folder: Path) -> None:
-    """The repository and the digest that the registry gave; the file stays for those without a registry."""
-    pushing.push(folder, "registry.example:5000/ops", say=lambda _line: None)
-    (image,) = manifest.read(folder).images
-    assert (image.repository, image.digest) == (
-        "registry.example:5000/ops/rbee-worker-llama-cpp",
-        f"sha256:{'e' * 64}",
-    )
-    assert image.archive == "worker.tar"
-    assert (folder / "pushed").read_text() == "registry.example:5000/ops/rbee-worker-llama-cpp:0.1.0-x86_64"
-
-
-def test_a_push_without_a_digest_changes_nothing(folder: Path) -> None:
-    """Nothing is written down that no host could pull."""
-    (folder / "silent").touch()
-    before = (folder / manifest.NAME).read_text()
-    with pytest.raises(ArtefactError, match=r"podman did not say by which digest registry.example has the image"):
-        pushing.push(folder, "registry.example", say=lambda _line: None)
-    assert (folder / manifest.NAME).read_text() == before
-
-
 @pytest.mark.parametrize("text", ["10.0.0.5:5000", "mirror.example", "mirror.example/cache/x", "a:1/b-c_d.e"])
 def test_registries_are_written_as_engines_do(text: str) -> None:
     """With or without a port or a path."""
@@ -178,9 +136,3 @@ def test_what_is_no_registry_is_refused(text: str) -> None:
     """A scheme, an image or an option is none."""
     with pytest.raises(ValueError, match="is no registry; write it as engines do"):
         _fields.registries([text])
-
-
-def test_an_image_of_a_registry_needs_no_file(folder: Path) -> None:
-    """`images.json` alone is enough for a host that pulls."""
-    known = manifest.Images(folder, (replace(PUSHED, archive=""),))
-    assert isinstance(known.of(PUSHED.name, "x86_64"), Image)
