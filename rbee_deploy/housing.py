@@ -59,9 +59,11 @@ def values(
         "queen": (ports.QUEEN_STATE, ports.QUEEN_RUN),
         "hive": (ports.HIVE_STATE, ports.HIVE_RUN, host.models_dir),
     }[role]
-    volumes = [f"--volume={path}:{path}" for path in own]
+    # Not --volume, which makes an empty folder of root's where one is missing, such as a disk that is not mounted.
+    volumes = [f"--mount=type=bind,source={path},target={path}" for path in own]
     # The guard's socket, and never the engine's; and by their processes it tells whose a GPU's memory is.
-    more = [f"--volume={ports.GUARD_RUN}:{ports.GUARD_RUN}:ro", "--pid=host"] if role == "hive" else []
+    guard = f"--mount=type=bind,source={ports.GUARD_RUN},target={ports.GUARD_RUN},readonly"
+    more = [guard, "--pid=host"] if role == "hive" else []
     shown = read_only(site, host) if role == "hive" else ()
     arguments = [*(f"--credential={file}" for file in credentials), *(f"--show={path}" for path in shown)]
     return {

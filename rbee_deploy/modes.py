@@ -114,6 +114,12 @@ def every_unit() -> tuple[str, ...]:
     return tuple(dict.fromkeys(unit for units in _every() for unit in units.enabled))
 
 
+def other_files(role: str) -> tuple[str, ...]:
+    """Return the paths from which systemd could read the service of a role, in whatever way it runs."""
+    service = role_units(role).service
+    return tuple(map(unit_path, (service, *_QUADLETS[service])))
+
+
 def every_file() -> tuple[str, ...]:
     """Return the paths of the unit files that there may be on some host, whatever it is."""
     return tuple(dict.fromkeys(unit_path(name) for units in _every() for name in units.files))

@@ -102,6 +102,7 @@ def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ..
     return (*files, *(_digest_file(role, state.release, files) for role in roles(host)))
 
 
+ROLES = ("queen", "hive")
 GUARD = "guard.json"
 _FIREWALL_PATHS = (str(places.FIREWALL), modes.unit_path(ports.FIREWALL_UNIT))
 
@@ -111,7 +112,9 @@ def unwanted_paths(files: Iterable[OwnedFile]) -> tuple[str, ...]:
     names = (*MODEL_CREDENTIALS.values(), "client.pem", "client.key", KEYS)
     optional = (*(str(ports.CREDENTIALS / name) for name in names), str(RECORDING), *_FIREWALL_PATHS)
     wanted = {file.path for file in files}
-    return tuple(path for path in optional if path not in wanted)
+    # One that lies beside ours, such as a mask or a whole copy by `systemctl edit`, would go before it.
+    beside = [path for role in ROLES if digest_path(role) in wanted for path in modes.other_files(role)]
+    return tuple(path for path in (*optional, *beside) if path not in wanted)
 
 
 def roles(host: Host) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import yaml
 
 from rbee_deploy import accounts, modes
 from rbee_deploy.activator import places
+from rbee_deploy.activator.images import DIGEST, NAMES, OURS
 from rbee_deploy.site import Host
 from rbee_runtime import ports
 from rbee_runtime.config import ContainerSettings
@@ -69,16 +70,23 @@ def _containers(host: Host) -> tuple[str, ...]:
     named = rf"grep -rhos 'sha256:[0-9a-f]\{{64\}}' {places.GENERATIONS} {places.BLOBS} {ports.ETC}/guard.json"
     mine = f"--filter label=rbee.hive={shlex.quote(host.name)}"
     ours = " ".join(f"--filter name='^rbee-{role}(-leaving-[0-9a-f]*)?$'" for role in ROLES)
-    said = shlex.quote("does not answer; start it, remove the containers and images of rbee by hand, or purge it again")
+    used = rf"grep -rhos '\"engine\": *\"[a-z]*\"' {places.GENERATIONS} {ports.ETC}/guard.json"
+    said = shlex.quote("does not answer, and has containers or images of rbee; start it, and purge the host again")
     return (
-        f"images=$({named} | sort -u)",
+        f"images=$({named} | sort -u); engines=$({used} | sort -u)",
         f"for engine in {_ENGINES}; do",
         "  command -v $engine >/dev/null 2>&1 || continue",
-        f'  $engine ps --quiet >/dev/null 2>&1 || {{ [ -z "$images" ] || echo "$engine" {said} >&2; continue; }}',
+        "  $engine ps --quiet >/dev/null 2>&1 || {",
+        f'    case $engines in *"$engine"*) echo "$engine" {said} >&2; exit 1;; esac; continue; }}',
         f"  ids=$($engine ps --all --quiet {mine}; $engine ps --all --quiet {ours})",
         '  [ -z "$ids" ] || $engine rm --force --volumes $ids >/dev/null',
         f"  $engine network rm {ContainerSettings().network} >/dev/null 2>&1",
-        '  for id in $images; do $engine image rm "$id" >/dev/null 2>&1; done',
+        "  for id in $images; do",
+        '    $engine image rm "$id" >/dev/null 2>&1 && continue',
+        f"    for name in $($engine image inspect --format {shlex.quote(NAMES)} $id 2>/dev/null); do",
+        f'      case $name in {OURS}*|*{DIGEST}*) $engine image rm "$name" >/dev/null 2>&1;; esac',
+        "    done",
+        "  done",
         "done",
         _secrets(),
     )

@@ -1,5 +1,6 @@
 """One line per event on stderr: `level event key=value …`, for journalctl and grep; never prompts, never secrets."""
 
+import contextlib
 import json
 import logging
 import re
@@ -44,8 +45,10 @@ class _Handler(logging.Handler):
 
 def _write(level: str, event: str, fields: dict[str, object]) -> None:
     # In one piece: engines of containers would take the end of a line that comes by itself for a line of its own.
-    sys.stderr.write(f"{line(level, event, fields)}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        # Whoever read it may be gone, of a process that lives on for its open streams.
+        sys.stderr.write(f"{line(level, event, fields)}\n")
+        sys.stderr.flush()
 
 
 def _text(value: object) -> str:

@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from rbee_deploy.activator import (
-    blobs,
+    complete,
     database,
     disk,
     files,
     firewall,
-    images,
     places,
-    quadlets,
     records,
     units,
     workers,
 )
 from rbee_deploy.activator.firewall import FirewallError
+from rbee_deploy.activator.housed import switching
 from rbee_deploy.activator.manifest import File, Generation, Role
 from rbee_deploy.activator.records import State
 from rbee_deploy.activator.undo import Retired, Undo, before, loaded, retired
@@ -80,7 +79,7 @@ def _save(run: Activation) -> None:
     known = run.undo if run.state.undo else before(wanted, run.state.current)
     if run.state.undo and run.state.wanted:
         known = replace(known, begun=tuple(dict.fromkeys((*known.begun, run.state.wanted))))
-    if _has_queen(wanted.roles) and _release(known.link) != wanted.release and not _is_copied(run, known):
+    if _has_queen(wanted.roles) and _is_another(known, wanted) and not _is_copied(run, known):
         database.snapshot(database.copy_of(known.generation))
         known = replace(known, copied=True)
     covered = {entry.path for entry in known.paths}
@@ -97,6 +96,14 @@ def _is_copied(run: Activation, known: Undo) -> bool:
     # Noted by a release that does not say so: it made the copy whenever it went over to another one.
     begun = loaded(run.state.wanted) if run.state.undo else None
     return begun is not None and begun.release != _release(known.link)
+
+
+def _is_another(known: Undo, wanted: Generation) -> bool:
+    """Say whether the queen's program changes: by the host's release, or by the one in her image."""
+    before, after = (
+        next((item.release for item in roles if item.name == "queen"), "") for roles in (known.roles, wanted.roles)
+    )
+    return _release(known.link) != wanted.release or before != after
 
 
 def _paths(wanted: Generation) -> tuple[str, ...]:
@@ -124,8 +131,9 @@ def _switch(run: Activation) -> None:
 
 def _unshadow(run: Activation) -> None:
     """Take away what would go before a new file of the same unit: systemd prefers its own folder to a generated one."""
+    switching.let_queen_go(file.path for file in run.generation.files)
     stems = {Path(role.service).stem for role in run.generation.roles}
-    for path in run.retired.files:
+    for path in (*run.generation.unwanted, *run.retired.files):
         if Path(path).name.partition(".")[0] in stems and SYSTEMD in Path(path).parts:
             _disable([Path(path).name])
             files.remove(path)
@@ -150,6 +158,7 @@ def _remove(run: Activation) -> None:
     # Not before: systemd would not start a unit again of which it knows the old text, which names them.
     for path in (*run.generation.unwanted, *run.retired.files):
         files.remove(path)
+    switching.forget(run.generation, run.retired.files)
     if run.retired.units:
         units.systemctl("daemon-reload")
         units.forget_failed(run.retired.units)
@@ -234,7 +243,7 @@ def activate(generation: str, told: Told, *, goes_back: bool = False) -> None:
     Nothing is changed when the generation is not complete here.
     """
     with alone():
-        wanted, begun = _complete(generation), time.monotonic()
+        wanted, begun = complete.load(generation), time.monotonic()
         run = Activation(wanted, State.load(), told, goes_back)
         facts = {"generation": wanted.id, "release": wanted.release, "from": run.state.current, **asdict(told)}
         records.audit("begin", **facts)
@@ -292,6 +301,7 @@ def _go_back(run: Activation) -> None:
     ours = dict.fromkeys((*run.generation.enabled, *(role.service for role in roles)))
     _stop([name for name in ours if name not in undo.active])
     _disable([name for name in run.generation.enabled if name not in undo.enabled])
+    switching.let_queen_go(entry.path for entry in undo.paths if entry.kind != "absent")
     changed = {entry.path for entry in undo.paths if files.look(entry.path) != entry}
     affected = {service for file in run.generation.files if file.path in changed for service in file.affects}
     for entry in undo.paths:
@@ -355,23 +365,6 @@ def _has_queen(roles: tuple[Role, ...]) -> bool:
 def _put_database_back(copy: Path) -> None:
     database.stop_queen()
     database.restore(copy)
-
-
-def _complete(generation: str) -> Generation:
-    """Return a generation all of which is here, or raise ActivationError before anything is changed."""
-    try:
-        wanted = records.load(generation)
-        for file in wanted.files:
-            blobs.read(file.sha256, secret=file.secret)
-            files.ids(file)
-    except ValueError as error:
-        raise ActivationError(str(error)) from error
-    if not (ports.RELEASES / wanted.release / "release.json").is_file():
-        raise ActivationError(f"release {wanted.release} is not installed here; run the deploy")
-    if lacking := images.missing(wanted):
-        raise ActivationError(f"the image {lacking[0]} is not on this host any more; run the deploy")
-    quadlets.check(wanted)
-    return wanted
 
 
 @contextmanager

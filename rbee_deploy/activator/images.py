@@ -1,6 +1,7 @@
 """What generations of this host have at its engine of containers: images, and the containers of workers."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from rbee_deploy.activator.units import ActivationError
 
 GUARD = "guard.json"
 """Names the engine of containers, the hive and every image that it may start."""
+
+NAMES = '{{join .RepoTags " "}} {{join .RepoDigests " "}}'
+OURS, DIGEST = "localhost/rbee-", "@sha256:"
+"""Of the names of an image, those that a deploy gave it; any other is somebody else's, and keeps it."""
 
 COMMAND_SECONDS = 60.0
 DRAIN_SECONDS = 195
@@ -70,11 +75,25 @@ def missing(generation: Generation) -> list[str]:
 
 def remove(unneeded: Iterable[tuple[str, str]]) -> list[str]:
     """Have engines remove images, but for those that some container uses, and return the ids of what went."""
-    return [image for engine, image in sorted(unneeded) if _status(engine, "image", "rm", image) == 0]
+    return [image for engine, image in sorted(unneeded) if _remove(engine, image)]
+
+
+def _remove(engine: str, image: str) -> bool:
+    """Remove an image; one that was pulled has a name by its digest as well as ours, and goes with its last."""
+    if _status(engine, "image", "rm", image) == 0:
+        return True
+    said = _run(engine, "image", "inspect", "--format", NAMES, image)
+    names = said.stdout.split() if said is not None and said.returncode == 0 else []
+    for name in names:
+        if name.startswith(OURS) or DIGEST in name:
+            _run(engine, "image", "rm", name)
+    return bool(names) and _status(engine, "image", "inspect", image) not in {0, None}
 
 
 def is_there(engine: str, image: str) -> bool:
     """Say whether an engine has an image; one that does not answer may have it."""
+    if shutil.which(engine) is None:
+        return False
     return _status(engine, "ps", "--quiet") != 0 or _status(engine, "image", "inspect", image) == 0
 
 

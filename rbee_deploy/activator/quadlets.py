@@ -28,6 +28,13 @@ def _dry_run(folder: str) -> "subprocess.CompletedProcess[str]":
     generator = next((path for path in GENERATORS if Path(path).is_file()), None)
     if generator is None:
         raise ActivationError("podman's generator of units is not on this host; install Podman's package anew")
+    try:
+        return _run(generator, folder)
+    except subprocess.TimeoutExpired as error:
+        raise ActivationError(f"{generator} took longer than {SECONDS:.0f} s; run the deploy again") from error
+
+
+def _run(generator: str, folder: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [generator, "--dryrun"],
         capture_output=True,

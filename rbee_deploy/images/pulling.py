@@ -46,7 +46,8 @@ def pull(image: Image, engine: ContainerEngine, mirrors: Sequence[str] = ()) -> 
     return "\n".join(
         (
             "umask 077; auth=$(mktemp -d -p /run) || exit 1",
-            "trap 'rm -rf \"$auth\"' EXIT",
+            # A shell that a signal ends runs no trap for its exit.
+            "trap 'rm -rf \"$auth\"' EXIT; trap 'exit 1' HUP INT TERM",
             'cat >"$auth/config.json"',
             "pulled=",
             f"for from in {shlex.join(references(image, mirrors))}; do",

@@ -18,6 +18,9 @@ from tests.lab import Lab, LabHost
 pytestmark = pytest.mark.lab
 
 ENGINES = ("podman", "docker")
+MOST_WAIT = 15.0
+"""Seconds; a queen who waits for her streams, or for one that waits for hers, takes twenty and more."""
+
 ROLES = {"podman": ("queen", "hive"), "docker": ("hive",)}
 
 
@@ -40,6 +43,13 @@ def fleet(smol_model: Path) -> Iterator[Fleet]:
             "source": "fake:tokens_per_s=20,slots=8,tokens=100",
             "slots": 8,
             "replicas": "each_host",
+        }
+        # Longer than systemd waits for a main process to end.
+        made.models["long"] = {
+            "name": "long",
+            "source": "fake:tokens_per_s=3,slots=8,tokens=100",
+            "slots": 8,
+            "hosts": ["bare"],
         }
         try:
             made.deploy()
@@ -237,13 +247,33 @@ def test_the_queen_changes_how_she_runs_and_cuts_nothing(fleet: Fleet) -> None:
         fleet.models["slow"]["hosts"] = ["docker", "bare"]
         fleet.deploy()
         streams = [Stream(fleet).begin() for _ in range(4)]
+        long = Stream(fleet, model="long").begin()
         fleet.hosts["podman"] |= way
         with Asking(fleet) as asking:
             fleet.deploy()
         assert asking.failures == [], way
+        assert asking.slowest < MOST_WAIT, way
         assert {stream.end().text for stream in streams} == {undisturbed}, way
+        assert (long.end().error, long.finish) == ("", "stop"), way
         fleet.wait_ready("smol-podman")
         assert answer(fleet, "podman")
+
+
+def test_a_restart_of_docker_brings_hive_and_workers_back(fleet: Fleet) -> None:
+    """Docker ends all its containers with its daemon, and nobody asked the hive to end."""
+    host = fleet.lab.hosts["docker"]
+    before = names(host, "docker")
+    host.run("systemctl restart docker.service")
+    wait_for("other containers", lambda: not (names(host, "docker").items() & before.items()))
+    wait_for("an answer", lambda: _answers(fleet, "docker"))
+    assert host.run("systemctl is-active rbee-hive").stdout.strip() == "active"
+
+
+def test_nothing_that_was_handed_over_stays(fleet: Fleet) -> None:
+    """A host that is bare again has no secret of ours at an engine, nor a copy in memory."""
+    host = fleet.lab.hosts["bare"]
+    assert host.run("podman secret ls --quiet").stdout == ""
+    assert host.run("ls /run/rbee/ | grep -- -", check=False).stdout == ""
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -262,7 +292,9 @@ def test_purging_a_host_leaves_nothing_at_its_engine(fleet: Fleet) -> None:
     done = fleet.rbee_deploy("purge", "podman", "--yes")
     assert done.code == 0, done.errors
     assert host.run("podman ps --all --quiet; podman secret ls --quiet").stdout == ""
-    for title in ("rbee-queen", "rbee-hive", "rbee-worker-llama-cpp"):
-        assert host.run(f"podman images --filter label=org.opencontainers.image.title={title} --quiet").stdout == ""
+    shown = "{{.ID}} {{.Repository}}:{{.Tag}} {{.CreatedAt}}"
+    assert (
+        host.run(f"podman images --all --filter label=org.opencontainers.image.title --format '{shown}'").stdout == ""
+    )
     assert host.run("ls /etc/containers/systemd /etc/systemd/system | grep rbee", check=False).stdout == ""
     assert host.run("ls -d /run/rbee* /etc/rbee /opt/rbee", check=False).stdout == ""

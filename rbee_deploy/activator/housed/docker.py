@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from types import FrameType
 
 from rbee_deploy.activator import disk
 from rbee_deploy.activator.housed.engine import Engine
-from rbee_deploy.activator.housed.leaving import let_go
+from rbee_deploy.activator.housed.leaving import is_ready, let_go
 from rbee_deploy.activator.housed.role import HousedRole, ids, options, run_folder
 from rbee_runtime import notify, ports
 
@@ -32,17 +33,23 @@ MOST_SAID = 4096
 PASSED_ON = ("READY=1", "WATCHDOG=1", "STOPPING=1", "STATUS=")
 """What a container may tell systemd of itself; the rest would speak of the unit."""
 
+ENGINE = "docker"
+INSIDE = "/run/rbee-unit"
+"""Where the container sees the folder of this start."""
+
+CREDENTIALS, NOTIFY, SOCKETS = "credentials", "notify.sock", "sockets.sock"
+UNASKED = 1
 _LOOK_SECONDS = 0.5
 
 
 def run(role: HousedRole, credentials: Sequence[str], shown: Sequence[str], words: Sequence[str]) -> int:
     """Run a container until it ends, or systemd asks for that; return the exit status."""
-    docker = Engine("docker")
+    docker = Engine(ENGINE)
     run_folder(role)
-    folder = _credentials(role, credentials)
+    folder = _folder(role, credentials)
     # One that a killed predecessor left would hold name and state.
     docker.run("rm", "--force", role.container)
-    with _said(role) as said, _handed(role) as sockets:
+    with _bound(folder / NOTIFY, socket.SOCK_DGRAM, role) as said, _handed(folder / SOCKETS, role) as sockets:
         given = _words(role, folder, shown, handed=bool(sockets))
         client = subprocess.Popen([docker.command, "run", "--rm", f"--name={role.container}", *given, *words])
         return _Attendant(docker, role, client, said).attend()
@@ -50,55 +57,58 @@ def run(role: HousedRole, credentials: Sequence[str], shown: Sequence[str], word
 
 def _words(role: HousedRole, folder: Path, shown: Sequence[str], *, handed: bool) -> list[str]:
     uid, gid = ids(role)
-    environment = {"NOTIFY_SOCKET": _notify_path(role), **({notify.SOCKETS: _sockets_path(role)} if handed else {})}
+    environment = {"NOTIFY_SOCKET": f"{INSIDE}/{NOTIFY}", **({notify.SOCKETS: f"{INSIDE}/{SOCKETS}"} if handed else {})}
     return [
         "--sig-proxy=false",
         f"--user={uid}:{gid}",
-        f"--volume={folder}:{role.credentials}:ro",
+        f"--mount=type=bind,source={folder / CREDENTIALS},target={role.credentials},readonly",
+        f"--mount=type=bind,source={folder},target={INSIDE},readonly",
         *(f"--env={name}={path}" for name, path in environment.items()),
         *options(role, shown),
     ]
 
 
-def _credentials(role: HousedRole, names: Sequence[str]) -> Path:
-    """Return a folder of copies for the role's user alone; of an engine without secrets, in memory."""
-    folder = ports.UNIT_RUN / role.name
+def _folder(role: HousedRole, names: Sequence[str]) -> Path:
+    """Return a folder of this start: copies of credentials for the role's user alone, in memory, and our sockets.
+
+    It is root's: the role could put links into one of its own. What earlier starts had goes, for nobody reads it twice.
+    """
+    forget(role)
     ports.UNIT_RUN.mkdir(mode=0o755, exist_ok=True)
-    # A container that leaves has the old folder still.
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o755)
-    folder.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(prefix=f"{role.name}-", dir=ports.UNIT_RUN))
+    for path in (folder, folder / CREDENTIALS):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
     for name in names:
-        disk.write(folder / name, (ports.CREDENTIALS / name).read_bytes(), mode=0o400, owner=ids(role))
+        disk.write(folder / CREDENTIALS / name, (ports.CREDENTIALS / name).read_bytes(), mode=0o400, owner=ids(role))
     return folder
 
 
-def _notify_path(role: HousedRole) -> Path:
-    return role.run / "notify.sock"
-
-
-def _sockets_path(role: HousedRole) -> Path:
-    return role.run / "sockets.sock"
+def forget(role: HousedRole) -> None:
+    """Remove what earlier starts of a role had."""
+    for path in ports.UNIT_RUN.glob(f"{role.name}-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _said(role: HousedRole) -> Iterator[socket.socket]:
-    """Yield the socket at which the container says that it is ready and alive."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        _bind(channel, _notify_path(role), role)
-        channel.setblocking(False)
+def _bound(path: Path, kind: socket.SocketKind, role: HousedRole) -> Iterator[socket.socket]:
+    """Yield a socket for the role's user alone."""
+    with socket.socket(socket.AF_UNIX, kind) as channel:
+        channel.bind(str(path))
+        path.chmod(0o600)
+        os.chown(path, *ids(role), follow_symlinks=False)
+        channel.setblocking(kind is not socket.SOCK_DGRAM)
         yield channel
 
 
 @contextlib.contextmanager
-def _handed(role: HousedRole) -> Iterator[list[int]]:
+def _handed(path: Path, role: HousedRole) -> Iterator[list[int]]:
     """Hand the sockets that systemd gave to whoever connects as the role, one after the other."""
     mine = os.environ.get("LISTEN_PID") == str(os.getpid())
     count = int(os.environ.get("LISTEN_FDS", "0")) if mine else 0
     descriptors = [FIRST_INHERITED + index for index in range(count)]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+    with _bound(path, socket.SOCK_STREAM, role) as door:
         if descriptors:
-            _bind(door, _sockets_path(role), role)
             door.listen(4)
             threading.Thread(target=_hand, args=(door, descriptors), daemon=True).start()
         yield descriptors
@@ -112,13 +122,6 @@ def _hand(door: socket.socket, descriptors: list[int]) -> None:
             return
         with caller, contextlib.suppress(OSError):
             socket.send_fds(caller, [b"\0"], descriptors)
-
-
-def _bind(channel: socket.socket, path: Path, role: HousedRole) -> None:
-    path.unlink(missing_ok=True)
-    channel.bind(str(path))
-    os.chown(path, *ids(role))
-    path.chmod(0o600)
 
 
 class _Attendant:
@@ -142,8 +145,9 @@ class _Attendant:
                 if selector.select(_LOOK_SECONDS):
                     self._pass_on()
                 status = self._client.poll()
-                if status is not None and not self._attached_again():
-                    return status
+                if status is not None and not self._goes_on():
+                    # Nobody asked it to end: whatever it says, systemd is to start it again.
+                    return status or UNASKED
         return self._leave()
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
@@ -157,25 +161,30 @@ class _Attendant:
                 if lines:
                     notify.notify("\n".join(lines))
 
-    def _attached_again(self) -> bool:
-        """Say whether only Docker's command had ended, as when its daemon restarts, and the container goes on."""
-        if not self._docker.runs(self._role.container):
-            return False
-        words = [self._docker.command, "attach", "--no-stdin", "--sig-proxy=false", self._role.container]
-        self._client = subprocess.Popen(words)
-        return True
+    def _goes_on(self) -> bool:
+        """Say whether only Docker's command had ended, as when its daemon restarts; attach to what goes on then."""
+        runs = self._docker.runs(self._role.container)
+        if runs:
+            words = [self._docker.command, "attach", "--no-stdin", "--sig-proxy=false", self._role.container]
+            self._client = subprocess.Popen(words)
+        # A daemon that does not answer may have it still, and is asked again.
+        return runs is not False
 
     def _leave(self) -> int:
         name = self._role.container
         notify.notify("STOPPING=1")
-        self._docker.run("kill", "--signal=TERM", name)
-        if self._role.name == "queen":
-            if let_go(self._docker, self._role, name, LEAVE_SECONDS):
+        if not is_ready(self._role):
+            # It may not hear a signal yet, or not even be made.
+            self._client.kill()
+            self._client.wait()
+        else:
+            self._docker.run("kill", "--signal=TERM", name)
+            if self._role.name == "queen" and let_go(self._docker, self._role, name, LEAVE_SECONDS):
                 found = self._docker.run("container", "inspect", "--format", "{{.Id}}", name).stdout.strip()
                 self._docker.run("rename", name, f"{self._role.leaving}{found[:12]}")
                 return 0
-        else:
-            self._wait_end(LEAVE_SECONDS)
+            if self._role.name != "queen":
+                self._wait_end(LEAVE_SECONDS)
         self._docker.run("rm", "--force", name)
         return 0
 

@@ -3,6 +3,8 @@
 import subprocess
 
 COMMAND_SECONDS = 60.0
+_GONE = ("no such", "no container with")
+"""What Docker and Podman say of a container that they do not have; any other failure says nothing of it."""
 
 
 class Engine:
@@ -25,7 +27,9 @@ class Engine:
         except (OSError, subprocess.TimeoutExpired) as error:
             return subprocess.CompletedProcess(words, 125, "", str(error))
 
-    def runs(self, container: str) -> bool:
-        """Say whether a container runs."""
+    def runs(self, container: str) -> bool | None:
+        """Say whether a container runs; None while the engine does not answer."""
         done = self.run("container", "inspect", "--format", "{{.State.Running}}", container)
-        return done.stdout.strip() == "true"
+        if done.returncode == 0:
+            return done.stdout.strip() == "true"
+        return False if any(words in done.stderr.lower() for words in _GONE) else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rbee_deploy.activator import disk
 from rbee_deploy.activator.housed.engine import Engine
-from rbee_deploy.activator.housed.leaving import let_go
+from rbee_deploy.activator.housed.leaving import is_ready, let_go
 from rbee_deploy.activator.housed.role import HousedRole, ids, options, run_folder
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import notify, ports
@@ -17,7 +17,11 @@ LEAVE_SECONDS = 18.0
 RUN = Path("/run")
 """Where Quadlet notes containers."""
 
-STAND_IN_SECONDS = "30"
+CGROUPS = Path("/sys/fs/cgroup")
+SYSTEMD = "/run/systemd/notify"
+STAND_IN_SECONDS = "120"
+"""Longer than an activation takes to the restart that ends it."""
+
 NOTIFY_SECONDS = 5.0
 
 
@@ -29,14 +33,23 @@ def prepare(role: HousedRole, credentials: Sequence[str], shown: Sequence[str]) 
     ports.UNIT_RUN.mkdir(mode=0o755, exist_ok=True)
     lines = (f"RBEE_UID={uid}", f"RBEE_GID={gid}", f"RBEE_OPTIONS={' '.join(options(role, shown))}", "")
     disk.write(ports.UNIT_RUN / f"{role.name}.env", "\n".join(lines).encode())
+    forget(role, podman)
     for name in credentials:
-        _give(podman, f"rbee-{role.name}-{name}", ports.CREDENTIALS / name)
-    make_way(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+        _give(podman, f"{role.container}-{name}", ports.CREDENTIALS / name)
+    make_way(Path("/proc/self/cgroup"), CGROUPS)
+
+
+def forget(role: HousedRole, podman: Engine | None = None) -> None:
+    """Have Podman forget the secrets of a role: those of another time, or of a role that is no container any more."""
+    engine = podman or Engine("podman")
+    known = engine.run("secret", "ls", "--format", "{{.Name}}").stdout.split()
+    mine = [name for name in known if name.startswith(f"{role.container}-")]
+    if mine:
+        engine.run("secret", "rm", *mine)
 
 
 def _give(podman: Engine, secret: str, path: Path) -> None:
-    """Have Podman hold a secret as a file says; older ones cannot replace it in one step."""
-    podman.run("secret", "rm", secret)
+    """Have Podman hold a secret as a file says."""
     done = podman.run("secret", "create", secret, str(path))
     if done.returncode != 0:
         raise ActivationError(f"podman could not take the secret {secret} from {path}: {done.stderr.strip()}")
@@ -63,24 +76,52 @@ def make_way(own: Path, root: Path) -> None:
             continue
 
 
-def leave(role: HousedRole) -> None:
-    """Have a container let go, and end in its own time under another name if it still has open streams."""
-    podman = Engine("podman")
-    file = RUN / f"{role.container}.cid"
+def leave(role: HousedRole, *, unit: Path | None = None) -> None:
+    """Have a container let go, and end in its own time under another name if it still has open streams.
+
+    `unit` is the control group of its unit where somebody else than that unit asks.
+    """
+    podman, file = Engine("podman"), noted(role)
     container = file.read_text().strip() if file.is_file() else ""
-    if not container or not podman.runs(container):
+    # One that is not ready may not hear a signal yet: it serves nobody, and the unit ends it.
+    if not container or not is_ready(role) or not podman.runs(container):
         return
     podman.run("kill", "--signal=TERM", container)
     if not let_go(podman, role, container, LEAVE_SECONDS):
         return
     podman.run("rename", container, f"{role.leaving}{container[:12]}")
     file.unlink(missing_ok=True)
-    _stand_in()
+    _stand_in(unit)
 
 
-def _stand_in() -> None:
+def noted(role: HousedRole) -> Path:
+    """Return the file in which Quadlet has noted the container of a unit."""
+    return RUN / f"{role.container}.cid"
+
+
+def _stand_in(unit: Path | None) -> None:
     """Give systemd a main process that it may end in place of the one that watches over the container."""
     child = os.posix_spawnp("sleep", ["sleep", STAND_IN_SECONDS], os.environ)
-    notify.notify(f"MAINPID={child}")
-    # Only a process of the unit may say so, and this one ends now.
-    notify.wait_read(NOTIFY_SECONDS)
+    if unit is None:
+        notify.notify(f"MAINPID={child}")
+        # Only a process of the unit may say so, and this one ends now.
+        notify.wait_read(NOTIFY_SECONDS)
+        return
+    below = unit / "leaving"
+    below.mkdir(exist_ok=True)
+    (below / "cgroup.procs").write_text(str(child))
+    _say_from(below, f"MAINPID={child}")
+
+
+def _say_from(group: Path, message: str) -> None:
+    """Tell systemd something of a unit as one of its processes."""
+    teller = os.fork()
+    if teller == 0:
+        try:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+            os.environ.setdefault("NOTIFY_SOCKET", SYSTEMD)
+            notify.notify(message)
+            notify.wait_read(NOTIFY_SECONDS)
+        finally:
+            os._exit(0)
+    os.waitpid(teller, 0)

@@ -4,6 +4,7 @@ import grp
 import os
 import pwd
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,14 @@ def _gives_all_cards(folders: Iterable[Path]) -> bool:
 
 
 def run_folder(role: HousedRole) -> None:
-    """Make the folder in which the role says what runs, empty of what an earlier process said."""
+    """Make the folder in which the role says what runs, empty of what an earlier process said.
+
+    The folder is the role's own, so nothing in it is followed or opened.
+    """
     role.run.mkdir(mode=0o755, exist_ok=True)
     role.run.chmod(0o755)
     os.chown(role.run, *ids(role))
-    role.running_file.unlink(missing_ok=True)
+    if role.running_file.is_dir() and not role.running_file.is_symlink():
+        shutil.rmtree(role.running_file)
+    else:
+        role.running_file.unlink(missing_ok=True)

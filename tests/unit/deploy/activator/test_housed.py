@@ -59,7 +59,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             file.write(" ".join(sys.argv[1:]) + "\\n")
         if sys.argv[1:3] == ["container", "inspect"]:
             print("true" if (here / "container").exists() else "false")
-        if sys.argv[1:2] == ["kill"]:
+        if sys.argv[1:3] == ["secret", "ls"] and (here / "old").exists():
+            print("rbee-queen-hf-token\\nmine\\nrbee-hive-ca.pem")
+        if sys.argv[1:2] == ["kill"] and not (here / "deaf").exists():
             pathlib.Path({str(ports.QUEEN_RUN / "running.json")!r}).unlink(missing_ok=True)
         if sys.argv[1:3] == ["secret", "create"]:
             sys.exit((here / "full").exists() and "no space left")
@@ -86,6 +88,34 @@ def test_what_a_unit_cannot_know_is_written_for_it(queen: HousedRole, engine: Pa
     assert created == [
         f"secret create rbee-queen-{name} {ports.CREDENTIALS / name}" for name in ("ca.pem", "queen.key")
     ]
+
+
+def test_a_container_that_is_not_ready_does_not_leave(queen: HousedRole, engine: Path, cid: Path) -> None:
+    """It may not hear a signal yet, and the unit ends it."""
+    podman.prepare(queen, [], [])
+    (engine / "container").touch()
+    podman.leave(queen)
+    assert not [line for line in asked(engine) if line.startswith(("kill", "rename"))]
+    assert cid.exists()
+
+
+def test_secrets_of_another_time_are_forgotten(queen: HousedRole, engine: Path) -> None:
+    """Those of this role, before the new ones are given; never those of others."""
+    (engine / "old").touch()
+    podman.prepare(queen, ["ca.pem"], [])
+    lines = [line for line in asked(engine) if line.startswith("secret")]
+    made = f"secret create rbee-queen-ca.pem {ports.CREDENTIALS / 'ca.pem'}"
+    assert lines == ["secret ls --format {{.Name}}", "secret rm rbee-queen-hf-token", made]
+
+
+def test_what_a_role_puts_in_the_way_does_not_stop_it(queen: HousedRole, engine: Path) -> None:
+    """A folder under the name of its file goes, and what a link there leads to stays."""
+    (ports.QUEEN_RUN / "running.json" / "deep").mkdir(parents=True)
+    podman.prepare(queen, [], [])
+    assert list(ports.QUEEN_RUN.iterdir()) == []
+    (ports.QUEEN_RUN / "running.json").symlink_to(ports.CREDENTIALS)
+    podman.prepare(queen, [], [])
+    assert (ports.CREDENTIALS / "ca.pem").exists()
 
 
 def test_a_secret_that_podman_does_not_take_is_a_sentence(queen: HousedRole, engine: Path) -> None:
@@ -158,7 +188,7 @@ def test_a_container_with_open_streams_is_left_to_them(queen: HousedRole, engine
     (ports.QUEEN_RUN / "running.json").write_text("{}")
     (engine / "container").touch()
     podman.leave(queen)
-    assert [line for line in asked(engine) if "inspect" not in line] == [
+    assert [line for line in asked(engine) if "inspect" not in line and "secret" not in line] == [
         "kill --signal=TERM 0123456789abcdef",
         "rename 0123456789abcdef rbee-queen-leaving-0123456789ab",
     ]
@@ -171,9 +201,11 @@ def test_a_container_that_hangs_is_left_to_the_unit(
     """Whoever does not let go is ended as containers of units are."""
     podman.prepare(queen, [], [])
     monkeypatch.setattr(podman, "LEAVE_SECONDS", 0.3)
-    monkeypatch.setattr(podman, "let_go", lambda *_: False)
+    (ports.QUEEN_RUN / "running.json").write_text("{}")
+    (engine / "deaf").touch()
     (engine / "container").touch()
     podman.leave(queen)
+    assert (ports.QUEEN_RUN / "running.json").exists()
     assert not [line for line in asked(engine) if line.startswith("rename")]
     assert cid.exists()
 
@@ -197,8 +229,13 @@ with (here / "asked").open("a") as file:
     file.write(" ".join(sys.argv[1:]) + "\\n")
 state = here / "state"
 if sys.argv[1] == "run":
-    environment = dict(word.removeprefix("--env=").split("=", 1) for word in sys.argv if word.startswith("--env="))
-    os.environ.update(environment)
+    words = [word[8:].split(",") for word in sys.argv if word.startswith("--mount=")]
+    mounts = [dict(part.split("=", 1) for part in parts if "=" in part) for parts in words]
+    inside = next(mount["source"] for mount in mounts if mount["target"] == "/run/rbee-unit")
+    for word in sys.argv:
+        if word.startswith("--env="):
+            name, value = word.removeprefix("--env=").split("=", 1)
+            os.environ[name] = value.replace("/run/rbee-unit", inside)
     sys.path.insert(0, {root!r})
     from rbee_runtime import notify
     sockets = notify.inherited_sockets()
@@ -208,8 +245,12 @@ if sys.argv[1] == "run":
     while state.read_text() != "gone":
         time.sleep(0.02)
     sys.exit(int((here / "status").read_text()) if (here / "status").exists() else 0)
+if (here / "silent").exists():
+    sys.exit("Cannot connect to the Docker daemon")
 if sys.argv[1:3] == ["container", "inspect"]:
     text = state.read_text() if state.exists() else ""
+    if text == "gone":
+        sys.exit("Error response from daemon: No such container: rbee-queen")
     print("0123456789abcdef" if "Id" in sys.argv[4] else "true" if text == "true" else "false")
 if sys.argv[1] == "kill":
     pathlib.Path({running!r}).unlink(missing_ok=True)
@@ -285,7 +326,7 @@ def test_a_container_of_docker_gets_sockets_and_speaks_to_systemd(unit: Unit) ->
     assert f"--user={os.getuid()}:{os.getgid()}" in words
     assert "--name=rbee-queen" in words
     assert words.endswith("image --config x")
-    held = unit.folder / "unit/queen/ca.pem"
+    (held,) = (unit.folder / "unit").glob("queen-*/credentials/ca.pem")
     assert (held.read_text(), held.stat().st_mode & 0o777) == ("content of ca.pem\n", 0o400)
     (unit.run / "running.json").write_text("{}")
     unit.process.send_signal(signal.SIGTERM)
@@ -312,6 +353,35 @@ def test_a_container_that_ends_by_itself_ends_the_unit(unit: Unit) -> None:
     (unit.folder / "status").write_text("64")
     (unit.folder / "state").write_text("gone")
     assert unit.process.wait(20) == 64
+
+
+def test_an_end_that_nobody_asked_for_is_a_failure(unit: Unit) -> None:
+    """As when Docker's daemon ends all its containers: systemd is to start it again, whatever it says."""
+    unit.hear()
+    (unit.folder / "state").write_text("gone")
+    assert unit.process.wait(20) == 1
+
+
+def test_a_daemon_that_is_away_ends_nothing(unit: Unit) -> None:
+    """While nobody can say whether the container runs, it is taken to run, and its words go on coming through."""
+    unit.hear()
+    (unit.folder / "silent").touch()
+    (client,) = Path(f"/proc/{unit.process.pid}/task/{unit.process.pid}/children").read_text().split()
+    os.kill(int(client), signal.SIGKILL)
+    time.sleep(1.5)
+    assert unit.process.poll() is None
+    (unit.folder / "silent").unlink()
+    (unit.folder / "state").write_text("gone")
+    assert unit.process.wait(20) != 0
+
+
+def test_a_container_that_is_not_ready_is_not_waited_for(unit: Unit) -> None:
+    """It may not hear a signal yet: it is ended, and nothing of it stays beside the next one."""
+    unit.hear()
+    unit.process.send_signal(signal.SIGTERM)
+    assert unit.process.wait(20) == 0
+    assert (unit.asked("rename"), unit.asked("kill")) == ([], [])
+    assert unit.asked("rm") == ["rm --force rbee-queen"] * 2
 
 
 def test_a_listening_socket_that_does_not_come_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

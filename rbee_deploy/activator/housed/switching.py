@@ -1,0 +1,35 @@
+"""Roles that stop or begin to be containers: what of them is left on the host."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rbee_deploy.activator.housed import docker, podman
+from rbee_deploy.activator.housed.role import ROLES, HousedRole
+from rbee_deploy.activator.manifest import Generation
+
+SLICE = "system.slice"
+
+
+def let_queen_go(files: Iterable[str]) -> None:
+    """Have a queen in a container of Podman leave, unless she will be one by these files as well.
+
+    Once systemd has read other unit files, nothing of them speaks of her container: it would wait for its streams, and
+    then end what watches over it.
+    """
+    queen = ROLES["queen"]
+    if podman.noted(queen).is_file() and not _is_podmans(queen, files):
+        podman.leave(queen, unit=podman.CGROUPS / SLICE / queen.unit)
+
+
+def forget(wanted: Generation, gone: Iterable[str]) -> None:
+    """Remove what roles were handed that are in no container any more; `gone` are files of earlier generations."""
+    left, files = set(gone), [file.path for file in wanted.files]
+    for role in ROLES.values():
+        if _is_podmans(role, left) and not _is_podmans(role, files):
+            podman.forget(role)
+        if wanted.engine != docker.ENGINE:
+            docker.forget(role)
+
+
+def _is_podmans(role: HousedRole, files: Iterable[str]) -> bool:
+    return any(Path(path).name == f"{role.container}.container" for path in files)
