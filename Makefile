@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 # Set on some machines: every start of a program would then compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-deploy fuzz-formats bench-pull bench-deploy build pins clean machine venv
+.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-deploy fuzz-formats bench-pull bench-deploy bench-container build pins clean machine venv
 .DEFAULT_GOAL := test-fast
 
 demo: venv  ## two throw-away hosts (with root), a deploy, a chat answer
@@ -28,6 +28,8 @@ bench-pull: venv  ## a 2 GiB model over loopback HTTP against curl and sha256sum
 	@$(PYTHON) -m benchmarks.model_pull
 bench-deploy: machine  ## deploys to 1, 2 and 5 lab hosts beside an Ansible playbook, and to 100 made-up ones (some 15 minutes)
 	@$(PYTHON) -m benchmarks.deploy
+bench-container: machine  ## a worker in containers of Podman and Docker beside the same worker bare, on lab hosts (10 minutes or more)
+	@$(PYTHON) -m benchmarks.container
 pins: venv  ## refresh requirements/*.txt within the bounds of pyproject.toml
 	@scripts/refresh-pins
 clean:  ## what was made inside the clone; caches and hosts stay

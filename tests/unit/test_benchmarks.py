@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import hive_idle, model_pull
+from benchmarks.container import __main__ as container
 
-READERS = {"hive_idle": hive_idle.read_options, "model_pull": model_pull.read_options}
+READERS = {
+    "container": container.read_options,
+    "hive_idle": hive_idle.read_options,
+    "model_pull": model_pull.read_options,
+}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +25,11 @@ READERS = {"hive_idle": hive_idle.read_options, "model_pull": model_pull.read_op
         ("hive_idle", ["--workers", "401"]),
         ("hive_idle", ["--seconds", "0"]),
         ("hive_idle", ["--seconds", "nan"]),
+        ("container", ["--rounds", "0"]),
+        ("container", ["--rounds", "49"]),
+        ("container", ["--most", "0"]),
+        ("container", ["--threads", "0"]),
+        ("container", ["--threads", "100000"]),
     ],
 )
 def test_a_size_that_cannot_be_measured_is_refused(
