@@ -1,6 +1,6 @@
 """What differs between a host and what it should be: the one definition of converged, pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rbee_deploy.accounts import Directory, User
 from rbee_deploy.activator.manifest import STARTS_AT_BOOT, Role
@@ -9,6 +9,7 @@ from rbee_deploy.observed import Observed, PathState, UnitState
 from rbee_deploy.render import OwnedFile
 from rbee_deploy.site import Host
 from rbee_runtime import ports
+from rbee_runtime.worker_bridge import TABLES
 
 
 def role(name: str, host: Host, digest: str, release: str) -> Role:
@@ -120,7 +121,16 @@ def damaged(facts: Observed, release: str, engines: Iterable[str]) -> list[str]:
 def down(facts: Observed, helpers: Iterable[str]) -> list[str]:
     """Return which units that roles count on are not up, one phrase each."""
     states = {unit: facts.unit(unit).active for unit in helpers}
-    return [f"{unit} is {state or 'not there'}" for unit, state in states.items() if state != "active"]
+    return [
+        *(f"{unit} is {state or 'not there'}" for unit, state in states.items() if state != "active"),
+        *([f"{ports.NETWORK_UNIT} has lost its rules"] if _is_flushed(facts, states) else []),
+    ]
+
+
+def _is_flushed(facts: Observed, states: Mapping[str, str]) -> bool:
+    """Say whether somebody took away the rules of a unit that still looks active."""
+    tables = facts.raw.get("worker_rules", {}).get("tables", TABLES)
+    return states.get(ports.NETWORK_UNIT) == "active" and not {*TABLES} <= {*tables}
 
 
 def _firewall(facts: Observed, enabled: Iterable[str]) -> list[str]:

@@ -39,7 +39,8 @@ class HostFacts:
     legacy or "", `programs` maps container tools to their versions, `engine` has `answers` where the asked one does and
     `containerd` where that keeps Docker's images; None where none was asked.
     `gpus` is the memory of each card. `addresses` are the host's own, `queen_link` is reachable,
-    refused, `unreachable: why` or "". `firewall` is there where the inventory asks for one.
+    refused, `unreachable: why` or "". `firewall` is there where the inventory asks for one, `worker_rules` where it
+    asks for containers.
     `contents` are the sha256 of files that the activator keeps.
     """
 
@@ -71,6 +72,7 @@ class HostFacts:
     addresses: tuple[str, ...] = ()
     queen_link: str = ""
     firewall: Mapping[str, Any] = field(default_factory=dict)
+    worker_rules: Mapping[str, Any] = field(default_factory=dict)
     contents: tuple[str, ...] = ()
 
     @classmethod

@@ -67,8 +67,8 @@ POLKIT_RULES = "/etc/polkit-1/rules.d/50-rbee-hive.rules"
 _GUARD = (ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT, ports.WORKERS_UNIT)
 _HELPERS: Mapping[ContainerEngine | None, tuple[str, ...]] = {
     None: (),
-    ContainerEngine.PODMAN: (ports.PODMAN_UNIT, *_GUARD),
-    ContainerEngine.DOCKER: _GUARD,
+    ContainerEngine.PODMAN: (ports.NETWORK_UNIT, ports.PODMAN_UNIT, *_GUARD),
+    ContainerEngine.DOCKER: (ports.NETWORK_UNIT, *_GUARD),
 }
 _QUADLETS = {
     # Quadlet itself refuses any KillMode but two, and both would end the streams of a queen that is being replaced.

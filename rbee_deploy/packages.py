@@ -105,7 +105,7 @@ def missing(raw: Mapping[str, Any], wanted: tuple[Need, ...] = BARE) -> tuple[st
     found = known(raw)
     if found is None:
         return ()
-    return tuple(name for need in wanted if _lacks(raw, need) for name in found.packages[need])
+    return tuple(dict.fromkeys(name for need in wanted if _lacks(raw, need) for name in found.packages[need]))
 
 
 def _lacks(raw: Mapping[str, Any], need: Need) -> bool:
@@ -114,14 +114,16 @@ def _lacks(raw: Mapping[str, Any], need: Need) -> bool:
     if need is Need.POLKIT:
         return raw.get("polkit") is False
     if need is Need.NFTABLES:
-        return "firewall" in raw and not raw["firewall"]["tool"]
+        # Hosts with containers have no firewall of ours, so one of them is asked for at most.
+        return any(part in raw and not raw[part]["tool"] for part in ("firewall", "worker_rules"))
     return "programs" in raw and need.value not in raw["programs"]
 
 
 def needed(firewall: str | None, engine: ContainerEngine | None = None) -> tuple[Need, ...]:
     """Return what a host needs, with the firewall and the engine of containers that the inventory asks for."""
-    own = BARE if engine is None else (Need.PYTHON, ENGINES[engine])
-    return (*own, Need.NFTABLES) if firewall == Need.NFTABLES else own
+    if engine is not None:
+        return (Need.PYTHON, ENGINES[engine], Need.NFTABLES)
+    return (*BARE, Need.NFTABLES) if firewall == Need.NFTABLES else BARE
 
 
 def python_to_be(raw: Mapping[str, Any]) -> str:

@@ -19,7 +19,8 @@ from rbee_deploy.images.manifest import Image
 from rbee_deploy.modes import ContainerEngine
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import MODEL_CREDENTIALS, Host, Site
-from rbee_runtime import ports
+from rbee_runtime import ports, worker_bridge
+from rbee_runtime.config import ContainerSettings
 from rbee_runtime.protocol import ModelFile
 
 HIDDEN_BY_PROTECT_HOME = ("/home", "/root", "/run/user")
@@ -197,6 +198,7 @@ def _unit(name: str, housed: ContainerEngine | None, values: Mapping[str, Any]) 
         # As the queen's: what listens is restarted with what answers.
         ports.GUARD_SOCKET_UNIT: {ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT},
         ports.GUARD_UNIT: {ports.GUARD_UNIT},
+        ports.NETWORK_UNIT: {ports.NETWORK_UNIT},
         ports.PODMAN_UNIT: {ports.PODMAN_UNIT},
         ports.WORKERS_UNIT: set(),
     }.get(name, set())
@@ -265,11 +267,17 @@ def _configs(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ...]:
         files.append(_config("hive.yaml", text, ports.HIVE_USER, ports.HIVE_UNIT))
         if host.container_engine is not None:
             guard = configs.guard_config(site, host, state.images, host.container_engine)
-            files.append(_config(GUARD, guard, "root", ports.GUARD_UNIT))
+            files += [_config(GUARD, guard, "root", ports.GUARD_UNIT), _network_rules()]
         if isinstance(host.devices, Recorded):
             # The hive reads it again when it changes.
             files.append(_config(RECORDING.name, host.devices.text, ports.HIVE_USER))
     return tuple(files)
+
+
+def _network_rules() -> OwnedFile:
+    bridge = worker_bridge.bridge_of(ContainerSettings().network)
+    text = template_text("nftables/workers.nft.j2", ports=ports, worker_bridge=worker_bridge, bridge=bridge)
+    return OwnedFile(str(ports.NETWORK_RULES), text, affects=frozenset({ports.NETWORK_UNIT}))
 
 
 def _firewall(site: Site, host: Host) -> Iterator[OwnedFile]:

@@ -10,6 +10,7 @@ from rbee_deploy.activator.images import DIGEST, NAMES, OURS
 from rbee_deploy.site import Host
 from rbee_runtime import ports
 from rbee_runtime.config import ContainerSettings
+from rbee_runtime.worker_bridge import TABLES
 
 ROLES = ("queen", "hive")
 STORE_PARTS = (
@@ -22,7 +23,8 @@ STORE_PARTS = (
 def script(host: Host, *, models: bool) -> str:
     """Return it; it goes on past what is not there, and ends with what is still there."""
     users = _users(host) if models else ()
-    return "\n".join((_firewall(), *_units(), *_containers(host), *_files(host, models=models), *users, _left(host)))
+    parts = (*_units(), *_containers(host), _worker_rules(), *_files(host, models=models), *users)
+    return "\n".join((_firewall(), *parts, _left(host)))
 
 
 def only_of(fleet: str, host: Host) -> str:
@@ -90,6 +92,12 @@ def _containers(host: Host) -> tuple[str, ...]:
         "done",
         _secrets(),
     )
+
+
+def _worker_rules() -> str:
+    """Return the line that removes what workers may reach; no worker is left by then."""
+    deletes = "; ".join(f"nft delete table {table} 2>/dev/null" for table in TABLES)
+    return f"command -v nft >/dev/null 2>&1 && {{ {deletes}; }}"
 
 
 def _secrets() -> str:

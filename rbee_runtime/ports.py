@@ -32,6 +32,9 @@ GUARD_UNIT = "rbee-guard.service"
 PODMAN_UNIT = "rbee-podman.service"
 """Podman's API for the guard alone; Docker has a daemon of its own."""
 
+NETWORK_UNIT = "rbee-network.service"
+"""Puts in force what workers in containers may reach."""
+
 QUEEN_QUADLET = "rbee-queen.container"
 HIVE_QUADLET = "rbee-hive.container"
 QUEEN_DROP_IN = f"{QUEEN_UNIT}.d/50-rbee.conf"
@@ -50,6 +53,7 @@ HIVE_STATE = STATE / "hive"
 MODELS = STATE / "models"
 QUEEN_RUN = Path("/run/rbee-queen")
 HIVE_RUN = Path("/run/rbee-hive")
+NETWORK_RULES = ETC / "workers.nft"
 GUARD_RUN = Path("/run/rbee-guard")
 GUARD_SOCKET = GUARD_RUN / "engine.sock"
 PODMAN_RUN = Path("/run/rbee-podman")

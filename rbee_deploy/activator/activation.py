@@ -19,6 +19,7 @@ from rbee_deploy.activator import (
     places,
     records,
     units,
+    worker_rules,
     workers,
 )
 from rbee_deploy.activator.firewall import FirewallError
@@ -135,7 +136,7 @@ def _unshadow(run: Activation) -> None:
     stems = {Path(role.service).stem for role in run.generation.roles}
     for path in (*run.generation.unwanted, *run.retired.files):
         if Path(path).name.partition(".")[0] in stems and SYSTEMD in Path(path).parts:
-            _disable([Path(path).name])
+            units.disable([Path(path).name])
             files.remove(path)
 
 
@@ -148,8 +149,10 @@ def _retire(run: Activation) -> None:
     gone = run.retired
     there = [name for name, unit in units.look(gone.units).items() if unit.load != "not-found"]
     # Not both at once: of what Quadlet generates nothing can be disabled, and then nothing would be stopped.
-    _disable(there)
+    units.disable(there)
     _stop(there)
+    if ports.NETWORK_UNIT in gone.units:
+        worker_rules.remove()
     if not _is_guarded(run) and firewall.is_held():
         firewall.stop()
 
@@ -192,7 +195,9 @@ def _bring_up(run: Activation, helpers: Iterable[str], affected: Collection[str]
     """Have units that others count on run, those anew of which a file has changed, or the release of a program."""
     programs = {ports.GUARD_UNIT} if _release(run.undo.link) != run.generation.release else set()
     for name in helpers:
-        if name in affected or name in programs:
+        if name == ports.NETWORK_UNIT:
+            worker_rules.load(stale=name in affected)
+        elif name in affected or name in programs:
             units.systemctl("restart", "--", name)
         elif units.look([name])[name].active != "active":
             units.systemctl("start", "--", name)
@@ -300,7 +305,7 @@ def _go_back(run: Activation) -> None:
         workers.end((*undo.ways, run.generation), loaded(undo.generation))
     ours = dict.fromkeys((*run.generation.enabled, *(role.service for role in roles)))
     _stop([name for name in ours if name not in undo.active])
-    _disable([name for name in run.generation.enabled if name not in undo.enabled])
+    units.disable([name for name in run.generation.enabled if name not in undo.enabled])
     switching.let_queen_go(entry.path for entry in undo.paths if entry.kind != "absent")
     changed = {entry.path for entry in undo.paths if files.look(entry.path) != entry}
     affected = {service for file in run.generation.files if file.path in changed for service in file.affects}
@@ -312,6 +317,8 @@ def _go_back(run: Activation) -> None:
     if _has_queen(roles) and database.moved_on(copy) and (undo.copied or _release(undo.link) != run.generation.release):
         _put_database_back(copy)
     old = loaded(undo.generation)
+    if ports.NETWORK_UNIT in run.generation.enabled and (old is None or ports.NETWORK_UNIT not in old.enabled):
+        worker_rules.remove()
     _bring_up(run, (name for name in (old.helpers if old is not None else ()) if name in undo.active), affected)
     for role in undo.roles:
         ran = role.service in undo.active and bool(role.digest)
@@ -350,12 +357,6 @@ def _listen_again(names: list[str]) -> None:
     idle = [name for name, unit in units.look(names).items() if unit.active != "active"]
     if idle:
         units.systemctl("start", "--", *idle)
-
-
-def _disable(names: list[str]) -> None:
-    present = [name for name, unit in units.look(names).items() if unit.file_state == "enabled"]
-    if present:
-        units.systemctl("disable", "--quiet", "--", *present)
 
 
 def _has_queen(roles: tuple[Role, ...]) -> bool:

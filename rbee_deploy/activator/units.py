@@ -94,6 +94,13 @@ def register(enabled: Iterable[str]) -> None:
         systemctl("enable", "--quiet", "--", *off)
 
 
+def disable(names: Iterable[str]) -> None:
+    """Have units not start at boot any more, of those that are there."""
+    present = [name for name, unit in look(names).items() if unit.file_state == "enabled"]
+    if present:
+        systemctl("disable", "--quiet", "--", *present)
+
+
 def _a_running_one_is_old() -> bool:
     """Say whether systemd holds an older form of a unit of ours that runs, such as a worker's; names do not matter."""
     return "NeedDaemonReload=yes" in systemctl("show", "-p", "NeedDaemonReload", "--", "rbee-*").split()

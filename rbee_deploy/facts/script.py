@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rbee_deploy import installs, pythons
 from rbee_deploy.activator import places
-from rbee_deploy.facts import equipment, guard, reach
+from rbee_deploy.facts import equipment, guard, reach, worker_rules
 from rbee_deploy.modes import ContainerEngine
 from rbee_runtime import ports
 
@@ -114,6 +114,7 @@ def build(asked: Questions) -> str:
         equipment.script(),
         reach.script(asked.queen),
         guard.script(asked.firewall),
+        worker_rules.script(asked.container_engine),
         _LISTEN.strip(),
         _accounts(asked),
         _paths(asked.paths),

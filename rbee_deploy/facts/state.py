@@ -8,7 +8,7 @@ from typing import Any
 from pyinfra.api import FactBase
 
 from rbee_deploy.elevation import probe_as_root
-from rbee_deploy.facts import equipment, guard, reach, script
+from rbee_deploy.facts import equipment, guard, reach, script, worker_rules
 
 Lines = list[str]
 
@@ -272,6 +272,7 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "addresses": reach.addresses,
     "queen": reach.queen,
     "firewall": guard.firewall,
+    "worker_rules": worker_rules.worker_rules,
     "listen": _listen,
     "users": _users,
     "groups": _groups,

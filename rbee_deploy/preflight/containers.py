@@ -42,6 +42,17 @@ def _engine_answers(case: Case) -> Iterator[Finding]:
     yield Finding(f"{engine.value} is installed there and does not answer", fix)
 
 
+def _rules_are_taken(case: Case) -> Iterator[Finding]:
+    found = case.facts.worker_rules
+    if found and not found["tool"] and case.installs is None:
+        yield Finding("nft is missing, which keeps workers in containers in", "install the package nftables")
+    elif found and found["tool"] and found["broken"]:
+        yield Finding(
+            f"its kernel takes no rules about workers in containers (nft says {found['broken']!r})",
+            f"boot a kernel with nf_tables for inet and bridge, or write {way_out(case.host.way)}",
+        )
+
+
 def _ids_are_of_configurations(case: Case) -> Iterator[Finding]:
     if "containerd" in (case.facts.engine or ()):
         yield Finding(
@@ -114,6 +125,16 @@ ANSWERS = Check(
     why="nothing could be loaded, started or removed",
     fix="start it, and look at its log",
     find=_engine_answers,
+    scope=Scope.CONTAINER,
+)
+RULES = Check(
+    id="worker-rules",
+    title="Workers in containers can be kept in",
+    looks_at="whether `nft --check` takes rules of the kind that `/etc/rbee/workers.nft` has",
+    fails_when="nft is missing and setup does not install it, or the kernel does not take such rules",
+    why="workers would reach this host and each other, and a guard without these rules does not start",
+    fix="install nftables, or boot a kernel with nf_tables for the families inet and bridge",
+    find=_rules_are_taken,
     scope=Scope.CONTAINER,
 )
 STORE = Check(

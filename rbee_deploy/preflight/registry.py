@@ -43,6 +43,7 @@ CHECKS: tuple[Check, ...] = (
     cards.TOOLKIT,
     containers.ENGINE,
     containers.ANSWERS,
+    containers.RULES,
     containers.STORE,
     containers.REAL_MODELS,
     containers.PODMAN,

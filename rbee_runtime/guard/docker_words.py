@@ -39,6 +39,7 @@ from rbee_runtime.guard.worker_container import (
     read_port,
 )
 from rbee_runtime.guard.worker_network import WorkerNetwork, read_owner
+from rbee_runtime.worker_bridge import bridge_of
 
 LOG_SETTINGS = {"Type": "json-file", "Config": {"max-size": "8m"}}
 ENV = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
@@ -51,10 +52,7 @@ HOST_LOCKED_IN: Mapping[str, Any] = {
     "RestartPolicy": {"Name": "no"},
 }
 _BRIDGE = "com.docker.network.bridge"
-SHUT: Mapping[str, Any] = {
-    "Driver": "bridge",
-    "Options": {f"{_BRIDGE}.enable_ip_masquerade": "false", f"{_BRIDGE}.enable_icc": "false"},
-}
+SHUT: Mapping[str, str] = {f"{_BRIDGE}.enable_ip_masquerade": "false", f"{_BRIDGE}.enable_icc": "false"}
 
 
 def read_container(name: str, body: Any, config: GuardConfig) -> WorkerContainer:
@@ -129,7 +127,7 @@ def read_network(body: Any, config: GuardConfig) -> WorkerNetwork:
     """Return the network that a body asks for."""
     fields = Fields(body)
     fields.same("Name", config.network)
-    for name, wanted in SHUT.items():
+    for name, wanted in _shut(config).items():
         fields.same(name, wanted)
     read_owner(fields.inner("Labels"), config)
     # Of older clients: the daemon has looked for a second network of a name by itself for long.
@@ -140,7 +138,11 @@ def read_network(body: Any, config: GuardConfig) -> WorkerNetwork:
 
 def network_body(config: GuardConfig) -> dict[str, Any]:
     """Return the body that makes a network without a way out."""
-    return {**SHUT, "Name": config.network, "Labels": {"rbee.fleet": config.fleet}}
+    return {**_shut(config), "Name": config.network, "Labels": {"rbee.fleet": config.fleet}}
+
+
+def _shut(config: GuardConfig) -> dict[str, Any]:
+    return {"Driver": "bridge", "Options": {**SHUT, f"{_BRIDGE}.name": bridge_of(config.network)}}
 
 
 def _published(fields: Fields, host: Fields, config: GuardConfig) -> Published:

@@ -38,6 +38,7 @@ from rbee_runtime.guard.worker_container import (
     read_port,
 )
 from rbee_runtime.guard.worker_network import Subnet, WorkerNetwork, read_owner, read_route
+from rbee_runtime.worker_bridge import bridge_of, mac_of
 
 LOG_BYTES = 8 * 1024 * 1024
 PRIVATE = {"nsmode": "private"}
@@ -70,7 +71,7 @@ def read_container(body: Any, config: GuardConfig) -> WorkerContainer:
     identity = read_identity(fields.take("name"), fields.inner("labels"), config)
     for name, wanted in LOCKED_IN.items():
         fields.same(name, wanted)
-    fields.same("networks", {config.network: {}})
+    fields.same("networks", _joined(identity.worker, config))
     check_user(fields, "user")
     check_groups(fields, "groups")
     mounts, scratch = _mounts(fields)
@@ -103,7 +104,7 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
         "image": wanted.image,
         "user": account.user,
         "groups": [str(group) for group in account.groups],
-        "networks": {config.network: {}},
+        "networks": _joined(wanted.worker, config),
         "mounts": [
             *({"type": "bind", "source": source, "destination": inside, "options": ["ro"]} for source, inside in binds),
             {"type": "tmpfs", "source": "tmpfs", "destination": SCRATCH, "options": scratch},
@@ -127,6 +128,7 @@ def read_network(body: Any, config: GuardConfig, known: Subnet | None) -> Worker
     """Return the network that a body asks for; `known` are the addresses that Podman chose when it was asked last."""
     fields = Fields(body)
     fields.same("name", config.network)
+    fields.same("network_interface", bridge_of(config.network))
     for name, wanted in SHUT.items():
         fields.same(name, wanted)
     read_owner(fields.inner("labels"), config)
@@ -145,13 +147,18 @@ def read_network(body: Any, config: GuardConfig, known: Subnet | None) -> Worker
 
 def network_body(wanted: WorkerNetwork, config: GuardConfig) -> dict[str, Any]:
     """Return the body that makes a network without a way out."""
-    shut = {**SHUT, "name": config.network, "labels": {"rbee.fleet": config.fleet}}
-    shut |= {"internal": False, "dns_enabled": False}
+    shut = {**SHUT, "name": config.network, "network_interface": bridge_of(config.network)}
+    shut |= {"labels": {"rbee.fleet": config.fleet}, "internal": False, "dns_enabled": False}
     if wanted.subnet is None:
         return shut
     subnet = {"subnet": wanted.subnet.subnet, "gateway": wanted.subnet.gateway}
     routes = [{"destination": each, "gateway": wanted.subnet.gateway} for each in wanted.routes]
     return shut | {"subnets": [subnet], "routes": routes}
+
+
+def _joined(worker: str, config: GuardConfig) -> dict[str, Any]:
+    """Return the one network, with the address by which the host's rules know a worker."""
+    return {config.network: {"static_mac": mac_of(worker)}}
 
 
 def _mounts(fields: Fields) -> tuple[list[Mount], int]:

@@ -14,6 +14,7 @@ _INFO = ("MemoryLimit", "PidsLimit", "SecurityOptions", "CDISpecDirs", "LoggingD
 _NETWORK = {
     EngineKind.PODMAN: (
         *("name", "id", "driver", "internal", "dns_enabled", "ipv6_enabled", "options", "labels", "subnets", "routes"),
+        "network_interface",
     ),
     EngineKind.DOCKER: ("Name", "Id", "Driver", "Internal", "EnableIPv6", "Options", "Labels"),
 }

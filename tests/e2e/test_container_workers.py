@@ -1,6 +1,7 @@
 """Bare hosts whose workers are containers, one of each engine, in one fleet with a host whose workers are processes."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,88 @@ def running(host: LabHost) -> dict[str, int]:
     return {name: inspect(host, name)["State"]["Pid"] for name, state in containers(host).items() if state == "running"}
 
 
+NETWORK = "rbee-workers"
+TRY = """
+import concurrent.futures, json, socket, sys
+
+def reach(target):
+    try:
+        socket.create_connection((target[0], target[1]), timeout=1).close()
+    except ConnectionRefusedError:
+        return "refused"
+    except OSError:
+        return ""
+    return "open"
+
+targets = json.loads(sys.argv[1])
+with concurrent.futures.ThreadPoolExecutor(64) as pool:
+    print(json.dumps(list(pool.map(reach, targets))))
+"""
+"""Who refuses a connection was reached as well."""
+
+
+def targets_of(fleet: Fleet, host: LabHost, container: str) -> list[tuple[str, int]]:
+    """Return where a worker must not get: its host, its gateway, its neighbours, other hosts, the internet."""
+    around = {name: inspect(host, name) for name in running(host)}
+    joined = {name: found["NetworkSettings"]["Networks"][NETWORK] for name, found in around.items()}
+    published = [int(port.partition("/")[0]) for each in around.values() for port in each["HostConfig"]["PortBindings"]]
+    own = host.run(f"ip -6 -o addr show dev {NETWORK} scope link").stdout.split()
+    link_local = [word.partition("/")[0] + "%eth0" for word in own if word.startswith("fe80:")]
+    hosts = [*host.run("hostname -I").stdout.split(), joined[container]["Gateway"], *link_local]
+    hosts += [other.address for other in fleet.lab.hosts.values()]
+    neighbours = [joined[name]["IPAddress"] for name in around if name != container]
+    ports = [22, 80, 8500, 8501, 8600, 9999, *published]
+    assert neighbours
+    return [*((address, port) for address in dict.fromkeys([*hosts, *neighbours]) for port in ports), ("192.0.2.1", 80)]
+
+
+def reached(fleet: Fleet, host: LabHost) -> dict[str, str]:
+    """Return what workers of a host reach although they should not, by worker and target."""
+    found: dict[str, str] = {}
+    for container in running(host):
+        targets = targets_of(fleet, host, container)
+        words = ("exec", container, "/opt/rbee/current/bin/python", "-c", TRY, json.dumps(targets))
+        said = json.loads(host.run(f"{host.name} {shlex.join(words)}").stdout)
+        found |= {f"{container} {to[0]} {to[1]}": how for to, how in zip(targets, said, strict=True) if how}
+    return found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_from_a_worker_nothing_is_reached(fleet: Fleet, engine: str) -> None:
+    """Neither its host nor another worker, another host or the internet; and all the time it answers."""
+    assert reached(fleet, fleet.lab.hosts[engine]) == {}
+    assert answer(fleet, engine) == answer(fleet, "bare")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rules_that_somebody_took_away_come_back(fleet: Fleet, engine: str) -> None:
+    """Without them a worker reaches its hive; the next apply sees that, brings them back and restarts no worker."""
+    host = fleet.lab.hosts[engine]
+    before = running(host)
+    host.run("nft delete table inet rbee-workers")
+    lost = reached(fleet, host)
+    assert [how for target, how in lost.items() if target.endswith(" 8600")].count("open") > 0
+    assert changes(fleet.deploy("--json")) != {}
+    assert reached(fleet, host) == {}
+    assert running(host) == before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_firewall_that_starts_anew_leaves_workers_kept_in(fleet: Fleet, engine: str) -> None:
+    """The distribution's own flushes all rules at its start and reload, and ours are there again after it."""
+    host = fleet.lab.hosts[engine]
+    for verb in ("restart", "reload"):
+        host.run(f"systemctl {verb} nftables")
+        wait_for(
+            "our tables", lambda: host.run("nft list tables | grep -c rbee-workers", check=False).stdout.strip() == "2"
+        )
+        assert reached(fleet, host) == {}
+    # What it flushed of the engine's own, which leads to published ports, only the engine brings back.
+    host.run({"podman": "podman network reload --all", "docker": "systemctl restart docker"}[engine])
+    wait_for("an answer", lambda: _answers(fleet, engine))
+    assert reached(fleet, host) == {}
+
+
 def test_all_three_give_the_same_answer(fleet: Fleet) -> None:
     """One command brought up a process and containers of two engines, and a greedy answer is the same from each."""
     answers = {host: answer(fleet, host) for host in fleet.hosts}
@@ -128,7 +211,7 @@ def test_neither_hive_nor_worker_gets_to_the_engine(fleet: Fleet, engine: str) -
         assert not [mount for mount in mounted.values() if "sock" in mount.get("Source", "")]
 
 
-@pytest.mark.parametrize("unit", ["rbee-guard.service", "rbee-workers.service"])
+@pytest.mark.parametrize("unit", ["rbee-guard.service", "rbee-network.service", "rbee-workers.service"])
 def test_the_host_s_own_systemd_calls_units_closed(fleet: Fleet, unit: str) -> None:
     """A newer systemd than that of the machine that deploys gives them no worse a score."""
     path = f"/etc/systemd/system/{unit}"
@@ -160,6 +243,7 @@ def test_a_reboot_brings_everything_back(fleet: Fleet) -> None:
         host = fleet.lab.hosts[engine]
         wait_for("an answer", lambda engine=engine: _answers(fleet, engine))  # type: ignore[misc]
         assert set(containers(host).values()) == {"running"}
+        assert reached(fleet, host) == {}
 
 
 def _answers(fleet: Fleet, host: str) -> bool:
@@ -184,6 +268,7 @@ def test_one_word_changes_how_workers_run(fleet: Fleet, engine: str) -> None:
     units = host.run("systemctl list-units --all --no-legend 'rbee-*'").stdout
     assert "rbee-worker@" in units
     assert "rbee-guard" not in units
+    assert "rbee-workers" not in host.run("nft list tables").stdout
     fleet.hosts[engine]["worker_runtime"] = "container"
     fleet.deploy()
     fleet.wait_ready(f"smol-{engine}")
@@ -224,6 +309,7 @@ def test_purging_a_host_leaves_nothing_at_its_engine(fleet: Fleet, engine: str) 
     assert containers(host) == {}
     assert "somebody" in host.run(f"{engine} ps --all --format '{{{{.Names}}}}'").stdout
     assert "rbee-workers" not in host.run(f"{engine} network ls --format '{{{{.Name}}}}'").stdout
+    assert "rbee-workers" not in host.run("nft list tables").stdout
     host.run(f"{engine} rm somebody; {engine} rmi mine:1")
     fleet.deploy()
     wait_for("an answer", lambda: _answers(fleet, engine))

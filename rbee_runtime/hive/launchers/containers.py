@@ -13,6 +13,7 @@ from rbee_runtime.config import ContainerSettings
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers import Phase, UnitStatus
 from rbee_runtime.protocol import WorkerLaunch
+from rbee_runtime.worker_bridge import mac_of
 
 PREFIX = "rbee-worker-"
 INSIDE = Path("/run/rbee")
@@ -87,7 +88,8 @@ class ContainerPlan:
     """One container, in no engine's words.
 
     `mounts` are host paths that appear read-only at the values' places; `tmpfs` sizes in bytes by place. `address` ""
-    is every address of the host. `devices` are CDI names, `nodes` device files. None means no limit.
+    is every address of the host. `mac` is that of the container's own card. `devices` are CDI names, `nodes` device
+    files. None means no limit.
     """
 
     name: str
@@ -100,6 +102,7 @@ class ContainerPlan:
     groups: tuple[int, ...]
     mounts: Mapping[Path, Path]
     network: str
+    mac: str
     address: str
     port: int
     tmpfs: Mapping[str, int]
@@ -153,6 +156,7 @@ def plan(
         groups=place.groups,
         mounts={folder: INSIDE} | {path: path for path in _readable(launch, place.readable)},
         network=settings.network,
+        mac=mac_of(launch.worker.id),
         address="" if launch.host in WILDCARDS else launch.host,
         port=launch.port,
         tmpfs={"/tmp": TMP_BYTES},  # noqa: S108 - the place inside, not a file of ours

@@ -13,6 +13,7 @@ import requests
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers.containers import ContainerPlan, EngineFacts, Owner, Seen, socket_path
 from rbee_runtime.hive.launchers.networks import Network, differing
+from rbee_runtime.worker_bridge import bridge_of
 
 CALL_SECONDS = 60
 ASK_SECONDS = 1.0
@@ -95,7 +96,7 @@ class Docker:
         Callers need no route of their own here: answers to them go through the published port.
         """
         with self._asked():
-            self._api.create_network(network, driver="bridge", options=CLOSED, labels=dict(labels))
+            self._api.create_network(network, driver="bridge", options=_closed(network), labels=dict(labels))
 
     def remove_network(self, network: str) -> None:
         """Remove a network; Docker refuses that for one that a running container uses."""
@@ -195,10 +196,13 @@ def host_arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]
 def described(found: Mapping[str, Any], users: tuple[str, ...]) -> Network:
     """Return what Docker says of a network; callers need no routes in it."""
     options = found.get("Options") or {}
-    # A bridge that somebody else made may have a way out of its own.
-    named = tuple(name for name in (f"{_BRIDGE}.name",) if name in options)
-    wrong = differing(KIND, found) + differing(CLOSED, options) + named
+    wrong = differing(KIND, found) + differing(_closed(found["Name"]), options)
     return Network(found.get("Labels") or {}, wrong, users=users)
+
+
+def _closed(network: str) -> dict[str, str]:
+    """Return the options of a network; the host's rules know it by its bridge."""
+    return {**CLOSED, f"{_BRIDGE}.name": bridge_of(network)}
 
 
 def requests_of(devices: tuple[str, ...], facts: EngineFacts) -> list[Any]:

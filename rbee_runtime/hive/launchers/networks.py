@@ -33,14 +33,15 @@ def usable(engine: str, name: str, found: Network) -> bool:
         return True
     if MARK not in found.labels:
         raise LauncherError(
-            f"{engine} has a network called {name} that no hive made, and workers may reach the internet from it "
-            f"({', '.join(wrong)} not as wanted): remove it with `{engine} network rm {name}`, or set "
+            f"{engine} has a network called {name} that no hive made, and workers may reach the internet or this host "
+            f"from it ({', '.join(wrong)} not as wanted): remove it with `{engine} network rm {name}`, or set "
             "containers.network in the hive's settings to another name; the worker starts at the next try"
         )
     if found.users and found.wrong:
         raise LauncherError(
-            f"network {name} of {engine} may let workers reach the internet ({', '.join(wrong)} not as wanted) and is "
-            f"in use: remove the containers {', '.join(found.users)}, and the next start makes it again"
+            f"network {name} of {engine} may let workers reach the internet or this host ({', '.join(wrong)} not "
+            f"as wanted) and is in use: remove the containers {', '.join(found.users)}, and the next start makes it "
+            "again"
         )
     # Routes to other single callers are no reason to start nothing: they may be those of another hive.
     return bool(found.users)

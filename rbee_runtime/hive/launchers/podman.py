@@ -18,6 +18,7 @@ from podman.domain.system import SystemManager
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers.containers import ContainerPlan, EngineFacts, Owner, Seen, socket_path
 from rbee_runtime.hive.launchers.networks import Network, differing, wide
+from rbee_runtime.worker_bridge import bridge_of
 
 CALL_SECONDS = 60.0
 ASK_SECONDS = 1.0
@@ -97,7 +98,7 @@ class Podman:
     def make_network(self, network: str, labels: Mapping[str, str], callers: tuple[str, ...]) -> None:
         """Make a network with routes to callers and no other: an internal one would publish no port either."""
         # Closed from the first moment: a hive that dies before the second one leaves no way out.
-        closed = {"name": network, **KIND, "labels": dict(labels), "options": CLOSED}
+        closed = {"name": network, **_kind(network), "labels": dict(labels), "options": CLOSED}
         subnet = self._make_network(closed)["subnets"][0]
         self.remove_network(network)
         routes = [{"destination": each, "gateway": subnet["gateway"]} for each in _routed(callers)]
@@ -186,7 +187,7 @@ def arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]:
         "mounts": [*shown, *scratch],
         "devices": [*planned.devices, *planned.nodes],
         "network_mode": "bridge",
-        "networks": {planned.network: {}},
+        "networks": {planned.network: {"static_mac": planned.mac}},
         "ports": {f"{planned.port}/tcp": (planned.address, planned.port) if planned.address else planned.port},
         "ipc_mode": "private",
         "pid_mode": "private",
@@ -207,11 +208,16 @@ def arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]:
 
 def described(found: Mapping[str, Any], callers: tuple[str, ...], users: tuple[str, ...]) -> Network:
     """Return what Podman says of a network."""
-    wrong = differing(KIND, found) + differing(CLOSED, found.get("options") or {})
+    wrong = differing(_kind(found["name"]), found) + differing(CLOSED, found.get("options") or {})
     routes, wanted = {each["destination"] for each in found.get("routes") or ()}, set(_routed(callers))
     if wide(routes, wanted):
         wrong = (*wrong, "routes")
     return Network(found.get("labels") or {}, wrong, routes == wanted, users)
+
+
+def _kind(network: str) -> dict[str, Any]:
+    """Return what kind of network it is; the host's rules know it by its bridge."""
+    return {**KIND, "network_interface": bridge_of(network)}
 
 
 def _routed(callers: tuple[str, ...]) -> list[str]:

@@ -35,6 +35,7 @@ OTHER_AUTHORITY = (
 )
 
 GUARD = {"tool": True, "active": True, "broken": "", "also": [], "differs": []}
+RULES = {"tool": True, "broken": "", "tables": []}
 
 
 def contained(declared: Host) -> Host:
@@ -275,6 +276,18 @@ TRIGGERS: dict[str, list[Trigger]] = {
             changed=in_docker,
         ),
     ],
+    "worker-rules": [
+        Trigger(
+            "nft is missing, which keeps workers in containers in; install the package nftables",
+            {"worker_rules": {**RULES, "tool": False}, "os_id": "arch", "programs": {"podman": "5.4.2"}},
+            changed=contained,
+        ),
+        Trigger(
+            "its kernel takes no rules about workers in containers (nft says 'Operation not supported'); boot a kernel",
+            {"worker_rules": {**RULES, "broken": "Operation not supported"}},
+            changed=contained,
+        ),
+    ],
     "docker-image-store": [
         Trigger(
             "its Docker keeps images in containerd's store, where they have other ids",
@@ -370,6 +383,9 @@ QUIET: dict[str, Trigger] = {
     ),
     "a queen that nobody could ask about": Trigger("", {"queen_link": ""}),
     "nftables that setup installs": Trigger("", {"firewall": {**GUARD, "tool": False}}, {"firewall": "nftables"}),
+    "nftables that setup installs for containers": Trigger(
+        "", {"worker_rules": {**RULES, "tool": False}}, {}, contained
+    ),
     "our own authority": Trigger("", {"paths": {CA: {"sha256": "ours"}}, "contents": ["ours"]}),
     "our own authority, changed by hand on the host": Trigger(
         "", {"paths": {CA: {"sha256": "by hand"}}, "contents": ["ours"]}

@@ -13,6 +13,7 @@ from rbee_deploy.modes import BARE, units_elsewhere
 from rbee_deploy.observed import Observed
 from rbee_deploy.render import OwnedFile
 from rbee_deploy.secrets import Secret
+from rbee_runtime.worker_bridge import TABLES
 
 FILE = OwnedFile("/etc/rbee/queen.yaml", "fleet: a\n", group="rbee-queen", mode="0640")
 SECRET = OwnedFile("/etc/rbee/credentials/queen.key", Secret("canary"), mode="0600")
@@ -161,3 +162,19 @@ def test_a_hive_has_no_sockets_to_watch() -> None:
 def test_what_is_damaged_is_named(fact: dict[str, Any], said: list[str]) -> None:
     """The release and engines that the host should have are named when somebody changed them; others are not."""
     assert drift.damaged(Observed.parse(fact), "0.1.0-aa", ["llama-1"]) == said
+
+
+@pytest.mark.parametrize(
+    ("active", "fact", "said"),
+    [
+        ("active", {}, []),
+        ("active", {"worker_rules": {"tables": list(TABLES)}}, []),
+        ("active", {"worker_rules": {"tables": TABLES[:1]}}, ["rbee-network.service has lost its rules"]),
+        ("active", {"worker_rules": {"tables": []}}, ["rbee-network.service has lost its rules"]),
+        ("failed", {"worker_rules": {"tables": []}}, ["rbee-network.service is failed"]),
+    ],
+)
+def test_rules_that_somebody_flushed_are_missed(active: str, fact: dict[str, Any], said: list[str]) -> None:
+    """A unit that has put rules in force looks active without them; what is not up needs no second word."""
+    facts = Observed.parse({"units": {"rbee-network.service": {"active": active}}, **fact})
+    assert drift.down(facts, ["rbee-network.service"]) == said

@@ -10,6 +10,7 @@ from rbee_deploy.errors import InventoryError
 from rbee_deploy.facts import guard, script
 from rbee_deploy.facts.state import Asked, RbeeState
 from rbee_deploy.inventory import host
+from rbee_deploy.modes import ContainerEngine
 from rbee_deploy.observed import Observed
 from rbee_deploy.site import Site
 from tests.unit.deploy.sites import fenced, one_box, site_of
@@ -194,6 +195,27 @@ def test_nft_alone_is_installed() -> None:
     assert packages.missing({**debian, "firewall": {"tool": False}}, wanted) == ("nftables",)
     assert packages.missing({**debian, "firewall": {"tool": True}}, wanted) == ()
     assert packages.missing({**debian, "firewall": {"tool": False}}, packages.needed("firewalld")) == ()
+
+
+@pytest.mark.parametrize(
+    ("programs", "tool", "missing"),
+    [
+        (["docker"], True, ()),
+        (["docker"], False, ("nftables",)),
+        ([], False, ("docker.io", "docker-cli", "nftables")),
+    ],
+)
+def test_what_keeps_workers_in_is_installed_with_their_engine(
+    programs: list[str], tool: bool, missing: tuple[str, ...]
+) -> None:
+    """A host of containers needs nft whatever its firewall, and is not given it twice."""
+    debian = {"os_id": "debian", "os_version": "13", "programs": dict.fromkeys(programs, "26.1")}
+    wanted = packages.needed(None, ContainerEngine.DOCKER)
+    assert packages.missing({**debian, "worker_rules": {"tool": tool}}, wanted) == missing
+    podman = packages.missing(
+        {**debian, "worker_rules": {"tool": False}}, packages.needed(None, ContainerEngine.PODMAN)
+    )
+    assert podman.count("nftables") == 1
 
 
 def test_a_purge_takes_the_rules_away_before_the_program_that_knows_them() -> None:

@@ -8,6 +8,7 @@ import pytest
 from rbee_deploy import uninstall
 from rbee_deploy.inventory import host
 from rbee_runtime.models.layout import Layout
+from rbee_runtime.worker_bridge import TABLES
 
 
 def test_every_part_of_the_store_is_removed_with_the_models() -> None:
@@ -29,3 +30,16 @@ def test_a_models_folder_keeps_what_is_not_of_rbee(models: bool, tmp_path: Path)
     subprocess.run(["sh", "-c", "\n".join(mine)], check=True)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == ({"notes.txt"} if models else {"blobs", "pins.json", "notes.txt"})
+
+
+def test_rules_about_workers_go_after_their_containers(tmp_path: Path) -> None:
+    """Both tables are deleted once no worker is left that they would have kept in, and before what names them goes."""
+    lines = uninstall.script(host("gpu1"), models=False).splitlines()
+    (line,) = [line for line in lines if "nft delete" in line]
+    ends = next(number for number, line in enumerate(lines) if "rm --force --volumes" in line)
+    files = next(number for number, line in enumerate(lines) if line.startswith("rm -rf") and "/etc/rbee" in line)
+    assert ends < lines.index(line) < files
+    (tmp_path / "nft").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/said; exit 1\n')
+    (tmp_path / "nft").chmod(0o755)
+    subprocess.run(["sh", "-c", line], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert (tmp_path / "said").read_text().splitlines() == [f"delete table {table}" for table in TABLES]

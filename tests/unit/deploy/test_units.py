@@ -20,6 +20,7 @@ EXPOSURE = {
     "rbee-workers.service": 20,
     "rbee-guard.service": 15,
     "rbee-firewall.service": 25,
+    "rbee-network.service": 20,
 }
 """Tenths: a stock daemon scores 23 to 96."""
 
@@ -40,7 +41,8 @@ def write_root(root: Path, site: Site, name: str) -> list[str]:
     for program in ("rbee-queen", "rbee-hive", "rbee-worker", "python"):
         (programs / program).touch(mode=0o755)
     (root / "usr/bin").mkdir(parents=True)
-    (root / "usr/bin/podman").touch(mode=0o755)
+    for program in ("podman", "nft"):
+        (root / "usr/bin" / program).touch(mode=0o755)
     for unit in units:
         path = root / unit.path.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -170,6 +170,7 @@ class RecordingEngine:
             return own | {key: found.body[key] for key in ("Driver", "Options")} | {"Containers": {"x": "y"}}
         subnets = found.body.get("subnets") or [{"subnet": "10.89.0.0/24", "gateway": "10.89.0.1"}]
         own = {"name": found.name, "id": found.id, "subnets": subnets, "routes": found.body.get("routes")}
+        own["network_interface"] = found.body.get("network_interface", "podman1")
         return own | {key: found.body[key] for key in ("driver", "internal", "dns_enabled", "labels", "options")}
 
     def _make_network(self, asked: Asked) -> Said:

@@ -18,6 +18,7 @@ from rbee_runtime.guard.worker_container import WorkerContainer
 from rbee_runtime.hive.launchers import containers as launched
 from rbee_runtime.hive.launchers import docker as docker_launcher
 from rbee_runtime.hive.launchers import podman as podman_launcher
+from rbee_runtime.worker_bridge import mac_of
 from tests.unit.guard.bodies import CARD, GPU, create_body, planned
 from tests.unit.guard.places import ACCOUNT, IMAGE, Places
 
@@ -72,7 +73,7 @@ def test_words_are_those_of_the_launchers() -> None:
     assert plan.tmpfs == {worker_container.SCRATCH: worker_container.MOST_SCRATCH}
     assert podman_words.LOG_BYTES == podman_launcher.LOG_BYTES
     assert podman_words.SHUT["options"] == podman_launcher.CLOSED
-    assert docker_words.SHUT["Options"] == docker_launcher.CLOSED
+    assert docker_words.SHUT == docker_launcher.CLOSED
     assert docker_words.LOG_SETTINGS["Config"] == {"max-size": docker_launcher.LOG_SIZE}
     assert APIClient("unix:///nowhere").path_prefix == f"{questions.LIBPOD}/"
 
@@ -149,7 +150,10 @@ PODMAN_CASES: list[tuple[tuple[Any, ...], Any, str]] = [
     (("env",), {"LD_PRELOAD": "/x"}, "env is not what"),
     (("env", "PATH"), "/x", "env is not what"),
     (("networks",), {"podman": {}}, "networks is not what"),
-    (("networks",), {"rbee-workers": {"static_ips": ["10.89.0.1"]}}, "networks is not what"),
+    (("networks",), {"rbee-workers": {}}, "networks is not what"),
+    (("networks", "rbee-workers", "static_ips"), ["10.89.0.1"], "networks is not what"),
+    (("networks", "rbee-workers", "static_mac"), mac_of("w-2"), "networks is not what"),
+    (("networks", "rbee-workers", "interface_name"), "lo", "networks is not what"),
     (("restart_policy",), "always", "restart_policy is not what"),
     (("systemd",), "always", "systemd is not what"),
     (("image",), "other.example/evil:1", "may not be started"),

@@ -198,6 +198,7 @@ SUBNET = Subnet("10.89.0.0/24", "10.89.0.1")
 ROUTE = {"destination": "10.0.0.0/8", "gateway": "10.89.0.1"}
 SHUT = {
     "name": "rbee-workers",
+    "network_interface": "rbee-workers",
     "driver": "bridge",
     "internal": False,
     "dns_enabled": False,
@@ -229,6 +230,7 @@ def test_a_network_is_made_shut(places: Places) -> None:
         {"dns_enabled": True},
         {"ipv6_enabled": True},
         {"network_interface": "eth0"},
+        {"network_interface": ""},
         {"routes": [ROUTE]},
         {"subnets": [{"subnet": "8.8.8.0/24", "gateway": "8.8.8.1"}]},
         {"subnets": [{**GIVEN["subnets"][0], "lease_range": {"start_ip": "1.1.1.1"}}]},
@@ -249,12 +251,22 @@ def test_addresses_that_nobody_chose_are_refused(places: Places) -> None:
         of(places, P, "POST", "/networks/create", json.dumps(SHUT | GIVEN).encode())
 
 
+_BRIDGE = "com.docker.network.bridge"
+OPTIONS = {
+    f"{_BRIDGE}.enable_ip_masquerade": "false",
+    f"{_BRIDGE}.enable_icc": "false",
+    f"{_BRIDGE}.name": "rbee-workers",
+}
+
+
 @pytest.mark.parametrize(
     "changed",
     [
         {},
         {"Internal": True},
         {"Options": {}},
+        {"Options": OPTIONS | {"com.docker.network.bridge.name": "docker0"}},
+        {"Options": {name: OPTIONS[name] for name in list(OPTIONS)[:2]}},
         {"IPAM": {"Config": [{"Subnet": "8.8.8.0/24"}]}},
         {"Labels": {}},
         {"ConfigFrom": {"Network": "x"}},
@@ -262,9 +274,7 @@ def test_addresses_that_nobody_chose_are_refused(places: Places) -> None:
 )
 def test_dockers_network_is_shut_too(places: Places, changed: dict[str, Any]) -> None:
     """The launcher's body makes it, and any other is refused."""
-    bridge = "com.docker.network.bridge"
-    options = {f"{bridge}.enable_ip_masquerade": "false", f"{bridge}.enable_icc": "false"}
-    body = {"Name": "rbee-workers", "Driver": "bridge", "Options": options, "Labels": {"rbee.fleet": "f"}} | changed
+    body = {"Name": "rbee-workers", "Driver": "bridge", "Options": OPTIONS, "Labels": {"rbee.fleet": "f"}} | changed
     request = ("POST", "/v1.45/networks/create", json.dumps(body).encode())
     if not changed:
         assert of(places, D, *request) == calls.MakeNetwork(WorkerNetwork())

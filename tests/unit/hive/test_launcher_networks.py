@@ -151,7 +151,12 @@ def test_a_hive_that_ends_while_it_makes_podmans_network_leaves_no_way_out(monke
     assert (left.wrong, left.routed) == ((), False)
 
 
-PODMAN: dict[str, Any] = podman.KIND | {"options": podman.CLOSED, "routes": ROUTES}
+PODMAN: dict[str, Any] = podman.KIND | {
+    "name": "n",
+    "network_interface": "n",
+    "options": podman.CLOSED,
+    "routes": ROUTES,
+}
 
 
 @pytest.mark.parametrize(
@@ -163,6 +168,7 @@ PODMAN: dict[str, Any] = podman.KIND | {"options": podman.CLOSED, "routes": ROUT
         ({"dns_enabled": True}, ("dns_enabled",), True),
         ({"internal": True}, ("internal",), True),
         ({"driver": "macvlan"}, ("driver",), True),
+        ({"network_interface": "podman1"}, ("network_interface",), True),
         ({"routes": None}, (), False),
         ({"routes": [*ROUTES, {"destination": "0.0.0.0/0", "gateway": "10.89.0.1"}]}, ("routes",), False),
         ({"routes": [*ROUTES, {"destination": "198.51.100.0/31", "gateway": "10.89.0.1"}]}, ("routes",), False),
@@ -170,11 +176,13 @@ PODMAN: dict[str, Any] = podman.KIND | {"options": podman.CLOSED, "routes": ROUT
     ],
 )
 def test_podmans_networks_are_told_apart(changed: dict[str, Any], wrong: tuple[str, ...], routed: bool) -> None:
-    """Kind, options and routes count; an option that rbee does not set does not."""
+    """Kind, bridge, options and routes count; an option that rbee does not set does not."""
     assert podman.described(PODMAN | changed, CALLERS, ()) == Network({}, wrong, routed)
 
 
-DOCKER: dict[str, Any] = docker.KIND | {"Id": "1", "Name": "n", "Labels": OURS, "Options": docker.CLOSED}
+NAMED = {"com.docker.network.bridge.name": "n"}
+OPTIONS = docker.CLOSED | NAMED
+DOCKER: dict[str, Any] = docker.KIND | {"Id": "1", "Name": "n", "Labels": OURS, "Options": OPTIONS}
 
 
 class DockerService:
@@ -194,17 +202,18 @@ class DockerService:
     ("changed", "wrong"),
     [
         ({}, ()),
-        ({"Options": None}, tuple(docker.CLOSED)),
-        ({"Options": docker.CLOSED | {"com.docker.network.bridge.enable_icc": "true"}}, tuple(docker.CLOSED)[1:]),
+        ({"Options": None}, tuple(OPTIONS)),
+        ({"Options": OPTIONS | {"com.docker.network.bridge.enable_icc": "true"}}, tuple(docker.CLOSED)[1:]),
         ({"Internal": True}, ("Internal",)),
         ({"EnableIPv6": True}, ("EnableIPv6",)),
-        ({"Options": docker.CLOSED | {"com.docker.network.bridge.name": "lan"}}, ("com.docker.network.bridge.name",)),
+        ({"Options": OPTIONS | {"com.docker.network.bridge.name": "lan"}}, tuple(NAMED)),
+        ({"Options": docker.CLOSED}, tuple(NAMED)),
     ],
 )
 def test_dockers_networks_are_told_apart(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], wrong: tuple[str, ...]
 ) -> None:
-    """Address translation and traffic between containers have to be off; a longer name is another network."""
+    """Without address translation and traffic between containers, with our bridge; a longer name is another one."""
     monkeypatch.setattr(docker.docker, "APIClient", DockerService)  # type: ignore[attr-defined]
     engine = docker.Docker("/nowhere/docker.sock")
     monkeypatch.setattr(engine._api, "found", DOCKER | changed)

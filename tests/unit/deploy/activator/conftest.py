@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from rbee_deploy.activator import blobs, database, disk, places, records, units
+from rbee_deploy.activator import blobs, database, disk, places, records, units, worker_rules
 from rbee_deploy.activator.firewall import firewalld, nftables, ufw
 from rbee_deploy.activator.manifest import File, Generation, Role
 from rbee_deploy.activator.units import ActivationError, Unit
@@ -20,7 +20,7 @@ from rbee_runtime import ports
 from tests.unit.deploy.activator.firewalls import FakeTools
 
 OWNER = (getpass.getuser(), grp.getgrgid(os.getgid()).gr_name)
-HELPERS = (ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT, ports.WORKERS_UNIT)
+HELPERS = (ports.NETWORK_UNIT, ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT, ports.WORKERS_UNIT)
 UNITS = ("rbee.target", "rbee-queen.service", "rbee-hive.service")
 
 
@@ -104,6 +104,7 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystemd:
     fake = FakeSystemd()
     for name in ("look", "systemctl", "register", "running", "runs", "restart", "kill_unready"):
         monkeypatch.setattr(units, name, getattr(fake, name))
+    monkeypatch.setattr(worker_rules, "remove", lambda: fake.calls.append("remove rules"))
     return fake
 
 
@@ -161,6 +162,8 @@ def _file(path: str, text: str, roles: tuple[str, ...]) -> File:
         affects = (ports.FIREWALL_UNIT,)
     if path.endswith("/guard.json"):
         affects = (ports.GUARD_UNIT,)
+    if path.endswith("/workers.nft"):
+        affects = (ports.NETWORK_UNIT,)
     sha256 = blobs.keep(text.encode(), secret=secret)
     return File(path, sha256, *OWNER, "0600" if secret else "0644", secret, affects)
 

@@ -275,7 +275,39 @@ def test_what_roles_count_on_is_up_before_them_and_has_its_new_settings(root: Pa
     (ports.ETC / "guard.json").write_text("edited by hand")
     activation.activate(staged("r1", contained=True).id, ME)
     started = [call for call in systemd.calls if not call.startswith("enable")]
-    assert (started, systemd.restarts) == (["restart rbee-guard.service"], [])
+    assert (started, systemd.restarts) == (["reload rbee-network.service", "restart rbee-guard.service"], [])
+
+
+def test_rules_about_workers_come_anew_with_each_activation(root: Path, systemd: FakeSystemd) -> None:
+    """Rules that somebody flushed come back although their unit looks active, and before the guard does anything."""
+    activation.activate(staged("r1", {"workers.nft": "1"}, contained=True).id, ME)
+    brought = [call for call in systemd.calls if call.startswith(("start", "restart", "reload"))]
+    assert brought[:2] == ["restart rbee-network.service", "start rbee-guard.socket"]
+    for text, verb in (("1", "reload"), ("2", "restart")):
+        systemd.calls.clear()
+        activation.activate(staged("r1", {"workers.nft": text}, contained=True).id, ME)
+        assert [call for call in systemd.calls if "rbee-network" in call and "able" not in call] == [
+            f"{verb} rbee-network.service"
+        ]
+    assert "remove rules" not in systemd.calls
+
+
+def test_rules_about_workers_go_with_the_last_container(root: Path, systemd: FakeSystemd) -> None:
+    """They go where a host leaves containers, and where going over to these failed; the way back brings them again."""
+    activation.activate(staged("r1", contained=True).id, ME)
+    activation.activate(staged("r2").id, ME)
+    assert systemd.calls.count("remove rules") == 1
+    assert systemd.calls.index("disable rbee-network.service") < systemd.calls.index("remove rules")
+    systemd.calls.clear()
+    systemd.bad.add("r3")
+    with pytest.raises(ActivationError, match="release r2 is in force again"):
+        activation.activate(staged("r3", contained=True).id, ME)
+    assert systemd.calls.count("remove rules") == 1
+    activation.activate(staged("r4", contained=True).id, ME)
+    systemd.calls.clear()
+    with pytest.raises(ActivationError, match="release r4 is in force again"):
+        activation.activate(staged("r3").id, ME)
+    assert systemd.calls.index("remove rules") < systemd.calls.index("restart rbee-network.service")
 
 
 def test_a_guard_runs_the_release_that_its_hive_runs(root: Path, systemd: FakeSystemd) -> None:
