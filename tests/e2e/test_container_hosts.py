@@ -135,7 +135,7 @@ def test_what_is_in_a_container_can_do_nothing_else(fleet: Fleet, engine: str, r
     assert written - {"/tmp"} == own
     # What the guard hands to workers is not even to be listed.
     inside = set(host.run(f"{engine} exec rbee-{role} find /run -type s", check=False).stdout.split())
-    told = {"podman": {"/run/notify/notify.sock"}, "docker": {f"/run/rbee-{role}/notify.sock"}}[engine]
+    told = {"podman": {"/run/notify/notify.sock"}, "docker": {"/run/rbee-unit/notify.sock"}}[engine]
     assert inside - told == ({"/run/rbee-guard/engine.sock"} if role == "hive" else set())
 
 

@@ -107,10 +107,12 @@ def _handed(path: Path, role: HousedRole) -> Iterator[list[int]]:
     mine = os.environ.get("LISTEN_PID") == str(os.getpid())
     count = int(os.environ.get("LISTEN_FDS", "0")) if mine else 0
     descriptors = [FIRST_INHERITED + index for index in range(count)]
+    if not descriptors:
+        yield []
+        return
     with _bound(path, socket.SOCK_STREAM, role) as door:
-        if descriptors:
-            door.listen(4)
-            threading.Thread(target=_hand, args=(door, descriptors), daemon=True).start()
+        door.listen(4)
+        threading.Thread(target=_hand, args=(door, descriptors), daemon=True).start()
         yield descriptors
 
 
