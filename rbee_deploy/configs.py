@@ -133,6 +133,7 @@ def guard_config(site: Site, host: Host, images: Sequence[Image], engine: Contai
         "groups": [ports.MODELS_GROUP, *DEVICE_GROUPS],
         "memory_limit": settings.memory_limit,
         "pids_limit": settings.pids_limit,
+        "rules": str(ports.NETWORK_RUN),
     }
     text = json.dumps(given, indent=1, sort_keys=True) + "\n"
     try:

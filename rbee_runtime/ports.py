@@ -54,6 +54,9 @@ MODELS = STATE / "models"
 QUEEN_RUN = Path("/run/rbee-queen")
 HIVE_RUN = Path("/run/rbee-hive")
 NETWORK_RULES = ETC / "workers.nft"
+NETWORK_RUN = Path("/run/rbee-network")
+"""Is there as long as these rules are in force; systemd makes and removes it with their unit."""
+
 GUARD_RUN = Path("/run/rbee-guard")
 GUARD_SOCKET = GUARD_RUN / "engine.sock"
 PODMAN_RUN = Path("/run/rbee-podman")

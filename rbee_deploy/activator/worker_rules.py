@@ -17,7 +17,7 @@ def load(*, stale: bool) -> None:
     `stale` says that a file of it has changed. Raises ActivationError with what nft says.
     """
     active = units.look([ports.NETWORK_UNIT])[ports.NETWORK_UNIT].active == "active"
-    # A restart would have the guard start again too, which requires it.
+    # While it starts anew the guard starts no worker.
     verb = "reload" if active and not stale else "restart"
     try:
         units.systemctl(verb, "--", ports.NETWORK_UNIT)

@@ -32,7 +32,8 @@ class GuardConfig:
     at their own paths. `handover` is the hive's folder of launch files and certificates, `handed` the guard's own, from
     which workers get copies. `callers` are where a network's routes may lead. `user` and `groups` are accounts of this
     host; groups that do not exist are left out. Limits are the most that a worker may be given, None is any.
-    `listen` is the path of the guard's socket where systemd hands none over.
+    `rules` is a path that is there as long as rules keep workers from their host; without it no worker starts, and
+    where none is named nobody asks. `listen` is the path of the guard's socket where systemd hands none over.
     """
 
     engine: EngineKind
@@ -50,6 +51,7 @@ class GuardConfig:
     groups: tuple[str, ...] = ()
     memory_limit: int | None = None
     pids_limit: int | None = None
+    rules: Path | None = None
     listen: Path | None = None
 
 
@@ -177,6 +179,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "groups": _tuple(_ACCOUNT),
     "memory_limit": _optional(_limit),
     "pids_limit": _optional(_limit),
+    "rules": _optional(_path),
     "listen": _optional(_path),
 }
-_REQUIRED = {each.name for each in fields(GuardConfig)} - {"callers", "groups", "memory_limit", "pids_limit", "listen"}
+_OPTIONAL = {"callers", "groups", "memory_limit", "pids_limit", "rules", "listen"}
+_REQUIRED = {each.name for each in fields(GuardConfig)} - _OPTIONAL

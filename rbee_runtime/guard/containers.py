@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-from rbee_runtime import logs
+from rbee_runtime import logs, ports
 from rbee_runtime.errors import GuardError
 from rbee_runtime.guard import folders, handing, views
 from rbee_runtime.guard.accounts import Account
@@ -54,6 +54,7 @@ class Containers:
         found = await self._own(call.container)
         match call:
             case Start():
+                await asyncio.to_thread(self._check_rules)
                 question = self._questions.start(found.id)
             case Stop():
                 question = self._questions.stop(found.id, call.seconds)
@@ -78,6 +79,7 @@ class Containers:
     async def _create(self, wanted: WorkerContainer) -> Answer:
         """Make a container that sees copies of what its worker is handed."""
         async with self._lock(wanted.worker):
+            await asyncio.to_thread(self._check_rules)
             await self._check_limits(wanted)
             await asyncio.to_thread(folders.check, wanted, self._config)
             await self._check_room(wanted)
@@ -95,6 +97,14 @@ class Containers:
             else:
                 await self._tidy(wanted.worker)
             return answer
+
+    def _check_rules(self) -> None:
+        """Refuse what would start a worker that may reach its host."""
+        if self._config.rules is not None and not self._config.rules.exists():
+            raise GuardError(
+                "the rules that keep workers from this host are not in force: run `systemctl restart "
+                f"{ports.NETWORK_UNIT}` here, and see what it says"
+            )
 
     async def _remove(self, call: Remove) -> Answer:
         found = await self._find(call.container)

@@ -10,6 +10,7 @@ import pytest
 
 from rbee_deploy.images import manifest
 from rbee_deploy.images.kinds import Kind
+from rbee_runtime.worker_bridge import TABLES
 from tests.container_images import lab_images
 from tests.e2e.fleets import Fleet, wait_for
 from tests.e2e.streams import Stream
@@ -136,17 +137,38 @@ def test_from_a_worker_nothing_is_reached(fleet: Fleet, engine: str) -> None:
     assert answer(fleet, engine) == answer(fleet, "bare")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_rules_that_somebody_took_away_come_back(fleet: Fleet, engine: str) -> None:
+@pytest.mark.parametrize(("engine", "neighbours"), [("podman", True), ("docker", False)])
+def test_rules_that_somebody_took_away_come_back(fleet: Fleet, engine: str, neighbours: bool) -> None:
     """Without them a worker reaches its hive; the next apply sees that, brings them back and restarts no worker."""
     host = fleet.lab.hosts[engine]
     before = running(host)
-    host.run("nft delete table inet rbee-workers")
+    for table in TABLES:
+        host.run(f"nft delete table {table}")
+    addresses = {inspect(host, name)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"] for name in before}
     lost = reached(fleet, host)
     assert [how for target, how in lost.items() if target.endswith(" 8600")].count("open") > 0
+    # Docker has a rule of its own against this.
+    assert any(target.split()[1] in addresses for target in lost) is neighbours
+    assert "rbee-network.service has lost its rules" in fleet.rbee_deploy("plan").errors
     assert changes(fleet.deploy("--json")) != {}
     assert reached(fleet, host) == {}
     assert running(host) == before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_worker_starts_where_rules_cannot_be_put_in_force(fleet: Fleet, engine: str) -> None:
+    """The guard says so while workers serve on, and the next apply brings back the rules and the worker."""
+    host = fleet.lab.hosts[engine]
+    before = running(host)
+    host.run("echo broken >/etc/rbee/workers.nft; systemctl restart rbee-network", check=False)
+    first = next(iter(before))
+    host.run(f"{engine} rm --force {first}")
+    refused = "rules that keep workers from this host are not in force"
+    wait_for("a refusal", lambda: refused in str(fleet.admin("workers")))
+    assert set(running(host)) == set(before) - {first}
+    fleet.deploy()
+    wait_for("another container", lambda: set(running(host)) == set(before) and running(host) != before)
+    wait_for("an answer", lambda: _answers(fleet, engine))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

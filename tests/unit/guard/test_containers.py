@@ -242,3 +242,24 @@ async def test_an_engine_that_talks_nonsense_is_told(
     assert status in {500, 502}
     assert said in document["message"]
     assert engine.changes() == []
+
+
+async def test_no_worker_starts_without_the_rules_that_keep_it_in(
+    places: Places, engine: RecordingEngine, kind: EngineKind
+) -> None:
+    """While their mark is away nothing is made or started, and all else goes on; once it is there, both are done."""
+    rules = places.root / "rules"
+    model(places)
+    hand_over(places, "w-1")
+    engine.add("rbee-worker-w", **OWN)
+    make = ("POST", create_target(kind), create_body(places, kind))
+    start = ("POST", f"{PREFIXES[kind]}/containers/rbee-worker-w/start")
+    look = ("GET", f"{PREFIXES[kind]}/containers/rbee-worker-w/json")
+    async with guarding(places.config(kind, rules=rules)) as socket:
+        refused = [await ask(socket, *call) for call in (make, start)]
+        seen, _ = await ask(socket, *look)
+        rules.mkdir()
+        done = [(await ask(socket, *call))[0] for call in (make, start)]
+    assert [status for status, _ in refused] == [403, 403]
+    assert all("run `systemctl restart rbee-network.service`" in document["message"] for _, document in refused)
+    assert (seen, done) == (200, [201, 204])
