@@ -1,7 +1,7 @@
 """What the Quadlet units of queen and hive run before a container starts, and when one is to make way."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rbee_deploy.activator import disk
@@ -19,8 +19,17 @@ RUN = Path("/run")
 
 CGROUPS = Path("/sys/fs/cgroup")
 SYSTEMD = "/run/systemd/notify"
-STAND_IN_SECONDS = "120"
-"""Longer than an activation takes to the restart that ends it."""
+STAND_IN_SECONDS = "30"
+UNTIL_ASKED = """\
+tries=0
+while [ $tries -lt 600 ] && [ "$(systemctl show --value --property Job {unit})" = 0 ]; do
+  tries=$((tries + 1)); sleep 0.05
+done
+"""
+"""Of a unit that nobody has asked yet to start anew: systemd does that once its main process, which this is, has ended.
+
+Until then its socket starts nothing, for systemd takes the unit to be stopping.
+"""
 
 NOTIFY_SECONDS = 5.0
 
@@ -101,27 +110,47 @@ def noted(role: HousedRole) -> Path:
 
 def _stand_in(unit: Path | None) -> None:
     """Give systemd a main process that it may end in place of the one that watches over the container."""
-    child = os.posix_spawnp("sleep", ["sleep", STAND_IN_SECONDS], os.environ)
     if unit is None:
-        notify.notify(f"MAINPID={child}")
+        notify.notify(f"MAINPID={os.posix_spawnp('sleep', ['sleep', STAND_IN_SECONDS], os.environ)}")
         # Only a process of the unit may say so, and this one ends now.
         notify.wait_read(NOTIFY_SECONDS)
         return
     below = unit / "leaving"
     below.mkdir(exist_ok=True)
-    (below / "cgroup.procs").write_text(str(child))
-    _say_from(below, f"MAINPID={child}")
+    child = _started_in(below, ["sh", "-c", UNTIL_ASKED.format(unit=unit.name)])
+    _wait(_forked_into(below, lambda: _say(f"MAINPID={child}")))
 
 
-def _say_from(group: Path, message: str) -> None:
-    """Tell systemd something of a unit as one of its processes."""
-    teller = os.fork()
-    if teller == 0:
+def _started_in(group: Path, command: Sequence[str]) -> int:
+    """Start a command in a control group, as a child of systemd, which learns of the end of its own children only."""
+    reading, writing = os.pipe()
+
+    def start() -> None:
+        os.write(writing, str(os.posix_spawnp(command[0], list(command), os.environ)).encode())
+
+    _wait(_forked_into(group, start))
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        return int(told.read())
+
+
+def _forked_into(group: Path, act: Callable[[], None]) -> int:
+    """Do something in a process of its own that is in a control group; return its pid."""
+    pid = os.fork()
+    if pid == 0:
         try:
             (group / "cgroup.procs").write_text(str(os.getpid()))
-            os.environ.setdefault("NOTIFY_SOCKET", SYSTEMD)
-            notify.notify(message)
-            notify.wait_read(NOTIFY_SECONDS)
+            act()
         finally:
             os._exit(0)
-    os.waitpid(teller, 0)
+    return pid
+
+
+def _wait(pid: int) -> None:
+    os.waitpid(pid, 0)
+
+
+def _say(message: str) -> None:
+    os.environ.setdefault("NOTIFY_SOCKET", SYSTEMD)
+    notify.notify(message)
+    notify.wait_read(NOTIFY_SECONDS)
