@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 # Set on some machines: every start of a program would then compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-deploy fuzz-formats bench-pull bench-deploy bench-container build pins clean machine venv
+.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-deploy faults-containers fuzz-formats bench-pull bench-deploy bench-container build pins clean machine venv
 .DEFAULT_GOAL := test-fast
 
 demo: venv  ## two throw-away hosts (with root), a deploy, a chat answer
@@ -18,6 +18,8 @@ faults-hive: machine  ## every fault that a hive bears, at full length (some 25 
 	@$(PYTHON) -m tests.faults hive
 faults-deploy: machine  ## every accident that a deploy bears, at full length (about an hour; on lab hosts)
 	@$(PYTHON) -m tests.faults deploy
+faults-containers: machine  ## every accident that hosts with containers bear (about 40 minutes; on lab hosts)
+	@$(PYTHON) -m tests.faults containers
 fuzz-formats: venv  ## 50,000 damaged and random model files (minutes)
 	@RBEE_FUZZ_EXAMPLES=50000 $(PYTHON) -m pytest -q --durations=6 tests/unit/models/test_formats_fuzz.py
 build: venv  ## release, uv, engine and lab model into the cache

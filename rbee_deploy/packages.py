@@ -49,8 +49,10 @@ class Distribution:
     packages: Mapping[Need, tuple[str, ...]]
 
 
-def _apt(python: str, docker: tuple[str, ...] = ("docker.io",)) -> Distribution:
-    podman = ("podman", "crun", "netavark", "aardvark-dns", "nftables", "iptables", "uidmap")
+_PODMAN = ("podman", "crun", "netavark", "aardvark-dns", "nftables", "iptables", "uidmap")
+
+
+def _apt(python: str, docker: tuple[str, ...] = ("docker.io",), podman: tuple[str, ...] = _PODMAN) -> Distribution:
     packages = {Need.POLKIT: ("polkitd",), Need.PYTHON: ("python3",), Need.PODMAN: podman, Need.DOCKER: docker}
     return Distribution(Manager.APT, python, {**packages, Need.NFTABLES: ("nftables",)})
 
@@ -68,7 +70,8 @@ _MOBY = ("moby-engine",)
 _DEBIAN_DOCKER = ("docker.io", "docker-cli")
 
 DISTRIBUTIONS: Mapping[tuple[str, str], Distribution] = {
-    ("debian", "12"): _apt("3.11"),
+    # Its Podman is 4.3, which knows no Quadlet.
+    ("debian", "12"): _apt("3.11", podman=()),
     ("debian", "13"): _apt("3.13", _DEBIAN_DOCKER),
     ("debian", ""): _apt("3.13", _DEBIAN_DOCKER),
     ("ubuntu", "24"): _apt("3.12"),
