@@ -183,7 +183,7 @@ def test_a_firewall_that_starts_anew_leaves_workers_kept_in(fleet: Fleet, engine
         assert reached(fleet, host) == {}
     # What it flushed of the engine's own, which leads to published ports, only the engine brings back.
     host.run({"podman": "podman network reload --all", "docker": "systemctl restart docker"}[engine])
-    wait_for("an answer", lambda: _answers(fleet, engine))
+    wait_for("an answer", lambda: len(running(host)) == 2 and _answers(fleet, engine))
     assert reached(fleet, host) == {}
 
 
@@ -264,6 +264,7 @@ def test_a_reboot_brings_everything_back(fleet: Fleet) -> None:
     for engine in ENGINES:
         host = fleet.lab.hosts[engine]
         wait_for("an answer", lambda engine=engine: _answers(fleet, engine))  # type: ignore[misc]
+        wait_for("both workers", lambda host=host: len(running(host)) == 2)  # type: ignore[misc]
         assert set(containers(host).values()) == {"running"}
         assert reached(fleet, host) == {}
 
