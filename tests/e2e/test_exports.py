@@ -131,7 +131,7 @@ def test_a_pod_starts_by_quadlet(podman: World) -> None:
     volumes = podman.do("podman volume ls --quiet").split()
     assert {"rbee-queen-state", "rbee-hive-box-state", "rbee-hive-box-models"} <= set(volumes)
     podman.do("systemctl stop rbee", "rm /etc/containers/systemd/rbee*", "systemctl daemon-reload")
-    podman.do("podman volume rm --all", "podman secret rm --all")
+    podman.do("podman volume rm --all", "podman secret rm --all", "podman network rm --force rbee")
 
 
 def test_compose_runs_the_project(docker: World) -> None:

@@ -139,6 +139,7 @@ FAILURES = {
 @pytest.mark.parametrize("what", FAILURES)
 def test_what_fails_is_a_sentence_and_leaves_the_host(fleet: Fleet, what: str) -> None:
     """Every host says which registry, which image and what to do, and nothing of rbee runs on it."""
+    bring_back(fleet)
     registry = listed(fleet).images[0].repository.partition("/")[0]
     good, images = fleet.environment["REGISTRY_AUTH"], fleet.options["images"]
     if what == "wrong password":
@@ -161,8 +162,17 @@ def test_what_fails_is_a_sentence_and_leaves_the_host(fleet: Fleet, what: str) -
         assert host.run(f"{engine} ps --all --quiet").stdout == ""
 
 
+def bring_back(fleet: Fleet) -> None:
+    """Have no host anything of rbee."""
+    for engine in ENGINES:
+        if fleet.lab.hosts[engine].run("ls -d /opt/rbee", check=False).stdout:
+            assert fleet.rbee_deploy("purge", engine, "--yes").code == 0
+        assert fleet.lab.hosts[engine].run(f"{engine} images --quiet").stdout == ""
+
+
 def test_hosts_pull_by_digest_and_serve(fleet: Fleet) -> None:
     """No image is uploaded, the credentials are nowhere afterwards, and a second run changes nothing."""
+    bring_back(fleet)
     fleet.deploy()
     fleet.wait_ready("slow", 2)
     assert fleet.client().chat.completions.create(model="slow", messages=[{"role": "user", "content": "hi"}]).choices
@@ -179,9 +189,8 @@ def test_hosts_pull_by_digest_and_serve(fleet: Fleet) -> None:
 def test_a_mirror_is_asked_first(fleet: Fleet) -> None:
     """With a mirror, images come although the registry that they were pushed to does not answer."""
     registry = listed(fleet).images[0].repository.partition("/")[0]
-    host = fleet.lab.hosts["docker"]
-    assert fleet.rbee_deploy("purge", "docker", "--yes").code == 0
-    assert host.run("docker images --quiet").stdout == ""
+    bring_back(fleet)
+    before = dict(fleet.options)
     known = listed(fleet).images
     folder = Path(fleet.options["images"]).parent / "away"
     folder.mkdir()
@@ -192,3 +201,4 @@ def test_a_mirror_is_asked_first(fleet: Fleet) -> None:
     fleet.options |= {"images": str(folder), "image_mirrors": [registry]}
     fleet.deploy()
     fleet.wait_ready("slow", 2)
+    fleet.options = before
