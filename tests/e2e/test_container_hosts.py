@@ -290,15 +290,15 @@ def test_the_target_stops_everything(fleet: Fleet, engine: str) -> None:
 
 
 def test_purging_a_host_leaves_nothing_at_its_engine(fleet: Fleet) -> None:
-    """No container, network, secret or image of ours stays; applying brings all back."""
-    host = fleet.lab.hosts["podman"]
-    done = fleet.rbee_deploy("purge", "podman", "--yes")
+    """No container, network or image of ours stays; applying brings all back.
+
+    Not the queen's host: a queen who begins anew is another one to her hives.
+    """
+    host = fleet.lab.hosts["docker"]
+    done = fleet.rbee_deploy("purge", "docker", "--yes")
     assert done.code == 0, done.errors
-    assert host.run("podman ps --all --quiet; podman secret ls --quiet").stdout == ""
-    shown = "{{.ID}} {{.Repository}}:{{.Tag}} {{.CreatedAt}}"
-    assert (
-        host.run(f"podman images --all --filter label=org.opencontainers.image.title --format '{shown}'").stdout == ""
-    )
+    assert host.run("docker ps --all --quiet; docker network ls --quiet --filter name=rbee").stdout == ""
+    assert host.run("docker images --quiet --filter label=org.opencontainers.image.title").stdout == ""
     assert host.run("ls /etc/containers/systemd /etc/systemd/system | grep rbee", check=False).stdout == ""
     assert host.run("ls -d /run/rbee* /etc/rbee /opt/rbee", check=False).stdout == ""
     fleet.deploy()
