@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,9 @@ from rbee_deploy.errors import ArtefactError
 from rbee_deploy.images import manifest
 from rbee_deploy.images.kinds import Kind, served_by
 from rbee_deploy.images.manifest import Image
+from tests.unit.deploy.sites import IMAGE as WORKER_IMAGE
 
-IMAGE = Image(
-    name=Kind.WORKER_LLAMA_CPP,
-    version="0.1.0",
-    arch="x86_64",
-    id=f"sha256:{'a' * 64}",
-    tag="localhost/rbee-worker-llama-cpp:0.1.0",
-    engine="llama-cpp-0.3.36-cpu-x86_64_v3-11223344",
-    archive="worker.tar",
-    sha256="b" * 64,
-    size=7,
-    variant="cpu",
-)
+IMAGE = replace(WORKER_IMAGE, archive="worker.tar", sha256="b" * 64, size=7)
 
 
 def folder(where: Path, *images: Image) -> Path:
