@@ -132,7 +132,7 @@ def _switch(run: Activation) -> None:
 
 def _unshadow(run: Activation) -> None:
     """Take away what would go before a new file of the same unit: systemd prefers its own folder to a generated one."""
-    switching.let_queen_go(file.path for file in run.generation.files)
+    switching.let_queen_go(run.undo.ways, (file.path for file in run.generation.files))
     stems = {Path(role.service).stem for role in run.generation.roles}
     for path in (*run.generation.unwanted, *run.retired.files):
         if Path(path).name.partition(".")[0] in stems and SYSTEMD in Path(path).parts:
@@ -142,6 +142,7 @@ def _unshadow(run: Activation) -> None:
 
 def _register(run: Activation) -> None:
     units.register(run.generation.enabled)
+    switching.let_queen_come()
 
 
 def _retire(run: Activation) -> None:
@@ -306,13 +307,14 @@ def _go_back(run: Activation) -> None:
     ours = dict.fromkeys((*run.generation.enabled, *(role.service for role in roles)))
     _stop([name for name in ours if name not in undo.active])
     units.disable([name for name in run.generation.enabled if name not in undo.enabled])
-    switching.let_queen_go(entry.path for entry in undo.paths if entry.kind != "absent")
+    switching.let_queen_go((run.generation,), (entry.path for entry in undo.paths if entry.kind != "absent"))
     changed = {entry.path for entry in undo.paths if files.look(entry.path) != entry}
     affected = {service for file in run.generation.files if file.path in changed for service in file.affects}
     for entry in undo.paths:
         files.put_back(entry)
     _put_link_back(undo.link)
     units.register(name for name in _ours(run) if name in undo.enabled)
+    switching.let_queen_come()
     copy = database.copy_of(undo.generation)
     if _has_queen(roles) and database.moved_on(copy) and (undo.copied or _release(undo.link) != run.generation.release):
         _put_database_back(copy)

@@ -20,15 +20,13 @@ RUN = Path("/run")
 CGROUPS = Path("/sys/fs/cgroup")
 SYSTEMD = "/run/systemd/notify"
 STAND_IN_SECONDS = "30"
-UNTIL_ASKED = """\
+WHILE_HELD = """\
 tries=0
-while [ $tries -lt 600 ] && [ "$(systemctl show --value --property Job {unit})" = 0 ]; do
-  tries=$((tries + 1)); sleep 0.05
-done
+while [ $tries -lt 600 ] && [ -e {mark} ]; do tries=$((tries + 1)); sleep 0.05; done
 """
-"""Of a unit that nobody has asked yet to start anew: systemd does that once its main process, which this is, has ended.
+"""Of a unit whose files are being changed: systemd starts it once its main process, which this is, has ended.
 
-Until then its socket starts nothing, for systemd takes the unit to be stopping.
+Until then it takes the unit to be stopping, and its socket's wish to start it waits.
 """
 
 NOTIFY_SECONDS = 5.0
@@ -88,12 +86,17 @@ def make_way(own: Path, root: Path) -> None:
 def leave(role: HousedRole, *, unit: Path | None = None) -> None:
     """Have a container let go, and end in its own time under another name if it still has open streams.
 
-    `unit` is the control group of its unit where somebody else than that unit asks.
+    `unit` is the control group of its unit where somebody else than that unit asks, who then changes what the unit is:
+    it does not start again before `release`, or half a minute.
     """
     podman, file = Engine("podman"), noted(role)
-    container = file.read_text().strip() if file.is_file() else ""
+    container = _running(podman, role)
+    if not container:
+        return
+    # By its name: Podman takes this note away whenever a predecessor ends. The unit ends what is noted.
+    disk.write(file, container.encode())
     # One that is not ready may not hear a signal yet: it serves nobody, and the unit ends it.
-    if not container or not is_ready(role) or not podman.runs(container):
+    if not is_ready(role):
         return
     podman.run("kill", "--signal=TERM", container)
     if not let_go(podman, role, container, LEAVE_SECONDS):
@@ -101,6 +104,23 @@ def leave(role: HousedRole, *, unit: Path | None = None) -> None:
     podman.run("rename", container, f"{role.leaving}{container[:12]}")
     file.unlink(missing_ok=True)
     _stand_in(unit)
+
+
+def _running(podman: Engine, role: HousedRole) -> str:
+    """Return the id of the container that the unit of a role runs, "" if it is none."""
+    # Quadlet labels what it starts.
+    known = (f"--filter=name=^{role.container}$", f"--filter=label=PODMAN_SYSTEMD_UNIT={role.unit}")
+    return podman.run("ps", "--no-trunc", *known, "--format={{.ID}}").stdout.strip()
+
+
+def release(role: HousedRole) -> None:
+    """Let the unit of a role start again, as what it is now."""
+    _mark(role.unit).unlink(missing_ok=True)
+
+
+def _mark(unit: str) -> Path:
+    """Return what is there while a unit may not start again."""
+    return ports.UNIT_RUN / f"{unit}.held"
 
 
 def noted(role: HousedRole) -> Path:
@@ -117,7 +137,9 @@ def _stand_in(unit: Path | None) -> None:
         return
     below = unit / "leaving"
     below.mkdir(exist_ok=True)
-    child = _started_in(below, ["sh", "-c", UNTIL_ASKED.format(unit=unit.name)])
+    ports.UNIT_RUN.mkdir(mode=0o755, exist_ok=True)
+    _mark(unit.name).touch()
+    child = _started_in(below, ["sh", "-c", WHILE_HELD.format(mark=_mark(unit.name))])
     _wait(_forked_into(below, lambda: _say(f"MAINPID={child}")))
 
 

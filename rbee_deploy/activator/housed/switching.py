@@ -10,15 +10,21 @@ from rbee_deploy.activator.manifest import Generation
 SLICE = "system.slice"
 
 
-def let_queen_go(files: Iterable[str]) -> None:
-    """Have a queen in a container of Podman leave, unless she will be one by these files as well.
+def let_queen_go(ways: Iterable[Generation], files: Iterable[str]) -> None:
+    """Have a queen who may be in a container of Podman leave, unless she will be one by these files as well.
 
     Once systemd has read other unit files, nothing of them speaks of her container: it would wait for its streams, and
-    then end what watches over it.
+    then end what watches over it. Until `let_queen_come` she does not start again, which would be as what she was.
     """
     queen = ROLES["queen"]
-    if podman.noted(queen).is_file() and not _is_podmans(queen, files):
+    was = (file.path for way in ways for file in way.files)
+    if _is_podmans(queen, was) and not _is_podmans(queen, files):
         podman.leave(queen, unit=podman.CGROUPS / SLICE / queen.unit)
+
+
+def let_queen_come() -> None:
+    """Have a queen that was let go start again, now that systemd has read what she is from now on."""
+    podman.release(ROLES["queen"])
 
 
 def forget(wanted: Generation, gone: Iterable[str]) -> None:

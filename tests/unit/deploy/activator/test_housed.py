@@ -37,6 +37,9 @@ def queen(root: Path) -> HousedRole:
     return replace(ROLES["queen"], user=getpass.getuser(), state=ports.QUEEN_STATE, run=ports.QUEEN_RUN)
 
 
+UNITS_CONTAINER = ("--filter=name=^rbee-queen$", "--filter=label=PODMAN_SYSTEMD_UNIT=rbee-queen.service")
+
+
 def program(folder: Path, name: str, text: str) -> None:
     """Put a command on the path."""
     path = folder / name
@@ -59,6 +62,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             file.write(" ".join(sys.argv[1:]) + "\\n")
         if sys.argv[1:3] == ["container", "inspect"]:
             print("true" if (here / "container").exists() else "false")
+        if sys.argv[1] == "ps" and (here / "container").exists() and {{*sys.argv}} >= set({UNITS_CONTAINER!r}):
+            print("0123456789abcdef")
         if sys.argv[1:3] == ["secret", "ls"] and (here / "old").exists():
             print("rbee-queen-hf-token\\nmine\\nrbee-hive-ca.pem")
         if sys.argv[1:2] == ["kill"] and not (here / "deaf").exists():
@@ -188,7 +193,7 @@ def test_a_container_with_open_streams_is_left_to_them(queen: HousedRole, engine
     (ports.QUEEN_RUN / "running.json").write_text("{}")
     (engine / "container").touch()
     podman.leave(queen)
-    assert [line for line in asked(engine) if "inspect" not in line and "secret" not in line] == [
+    assert [line for line in asked(engine) if not line.startswith(("container inspect", "secret", "ps"))] == [
         "kill --signal=TERM 0123456789abcdef",
         "rename 0123456789abcdef rbee-queen-leaving-0123456789ab",
     ]
@@ -208,6 +213,59 @@ def test_a_container_that_hangs_is_left_to_the_unit(
     assert (ports.QUEEN_RUN / "running.json").exists()
     assert not [line for line in asked(engine) if line.startswith("rename")]
     assert cid.exists()
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_a_note_that_a_predecessor_took_along_is_not_needed(
+    is_ready: bool, queen: HousedRole, engine: Path, cid: Path
+) -> None:
+    """Podman removes it with whatever it was once of; the container is found, or noted again for the unit to end it."""
+    podman.prepare(queen, [], [])
+    (engine / "container").touch()
+    if is_ready:
+        (ports.QUEEN_RUN / "running.json").write_text("{}")
+    cid.unlink()
+    podman.leave(queen)
+    assert any(line.startswith("rename 0123456789abcdef") for line in asked(engine)) == is_ready
+    assert (cid.read_text() if cid.exists() else "") == ("" if is_ready else "0123456789abcdef")
+
+
+def test_a_unit_whose_files_change_is_held_until_they_have(
+    queen: HousedRole, root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever asks for it meanwhile: it would start as what it was. Systemd knows the new files by then."""
+    left: list[str] = []
+    mark = ports.UNIT_RUN / f"{queen.unit}.held"
+
+    def leave(role: HousedRole, *, unit: Path) -> None:
+        left.append(f"{role.name} {unit.name}")
+        mark.parent.mkdir()
+        mark.touch()
+
+    def register(_enabled: object) -> None:
+        left.append(f"held {mark.exists()}")
+
+    monkeypatch.setattr(podman, "leave", leave)
+    monkeypatch.setattr(units, "register", register)
+    monkeypatch.setattr(quadlets, "check", lambda _generation: None)
+    (ports.ETC / "systemd").mkdir(parents=True)
+    activation.activate(staged("r1", {"systemd/rbee-queen.container": "old"}).id, ME)
+    activation.activate(staged("r2", {"systemd/rbee-queen.service": "new"}).id, ME)
+    assert left == ["held False", "queen rbee-queen.service", "held True"]
+    assert not mark.exists()
+
+
+def test_what_stands_in_for_a_container_ends_once_its_unit_may_start(queen: HousedRole, root: Path) -> None:
+    """It is the main process of a unit that systemd takes to be stopping."""
+    mark = ports.UNIT_RUN / f"{queen.unit}.held"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    with subprocess.Popen(["sh", "-c", podman.WHILE_HELD.format(mark=mark)]) as held:
+        with pytest.raises(subprocess.TimeoutExpired):
+            held.wait(0.5)
+        podman.release(queen)
+        assert held.wait(5) == 0
+    podman.release(queen)
 
 
 @pytest.mark.parametrize("content", [None, "", "0123456789abcdef"])
