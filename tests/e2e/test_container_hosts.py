@@ -259,7 +259,7 @@ def test_the_queen_changes_how_she_runs_and_cuts_nothing(fleet: Fleet) -> None:
         assert asking.failures == [], way
         assert asking.slowest < MOST_WAIT, way
         assert {stream.end().text for stream in streams} == {undisturbed}, way
-        assert (long.end().error, long.finish) == ("", "stop"), way
+        assert (long.end().error, long.finish) == ("", "length"), way
         fleet.wait_ready("smol-podman")
         assert answer(fleet, "podman")
     del fleet.models["slow"]["hosts"]
