@@ -7,7 +7,7 @@ from rbee_deploy import firewall, sources
 from rbee_deploy._fields import nearest
 from rbee_deploy.errors import InventoryError
 from rbee_deploy.housing import is_showable
-from rbee_deploy.modes import Mode, way_out
+from rbee_deploy.modes import ContainerEngine, Mode, way_out
 from rbee_deploy.site import BUILT_IN_ENGINE, INSTALLABLE_ENGINES, Host, Model, Site
 from rbee_deploy.stores import Store
 from rbee_runtime.errors import ConfigError
@@ -23,6 +23,7 @@ def check_host(host: Host) -> None:
         ports_do_not_overlap,
         engines_are_known,
         a_firewall_sees_what_is_published,
+        podman_runs_without_root,
     ):
         invariant(host)
 
@@ -94,6 +95,22 @@ def a_firewall_sees_what_is_published(host: Host) -> None:
         raise InventoryError(
             f"host {host.name!r}: firewall is {host.firewall!r}, and in this version the ports that {host.engine} "
             f"publishes for workers go past it; write {way_out(host.way)}, or drop firewall"
+        )
+
+
+def podman_runs_without_root(host: Host) -> None:
+    """Check that `rootless` is said of a host with containers of Podman."""
+    if not host.rootless:
+        return
+    if host.container_engine is None:
+        raise InventoryError(
+            f"host {host.name!r}: rootless is True, and nothing there runs in a container; write mode='container' as "
+            "well, or drop rootless"
+        )
+    if host.engine != ContainerEngine.PODMAN:
+        raise InventoryError(
+            f"host {host.name!r}: rootless is True, and in this version only Podman runs without root; write "
+            "engine='podman', or drop rootless"
         )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from rbee_deploy.modes import ContainerEngine
 from rbee_deploy.site import Host
 from rbee_runtime import ports
 
@@ -44,17 +45,25 @@ DEVICE_GROUPS = ("video", "render")
 
 _QUEEN = User(ports.QUEEN_USER, "rbee queen")
 _HIVE = User(ports.HIVE_USER, "rbee hive", (ports.MODELS_GROUP, "systemd-journal"), DEVICE_GROUPS)
+_ENGINE = User(ports.ENGINE_USER, "rbee containers", home=str(ports.ENGINE_STATE))
 _WORKER = User(ports.WORKER_USER, "rbee workers", (ports.MODELS_GROUP,), DEVICE_GROUPS)
 
 
 def groups(host: Host) -> tuple[Group, ...]:
     """Return the groups to make before the users."""
-    return (Group(ports.MODELS_GROUP),) if host.hive else ()
+    return (Group(ports.MODELS_GROUP),) if host.hive or _is_rootless(host) else ()
 
 
 def users(host: Host) -> tuple[User, ...]:
     """Return the users that the host's roles run as."""
+    if _is_rootless(host):
+        # All of them, whatever it is now: what an id is called inside depends on which others were lent.
+        return (_QUEEN, _HIVE, _WORKER, _ENGINE)
     return (*((_QUEEN,) if host.queen else ()), *((_HIVE, _WORKER) if host.hive else ()))
+
+
+def _is_rootless(host: Host) -> bool:
+    return host.container_engine is ContainerEngine.ROOTLESS
 
 
 def directories(host: Host) -> tuple[Directory, ...]:
@@ -69,7 +78,9 @@ def directories(host: Host) -> tuple[Directory, ...]:
         Directory(str(ports.STATE)),
     )
     queen = (Directory(str(ports.QUEEN_STATE), ports.QUEEN_USER, ports.QUEEN_USER, "0700"),) if host.queen else ()
-    return (*common, *queen, *(_hive_directories(host) if host.hive else ()))
+    home = Directory(str(ports.ENGINE_STATE), ports.ENGINE_USER, ports.ENGINE_USER, "0700")
+    engine = (home,) if _is_rootless(host) else ()
+    return (*common, *engine, *queen, *(_hive_directories(host) if host.hive else ()))
 
 
 def _hive_directories(host: Host) -> tuple[Directory, ...]:

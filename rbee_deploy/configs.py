@@ -31,7 +31,12 @@ from rbee_runtime.config import (
 from rbee_runtime.guard import config as guard
 from rbee_runtime.protocol import ModelFile
 
-ENGINE_SOCKETS = {ContainerEngine.PODMAN: str(ports.PODMAN_SOCKET), ContainerEngine.DOCKER: "/run/docker.sock"}
+ENGINE_SOCKETS = {
+    ContainerEngine.PODMAN: str(ports.PODMAN_SOCKET),
+    ContainerEngine.DOCKER: "/run/docker.sock",
+    # Of the same name: one that serves no root's Podman is root's alone just the same.
+    ContainerEngine.ROOTLESS: str(ports.PODMAN_SOCKET),
+}
 HEADER = "# Written by rbee-deploy from the inventory; a change made here is undone by the next deploy.\n"
 
 
@@ -94,7 +99,7 @@ def _launcher(host: Host, images: Sequence[Image]) -> dict[str, Any]:
     if engine is None:
         return {"launcher": "systemd"}
     return {
-        "launcher": engine.value,
+        "launcher": engine.program,
         "containers": {"images": _by_model_engine(host, images), "socket": str(ports.GUARD_SOCKET)},
     }
 
@@ -118,7 +123,7 @@ def guard_config(site: Site, host: Host, images: Sequence[Image], engine: Contai
     from rbee_runtime.hive.launchers.around import callers  # noqa: PLC0415
 
     given = {
-        "engine": engine.value,
+        "engine": engine.program,
         "engine_socket": ENGINE_SOCKETS[engine],
         "fleet": site.name,
         "hive": host.name,
@@ -134,6 +139,7 @@ def guard_config(site: Site, host: Host, images: Sequence[Image], engine: Contai
         "memory_limit": settings.memory_limit,
         "pids_limit": settings.pids_limit,
         "rules": str(ports.NETWORK_RUN),
+        **({"engine_user": ports.ENGINE_USER} if engine is ContainerEngine.ROOTLESS else {}),
     }
     text = json.dumps(given, indent=1, sort_keys=True) + "\n"
     try:

@@ -11,7 +11,7 @@ from rbee_deploy._fields import host_path
 from rbee_deploy.errors import RenderError
 from rbee_deploy.images.kinds import ROLE_IMAGES
 from rbee_deploy.images.manifest import Image
-from rbee_deploy.modes import ContainerEngine
+from rbee_deploy.modes import ContainerEngine, Way
 from rbee_deploy.site import Host, Model, Site
 from rbee_deploy.versions import version
 from rbee_runtime import ports
@@ -40,11 +40,18 @@ def quadlet(podman: str) -> Quadlet:
 ROLE_OF = {ports.QUEEN_QUADLET: "queen", ports.QUEEN_UNIT: "queen", ports.HIVE_QUADLET: "hive", ports.HIVE_UNIT: "hive"}
 
 
-def template(name: str, engine: ContainerEngine | None) -> str:
-    """Return the template of a unit file where queen and hive run in containers of an engine, or in none."""
-    docker = engine is ContainerEngine.DOCKER and name in ROLE_OF
-    folder = "quadlet" if modes.is_quadlet(name) else "systemd/docker" if docker else "systemd"
-    return f"{folder}/{name}.j2"
+def template(name: str, way: Way) -> str:
+    """Return the template of a unit file on a host that runs rbee in some way."""
+    return f"{_folder(name, way)}/{name}.j2"
+
+
+def _folder(name: str, way: Way) -> str:
+    if modes.is_quadlet(name):
+        return "quadlet"
+    if way.housed in modes.ATTENDED and name in ROLE_OF:
+        return "systemd/attended"
+    rootless = way.engine is ContainerEngine.ROOTLESS and name in (ports.PODMAN_UNIT, ports.NETWORK_UNIT)
+    return "systemd/rootless" if rootless else "systemd"
 
 
 def values(

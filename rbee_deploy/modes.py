@@ -26,6 +26,13 @@ class ContainerEngine(StrEnum):
 
     PODMAN = "podman"
     DOCKER = "docker"
+    ROOTLESS = "podman-rootless"
+    """Podman of a user without rights. An inventory says it in two words, and so do settings of hive and guard."""
+
+    @property
+    def program(self) -> str:
+        """Return the name of its command."""
+        return "podman" if self is ContainerEngine.ROOTLESS else self.value
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,11 @@ _HELPERS: Mapping[ContainerEngine | None, tuple[str, ...]] = {
     None: (),
     ContainerEngine.PODMAN: (ports.NETWORK_UNIT, ports.PODMAN_UNIT, *_GUARD),
     ContainerEngine.DOCKER: (ports.NETWORK_UNIT, *_GUARD),
+    ContainerEngine.ROOTLESS: (ports.PODMAN_UNIT, ports.NETWORK_UNIT, *_GUARD),
 }
+ATTENDED = (ContainerEngine.DOCKER, ContainerEngine.ROOTLESS)
+"""Engines that systemd's own units start containers of, by a main process of ours; Podman has Quadlet."""
+
 _QUADLETS = {
     # Quadlet itself refuses any KillMode but two, and both would end the streams of a queen that is being replaced.
     ports.QUEEN_UNIT: (ports.QUEEN_QUADLET, ports.QUEEN_DROP_IN),
@@ -79,12 +90,18 @@ _QUADLETS = {
 
 def role_units(role: str, way: Way = BARE) -> RoleUnits:
     """Return the units of `queen` or `hive` on a host that runs rbee in some way."""
-    service, helpers = (ports.QUEEN_UNIT, ()) if role == "queen" else (ports.HIVE_UNIT, _HELPERS[way.engine])
-    sockets = (ports.QUEEN_SOCKET_UNIT,) if role == "queen" else ()
+    queen = role == "queen"
+    service, helpers = (ports.QUEEN_UNIT, _queen_helpers(way)) if queen else (ports.HIVE_UNIT, _HELPERS[way.engine])
+    sockets = (ports.QUEEN_SOCKET_UNIT,) if queen else ()
     before = (ports.TARGET_UNIT, *sockets, *helpers)
     own = _QUADLETS[service] if way.housed is ContainerEngine.PODMAN else (service,)
     templates = (ports.WORKER_TEMPLATE,) if role == "hive" and way.engine is None else ()
     return RoleUnits(service, (*before, service), (*before, *own, *templates), helpers)
+
+
+def _queen_helpers(way: Way) -> tuple[str, ...]:
+    """Return what a queen counts on: an engine that is no service of the host's own."""
+    return (ports.PODMAN_UNIT,) if way.housed is ContainerEngine.ROOTLESS else ()
 
 
 def enabled_units(roles: tuple[str, ...], way: Way, *, firewall: bool) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Packages that a host needs from its distribution, by what they are needed for, and how each is installed."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -16,6 +16,7 @@ class Need(StrEnum):
     POLKIT = "polkit"
     PYTHON = "python"
     PODMAN = "podman"
+    ROOTLESS = "podman-rootless"
     DOCKER = "docker"
     NFTABLES = "nftables"
 
@@ -23,7 +24,11 @@ class Need(StrEnum):
 BARE = (Need.POLKIT, Need.PYTHON)
 """What a host without containers needs."""
 
-ENGINES = {ContainerEngine.PODMAN: Need.PODMAN, ContainerEngine.DOCKER: Need.DOCKER}
+ENGINES = {
+    ContainerEngine.PODMAN: (Need.PODMAN,),
+    ContainerEngine.DOCKER: (Need.DOCKER,),
+    ContainerEngine.ROOTLESS: (Need.PODMAN, Need.ROOTLESS),
+}
 """What a host needs whose workers run in containers; its hive starts no units, and so asks nothing of polkit."""
 
 FIREWALL_TOOLS = "nftables"
@@ -52,15 +57,25 @@ class Distribution:
 _PODMAN = ("podman", "crun", "netavark", "aardvark-dns", "nftables", "iptables", "uidmap")
 
 
+ROOTLESS_TOOLS = ("newuidmap", "newgidmap")
+NETWORK_HELPERS = ("pasta", "slirp4netns")
+"""Of which one is needed: what connects the network of a user without rights."""
+
+_ROOTLESS_APT = ("uidmap", "passt", "slirp4netns", "fuse-overlayfs", "dbus-user-session", "catatonit")
+_ROOTLESS_DNF = ("shadow-utils", "passt", "slirp4netns", "fuse-overlayfs", "dbus-daemon", "catatonit")
+
+
 def _apt(python: str, docker: tuple[str, ...] = ("docker.io",), podman: tuple[str, ...] = _PODMAN) -> Distribution:
     packages = {Need.POLKIT: ("polkitd",), Need.PYTHON: ("python3",), Need.PODMAN: podman, Need.DOCKER: docker}
-    return Distribution(Manager.APT, python, {**packages, Need.NFTABLES: ("nftables",)})
+    more = {Need.NFTABLES: ("nftables",), Need.ROOTLESS: _ROOTLESS_APT}
+    return Distribution(Manager.APT, python, {**packages, **more})
 
 
 def _dnf(python: str, package: str = "python3", docker: tuple[str, ...] = ()) -> Distribution:
     podman = ("podman", "crun", "netavark", "aardvark-dns", "container-selinux")
     packages = {Need.POLKIT: ("polkit",), Need.PYTHON: (package,), Need.PODMAN: podman, Need.DOCKER: docker}
-    return Distribution(Manager.DNF, python, {**packages, Need.NFTABLES: ("nftables",)})
+    more = {Need.NFTABLES: ("nftables",), Need.ROOTLESS: _ROOTLESS_DNF}
+    return Distribution(Manager.DNF, python, {**packages, **more})
 
 
 _EL9 = _dnf("3.12", "python3.12")
@@ -119,13 +134,21 @@ def _lacks(raw: Mapping[str, Any], need: Need) -> bool:
     if need is Need.NFTABLES:
         # Hosts with containers have no firewall of ours, so one of them is asked for at most.
         return any(part in raw and not raw[part]["tool"] for part in ("firewall", "worker_rules"))
+    if need is Need.ROOTLESS:
+        return "programs" in raw and bool(rootless_lacks(raw["programs"]))
     return "programs" in raw and need.value not in raw["programs"]
+
+
+def rootless_lacks(programs: Collection[str]) -> tuple[str, ...]:
+    """Return the programs that a Podman without root lacks, of these that are there."""
+    tools = tuple(name for name in ROOTLESS_TOOLS if name not in programs)
+    return tools if set(NETWORK_HELPERS) & set(programs) else (*tools, NETWORK_HELPERS[0])
 
 
 def needed(firewall: str | None, engine: ContainerEngine | None = None) -> tuple[Need, ...]:
     """Return what a host needs, with the firewall and the engine of containers that the inventory asks for."""
     if engine is not None:
-        return (Need.PYTHON, ENGINES[engine], Need.NFTABLES)
+        return (Need.PYTHON, *ENGINES[engine], Need.NFTABLES)
     return (*BARE, Need.NFTABLES) if firewall == Need.NFTABLES else BARE
 
 

@@ -16,7 +16,7 @@ from rbee_deploy.digest import desired_digest
 from rbee_deploy.errors import RenderError
 from rbee_deploy.externals import KEYS
 from rbee_deploy.images.manifest import Image
-from rbee_deploy.modes import ContainerEngine
+from rbee_deploy.modes import Way
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import MODEL_CREDENTIALS, Host, Site
 from rbee_runtime import ports, worker_bridge
@@ -179,14 +179,14 @@ def _units(site: Site, host: Host, state: SiteState, credentials: Sequence[Owned
         mine = [PurePosixPath(file.path).name for file in credentials if service in file.affects]
         return housing.values(site, host, name, state.images, mine, state.podman)
 
-    units = tuple(_unit(name, host.way.housed, {**values, **housed(name)}) for name in names)
+    units = tuple(_unit(name, host.way, {**values, **housed(name)}) for name in names)
     if not host.hive or host.container_engine is not None:
         return units
     rule = template_text("polkit/50-rbee-hive.rules.j2", ports=ports)
     return (*units, OwnedFile(modes.POLKIT_RULES, rule))
 
 
-def _unit(name: str, housed: ContainerEngine | None, values: Mapping[str, Any]) -> OwnedFile:
+def _unit(name: str, way: Way, values: Mapping[str, Any]) -> OwnedFile:
     affects = {
         # systemd refuses to restart a socket under a running service, so a new port restarts both.
         ports.QUEEN_SOCKET_UNIT: {ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT},
@@ -202,7 +202,7 @@ def _unit(name: str, housed: ContainerEngine | None, values: Mapping[str, Any]) 
         ports.PODMAN_UNIT: {ports.PODMAN_UNIT},
         ports.WORKERS_UNIT: set(),
     }.get(name, set())
-    text = template_text(housing.template(name, housed), **values)
+    text = template_text(housing.template(name, way), **values)
     return OwnedFile(modes.unit_path(name), text, affects=frozenset(affects), is_unit=True)
 
 

@@ -38,6 +38,10 @@ MODEL_CREDENTIALS = {
 """Fields of fleet and host, and the files by which the hive knows them."""
 
 
+NAMED_ENGINES = (ContainerEngine.PODMAN.value, ContainerEngine.DOCKER.value)
+"""What `engine` of a host may name; `rootless` says which Podman."""
+
+
 class _EachHost(Enum):
     EACH_HOST = "each_host"
 
@@ -132,7 +136,8 @@ class Host:
 
     `advertise` is where other hosts reach it when that is not `address`. `worker_ports` is first and last port.
     `mode` is `bare` or `container`: how queen and hive run. `worker_runtime` is `process` or `container`, and always
-    the latter where the hive is in one; `engine` is the container engine, `podman` or `docker`.
+    the latter where the hive is in one; `engine` is the container engine, `podman` or `docker`, and `rootless` has
+    Podman run as a user without rights.
     `engines` are the model engines that are installed there, or of which images are brought. `store` says how models
     come to it. `devices` are made-up ones or a recording, to try a fleet out; empty means those of the host.
     `hf_token`, `object_store` and `registry_auth` replace the fleet's. `firewall` closes our ports to whoever does not
@@ -149,9 +154,8 @@ class Host:
     worker_runtime: str = check.setting(
         check.one_of(*(way.value for way in WorkerRuntime)), default=WorkerRuntime.PROCESS.value
     )
-    engine: str = check.setting(
-        check.one_of(*(kind.value for kind in ContainerEngine)), default=ContainerEngine.PODMAN.value
-    )
+    engine: str = check.setting(check.one_of(*NAMED_ENGINES), default=ContainerEngine.PODMAN.value)
+    rootless: bool = check.setting(check.flag, default=False)
     labels: Mapping[str, str] = check.setting(check.labels, default_factory=dict)
     engines: tuple[str, ...] = check.setting(check.words, default=("llama-cpp",))
     models_dir: str = check.setting(check.host_path, default=str(ports.MODELS))
@@ -178,7 +182,8 @@ class Host:
         """Return how it runs rbee. A hive in a container has its workers in containers too: it can start no process."""
         workers = self.hive and self.worker_runtime == WorkerRuntime.CONTAINER
         in_containers = workers or self.mode == Mode.CONTAINER
-        return Way(Mode(self.mode), ContainerEngine(self.engine) if in_containers else None)
+        engine = ContainerEngine.ROOTLESS if self.rootless else ContainerEngine(self.engine)
+        return Way(Mode(self.mode), engine if in_containers else None)
 
     @property
     def container_engine(self) -> ContainerEngine | None:

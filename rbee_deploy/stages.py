@@ -57,7 +57,7 @@ def _fetch(here: Here, name: str) -> Any:
 
 
 def _load(here: Here, name: str) -> Any:
-    return images.loaded(name=name, wanted=here.images, engine=here.declared.container_engine)
+    return images.loaded(name=name, wanted=here.images, engine=here.declared.container_engine, release=here.release_id)
 
 
 STAGING = Stage(

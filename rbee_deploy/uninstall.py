@@ -5,10 +5,12 @@ import shlex
 import yaml
 
 from rbee_deploy import accounts, modes
-from rbee_deploy.activator import places
+from rbee_deploy.activator import engines, places
+from rbee_deploy.activator.engines import ROOTLESS, in_shell, runtime_dir
 from rbee_deploy.activator.images import DIGEST, NAMES, OURS
+from rbee_deploy.activator.rootless.account import LINGER
 from rbee_deploy.site import Host
-from rbee_runtime import ports
+from rbee_runtime import ports, subordinate
 from rbee_runtime.config import ContainerSettings
 from rbee_runtime.worker_bridge import TABLES
 
@@ -23,7 +25,7 @@ STORE_PARTS = (
 def script(host: Host, *, models: bool) -> str:
     """Return it; it goes on past what is not there, and ends with what is still there."""
     users = _users(host) if models else ()
-    parts = (*_units(), *_containers(host), _worker_rules(), *_files(host, models=models), *users)
+    parts = (*_units(), *_containers(host), *_rootless(), _worker_rules(), *_files(host, models=models), *users)
     return "\n".join((_firewall(), *parts, _left(host)))
 
 
@@ -61,7 +63,7 @@ def _units() -> tuple[str, ...]:
     )
 
 
-_ENGINES = shlex.join(engine.value for engine in modes.ContainerEngine)
+_ENGINES = shlex.join(engines.ROOT_S)
 
 
 def _containers(host: Host) -> tuple[str, ...]:
@@ -72,14 +74,15 @@ def _containers(host: Host) -> tuple[str, ...]:
     named = rf"grep -rhos 'sha256:[0-9a-f]\{{64\}}' {places.GENERATIONS} {places.BLOBS} {ports.ETC}/guard.json"
     mine = f"--filter label=rbee.hive={shlex.quote(host.name)}"
     ours = " ".join(f"--filter name='^rbee-{role}(-leaving-[0-9a-f]*)?$'" for role in ROLES)
-    used = rf"grep -rhos '\"engine\": *\"[a-z]*\"' {places.GENERATIONS} {ports.ETC}/guard.json"
+    used = rf"grep -rhos '\"engine\": *\"[a-z-]*\"' {places.GENERATIONS} {ports.ETC}/guard.json"
     said = shlex.quote("does not answer, and has containers or images of rbee; start it, and purge the host again")
     return (
         f"images=$({named} | sort -u); engines=$({used} | sort -u)",
         f"for engine in {_ENGINES}; do",
         "  command -v $engine >/dev/null 2>&1 || continue",
         "  $engine ps --quiet >/dev/null 2>&1 || {",
-        f'    case $engines in *"$engine"*) echo "$engine" {said} >&2; exit 1;; esac; continue; }}',
+        # In quotes: what generations have had of a rootless one is none of root's.
+        f"""    case $engines in *'"'"$engine"'"'*) echo "$engine" {said} >&2; exit 1;; esac; continue; }}""",
         f"  ids=$($engine ps --all --quiet {mine}; $engine ps --all --quiet {ours})",
         '  [ -z "$ids" ] || $engine rm --force --volumes $ids >/dev/null',
         f"  $engine network rm {ContainerSettings().network} >/dev/null 2>&1",
@@ -91,6 +94,24 @@ def _containers(host: Host) -> tuple[str, ...]:
         "  done",
         "done",
         _secrets(),
+    )
+
+
+def _rootless() -> tuple[str, ...]:
+    """Return the lines that remove Podman's own user, with all that it has: none of it is anybody else's."""
+    user, said = ports.ENGINE_USER, shlex.quote(f"processes of {ports.ENGINE_USER} do not end")
+    podman = in_shell(ROOTLESS)
+    return (
+        f"if id {user} >/dev/null 2>&1; then",
+        f"  uid=$(id -u {user}); [ ! -d {runtime_dir('$uid')} ] || {podman} rm --force --all --time=0 >/dev/null 2>&1",
+        f"  rm -f {LINGER / user}; systemctl stop -- user@$uid.service 2>/dev/null",
+        f"  pkill -KILL -u {user}; tries=0",
+        f"  while pgrep -u {user} >/dev/null; do",
+        f"    tries=$((tries + 1)); [ $tries -lt 100 ] || {{ echo {said} >&2; exit 1; }}; sleep 0.1",
+        "  done",
+        f"  sed -i {shlex.quote(f'/^{user}:/d')} {subordinate.SUBUID} {subordinate.SUBGID}",
+        f"  rm -rf {ports.ENGINE_STATE}; userdel -- {user} 2>/dev/null",
+        "fi",
     )
 
 

@@ -18,6 +18,9 @@ WORKER_PORTS = (9000, 9099)
 QUEEN_USER = "rbee-queen"
 HIVE_USER = "rbee-hive"
 WORKER_USER = "rbee-worker"
+ENGINE_USER = "rbee-engine"
+"""Who runs containers where Podman runs without root."""
+
 MODELS_GROUP = "rbee-models"
 
 QUEEN_SOCKET_UNIT = "rbee-queen.socket"
@@ -50,12 +53,18 @@ CREDENTIALS = ETC / "credentials"
 STATE = Path("/var/lib/rbee")
 QUEEN_STATE = STATE / "queen"
 HIVE_STATE = STATE / "hive"
+ENGINE_STATE = STATE / "engine"
+"""The home of that user, with images and containers."""
+
 MODELS = STATE / "models"
 QUEEN_RUN = Path("/run/rbee-queen")
 HIVE_RUN = Path("/run/rbee-hive")
 NETWORK_RULES = ETC / "workers.nft"
 NETWORK_RUN = Path("/run/rbee-network")
 """Is there as long as these rules are in force; systemd makes and removes it with their unit."""
+
+NETWORK_HOLDER = NETWORK_RUN / "holder"
+"""Without root, the number of a process in the network that they are about."""
 
 GUARD_RUN = Path("/run/rbee-guard")
 GUARD_SOCKET = GUARD_RUN / "engine.sock"

@@ -25,6 +25,7 @@ from rbee_deploy.activator import (
 from rbee_deploy.activator.activation import BrokenError
 from rbee_deploy.activator.housed import command as housed
 from rbee_deploy.activator.manifest import Generation
+from rbee_deploy.activator.rootless import command as rootless
 from rbee_deploy.activator.units import ActivationError
 
 FAILED, BROKEN = 1, 3
@@ -163,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     guard.add_argument("what", choices=("apply", "check", "remove"))
     guard.set_defaults(run=_firewall)
     housed.register(commands)
+    rootless.register(commands)
     for command in (workers, call):
         command.add_argument("--port", type=int, required=True)
         command.add_argument("--tls", action="store_true")

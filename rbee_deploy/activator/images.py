@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbee_deploy.activator import blobs
+from rbee_deploy.activator import blobs, engines
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.units import ActivationError
 
@@ -47,6 +47,7 @@ def guarded(generation: Generation) -> Guarded | None:
     try:
         known = json.loads(blobs.read(sha256, secret=False))
         engine, fleet, hive, network = (str(known[name]) for name in ("engine", "fleet", "hive", "network"))
+        engine = engines.ROOTLESS if known.get("engine_user") else engine
         return Guarded(engine, fleet, hive, network, tuple(known["images"]))
     except (ValueError, KeyError, TypeError, OSError):
         return None
@@ -92,7 +93,7 @@ def _remove(engine: str, image: str) -> bool:
 
 def is_there(engine: str, image: str) -> bool:
     """Say whether an engine has an image; one that does not answer may have it."""
-    if shutil.which(engine) is None:
+    if shutil.which(engines.program(engine)) is None:
         return False
     return _status(engine, "ps", "--quiet") != 0 or _status(engine, "image", "inspect", image) == 0
 
@@ -132,7 +133,7 @@ def _run(engine: str, *words: str, seconds: float = COMMAND_SECONDS) -> "subproc
     """Run the engine's own command; None where it could not be run."""
     try:
         return subprocess.run(
-            [engine, *words],
+            [*engines.command(engine), *words],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

@@ -4,6 +4,8 @@ import re
 from typing import Any
 
 PROGRAMS = ("podman", "docker", "crun", "runc", "nvidia-ctk")
+ROOTLESS = ("newuidmap", "newgidmap", "pasta", "slirp4netns")
+"""Whether they are there is all that matters, and the first two have no version to say."""
 LIBRARY_PLACES = ("/usr/lib/*-linux-gnu", "/usr/lib/*-linux-gnu/nvidia/current", "/usr/lib64", "/usr/lib")
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)+")
@@ -60,14 +62,26 @@ for name in NAMES; do
   printf "%s\t%s\n" "$name" "$(timeout 3 "$name" --version </dev/null | head -n 1 | tr -dc "A-Za-z0-9 ._+:~-")" &
 done
 wait
+for name in QUIET; do command -v "$name" >/dev/null 2>&1 && printf "%s\t\n" "$name"; done
+echo @userns
+cat /proc/sys/kernel/unprivileged_userns_clone /proc/sys/user/max_user_namespaces
 """
 
 
 def script() -> str:
     """Return the part of the script that asks."""
     places = " ".join(f"{place}/libnvidia-ml.so.*.*" for place in LIBRARY_PLACES)
-    parts = (_CGROUP, _NVIDIA.replace("PLACES", places), _CDI, _GPUS, _PROGRAMS.replace("NAMES", " ".join(PROGRAMS)))
+    parts = (_CGROUP, _NVIDIA.replace("PLACES", places), _CDI, _GPUS, _programs())
     return "\n".join(part.strip() for part in parts)
+
+
+def _programs() -> str:
+    return _PROGRAMS.replace("NAMES", " ".join(PROGRAMS)).replace("QUIET", " ".join(ROOTLESS))
+
+
+def userns(lines: list[str]) -> dict[str, Any]:
+    """Return whether users without rights may have user namespaces."""
+    return {"userns": "0" not in lines}
 
 
 def cgroup(lines: list[str]) -> dict[str, Any]:
@@ -103,6 +117,10 @@ def gpus(lines: list[str]) -> dict[str, Any]:
 
 def programs(lines: list[str]) -> dict[str, Any]:
     """Return the version of each program that is there, "" where it did not say one."""
-    rows = [(name, said) for name, mark, said in (line.partition("\t") for line in lines) if mark and name in PROGRAMS]
+    rows = [
+        (name, said)
+        for name, mark, said in (line.partition("\t") for line in lines)
+        if mark and name in (*PROGRAMS, *ROOTLESS)
+    ]
     versions = {name: _NUMBER.search(said) for name, said in rows}
     return {"programs": {name: found[0] if found else "" for name, found in versions.items()}}

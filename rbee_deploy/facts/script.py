@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rbee_deploy import installs, pythons
 from rbee_deploy.activator import places
+from rbee_deploy.activator.engines import in_shell, runtime_dir
 from rbee_deploy.facts import equipment, guard, reach, worker_rules
 from rbee_deploy.modes import ContainerEngine
 from rbee_runtime import ports
@@ -268,7 +269,8 @@ def _listing(section: str, *folders: str) -> str:
 def _images(engine: str | None) -> str:
     if engine is None:
         return ""
-    name = shlex.quote(engine)
+    # The words of a command; it fails where the engine's user is yet to be made.
+    name, program = in_shell(engine), shlex.quote(ContainerEngine(engine).program)
     # Of Docker, whether ids of images are those of manifests: with containerd's store they are.
     store = "case $(docker info --format '{{.DriverStatus}}') in *containerd.snapshotter*) echo containerd;; esac"
     more = f"; {store}" if engine == ContainerEngine.DOCKER else ""
@@ -277,7 +279,11 @@ def _images(engine: str | None) -> str:
     running = f"timeout 20 {name} ps --filter label=rbee.worker --format '{{{{.Names}}}}' </dev/null"
     workers = f"{running} | grep '^{CONTAINERS}[A-Za-z0-9._-]*$'"
     asked = f"echo @engine; {answers}; echo @images; {images}; echo @containers; {workers};"
-    return f"command -v {name} >/dev/null 2>&1 && {{ {asked} }}"
+    there = f"command -v {program} >/dev/null 2>&1"
+    if engine == ContainerEngine.ROOTLESS:
+        # An engine whose user has no service manager yet is not asked: it would say nothing of what is to come.
+        there += f" && id {ports.ENGINE_USER} >/dev/null 2>&1 && [ -d {runtime_dir(f'$(id -u {ports.ENGINE_USER})')} ]"
+    return f"{there} && {{ {asked} }}"
 
 
 def _plain_name() -> str:

@@ -268,6 +268,7 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "nvidia": equipment.nvidia,
     "cdi": equipment.cdi,
     "programs": equipment.programs,
+    "userns": equipment.userns,
     "gpus": equipment.gpus,
     "addresses": reach.addresses,
     "queen": reach.queen,

@@ -3,6 +3,8 @@
 import shlex
 from typing import Any
 
+from rbee_deploy.modes import ContainerEngine
+from rbee_runtime import ports
 from rbee_runtime.worker_bridge import MAC_PREFIX, TABLES
 
 _PLAIN = "A-Za-z0-9 ._:,()/'-"
@@ -22,7 +24,10 @@ def script(engine: str | None) -> str:
     wanted = " ".join(f"-e {shlex.quote(f'table {table}')}" for table in TABLES)
     tried = f"said=$(printf %s {shlex.quote(_TRIED)} | nft -c -f - 2>&1)"
     broken = f'echo "broken=$(printf %s "$said" | head -n 1 | tr -dc "{_PLAIN}")"'
-    asked = f"echo tool=yes; nft list tables | grep -Fx {wanted}; {tried} || {broken};"
+    # Without root they are in a network of their own, in which somebody is as long as they are in force.
+    held = f'nsenter --net="/proc/$(head -n 1 {ports.NETWORK_HOLDER})/ns/net" nft'
+    listed = f"{held if engine == ContainerEngine.ROOTLESS else 'nft'} list tables"
+    asked = f"echo tool=yes; {listed} | grep -Fx {wanted}; {tried} || {broken};"
     return f"echo @worker_rules\ncommand -v nft >/dev/null 2>&1 && {{ {asked} }}"
 
 

@@ -6,8 +6,10 @@ An image is known by its id, so that it does not matter which registry it comes 
 import shlex
 from collections.abc import Sequence
 
+from rbee_deploy.activator.engines import in_shell
 from rbee_deploy.images.manifest import Image
 from rbee_deploy.modes import ContainerEngine
+from rbee_runtime import ports
 
 SECONDS = 3600
 """Bound of one pull: a slow line takes half an hour for an image with CUDA."""
@@ -37,18 +39,22 @@ def references(image: Image, mirrors: Sequence[str]) -> tuple[str, ...]:
 
 def pull(image: Image, engine: ContainerEngine, mirrors: Sequence[str] = ()) -> str:
     """Return the script; the credentials' file comes on its standard input, and is gone when it ends."""
-    name = engine.value
+    name = in_shell(engine)
     command = {
         ContainerEngine.PODMAN: f'{name} pull --quiet --authfile "$auth/config.json"',
         ContainerEngine.DOCKER: f'{name} --config "$auth" pull --quiet',
+        ContainerEngine.ROOTLESS: f'{name} pull --quiet --authfile "$auth/config.json"',
     }[engine]
-    other = f"what {name} pulled is not the image {image.tag} ({image.id}); push it there again"
+    # Root's alone until then; whoever pulls has to read it.
+    given = f'chown -R {ports.ENGINE_USER} "$auth"' if engine is ContainerEngine.ROOTLESS else ""
+    other = f"what {engine.program} pulled is not the image {image.tag} ({image.id}); push it there again"
     return "\n".join(
         (
             "umask 077; auth=$(mktemp -d -p /run) || exit 1",
             # A shell that a signal ends runs no trap for its exit.
             "trap 'rm -rf \"$auth\"' EXIT; trap 'exit 1' HUP INT TERM",
             'cat >"$auth/config.json"',
+            *([given] if given else []),
             "pulled=",
             f"for from in {shlex.join(references(image, mirrors))}; do",
             f'  timeout {SECONDS} {command} "$from" >/dev/null 2>"$auth/said" </dev/null && pulled=yes && break',

@@ -34,6 +34,7 @@ class Scope(StrEnum):
     CONTAINER = "hosts with `mode` or `worker_runtime` `container`"
     PODMAN = "such hosts with `engine` `podman`"
     DOCKER = "such hosts with `engine` `docker`"
+    ROOTLESS = "such hosts with `rootless`"
     GPU_CONTAINER = "such hosts with an NVIDIA card"
 
 
@@ -155,8 +156,9 @@ _APPLIES: Mapping[Scope, Callable[[Case], Any]] = {
     Scope.BARE: lambda case: not _runs_in_containers(case),
     Scope.BARE_HIVE: lambda case: case.host.hive and not _runs_in_containers(case),
     Scope.CONTAINER: _runs_in_containers,
-    Scope.PODMAN: lambda case: case.host.container_engine is ContainerEngine.PODMAN,
+    Scope.PODMAN: lambda case: case.host.container_engine in {ContainerEngine.PODMAN, ContainerEngine.ROOTLESS},
     Scope.DOCKER: lambda case: case.host.container_engine is ContainerEngine.DOCKER,
+    Scope.ROOTLESS: lambda case: case.host.container_engine is ContainerEngine.ROOTLESS,
     Scope.GPU_CONTAINER: lambda case: _runs_in_containers(case) and _has_card(case),
 }
 

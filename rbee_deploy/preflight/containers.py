@@ -6,6 +6,7 @@ from rbee_deploy.modes import ContainerEngine, way_out
 from rbee_deploy.packages import Need
 from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity
 from rbee_deploy.versions import version
+from rbee_runtime import ports
 
 LEAST_PODMAN = "4.4"
 ADVISED_PODMAN = "5.0"
@@ -17,29 +18,29 @@ RUNC_FIXES = ("1.2.8", "1.3.3")
 LEAST_CRUN = "1.30"
 """The first without CVE-2026-84042, CVE-2026-88264 and CVE-2026-88265."""
 
-_NAMES = {ContainerEngine.PODMAN: f"Podman {LEAST_PODMAN} or newer", ContainerEngine.DOCKER: "Docker"}
+_NAMES = {"podman": f"Podman {LEAST_PODMAN} or newer", "docker": "Docker"}
 _BACKPORTED = "upgrade it, or make sure that your distribution has brought the fixes to this version"
 
 
 def _engine_is_there(case: Case) -> Iterator[Finding]:
     engine = case.host.container_engine
-    if engine is None or engine.value in case.facts.programs:
+    if engine is None or engine.program in case.facts.programs:
         return
-    if case.installs is None or not case.installs.packages[Need(engine.value)]:
-        yield Finding(
-            f"it has no {_NAMES[engine]}", f"install {_NAMES[engine]} there, or write {way_out(case.host.way)}"
-        )
+    name = _NAMES[engine.program]
+    if case.installs is None or not case.installs.packages[Need(engine.program)]:
+        yield Finding(f"it has no {name}", f"install {name} there, or write {way_out(case.host.way)}")
 
 
 def _engine_answers(case: Case) -> Iterator[Finding]:
     engine, said = case.host.container_engine, case.facts.engine
-    if engine is None or said is None or engine.value not in case.facts.programs or "answers" in said:
+    if engine is None or said is None or engine.program not in case.facts.programs or "answers" in said:
         return
     fix = {
         ContainerEngine.PODMAN: "run `podman ps` there as root and mend what it says",
+        ContainerEngine.ROOTLESS: f"look at `journalctl -u {ports.PODMAN_UNIT}` there, and restart that unit",
         ContainerEngine.DOCKER: "run `systemctl enable --now docker` there and look at `journalctl -u docker`",
     }[engine]
-    yield Finding(f"{engine.value} is installed there and does not answer", fix)
+    yield Finding(f"{engine.program} is installed there and does not answer", fix)
 
 
 def _rules_are_taken(case: Case) -> Iterator[Finding]:

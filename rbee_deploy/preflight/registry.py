@@ -1,7 +1,7 @@
 """All checks, in the order in which a host is looked at."""
 
 from rbee_deploy.host_facts import HostFacts
-from rbee_deploy.preflight import access, cards, containers, guards, network, room, system
+from rbee_deploy.preflight import access, cards, containers, guards, network, room, rootless, system
 from rbee_deploy.preflight import trust as trusts
 from rbee_deploy.preflight.checks import Case, Check, Needs, Problem, Trust
 from rbee_deploy.site import Host, Site
@@ -50,6 +50,8 @@ CHECKS: tuple[Check, ...] = (
     containers.ADVISED,
     containers.DOCKER,
     containers.RUNTIMES,
+    rootless.TOOLS,
+    rootless.NAMESPACES,
 )
 
 

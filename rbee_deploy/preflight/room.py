@@ -21,7 +21,11 @@ ENGINE_GROWTH = 2
 """Times its archive: the archive and what it unpacks to."""
 IMAGE_GROWTH = 2
 """Times its archive, in the engine's own store: what it writes while it loads one, and what it keeps."""
-IMAGES = {ContainerEngine.PODMAN: "/var/lib/containers", ContainerEngine.DOCKER: "/var/lib/docker"}
+IMAGES = {
+    ContainerEngine.PODMAN: "/var/lib/containers",
+    ContainerEngine.DOCKER: "/var/lib/docker",
+    ContainerEngine.ROOTLESS: str(ports.ENGINE_STATE),
+}
 """Where engines keep them unless they are told otherwise."""
 MODEL_MEMORY = 1.2
 """Times its files: weights, caches and buffers."""
@@ -69,7 +73,7 @@ def _disk_is_big_enough(case: Case) -> Iterator[Finding]:
     copied = Counter({str(ports.PREFIX): needs.release_bytes * RELEASE_GROWTH + needs.engine_bytes * ENGINE_GROWTH})
     copied[str(ports.PREFIX)] += needs.image_bytes
     if needs.image_bytes:
-        copied[IMAGES[ContainerEngine(case.host.engine)]] += needs.image_bytes * IMAGE_GROWTH
+        copied[IMAGES[case.host.container_engine or ContainerEngine.PODMAN]] += needs.image_bytes * IMAGE_GROWTH
     copied[models_dir] += needs.model_bytes
     # Added rather than merged: models_dir may be one of these folders.
     wanted = Counter(copied)

@@ -33,7 +33,8 @@ class GuardConfig:
     which workers get copies. `callers` are where a network's routes may lead. `user` and `groups` are accounts of this
     host; groups that do not exist are left out. Limits are the most that a worker may be given, None is any.
     `rules` is a path that is there as long as rules keep workers from their host; without it no worker starts, and
-    where none is named nobody asks. `listen` is the path of the guard's socket where systemd hands none over.
+    where none is named nobody asks. `engine_user` is who runs an engine without root's rights. `listen` is the path of
+    the guard's socket where systemd hands none over.
     """
 
     engine: EngineKind
@@ -52,6 +53,7 @@ class GuardConfig:
     memory_limit: int | None = None
     pids_limit: int | None = None
     rules: Path | None = None
+    engine_user: str | None = None
     listen: Path | None = None
 
 
@@ -180,7 +182,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "memory_limit": _optional(_limit),
     "pids_limit": _optional(_limit),
     "rules": _optional(_path),
+    "engine_user": _optional(_ACCOUNT),
     "listen": _optional(_path),
 }
-_OPTIONAL = {"callers", "groups", "memory_limit", "pids_limit", "rules", "listen"}
+_OPTIONAL = {"callers", "groups", "memory_limit", "pids_limit", "rules", "engine_user", "listen"}
 _REQUIRED = {each.name for each in fields(GuardConfig)} - _OPTIONAL

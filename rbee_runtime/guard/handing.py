@@ -28,13 +28,22 @@ _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-def prepare(handed: Path) -> None:
-    """Make the guard's folder if it is not there, and clear away what a guard that died left half made; ConfigError."""
+def prepare(handed: Path, door: int | None = None) -> None:
+    """Make the guard's folder if it is not there, and clear away what a guard that died left half made; ConfigError.
+
+    `door` is the group of a rootless engine, which may go through it and not look around.
+    """
+    mode = 0o700 if door is None else 0o710
     try:
         handed.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _opened(handed) as folder:
             found = os.fstat(folder)
-        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            # As an earlier guard left it, whose engine was another.
+            if found.st_uid == os.geteuid() and not found.st_mode & 0o067:
+                os.fchown(folder, -1, os.getegid() if door is None else door)
+                os.fchmod(folder, mode)
+                found = os.fstat(folder)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o777 & ~mode:
             raise ConfigError(f"{handed} is open to others: make it a folder of the guard's own user, with mode 0700")
         for each in handed.iterdir():
             if each.name.startswith(DRAFT):

@@ -14,7 +14,7 @@ from rbee_runtime import logs, ports
 from rbee_runtime.command_line import Parser
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.guard import config, handing
-from rbee_runtime.guard.accounts import account
+from rbee_runtime.guard.accounts import account, door
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.guard import Guard
 from rbee_runtime.guard.serving import Serving
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options: argparse.Namespace = parser.parse_args(arguments)
         settings = config.load(options.config)
         guard = Guard(settings, account(settings))
-        handing.prepare(settings.handed)
+        handing.prepare(settings.handed, door(settings))
         asyncio.run(_run(guard, listening(settings)))
     except RbeeError as error:
         sys.stderr.write(f"rbee-guard: {error}\n")

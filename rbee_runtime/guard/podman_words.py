@@ -97,13 +97,15 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
     devices = [*(CDI_VENDOR + gpu for gpu in wanted.devices.gpus), *wanted.devices.nodes]
     port, address = wanted.published.port, wanted.published.address
     limits = {"memory": wanted.limits.memory, "pids": wanted.limits.pids}
+    # An engine without root may write to the host's journal and not read it.
+    logs = wanted.logs if account.inside is None else Logs.K8S_FILE
     return {
         **LOCKED_IN,
         "name": wanted.name,
         "labels": wanted.identity.labels(config),
         "image": wanted.image,
         "user": account.user,
-        "groups": [str(group) for group in account.groups],
+        "groups": account.group_names,
         "networks": _joined(wanted.worker, config),
         "mounts": [
             *({"type": "bind", "source": source, "destination": inside, "options": ["ro"]} for source, inside in binds),
@@ -116,8 +118,8 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
         "resource_limits": {name: {"limit": most} for name, most in limits.items() if most is not None},
         "stop_timeout": wanted.stop_seconds,
         "log_configuration": {
-            "driver": str(wanted.logs),
-            **({"size": LOG_BYTES} if wanted.logs is Logs.K8S_FILE else {}),
+            "driver": str(logs),
+            **({"size": LOG_BYTES} if logs is Logs.K8S_FILE else {}),
         },
         "read_write_tmpfs": False,
         "httpproxy": False,

@@ -45,8 +45,8 @@ def of_info(found: Any, engine: EngineKind) -> dict[str, Any]:
     if engine is EngineKind.DOCKER:
         return _part(found, _INFO)
     host = an_object(found.get("host"))
-    rootless = an_object(host.get("security")).get("rootless")
-    return {"host": {"security": {"rootless": rootless}, "cgroupControllers": host.get("cgroupControllers")}}
+    # Whose ids those of a rootless one are is the guard's to know; a launcher has nothing to do about it.
+    return {"host": {"security": {"rootless": False}, "cgroupControllers": host.get("cgroupControllers")}}
 
 
 def limits_of(found: Mapping[str, Any], engine: EngineKind) -> frozenset[str]:

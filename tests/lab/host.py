@@ -216,7 +216,8 @@ class LabHost:
 
     def _binds(self) -> list[Bind]:
         plain = tree.plain_folders(self.directory, nested=self.record.nested)
-        binds = [Bind(str(source), target, read_only=False) for source, target in plain.items()]
+        own = {**plain, **tree.device_nodes(self.directory)}
+        binds = [Bind(str(source), target, read_only=False) for source, target in own.items()]
         if self.record.online:
             binds += [Bind(str(folder), str(folder)) for folder in package_folders()]
         if self.record.nested:

@@ -1,4 +1,4 @@
-"""The systemd-nspawn command of a host. Pure, apart from asking which device files this machine has."""
+"""The systemd-nspawn command of a host. Pure."""
 
 import os
 from collections.abc import Iterable
@@ -6,14 +6,12 @@ from pathlib import Path
 
 from tests.lab.records import Bind, HostRecord
 
-DEVICES = ("/dev/fuse", "/dev/net/tun")
 # Container engines need both: crun makes a session keyring, Podman and systemd load BPF programs.
 SYSTEM_CALLS = "@keyring bpf"
 
 
 def nspawn_argv(record: HostRecord, bridge: str, directory: Path, binds: Iterable[Bind]) -> list[str]:
     """Return the command that boots a host."""
-    devices = [Bind(device, device, read_only=False) for device in DEVICES if Path(device).exists()]
     return [
         "systemd-nspawn",
         f"--directory={directory}/root",
@@ -28,7 +26,7 @@ def nspawn_argv(record: HostRecord, bridge: str, directory: Path, binds: Iterabl
         "--resolv-conf=off",
         "--timezone=off",
         "--link-journal=no",
-        *(bind_option(bind) for bind in (*devices, *binds)),
+        *(bind_option(bind) for bind in binds),
     ]
 
 

@@ -1,5 +1,7 @@
 """The file tree of one host: an overlay over the base image, with an identity of its own."""
 
+import os
+import stat
 import uuid
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from tests.lab.records import HostRecord
 # No overlay on overlay: container storage and nested labs need folders of a plain file system.
 PLAIN = {"containers": "/var/lib/containers", "docker": "/var/lib/docker", "containerd": "/var/lib/containerd"}
 PLAIN_NESTED = {"lab": "/var/tmp/rbee-lab"}
+DEVICES = ("/dev/fuse", "/dev/net/tun")
 NSPAWN_RUNTIME = Path("/run/systemd/nspawn")
 LOGINS = {"root": "root", **{user: f"home/{user}" for user in (SSH_USER, PASSWORD_USER, PLAIN_USER)}}
 
@@ -53,6 +56,20 @@ def plain_folders(directory: Path, *, nested: bool) -> dict[Path, str]:
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     return folders
+
+
+def device_nodes(directory: Path) -> dict[Path, str]:
+    """Make device files as a host has them, for everybody, and return where each appears inside.
+
+    Not this machine's own: these may be for root alone, and containers of users without rights need them.
+    """
+    nodes = {directory / "dev" / Path(name).name: name for name in DEVICES if Path(name).exists()}
+    for node, name in nodes.items():
+        if not node.exists():
+            node.parent.mkdir(exist_ok=True)
+            os.mknod(node, stat.S_IFCHR | 0o666, Path(name).stat().st_rdev)
+            node.chmod(0o666)
+    return nodes
 
 
 def personalise(root: Path, record: HostRecord, gateway: str, public_key: str) -> str:

@@ -5,7 +5,7 @@ import os
 import pwd
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +74,12 @@ def ids(role: HousedRole) -> tuple[int, int]:
     return known.pw_uid, known.pw_gid
 
 
-def options(role: HousedRole, shown: Sequence[str]) -> list[str]:
-    """Return what the engine is told beyond the unit file; `shown` are folders to read, of which some may not be."""
-    groups = [f"--group-add={gid}" for gid in _gids(role.groups)]
+def options(role: HousedRole, shown: Sequence[str], gids: Callable[[Iterable[int]], list[int]] = list) -> list[str]:
+    """Return what the engine is told beyond the unit file; `shown` are folders to read, of which some may not be.
+
+    `gids` are the names that the engine has for groups.
+    """
+    groups = [f"--group-add={gid}" for gid in gids(_gids(role.groups))]
     folders = [f"--volume={path}:{path}:ro" for path in shown if Path(path).is_dir()]
     devices = [f"--device={NVIDIA}=all"] if role.name == "hive" and _gives_all_cards(CDI_FOLDERS) else []
     return [*groups, *folders, *devices]

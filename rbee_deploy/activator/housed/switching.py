@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rbee_deploy.activator.housed import docker, podman
+from rbee_deploy.activator.housed import attended, podman
 from rbee_deploy.activator.housed.role import ROLES, HousedRole
 from rbee_deploy.activator.manifest import Generation
 
@@ -33,8 +33,8 @@ def forget(wanted: Generation, gone: Iterable[str]) -> None:
     for role in ROLES.values():
         if _is_podmans(role, left) and not _is_podmans(role, files):
             podman.forget(role)
-        if wanted.engine != docker.ENGINE:
-            docker.forget(role)
+        if wanted.engine not in attended.ENGINES:
+            attended.forget(role)
 
 
 def _is_podmans(role: HousedRole, files: Iterable[str]) -> bool:

@@ -246,8 +246,8 @@ class ContainerLauncher:
         facts = engine.facts()
         if facts.rootless:
             raise LauncherError(
-                f"{engine.name} at {engine.socket} runs without root, which is not supported yet: set "
-                f"containers.socket to that of root's {engine.name}"
+                f"{engine.name} at {engine.socket} runs without root, and whose its ids are only a guard knows: have "
+                f"rbee-deploy set it up by rootless=True, or set containers.socket to that of root's {engine.name}"
             )
         self._warn(engine, facts)
         folder = self._folder(worker)

@@ -32,6 +32,7 @@ EXAMPLE: dict[str, Any] = {
     "pids_limit": 4096,
     "callers": ["10.0.0.0/8", "203.0.113.5/32"],
     "rules": "/run/rbee-network",
+    "engine_user": None,
 }
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from rbee_deploy.activator import activation, quadlets, units
 from rbee_deploy.activator.activation import Told
-from rbee_deploy.activator.housed import docker, podman, role
+from rbee_deploy.activator.housed import attended, podman, role
 from rbee_deploy.activator.housed.role import ROLES, HousedRole
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import notify, ports
@@ -334,9 +334,9 @@ class Unit:
         from rbee_runtime import ports
         ports.UNIT_RUN = pathlib.Path({str(folder / "unit")!r})
         ports.CREDENTIALS = pathlib.Path({str(ports.CREDENTIALS)!r})
-        from rbee_deploy.activator.housed import docker, role
+        from rbee_deploy.activator.housed import attended, role
         mine = dataclasses.replace(role.ROLES[{role.name!r}], user={role.user!r}, run=pathlib.Path({str(run)!r}))
-        sys.exit(docker.main_status(docker.run(mine, ["ca.pem"], [], ["image", "--config", "x"])))
+        sys.exit(attended.main_status(attended.run("docker", mine, ["ca.pem"], [], ["image", "--config", "x"])))
         """
         self.process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code)],
@@ -368,7 +368,7 @@ def unit(queen: HousedRole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     folder.mkdir()
     (folder / "bin").mkdir()
     running = tmp_path / "q" / "running.json"
-    root = str(Path(docker.__file__).parents[3])
+    root = str(Path(attended.__file__).parents[3])
     program(folder / "bin", "docker", DOCKER.format(here=str(folder), root=root, running=str(running)))
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     made = Unit(folder, running.parent, queen)

@@ -1,4 +1,6 @@
-"""The main process of a unit whose queen or hive is in a container of Docker, which knows nothing of systemd.
+"""The main process of a unit whose queen or hive is in a container that systemd does not watch over by itself.
+
+Docker knows nothing of systemd, and what a rootless Podman runs belongs to another service manager, that of its user.
 
 It hands the container the listening sockets, passes on what the container says to systemd, and ends when it does. Asked
 to end, it has the container let go, and leaves one that still has open streams to them under another name.
@@ -19,9 +21,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from rbee_deploy.activator import disk
+from rbee_deploy.activator import disk, engines
 from rbee_deploy.activator.housed.engine import Engine
 from rbee_deploy.activator.housed.leaving import is_ready, let_go
+from rbee_deploy.activator.housed.naming import naming
 from rbee_deploy.activator.housed.role import HousedRole, ids, options, run_folder
 from rbee_runtime import notify, ports
 
@@ -33,7 +36,7 @@ MOST_SAID = 4096
 PASSED_ON = ("READY=1", "WATCHDOG=1", "STOPPING=1", "STATUS=")
 """What a container may tell systemd of itself; the rest would speak of the unit."""
 
-ENGINE = "docker"
+ENGINES = ("docker", engines.ROOTLESS)
 INSIDE = "/run/rbee-unit"
 """Where the container sees the folder of this start."""
 
@@ -42,21 +45,22 @@ UNASKED = 1
 _LOOK_SECONDS = 0.5
 
 
-def run(role: HousedRole, credentials: Sequence[str], shown: Sequence[str], words: Sequence[str]) -> int:
-    """Run a container until it ends, or systemd asks for that; return the exit status."""
-    docker = Engine(ENGINE)
+def run(name: str, role: HousedRole, credentials: Sequence[str], shown: Sequence[str], words: Sequence[str]) -> int:
+    """Run a container of an engine until it ends, or systemd asks for that; return the exit status."""
+    engine = Engine(name)
     run_folder(role)
     folder = _folder(role, credentials)
     # One that a killed predecessor left would hold name and state.
-    docker.run("rm", "--force", role.container)
+    engine.remove(role.container)
     with _bound(folder / NOTIFY, socket.SOCK_DGRAM, role) as said, _handed(folder / SOCKETS, role) as sockets:
-        given = _words(role, folder, shown, handed=bool(sockets))
-        client = subprocess.Popen([docker.command, "run", "--rm", f"--name={role.container}", *given, *words])
-        return _Attendant(docker, role, client, said).attend()
+        given = _words(engine, role, folder, shown, handed=bool(sockets))
+        client = engine.start("run", "--rm", f"--name={role.container}", *given, *words)
+        return _Attendant(engine, role, client, said).attend()
 
 
-def _words(role: HousedRole, folder: Path, shown: Sequence[str], *, handed: bool) -> list[str]:
-    uid, gid = ids(role)
+def _words(engine: Engine, role: HousedRole, folder: Path, shown: Sequence[str], *, handed: bool) -> list[str]:
+    names = naming(engine.name)
+    uid, gid = names.ids(role)
     environment = {"NOTIFY_SOCKET": f"{INSIDE}/{NOTIFY}", **({notify.SOCKETS: f"{INSIDE}/{SOCKETS}"} if handed else {})}
     return [
         "--sig-proxy=false",
@@ -64,7 +68,7 @@ def _words(role: HousedRole, folder: Path, shown: Sequence[str], *, handed: bool
         f"--mount=type=bind,source={folder / CREDENTIALS},target={role.credentials},readonly",
         f"--mount=type=bind,source={folder},target={INSIDE},readonly",
         *(f"--env={name}={path}" for name, path in environment.items()),
-        *options(role, shown),
+        *options(role, shown, names.gids),
     ]
 
 
@@ -75,6 +79,8 @@ def _folder(role: HousedRole, names: Sequence[str]) -> Path:
     """
     forget(role)
     ports.UNIT_RUN.mkdir(mode=0o755, exist_ok=True)
+    # An engine's user goes through it, and need not see what is in it.
+    ports.UNIT_RUN.chmod(0o711)
     folder = Path(tempfile.mkdtemp(prefix=f"{role.name}-", dir=ports.UNIT_RUN))
     for path in (folder, folder / CREDENTIALS):
         path.mkdir(exist_ok=True)
@@ -130,9 +136,9 @@ class _Attendant:
     """Waits for what comes first: the container's end or an order to end it."""
 
     def __init__(
-        self, docker: Engine, role: HousedRole, client: "subprocess.Popen[bytes]", said: socket.socket
+        self, engine: Engine, role: HousedRole, client: "subprocess.Popen[bytes]", said: socket.socket
     ) -> None:
-        self._docker = docker
+        self._engine = engine
         self._role = role
         self._client = client
         self._said = said
@@ -164,11 +170,10 @@ class _Attendant:
                     notify.notify("\n".join(lines))
 
     def _goes_on(self) -> bool:
-        """Say whether only Docker's command had ended, as when its daemon restarts; attach to what goes on then."""
-        runs = self._docker.runs(self._role.container)
+        """Say whether only the engine's command had ended, as when its daemon restarts; attach to what goes on then."""
+        runs = self._engine.runs(self._role.container)
         if runs:
-            words = [self._docker.command, "attach", "--no-stdin", "--sig-proxy=false", self._role.container]
-            self._client = subprocess.Popen(words)
+            self._client = self._engine.attach(self._role.container)
         # A daemon that does not answer may have it still, and is asked again.
         return runs is not False
 
@@ -180,14 +185,14 @@ class _Attendant:
             self._client.kill()
             self._client.wait()
         else:
-            self._docker.run("kill", "--signal=TERM", name)
-            if self._role.name == "queen" and let_go(self._docker, self._role, name, LEAVE_SECONDS):
-                found = self._docker.run("container", "inspect", "--format", "{{.Id}}", name).stdout.strip()
-                self._docker.run("rename", name, f"{self._role.leaving}{found[:12]}")
+            self._engine.run("kill", "--signal=TERM", name)
+            if self._role.name == "queen" and let_go(self._engine, self._role, name, LEAVE_SECONDS):
+                found = self._engine.run("container", "inspect", "--format", "{{.Id}}", name).stdout.strip()
+                self._engine.run("rename", name, f"{self._role.leaving}{found[:12]}")
                 return 0
             if self._role.name != "queen":
                 self._wait_end(LEAVE_SECONDS)
-        self._docker.run("rm", "--force", name)
+        self._engine.remove(name)
         return 0
 
     def _wait_end(self, seconds: float) -> None:
@@ -199,6 +204,6 @@ class _Attendant:
 def main_status(status: int) -> int:
     """Return an exit status that systemd takes for what it is, of a command that a signal ended too."""
     if status < 0:
-        sys.stderr.write(f"docker's command was ended by signal {-status}\n")
+        sys.stderr.write(f"the engine's command was ended by signal {-status}\n")
         return 1
     return status
