@@ -60,6 +60,8 @@ queen, hives = fleet(
             worker_runtime="process",
             # What runs containers: "podman" or "docker". Setup installs it where it is missing.
             engine="podman",
+            # True has Podman run as a user of its own instead of root, which setup makes; for containers only.
+            rootless=False,
             # Your own words about the host; models may ask for them.
             labels={"gpu": "rtx4090", "rack": "office"},
             # What is installed to run models with; where workers are containers, their images have it.

@@ -43,6 +43,11 @@ def contained(declared: Host) -> Host:
     return replace(declared, worker_runtime="container")
 
 
+def without_root(declared: Host) -> Host:
+    """Return the host with its workers in containers of a Podman without root."""
+    return replace(declared, worker_runtime="container", rootless=True)
+
+
 def in_docker(declared: Host) -> Host:
     """Return the host with its workers in containers of Docker."""
     return replace(contained(declared), engine="docker")
@@ -323,6 +328,25 @@ TRIGGERS: dict[str, list[Trigger]] = {
             ("runc", "1.1.15", "1.2.8"),
             ("runc", "1.2.7", "1.2.8"),
             ("runc", "1.3.2", "1.3.3"),
+        )
+    ],
+    "rootless-tools": [
+        Trigger(
+            "it has no newuidmap, newgidmap and pasta, without which Podman needs root; install the packages uidmap and",
+            {"programs": {"podman": "5.4.2"}, "os_id": "arch"},
+            changed=without_root,
+        ),
+        Trigger(
+            "it has no pasta, without which Podman needs root",
+            {"programs": {"podman": "5.4.2", "newuidmap": "", "newgidmap": ""}, "os_id": "arch"},
+            changed=without_root,
+        ),
+    ],
+    "rootless-namespaces": [
+        Trigger(
+            "its kernel gives users without rights no user namespaces, without which Podman needs root; set kernel.",
+            {"programs": {"podman": "5.4.2"}, "userns": False},
+            changed=without_root,
         )
     ],
 }
