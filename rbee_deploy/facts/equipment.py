@@ -64,6 +64,7 @@ done
 wait
 for name in QUIET; do command -v "$name" >/dev/null 2>&1 && printf "%s\t\n" "$name"; done
 echo @userns
+for path in /usr/lib/systemd/user/dbus.socket /lib/systemd/user/dbus.socket; do [ -e "$path" ] && echo bus; done
 cat /proc/sys/kernel/unprivileged_userns_clone /proc/sys/user/max_user_namespaces
 """
 
@@ -80,8 +81,8 @@ def _programs() -> str:
 
 
 def userns(lines: list[str]) -> dict[str, Any]:
-    """Return whether users without rights may have user namespaces."""
-    return {"userns": "0" not in lines}
+    """Return whether users without rights may have user namespaces, and get a bus of their own."""
+    return {"userns": "0" not in lines, "user_bus": "bus" in lines}
 
 
 def cgroup(lines: list[str]) -> dict[str, Any]:

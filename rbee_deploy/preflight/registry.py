@@ -52,6 +52,7 @@ CHECKS: tuple[Check, ...] = (
     containers.RUNTIMES,
     rootless.TOOLS,
     rootless.NAMESPACES,
+    rootless.BUS,
 )
 
 

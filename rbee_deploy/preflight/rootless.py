@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rbee_deploy import packages
 from rbee_deploy.packages import NETWORK_HELPERS, Need
-from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, listed
+from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, listed
 
 _WITH_ROOT = "drop rootless"
 
@@ -27,6 +27,14 @@ def _users_have_namespaces(case: Case) -> Iterator[Finding]:
         )
 
 
+def _users_have_a_bus(case: Case) -> Iterator[Finding]:
+    if not case.facts.user_bus:
+        yield Finding(
+            "its users have no bus to their own service manager, so no limits hold for containers without root",
+            "install the package dbus-user-session there (dbus-daemon on Fedora and Enterprise Linux) and reboot it",
+        )
+
+
 TOOLS = Check(
     id="rootless-tools",
     title="Podman can do without root",
@@ -45,5 +53,17 @@ NAMESPACES = Check(
     why="a container of a user without rights is one",
     fix="allow them by sysctl, or drop `rootless`",
     find=_users_have_namespaces,
+    scope=Scope.ROOTLESS,
+)
+BUS = Check(
+    id="rootless-bus",
+    title="Users have a bus to their service manager",
+    looks_at="whether there is `dbus.socket` among the units of users",
+    fails_when="there is none",
+    why="Podman asks that service manager for a control group for each container; without it there are none, and the "
+    "limits of workers do not hold",
+    fix="install the package dbus-user-session, on Fedora and Enterprise Linux dbus-daemon",
+    find=_users_have_a_bus,
+    severity=Severity.HINT,
     scope=Scope.ROOTLESS,
 )

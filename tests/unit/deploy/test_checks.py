@@ -332,7 +332,7 @@ TRIGGERS: dict[str, list[Trigger]] = {
     ],
     "rootless-tools": [
         Trigger(
-            "it has no newuidmap, newgidmap and pasta, without which Podman needs root; install the packages uidmap and",
+            "it has no newuidmap, newgidmap and pasta, without which Podman needs root; install the packages",
             {"programs": {"podman": "5.4.2"}, "os_id": "arch"},
             changed=without_root,
         ),
@@ -345,9 +345,12 @@ TRIGGERS: dict[str, list[Trigger]] = {
     "rootless-namespaces": [
         Trigger(
             "its kernel gives users without rights no user namespaces, without which Podman needs root; set kernel.",
-            {"programs": {"podman": "5.4.2"}, "userns": False},
+            {"userns": False},
             changed=without_root,
         )
+    ],
+    "rootless-bus": [
+        Trigger("its users have no bus to their own service manager", {"user_bus": False}, changed=without_root)
     ],
 }
 CASES = [(name, trigger) for name, triggers in TRIGGERS.items() for trigger in triggers]
