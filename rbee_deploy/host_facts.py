@@ -37,8 +37,8 @@ class HostFacts:
     name, else `unknown`. `units` maps a unit to its properties, of which `active` matters here, `paths` a path to its
     own, of which `kind` and `sha256` do. `cpu_baseline` is the x86-64 level such as `x86_64_v3`. `cgroup` is unified,
     legacy or "", `programs` maps container tools to their versions, `userns` says that users may have user namespaces,
-    `user_bus` that each gets a bus. `engine` has `answers` where the asked one does and `containerd` where that keeps Docker's images; None where none
-    was asked.
+    `user_bus` that each gets a bus. `engine` has `answers` where the asked one does and `containerd` where that keeps
+    Docker's images; None where none was asked.
     `gpus` is the memory of each card. `addresses` are the host's own, `queen_link` is reachable,
     refused, `unreachable: why` or "". `firewall` is there where the inventory asks for one, `worker_rules` where it
     asks for containers.

@@ -64,11 +64,6 @@ def lending(text: str, user: str, ids: Iterable[int]) -> str:
     return "".join(f"{line}\n" for line in (*others, *(f"{mine}{span.first}:{span.count}" for span in spans)))
 
 
-def without(text: str, user: str) -> str:
-    """Return the file's text without a user's lines."""
-    return "".join(f"{line}\n" for line in text.splitlines() if not line.startswith(f"{user}:"))
-
-
 def _free(taken: Iterable[Span]) -> Span:
     held = tuple(taken)
     starts = itertools.count(FIRST_IMAGE_ID, IMAGE_IDS)

@@ -201,9 +201,15 @@ def housed(world: World) -> None:
     world.fleet.hosts["gpu3"] |= {"mode": "container", "worker_runtime": "container"}
 
 
+def rootless(world: World) -> None:
+    """Write containers without root for hive and workers of gpu3."""
+    housed(world)
+    world.fleet.hosts["gpu3"] |= {"engine": "podman", "rootless": True}
+
+
 def bare_again(world: World) -> None:
     """Write no container for gpu3."""
-    world.fleet.hosts["gpu3"] |= {"mode": "bare", "worker_runtime": "process"}
+    world.fleet.hosts["gpu3"] |= {"mode": "bare", "worker_runtime": "process", "rootless": False}
 
 
 STATES: dict[str, Callable[[World], None]] = {
@@ -218,6 +224,7 @@ STATES: dict[str, Callable[[World], None]] = {
     "gpu3 in the inventory": with_podman,
     "containers for its workers": contained,
     "containers for all of gpu3": housed,
+    "containers without root for gpu3": rootless,
     "gpu3 bare again": bare_again,
     "an rbee whose hive does not start": bad,
 }

@@ -101,6 +101,12 @@ def housed() -> Site:
     return site_of(box, gpu, images="/srv/images", models=(there,))
 
 
+def housed_without_root() -> Site:
+    """Return a fleet whose queen and hive are containers of a Podman without root."""
+    box = host("box1", address="192.0.2.1", queen=True, mode="container", rootless=True)
+    return site_of(box, images="/srv/images")
+
+
 def housed_by_docker() -> Site:
     """Return a fleet of one host whose queen and hive are containers of Docker."""
     box = host("box1", address="192.0.2.1", queen=True, mode="container", engine="docker")

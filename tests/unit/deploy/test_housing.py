@@ -1,5 +1,6 @@
 """Units of queen and hive in containers: what they may do, and what each Podman's Quadlet knows."""
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -13,7 +14,7 @@ from rbee_deploy.inventory import host, model
 from rbee_deploy.modes import ContainerEngine, Mode, Way
 from rbee_deploy.render import OwnedFile, owned_files
 from rbee_deploy.site import Site
-from tests.unit.deploy.sites import housed, housed_by_docker, site_of, state_of
+from tests.unit.deploy.sites import housed, housed_by_docker, housed_without_root, site_of, state_of
 from tests.unit.deploy.test_render import REWRITE
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "quadlet"
@@ -27,7 +28,7 @@ SINCE = {
 }
 """Podman's release notes, as deploy-notes has them; an older Quadlet drops a unit with a key that it does not know."""
 
-VARIANTS = [(site, podman) for site in (housed, housed_by_docker) for podman in PODMANS]
+VARIANTS = [(site, podman) for site in (housed, housed_by_docker, housed_without_root) for podman in PODMANS]
 
 
 def files_of(site: Site, name: str, podman: str) -> tuple[OwnedFile, ...]:
@@ -109,6 +110,8 @@ def test_a_role_without_its_image_is_not_rendered() -> None:
         ({"worker_runtime": "container"}, Way(Mode.BARE, ContainerEngine.PODMAN)),
         ({"mode": "container"}, Way(Mode.CONTAINER, ContainerEngine.PODMAN)),
         ({"mode": "container", "engine": "docker"}, Way(Mode.CONTAINER, ContainerEngine.DOCKER)),
+        ({"mode": "container", "rootless": True}, Way(Mode.CONTAINER, ContainerEngine.ROOTLESS)),
+        ({"worker_runtime": "container", "rootless": True}, Way(Mode.BARE, ContainerEngine.ROOTLESS)),
         ({"mode": "container", "hive": False, "queen": True}, Way(Mode.CONTAINER, ContainerEngine.PODMAN)),
         ({"worker_runtime": "container", "hive": False, "queen": True}, Way()),
     ],
@@ -116,6 +119,46 @@ def test_a_role_without_its_image_is_not_rendered() -> None:
 def test_one_word_says_how_a_host_runs(fields: dict[str, object], way: Way) -> None:
     """A hive in a container has its workers in containers too; a host without a hive has none."""
     assert host("box1", address="192.0.2.1", **fields).way == way
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "host 'box1': rootless is True, and nothing there runs in a container; write mode='container'"),
+        ({"mode": "container", "engine": "docker"}, "host 'box1': rootless is True, and in this version only Podman"),
+    ],
+)
+def test_what_cannot_do_without_root_is_refused(fields: dict[str, object], said: str) -> None:
+    """Nobody takes a host for one without root that is none."""
+    with pytest.raises(InventoryError, match=re.escape(said)):
+        host("box1", address="192.0.2.1", rootless=True, **fields)
+
+
+def test_without_root_the_same_units_start_what_another_user_runs() -> None:
+    """Queen and hive wait for Podman's API, the guard knows whose it is, and its socket has the one path."""
+    files = {Path(file.path).name: file.text() for file in files_of(housed_without_root(), "box1", "5.4.2")}
+    for role in ("queen", "hive"):
+        unit = files[f"rbee-{role}.service"]
+        assert f"housed run {role} podman-rootless " in unit
+        assert re.search(r"^Wants=.*rbee-podman\.service", unit, re.MULTILINE)
+        assert re.search(r"^After=.*rbee-podman\.service", unit, re.MULTILINE)
+        assert "--log-driver=k8s-file" in unit
+        assert "docker" not in unit.lower()
+    guard = json.loads(files["guard.json"])
+    assert (guard["engine"], guard["engine_user"]) == ("podman", "rbee-engine")
+    assert guard["engine_socket"] == "/run/rbee-podman/podman.sock"
+    assert "launcher: podman\n" in files["hive.yaml"]
+    assert "rootless serve" in files["rbee-podman.service"]
+    assert "rootless network" in files["rbee-network.service"]
+    assert "PartOf=rbee-podman.service" in files["rbee-guard.service"]
+
+
+def test_a_queen_alone_counts_on_the_api_too() -> None:
+    """Without a hive there is no guard and no network of workers, and the engine's unit all the same."""
+    way = Way(Mode.CONTAINER, ContainerEngine.ROOTLESS)
+    units = modes.role_units("queen", way)
+    assert units.helpers == ("rbee-podman.service",)
+    assert "rbee-guard.service" not in units.enabled
 
 
 def test_a_model_that_cannot_be_shown_is_refused() -> None:
@@ -131,7 +174,7 @@ def test_a_model_that_cannot_be_shown_is_refused() -> None:
 def test_every_file_of_every_way_is_known_to_the_purge() -> None:
     """What one way places, a purge removes, whatever the host's way is by then."""
     paths = set(modes.every_file())
-    for build in (housed, housed_by_docker):
+    for build in (housed, housed_by_docker, housed_without_root):
         site = build()
         for here in site.hosts:
             units = {file.path for file in files_of(site, here.name, "5.4.2") if file.is_unit}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rbee_runtime import subordinate
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.guard import accounts, config
 from rbee_runtime.guard.accounts import Account
@@ -119,6 +120,27 @@ def test_a_worker_has_the_account_of_the_settings(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("grp.getgrall", lambda: groups)
     assert accounts.account(SETTINGS) == Account(991, 992, (9, 44))
     assert Account(991, 992).user == "991:992"
+
+
+def test_without_root_a_worker_has_another_name_for_its_account(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The engine is told what an id is called inside, by what its user was lent; groups that it was not are away."""
+    groups = [SimpleNamespace(gr_name=name, gr_gid=gid) for name, gid in (("video", 44), ("rbee-models", 9), ("x", 1))]
+    monkeypatch.setattr("pwd.getpwnam", lambda _: SimpleNamespace(pw_uid=991, pw_gid=992))
+    monkeypatch.setattr("grp.getgrall", lambda: groups)
+    for name, text in (
+        ("SUBUID", "e:991:1\ne:990:1\ne:100000:65536\n"),
+        ("SUBGID", "x:44:1\ne:9:1\ne:992:1\ne:100000:65536\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(subordinate, name, str(tmp_path / name))
+    found = accounts.account(dataclasses.replace(SETTINGS, engine_user="e"))
+    assert (found.uid, found.gid, found.groups) == (991, 992, (9, 44))
+    assert (found.user, found.group_names) == ("2:2", ["1"])
+    (tmp_path / "SUBUID").write_text("e:100000:65536\n")
+    with pytest.raises(ConfigError, match=r"lend no rbee-worker to e: run `systemctl restart rbee-podman\.service`"):
+        accounts.account(dataclasses.replace(SETTINGS, engine_user="e"))
 
 
 @pytest.mark.parametrize(

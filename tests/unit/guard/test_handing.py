@@ -167,3 +167,14 @@ def test_the_guards_folder_is_its_own(places: Places) -> None:
     (places.root / "link").symlink_to(places.root / "new/handed")
     with pytest.raises(ConfigError, match=r"cannot use .*/link"):
         handing.prepare(places.root / "link")
+
+
+def test_an_engine_s_group_goes_through_and_does_not_look_around(places: Places) -> None:
+    """Without root an engine has to get to the copies; with another engine the folder is shut again."""
+    groups = [os.getegid(), *os.getgroups()]
+    handing.prepare(places.handed, groups[-1])
+    found = places.handed.stat()
+    assert (found.st_mode & 0o777, found.st_gid) == (0o710, groups[-1])
+    handing.prepare(places.handed)
+    found = places.handed.stat()
+    assert (found.st_mode & 0o777, found.st_gid) == (0o700, os.getegid())

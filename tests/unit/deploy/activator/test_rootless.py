@@ -1,0 +1,157 @@
+"""What the user of a rootless Podman gets on a host, and how root speaks for it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rbee_deploy.activator import engines
+from rbee_deploy.activator.housed.naming import naming
+from rbee_deploy.activator.housed.role import ROLES
+from rbee_deploy.activator.rootless import account, network
+from rbee_deploy.activator.units import ActivationError
+from rbee_runtime import ports, subordinate
+
+IDS = {"rbee-queen": 994, "rbee-hive": 993, "rbee-worker": 992, "rbee-engine": 991, "rbee-models": 996, "video": 44}
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give a host with our users, and return what its systemd is asked."""
+    asked: list[str] = []
+    users = [SimpleNamespace(pw_name=name, pw_uid=number, pw_gid=number) for name, number in IDS.items()]
+    groups = [SimpleNamespace(gr_name=name, gr_gid=number) for name, number in IDS.items()]
+    monkeypatch.setattr("pwd.getpwall", lambda: users)
+    monkeypatch.setattr("pwd.getpwnam", lambda name: next(user for user in users if user.pw_name == name))
+    monkeypatch.setattr("grp.getgrall", lambda: groups)
+    monkeypatch.setattr(account, "LINGER", tmp_path / "linger")
+    monkeypatch.setattr(account, "RESOLVER", tmp_path / "resolv.conf")
+    for name in ("SUBUID", "SUBGID"):
+        (tmp_path / name).write_text("anna:100000:65536\n")
+        monkeypatch.setattr(subordinate, name, str(tmp_path / name))
+    monkeypatch.setattr(engines, "runtime_dir", lambda uid: str(tmp_path / "run" / uid))
+    monkeypatch.setattr("rbee_deploy.activator.units.systemctl", lambda *words: asked.append(" ".join(words)))
+    return asked
+
+
+def test_a_host_lends_exactly_our_ids(started: list[str], tmp_path: Path) -> None:
+    """Those of our users and groups, and of cards, each by itself; its user's services are up from boot on."""
+    account.prepare()
+    account.prepare()
+    images = "rbee-engine:165536:65536\n"
+    lent = {name: (tmp_path / name).read_text().partition("\n")[2] for name in ("SUBUID", "SUBGID")}
+    uids, gids = (992, 993, 994), (44, 992, 993, 994, 996)
+    assert lent["SUBUID"] == "".join(f"rbee-engine:{each}:1\n" for each in uids) + images
+    assert lent["SUBGID"] == "".join(f"rbee-engine:{each}:1\n" for each in gids) + images
+    assert [path.name for path in (tmp_path / "linger").iterdir()] == ["rbee-engine"]
+    assert started == ["start -- user@991.service"] * 2
+    assert ((tmp_path / "resolv.conf").read_text(), (tmp_path / "resolv.conf").stat().st_mode & 0o777) == ("", 0o644)
+
+
+def test_what_runs_keeps_the_ids_that_it_began_with(
+    started: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new group is lent only when the engine starts anew, which has Podman end what runs with the old ones."""
+    account.prepare()
+    before = (tmp_path / "SUBGID").read_text()
+    migrated: list[bool] = []
+    monkeypatch.setattr(account, "_migrate", lambda: migrated.append(True))
+    # This very process stands for the one that keeps the namespace: it has other ids than those that are lent.
+    monkeypatch.setattr(account, "_pause", lambda _: Path("/proc/self"))
+    monkeypatch.setitem(IDS, "render", 105)
+    render = SimpleNamespace(gr_name="render", gr_gid=105)
+    known = [SimpleNamespace(gr_name=name, gr_gid=number) for name, number in IDS.items() if name != "render"]
+    monkeypatch.setattr("grp.getgrall", lambda: [*known, render])
+    account.prepare()
+    assert ((tmp_path / "SUBGID").read_text(), migrated) == (before, [])
+    account.prepare(anew=True)
+    assert "rbee-engine:105:1\n" in (tmp_path / "SUBGID").read_text()
+    assert migrated == [True]
+
+
+def test_a_host_without_the_user_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says what to do."""
+
+    def nobody(name: str) -> None:
+        raise KeyError(name)
+
+    monkeypatch.setattr("pwd.getpwnam", nobody)
+    with pytest.raises(ActivationError, match="there is no user rbee-engine on this host; run the deploy again"):
+        account.prepare()
+
+
+def test_roles_have_the_names_of_their_engine(started: list[str]) -> None:
+    """Root's engines take the host's numbers, that of another user those that it was lent."""
+    account.prepare()
+    assert started
+    assert naming("docker").ids(ROLES["hive"]) == (993, 993)
+    inside = naming(engines.ROOTLESS)
+    assert inside.ids(ROLES["hive"]) == (2, 3)
+    assert inside.gids([44, 996, 7]) == [1, 5]
+    Path(subordinate.SUBUID).write_text("")
+    with pytest.raises(ActivationError, match="lend no rbee-hive to rbee-engine: run `systemctl restart rbee-podman"):
+        naming(engines.ROOTLESS).ids(ROLES["hive"])
+
+
+def test_root_speaks_for_the_user_with_nothing_of_its_own() -> None:
+    """Podman looks for what a user was lent by the name in its surroundings, and for its state by the home there."""
+    words = engines.in_shell(engines.ROOTLESS)
+    assert words.startswith("setpriv --reuid=rbee-engine --regid=rbee-engine --init-groups env -i --chdir=/ PATH=")
+    assert words.endswith(
+        "HOME=/var/lib/rbee/engine USER=rbee-engine XDG_RUNTIME_DIR=/run/user/$(id -u rbee-engine) podman"
+    )
+    assert (engines.in_shell("docker"), engines.program(engines.ROOTLESS)) == ("docker", "podman")
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a Podman whose network is entered by writing a line, and an nft that notes its words in `asked`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (
+        ("podman", '[ ! -e "$0.fails" ] || exit 1; echo 4711; cat; echo gone >"$0.ended"'),
+        ("nsenter", f'echo "$@" >>{folder}/asked; [ ! -e {folder}/broken ] || {{ echo no such thing >&2; exit 1; }}'),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(engines, "command", lambda _: ("podman",))
+    monkeypatch.setattr(account, "prepare", lambda: None)
+    monkeypatch.setattr(ports, "NETWORK_RUN", tmp_path / "net")
+    monkeypatch.setattr(ports, "NETWORK_HOLDER", tmp_path / "net" / "holder")
+    monkeypatch.setattr("rbee_runtime.notify.notify", lambda _: os.kill(os.getpid(), 15))
+    return folder
+
+
+def test_the_network_is_held_until_the_unit_ends(programs: Path, tmp_path: Path) -> None:
+    """The rules are loaded in it before anybody hears of it, and whoever is in it leaves with the unit's process."""
+    with pytest.raises(SystemExit) as ended:
+        network.hold()
+    assert ended.value.code == 0
+    assert (tmp_path / "net" / "holder").read_text() == "4711\n"
+    assert (programs / "asked").read_text() == "--net=/proc/4711/ns/net nft -f /etc/rbee/workers.nft\n"
+    assert (programs / "podman.ended").exists()
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"), [("podman.fails", "podman gives its user no network"), ("broken", "no such thing")]
+)
+def test_a_network_without_rules_is_none(programs: Path, broken: str, said: str) -> None:
+    """The unit fails with the reason, and so no worker starts."""
+    (programs / broken).touch()
+    with pytest.raises(ActivationError, match=said):
+        network.hold()
+
+
+def test_the_commands_of_units_are_known() -> None:
+    """What unit files call is there."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rbee_deploy.activator", "rootless", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(word in done.stdout for word in ("prepare", "serve", "network", "rules"))
