@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rbee_runtime import logs
+from rbee_runtime.command_line import Parser
 from rbee_runtime.devices import __main__ as devices
 from rbee_runtime.hive import main as hive
 from rbee_runtime.hive.launchers import stopping
@@ -17,26 +18,44 @@ from rbee_runtime.worker import main as worker
 @pytest.mark.parametrize(
     ("program", "words", "status", "sentence"),
     [
-        (queen.run, ["--prot", "1"], 1, "rbee-queen: unrecognized arguments: --prot 1; see rbee-queen --help"),
+        (
+            queen.run,
+            ["--prot", "1"],
+            1,
+            "rbee-queen: there is no option --prot; did you mean --port; see rbee-queen --help",
+        ),
         (
             queen.run,
             ["--port", "x"],
             1,
             "rbee-queen: argument --port: invalid int value: 'x'; see rbee-queen --help",
         ),
-        (hive.main, ["--confg"], 64, "rbee-hive: unrecognized arguments: --confg; see rbee-hive --help"),
-        (worker.run, ["--modle"], 64, "rbee-worker: unrecognized arguments: --modle; see rbee-worker --help"),
+        (
+            hive.main,
+            ["--confg"],
+            64,
+            "rbee-hive: there is no option --confg; did you mean --config; see rbee-hive --help",
+        ),
+        (
+            worker.run,
+            ["--modle"],
+            64,
+            "rbee-worker: there is no option --modle; did you mean --model; see rbee-worker --help",
+        ),
         (
             stopping.main,
             ["--confg"],
             1,
-            "rbee-workers: unrecognized arguments: --confg; see python -m rbee_runtime.hive.launchers.stopping --help",
+            (
+                "rbee-workers: there is no option --confg; did you mean --config; "
+                "see python -m rbee_runtime.hive.launchers.stopping --help"
+            ),
         ),
         (
             devices.main,
             ["record", "--to", "x"],
             2,
-            "devices: unrecognized arguments: --to x; see python -m rbee_runtime.devices record --help",
+            "devices: there is no option --to; did you mean --out; see python -m rbee_runtime.devices record --help",
         ),
     ],
 )
@@ -56,3 +75,26 @@ def test_a_wrong_option_is_one_sentence(
     except SystemExit as error:
         ended = error.code
     assert (ended, capsys.readouterr().err) == (status, sentence + "\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--out=-x", "-3"],
+        ["--ou", "x", "-v5"],
+        ["--out", "-2.5", "- a thing with spaces"],
+        ["--out", "x", "-", "--", "--ouy"],
+        ["--out", "x", "do", "--deep", "1"],
+    ],
+)
+def test_what_only_looks_like_an_option_is_taken(words: list[str]) -> None:
+    """Numbers, beginnings of options, what follows `--` and the options of a command are no mistakes."""
+    parser = Parser(prog="p")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("-v")
+    parser.add_argument("more", nargs="*")
+    if "do" in words:
+        parser = Parser(prog="p")
+        parser.add_argument("--out", required=True)
+        parser.add_subparsers().add_parser("do").add_argument("--deep")
+    assert parser.parse_args(words).out

@@ -118,7 +118,13 @@ def test_a_mistake_in_python_is_named_by_its_line(tmp_path: Path) -> None:
         (["plan", "-i", "none.py"], "there is no inventory file none.py; give one by -i"),
         (["plan", "-i", "."], ". is a folder; give the inventory file in it by -i"),
         (["plan"], "the following arguments are required: -i/--inventory; see rbee-deploy plan --help"),
-        (["plan", "-i", "x.py", "--all"], "unrecognized arguments: --all; see rbee-deploy plan --help"),
+        (["plan", "-i", "x.py", "--all"], "there is no option --all; see rbee-deploy plan --help"),
+        (["plan", "-i", "x.py", "all"], "unrecognized arguments: all; see rbee-deploy plan --help"),
+        (["images", "--ouy", "x"], "there is no option --ouy; did you mean --out; see rbee-deploy images --help"),
+        (
+            ["plan", "--inventry=x"],
+            "there is no option --inventry; did you mean --inventory; see rbee-deploy plan --help",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence(words: list[str], sentence: str, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_fake_model_is_served_by_hand() -> None:
     ("arguments", "message"),
     [
         ([], "give --spec FILE, or --model PATH"),
-        (["--modle", "x"], "unrecognized arguments: --modle x; see rbee-worker --help"),
+        (["--modle", "x"], "there is no option --modle; did you mean --model; see rbee-worker --help"),
         (["--model", "x", "--port", "many"], "argument --port: invalid int value: 'many'"),
         (["--model", "fake:slot=1"], "did you mean 'slots'"),
         (["--model", "x", "--option", "threads"], "option 'threads' is not of the form key=value"),

@@ -106,7 +106,7 @@ async def test_a_crash_is_an_answer_that_never_ends(tmp_path: Path) -> None:
         (["--model", "fake:fail=crash_at_start"], 1, ""),
         (["--model", "fake:slot=1"], 64, "rbee-worker: unknown option 'slot'"),
         (["--model", "x", "--engine", "vlm"], 64, "rbee-worker: unknown engine 'vlm'"),
-        (["--modle", "x"], 64, "rbee-worker: unrecognized arguments"),
+        (["--modle", "x"], 64, "rbee-worker: there is no option --modle; did you mean --model"),
         (["--model", "/gone.gguf"], 65, "rbee-worker: cannot read the model file /gone.gguf: No such file"),
         (["--model", __file__], 65, "is not a GGUF model"),
         (["--spec", "/gone"], 64, "rbee-worker: cannot read the worker spec /gone"),
