@@ -1,12 +1,13 @@
 """What must hold of a host, a model and a whole fleet; each invariant is a function named as its sentence."""
 
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from rbee_deploy import firewall, sources
 from rbee_deploy._fields import nearest
-from rbee_deploy.errors import InventoryError
+from rbee_deploy.errors import ArtefactError, InventoryError
 from rbee_deploy.housing import is_showable
+from rbee_deploy.images import manifest as image_manifest
 from rbee_deploy.modes import ContainerEngine, Mode, way_out
 from rbee_deploy.site import BUILT_IN_ENGINE, INSTALLABLE_ENGINES, Host, Model, Site
 from rbee_deploy.stores import Store
@@ -53,6 +54,7 @@ def check_site(site: Site) -> None:
         a_firewall_knows_the_fleet,
         clients_are_kept_out_by_a_firewall,
         images_come_from_somewhere,
+        images_are_here,
         hives_in_containers_see_what_lies_there,
     )
     for invariant in fleet_wide:
@@ -298,3 +300,14 @@ def images_come_from_somewhere(site: Site) -> None:
             f"host {host.name!r}: {field} is 'container', and fleet {site.name!r} has no images: write "
             "images='…' in fleet() with a folder that `rbee-deploy images --out …` made"
         )
+
+
+def images_are_here(site: Site) -> None:
+    """Check that the folder of images that hosts need can be read here, unless the run takes them from elsewhere."""
+    needed = any(host.container_engine is not None for host in site.hosts)
+    if site.images is None or not needed or not sources.chosen().reads_files:
+        return
+    try:
+        image_manifest.read(Path(site.images))
+    except ArtefactError as error:
+        raise InventoryError(f"fleet {site.name!r}: images: {error}") from error

@@ -23,7 +23,7 @@ class ArtefactSource(Protocol):
 
     @property
     def reads_files(self) -> bool:
-        """Say whether a model's `file:` source has to be a file on this machine."""
+        """Say whether a model's `file:` source has to be a file on this machine, and `images` of a fleet a folder."""
         ...
 
     def release(self, version: str, target: Target) -> Artefact:

@@ -11,6 +11,9 @@ from rbee_deploy.secrets import Secret
 from rbee_deploy.site import Host, Model, Site
 from rbee_runtime.protocol import ModelFile
 
+IMAGES = str(Path(__file__).parent / "images")
+"""A folder that says that it has no image; what is rendered from one is in the states below."""
+
 IMAGE = Image(
     name=Kind.WORKER_LLAMA_CPP,
     version="0.1.0",
@@ -89,7 +92,7 @@ def contained() -> Site:
     caches = store(hf_caches=["/home/ops/.cache/huggingface"])
     box = host("box1", address="192.0.2.1", queen=True, worker_runtime="container", store=caches)
     gpu = host("gpu1", address="203.0.113.9", worker_runtime="container", engine="docker", worker_ports=(9100, 9120))
-    return site_of(box, gpu, images="/srv/images", client_endpoint="plain-http")
+    return site_of(box, gpu, images=IMAGES, client_endpoint="plain-http")
 
 
 def housed() -> Site:
@@ -98,7 +101,7 @@ def housed() -> Site:
     box = host("box1", address="192.0.2.1", queen=True, mode="container", store=caches, models_dir="/data/models")
     gpu = host("gpu1", address="203.0.113.9", mode="container", engine="docker")
     there = model("there", source="file:/srv/models/there.gguf", preseed=False, hosts=["box1"])
-    return site_of(box, gpu, images="/srv/images", models=(there,))
+    return site_of(box, gpu, images=IMAGES, models=(there,))
 
 
 def housed_without_root() -> Site:
@@ -110,4 +113,4 @@ def housed_without_root() -> Site:
 def housed_by_docker() -> Site:
     """Return a fleet of one host whose queen and hive are containers of Docker."""
     box = host("box1", address="192.0.2.1", queen=True, mode="container", engine="docker")
-    return site_of(box, images="/srv/images", client_endpoint="plain-http")
+    return site_of(box, images=IMAGES, client_endpoint="plain-http")

@@ -14,7 +14,7 @@ from rbee_deploy.inventory import host, model
 from rbee_deploy.modes import ContainerEngine, Mode, Way
 from rbee_deploy.render import OwnedFile, owned_files
 from rbee_deploy.site import Site
-from tests.unit.deploy.sites import housed, housed_by_docker, housed_without_root, site_of, state_of
+from tests.unit.deploy.sites import IMAGES, housed, housed_by_docker, housed_without_root, site_of, state_of
 from tests.unit.deploy.test_render import REWRITE
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "quadlet"
@@ -168,7 +168,7 @@ def test_a_model_that_cannot_be_shown_is_refused() -> None:
     with pytest.raises(
         InventoryError, match="model 'odd': it lies in '/srv/my models' on the hosts, which host 'box1'"
     ):
-        site_of(box, images="/srv/images", models=(odd,))
+        site_of(box, images=IMAGES, models=(odd,))
 
 
 def test_every_file_of_every_way_is_known_to_the_purge() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from paramiko import ECDSAKey
 
+from rbee_deploy import sources
 from rbee_deploy.errors import InventoryError
 from rbee_deploy.inventory import TlsPaths, each_host, fleet, host, model, secret_env
 from tests.unit.deploy.sites import site_of, write_model
@@ -100,6 +101,11 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "a queen in a container without images": (
         lambda: fleet(hosts=[a_queen(mode="container")]),
         "mode is 'container', and fleet 'rbee' has no images: write images='…' in fleet() with a folder that",
+    ),
+    "a folder of images that is not there": (
+        lambda: fleet(hosts=[a_queen(mode="container")], images="/nowhere/images"),
+        "fleet 'rbee': images: /nowhere/images is no folder of images: cannot read /nowhere/images/images.json (No "
+        "such file or directory); make one with `rbee-deploy images --out /nowhere/images`",
     ),
     "a host of containers that a firewall does not see": (
         lambda: host("g", mode="container", firewall="ufw"),
@@ -274,6 +280,22 @@ def test_a_wrong_list_of_hosts_is_not_dumped() -> None:
 def test_options_that_the_worker_takes_are_taken(options: dict[str, object]) -> None:
     """What llama-cpp knows passes as it was written, numbers as texts too."""
     assert llama(options=options).options == options
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"images": [{"name": "queen"}]}', "[]"])
+def test_images_have_to_be_readable(tmp_path: Path, content: str | None) -> None:
+    """A folder without images.json, or one of which it says nothing, is refused before any host is reached."""
+    if content is not None:
+        (tmp_path / "images.json").write_text(content)
+    with pytest.raises(InventoryError, match=f"images: {tmp_path}.*`rbee-deploy images --out|damaged .* build"):
+        fleet(hosts=[a_queen(worker_runtime="container")], images=str(tmp_path))
+    assert fleet(hosts=[a_queen()], images=str(tmp_path))
+
+
+def test_images_out_of_a_bundle_need_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes from elsewhere need not lie on this machine."""
+    monkeypatch.setattr(sources, "chosen", lambda: sources.Built(reads_files=False))
+    assert fleet(hosts=[a_queen(mode="container")], images="/nowhere/images")
 
 
 def test_a_host_that_is_both_is_in_both_groups() -> None:
