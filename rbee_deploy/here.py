@@ -152,7 +152,7 @@ class Here:
         return self.workshop.plan(
             self.declared,
             Target(python=packages.python_to_be(raw), arch=str(raw["arch"]), glibc=str(raw["glibc"])),
-            podman=str(raw.get("programs", {}).get("podman", "")),
+            podman=raw.get("programs", {}).get("podman"),
         )
 
     def fitting_plan(self) -> HostPlan | None:

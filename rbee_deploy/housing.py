@@ -28,11 +28,16 @@ class Quadlet:
     stop: bool
 
 
-def quadlet(podman: str) -> Quadlet:
-    """Return it for a version; "" is one that setup will install, of which nothing is known but that it is not old."""
+def quadlet(podman: str | None) -> Quadlet:
+    """Return it for a version; None is one that setup will install: not an old one, and rendered for anew then.
+
+    Raises RenderError for one that is no version: what a unit says must fit the Podman that reads it.
+    """
+    if podman is not None and not version(podman):
+        raise RenderError("its Podman does not say its version: run `podman --version` there and mend what it says")
 
     def has(least: str) -> bool:
-        return not podman or version(podman) >= version(least)
+        return podman is None or version(podman) >= version(least)
 
     return Quadlet(secret=has("4.5"), health=has("4.5"), log=has("4.5"), pull=has("4.6"), stop=has("5.0"))
 
@@ -55,7 +60,7 @@ def _folder(name: str, way: Way) -> str:
 
 
 def values(
-    site: Site, host: Host, name: str, images: Sequence[Image], credentials: Sequence[str], podman: str
+    site: Site, host: Host, name: str, images: Sequence[Image], credentials: Sequence[str], podman: str | None
 ) -> dict[str, Any]:
     """Return what the template of a role in a container needs; `credentials` are names of the role's files."""
     role = ROLE_OF[name]

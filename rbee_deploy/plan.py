@@ -121,10 +121,10 @@ class Workshop:
     _made: dict[Any, Any] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def plan(self, host: Host, target: Target, podman: str = "") -> HostPlan:
+    def plan(self, host: Host, target: Target, podman: str | None = None) -> HostPlan:
         """Return a host's plan; raises DeployError if something in it cannot be made.
 
-        `podman` is the version there, "" for one that is yet to be installed.
+        `podman` is the version there, None for one that is yet to be installed.
         """
         return self._once(("plan", host.name, target, podman), lambda: self._plan(host, target, podman))
 
@@ -156,7 +156,7 @@ class Workshop:
         held = {model.name: self._held(model) for model in self.site.models}
         return {name: tuple(each.file for each in files) for name, files in held.items() if files}
 
-    def _plan(self, host: Host, target: Target, podman: str) -> HostPlan:
+    def _plan(self, host: Host, target: Target, podman: str | None) -> HostPlan:
         release = self._once(("release", target), lambda: self.source.release(self.site.version, target))
         in_images = host.container_engine is not None
         engines = tuple(self._engine(name, target) for name in host.engines) if host.hive and not in_images else ()

@@ -80,7 +80,8 @@ class SiteState:
     `certificates` are by (role, host name), with roles queen, hive, worker and, when the client endpoint has TLS,
     client. `models` are the files that the deployer puts on hosts, by model name. `model_credentials` are what the hive
     of the host at hand fetches models with, by file name, `engines` the names of its engine builds, `images` those of
-    its containers, `podman` the version there. `external_keys` are those of servers that are not ours.
+    its containers, `podman` the version there, None before it is installed. `external_keys` are those of servers that
+    are not ours.
     """
 
     release: str
@@ -91,7 +92,7 @@ class SiteState:
     model_credentials: Mapping[str, Secret] = field(default_factory=dict)
     engines: tuple[str, ...] = ()
     images: tuple[Image, ...] = ()
-    podman: str = ""
+    podman: str | None = None
     external_keys: Secret | None = None
 
 

@@ -48,6 +48,8 @@ SETUP = Stage(
         ("make groups", lambda here, name: host.groups(name=name, groups=here.groups)),
         ("make users", lambda here, name: host.users(name=name, users=here.users)),
         ("make directories", lambda here, name: host.directories(name=name, directories=here.directories)),
+        # What was installed meanwhile could be other than it was to be.
+        ("check the host again", lambda here, name: host.accepted(name=name, problems=here.problems)),
     ),
 )
 

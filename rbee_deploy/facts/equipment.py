@@ -59,7 +59,7 @@ _PROGRAMS = r"""
 echo @programs
 for name in NAMES; do
   command -v "$name" >/dev/null 2>&1 || continue
-  printf "%s\t%s\n" "$name" "$(timeout 3 "$name" --version </dev/null | head -n 1 | tr -dc "A-Za-z0-9 ._+:~-")" &
+  printf "%s\t%s\n" "$name" "$(timeout 10 "$name" --version </dev/null | head -n 1 | tr -dc "A-Za-z0-9 ._+:~-")" &
 done
 wait
 for name in QUIET; do command -v "$name" >/dev/null 2>&1 && printf "%s\t\n" "$name"; done

@@ -74,7 +74,9 @@ def _models_are_no_link(case: Case) -> Iterator[Finding]:
 
 def _podman_is_new_enough(case: Case) -> Iterator[Finding]:
     have = case.facts.programs.get("podman")
-    if have and version(have) < version(LEAST_PODMAN):
+    if have is not None and not version(have):
+        yield Finding("its Podman does not say its version", "run `podman --version` there and mend what it says")
+    elif have and version(have) < version(LEAST_PODMAN):
         yield Finding(
             f"Podman {have} is older than {LEAST_PODMAN}, the oldest that containers of rbee are made for",
             f"upgrade the host to Debian 13, Ubuntu 24.04 or newer, or write {way_out(case.host.way)}",
@@ -162,8 +164,8 @@ PODMAN = Check(
     id="podman-version",
     title="Podman is new enough",
     looks_at="`podman --version`",
-    fails_when=f"it is older than {LEAST_PODMAN}",
-    why="what older ones make of the same request differs, and they are not tried",
+    fails_when=f"it is older than {LEAST_PODMAN}, or does not say within 10 s what it is",
+    why="what older ones make of the same request differs, and they are not tried; nor are units written by guess",
     fix="upgrade the host, or have its workers run as processes",
     find=_podman_is_new_enough,
     scope=Scope.PODMAN,

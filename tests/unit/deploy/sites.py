@@ -59,7 +59,9 @@ def two_hosts() -> Site:
     return site_of(queen, gpu, client_endpoint="plain-http", drain_seconds=30)
 
 
-def state_of(site: Site, *, release: str = "0.1.0-01234567", version: str = "1", podman: str = "5.4.2") -> SiteState:
+def state_of(
+    site: Site, *, release: str = "0.1.0-01234567", version: str = "1", podman: str | None = "5.4.2"
+) -> SiteState:
     """Return a state with a made-up certificate for every role of every host."""
     roles = ("queen", "hive", "worker", "client")
     made = {

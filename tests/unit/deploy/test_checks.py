@@ -308,7 +308,8 @@ TRIGGERS: dict[str, list[Trigger]] = {
         )
     ],
     "podman-version": [
-        Trigger("Podman 4.3.1 is older than 4.4, the oldest", {"programs": {"podman": "4.3.1"}}, changed=contained)
+        Trigger("Podman 4.3.1 is older than 4.4, the oldest", {"programs": {"podman": "4.3.1"}}, changed=contained),
+        Trigger("its Podman does not say its version; run `pod", {"programs": {"podman": ""}}, changed=contained),
     ],
     "podman-advised": [
         Trigger("Podman 4.9.3 is older than 5.0, of a line", {"programs": {"podman": "4.9.3"}}, changed=contained)

@@ -18,7 +18,7 @@ from tests.unit.deploy.sites import IMAGES, housed, housed_by_docker, housed_wit
 from tests.unit.deploy.test_render import REWRITE
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "quadlet"
-PODMANS = ("4.4.0", "4.5.1", "4.6.1", "4.9.3", "5.0.3", "5.4.2", "5.6.0", "")
+PODMANS = ("4.4.0", "4.5.1", "4.6.1", "4.9.3", "5.0.3", "5.4.2", "5.6.0", None)
 SINCE = {
     **dict.fromkeys(("ContainerName", "Image", "User", "Group", "PodmanArgs", "Network", "Notify", "ReadOnly"), "4.4"),
     **dict.fromkeys(("NoNewPrivileges", "DropCapability", "Environment", "Volume", "Exec"), "4.4"),
@@ -31,12 +31,19 @@ SINCE = {
 VARIANTS = [(site, podman) for site in (housed, housed_by_docker, housed_without_root) for podman in PODMANS]
 
 
-def files_of(site: Site, name: str, podman: str) -> tuple[OwnedFile, ...]:
+def files_of(site: Site, name: str, podman: str | None) -> tuple[OwnedFile, ...]:
     here = next(item for item in site.hosts if item.name == name)
     return owned_files(site, here, state_of(site, podman=podman))
 
 
-def role_units(site: Site, podman: str) -> dict[str, str]:
+@pytest.mark.parametrize("podman", ["", "unknown"])
+def test_nobody_guesses_which_podman_it_is(podman: str) -> None:
+    """A Podman that does not say its version gets no units that it may not understand."""
+    with pytest.raises(RenderError, match="does not say its version"):
+        files_of(housed(), "box1", podman)
+
+
+def role_units(site: Site, podman: str | None) -> dict[str, str]:
     """Return what starts the containers of queen and hive on each host of a fleet."""
     return {
         f"{here.name} {Path(file.path).name}": file.text()

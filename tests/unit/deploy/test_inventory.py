@@ -104,8 +104,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a folder of images that is not there": (
         lambda: fleet(hosts=[a_queen(mode="container")], images="/nowhere/images"),
-        "fleet 'rbee': images: /nowhere/images is no folder of images: cannot read /nowhere/images/images.json (No "
-        "such file or directory); make one with `rbee-deploy images --out /nowhere/images`",
+        "images: /nowhere/images is no folder of images: cannot read /nowhere/images/images.json (No such file or",
     ),
     "a host of containers that a firewall does not see": (
         lambda: host("g", mode="container", firewall="ufw"),
