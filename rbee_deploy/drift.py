@@ -123,14 +123,18 @@ def down(facts: Observed, helpers: Iterable[str]) -> list[str]:
     states = {unit: facts.unit(unit).active for unit in helpers}
     return [
         *(f"{unit} is {state or 'not there'}" for unit, state in states.items() if state != "active"),
-        *([f"{ports.NETWORK_UNIT} has lost its rules"] if _is_flushed(facts, states) else []),
+        *_rules(facts, states),
     ]
 
 
-def _is_flushed(facts: Observed, states: Mapping[str, str]) -> bool:
-    """Say whether somebody took away the rules of a unit that still looks active."""
-    tables = facts.raw.get("worker_rules", {}).get("tables", TABLES)
-    return states.get(ports.NETWORK_UNIT) == "active" and not {*TABLES} <= {*tables}
+def _rules(facts: Observed, states: Mapping[str, str]) -> list[str]:
+    """Return what somebody did to the rules of a unit that still looks active."""
+    known = facts.raw.get("worker_rules", {})
+    if states.get(ports.NETWORK_UNIT) != "active":
+        return []
+    if not {*TABLES} <= {*known.get("tables", TABLES)}:
+        return [f"{ports.NETWORK_UNIT} has lost its rules"]
+    return [f"rules in force are not those of {ports.NETWORK_RULES}"] if known.get("changed") else []
 
 
 def _firewall(facts: Observed, enabled: Iterable[str]) -> list[str]:

@@ -17,6 +17,16 @@ chain a {{ type filter hook forward priority 0; ether saddr & ff:ff:ff:00:00:00 
 """
 
 
+def _listed(nft: str) -> str:
+    return "; ".join(f"{nft} list table {table}" for table in TABLES)
+
+
+# In a network namespace of its own, which is gone at once: the same nft and kernel say there what the file amounts to.
+_MEANT = f"nft -f {shlex.quote(str(ports.NETWORK_RULES))} && {{ {_listed('nft')}; }}"
+
+CHANGED = "changed=yes"
+
+
 def script(engine: str | None) -> str:
     """Return the part of the script that asks."""
     if engine is None:
@@ -25,19 +35,25 @@ def script(engine: str | None) -> str:
     tried = f"said=$(printf %s {shlex.quote(_TRIED)} | nft -c -f - 2>&1)"
     broken = f'echo "broken=$(printf %s "$said" | head -n 1 | tr -dc "{_PLAIN}")"'
     # Without root they are in a network of their own, in which somebody is as long as they are in force.
-    held = f'nsenter --net="/proc/$(head -n 1 {ports.NETWORK_HOLDER})/ns/net" nft'
-    listed = f"{held if engine == ContainerEngine.ROOTLESS else 'nft'} list tables"
-    asked = f"echo tool=yes; {listed} | grep -Fx {wanted}; {tried} || {broken};"
+    inside = f'nsenter --net="/proc/$(head -n 1 {ports.NETWORK_HOLDER})/ns/net" '
+    nft = f"{inside if engine == ContainerEngine.ROOTLESS else ''}nft"
+    meant = f"meant=$(unshare -n sh -c {shlex.quote(_MEANT)} 2>/dev/null)"
+    compared = f'{meant} && [ "$meant" != "$({{ {_listed(nft)}; }} 2>/dev/null)" ] && echo {CHANGED}'
+    asked = f"echo tool=yes; {nft} list tables | grep -Fx {wanted}; {{ {tried} || {broken}; }}; {compared};"
     return f"echo @worker_rules\ncommand -v nft >/dev/null 2>&1 && {{ {asked} }}"
 
 
 def worker_rules(lines: list[str]) -> dict[str, Any]:
-    """Return whether nft is there, why it does not work, and which of our tables are in force."""
+    """Return whether nft is there, why it does not work, which of our tables are in force, and if with other rules.
+
+    Other than the file on the host has, that is; not where nothing can say what those would be.
+    """
     broken = (line.partition("=")[2] for line in lines if line.startswith("broken="))
     return {
         "worker_rules": {
             "tool": "tool=yes" in lines,
             "broken": next(broken, ""),
             "tables": [table for table in TABLES if f"table {table}" in lines],
+            "changed": CHANGED in lines,
         }
     }

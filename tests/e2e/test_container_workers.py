@@ -155,6 +155,26 @@ def test_rules_that_somebody_took_away_come_back(fleet: Fleet, engine: str, neig
     assert running(host) == before
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "nft flush chain inet rbee-workers input",
+        "nft insert rule inet rbee-workers forward accept",
+        "nft add table bridge rbee-workers '{ flags dormant; }'",
+    ],
+)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rules_that_somebody_changed_come_back(fleet: Fleet, engine: str, edit: str) -> None:
+    """A chain that is emptied, a rule before ours and a table asleep are seen, put right, and restart no worker."""
+    host = fleet.lab.hosts[engine]
+    before = running(host)
+    host.run(edit)
+    assert "rules in force are not those of /etc/rbee/workers.nft" in fleet.rbee_deploy("plan").errors
+    assert engine in changes(fleet.deploy("--json"))
+    assert changes(fleet.deploy("--json")) == {}
+    assert running(host) == before
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_worker_starts_where_rules_cannot_be_put_in_force(fleet: Fleet, engine: str) -> None:
     """The guard says so while workers serve on, and the next apply brings back the rules and the worker."""

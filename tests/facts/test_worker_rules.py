@@ -16,8 +16,14 @@ NFT = """\
 case "$*" in
 "list tables") printf "%s" "{listed}";;
 "-c -f -") grep -q "bridge" && {{ {tried}; }};;
+"-f /etc/rbee/workers.nft") [ "$APART" = yes ] || exit 9; {loaded};;
+"list table "*) [ "$APART" = yes ] && echo "$* drop" || echo "$* {in_force}";;
 *) exit 9;;
 esac
+"""
+UNSHARE = """\
+#!/bin/sh
+[ "$1" = -n ] && shift && APART=yes exec "$@"
 """
 OURS = "".join(f"table {table}\n" for table in TABLES)
 
@@ -32,21 +38,40 @@ def read(folder: Path, engine: str | None = "podman") -> dict[str, Any]:
     return found
 
 
+def write(
+    folder: Path, *, listed: str = OURS, tried: str = "true", in_force: str = "drop", loaded: str = "true"
+) -> None:
+    """Write the programs."""
+    nft = NFT.format(listed=listed, tried=tried, in_force=in_force, loaded=loaded)
+    for name, text in (("nft", nft), ("unshare", UNSHARE)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+
+
 @pytest.mark.parametrize(
     ("listed", "tried", "found"),
     [
-        (OURS, "true", {"tool": True, "broken": "", "tables": list(TABLES)}),
-        (f"table ip nat\n{OURS}", "true", {"tool": True, "broken": "", "tables": list(TABLES)}),
-        (f"table {TABLES[1]}\n", "true", {"tool": True, "broken": "", "tables": [TABLES[1]]}),
-        ("table inet rbee-workers-2\n", "true", {"tool": True, "broken": "", "tables": []}),
-        ("", "echo 'Error: @os no' >&2; exit 1", {"tool": True, "broken": "Error: os no", "tables": []}),
+        (OURS, "true", {"broken": "", "tables": list(TABLES)}),
+        (f"table ip nat\n{OURS}", "true", {"broken": "", "tables": list(TABLES)}),
+        (f"table {TABLES[1]}\n", "true", {"broken": "", "tables": [TABLES[1]]}),
+        ("table inet rbee-workers-2\n", "true", {"broken": "", "tables": []}),
+        ("", "echo 'Error: @os no' >&2; exit 1", {"broken": "Error: os no", "tables": []}),
     ],
 )
 def test_what_is_in_force_is_told(tmp_path: Path, listed: str, tried: str, found: dict[str, Any]) -> None:
     """Our tables are named and nobody else's, and what the kernel does not take comes in the words of nft."""
-    (tmp_path / "nft").write_text(NFT.format(listed=listed, tried=tried))
-    (tmp_path / "nft").chmod(0o755)
-    assert read(tmp_path)["worker_rules"] == found
+    write(tmp_path, listed=listed, tried=tried)
+    assert read(tmp_path)["worker_rules"] == {"tool": True, "changed": False, **found}
+
+
+@pytest.mark.parametrize(
+    ("in_force", "loaded", "changed"),
+    [("drop", "true", False), ("accept", "true", True), ("", "true", True), ("accept", "exit 1", False)],
+)
+def test_rules_that_somebody_changed_are_told(tmp_path: Path, in_force: str, loaded: str, changed: bool) -> None:
+    """What is in force is held to what the file would be elsewhere; to nothing where that cannot be known."""
+    write(tmp_path, in_force=in_force, loaded=loaded)
+    assert read(tmp_path)["worker_rules"]["changed"] is changed
 
 
 def test_hosts_without_containers_are_not_asked(tmp_path: Path) -> None:

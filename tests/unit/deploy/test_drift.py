@@ -171,10 +171,17 @@ def test_what_is_damaged_is_named(fact: dict[str, Any], said: list[str]) -> None
         ("active", {"worker_rules": {"tables": list(TABLES)}}, []),
         ("active", {"worker_rules": {"tables": TABLES[:1]}}, ["rbee-network.service has lost its rules"]),
         ("active", {"worker_rules": {"tables": []}}, ["rbee-network.service has lost its rules"]),
-        ("failed", {"worker_rules": {"tables": []}}, ["rbee-network.service is failed"]),
+        ("failed", {"worker_rules": {"tables": [], "changed": True}}, ["rbee-network.service is failed"]),
+        ("active", {"worker_rules": {"tables": list(TABLES), "changed": False}}, []),
+        (
+            "active",
+            {"worker_rules": {"tables": list(TABLES), "changed": True}},
+            ["rules in force are not those of /etc/rbee/workers.nft"],
+        ),
+        ("active", {"worker_rules": {"tables": [], "changed": True}}, ["rbee-network.service has lost its rules"]),
     ],
 )
-def test_rules_that_somebody_flushed_are_missed(active: str, fact: dict[str, Any], said: list[str]) -> None:
+def test_rules_that_somebody_changed_are_missed(active: str, fact: dict[str, Any], said: list[str]) -> None:
     """A unit that has put rules in force looks active without them; what is not up needs no second word."""
     facts = Observed.parse({"units": {"rbee-network.service": {"active": active}}, **fact})
     assert drift.down(facts, ["rbee-network.service"]) == said
