@@ -14,6 +14,7 @@ class Nvidia:
     """
 
     cards: tuple[str, ...] = ()
+    uuids: tuple[str, ...] = ()
     module: str | None = None
     has_control: bool = False
     libraries: tuple[str, ...] = ()
@@ -21,11 +22,15 @@ class Nvidia:
 
 @dataclass(frozen=True)
 class CdiSpec:
-    """One file that tells container engines about NVIDIA cards; `mode` is octal, `driver` "" when it names none."""
+    """One file that tells container engines about NVIDIA cards; `mode` is octal, `driver` "" when it names none.
+
+    `names` are those of its devices that rbee could ask for: `all`, and cards and their parts by their ids.
+    """
 
     path: str
     mode: str
     driver: str
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class HostFacts:
     name, else `unknown`. `units` maps a unit to its properties, of which `active` matters here, `paths` a path to its
     own, of which `kind` and `sha256` do. `cpu_baseline` is the x86-64 level such as `x86_64_v3`. `cgroup` is unified,
     legacy or "", `programs` maps container tools to their versions, `userns` says that users may have user namespaces,
-    `user_bus` that each gets a bus. `engine` has `answers` where the asked one does and `containerd` where that keeps
-    Docker's images; None where none was asked.
+    `user_bus` that each gets a bus. `engine` has `answers` where the asked one does, `containerd` where that keeps
+    Docker's images and `cdi` where Docker gives devices so; None where none was asked.
     `gpus` is the memory of each card. `addresses` are the host's own, `queen_link` is reachable,
     refused, `unreachable: why` or "". `firewall` is there where the inventory asks for one, `worker_rules` where it
     asks for containers.
@@ -87,7 +92,7 @@ class HostFacts:
         if "nvidia" in known:
             known["nvidia"] = Nvidia(**{name: _frozen(value) for name, value in known["nvidia"].items()})
         if "cdi" in known:
-            known["cdi"] = [CdiSpec(**spec) for spec in known["cdi"]]
+            known["cdi"] = [CdiSpec(**{name: _frozen(value) for name, value in spec.items()}) for spec in known["cdi"]]
         return cls(**{name: _frozen(value) for name, value in known.items()})
 
     def is_active(self, unit: str) -> bool:

@@ -3,7 +3,10 @@
 import re
 from typing import Any
 
-PROGRAMS = ("podman", "docker", "crun", "runc", "nvidia-ctk")
+NVIDIA_HOOK = "nvidia-container-runtime-hook"
+"""By which Docker gives cards where it does not know CDI."""
+
+PROGRAMS = ("podman", "docker", "crun", "runc", "nvidia-ctk", NVIDIA_HOOK)
 ROOTLESS = ("newuidmap", "newgidmap", "pasta", "slirp4netns")
 """Whether they are there is all that matters, and the first two have no version to say."""
 LIBRARY_PLACES = ("/usr/lib/*-linux-gnu", "/usr/lib/*-linux-gnu/nvidia/current", "/usr/lib64", "/usr/lib")
@@ -20,6 +23,9 @@ done
 if [ -e /proc/driver/nvidia/version ]; then
   printf "module\t%s\n" "$(grep -oE "[0-9]+[.][0-9.]*[0-9]" /proc/driver/nvidia/version | head -n 1)"
 fi
+for path in /proc/driver/nvidia/gpus/*/information; do
+  [ -r "$path" ] && printf "uuid\t%s\n" "$(grep -oE "GPU-[0-9a-f-]+" "$path" | head -n 1)"
+done
 [ -e /dev/nvidiactl ] && printf "control\t/dev/nvidiactl\n"
 for path in PLACES; do
   [ -e "$path" ] && printf "library\t%s\n" "${path##*/libnvidia-ml.so.}"
@@ -32,9 +38,13 @@ for path in /etc/cdi/* /var/run/cdi/*; do
   case ${path##*/} in *[!A-Za-z0-9._+-]*) continue;; *.yaml | *.yml | *.json) ;; *) continue;; esac
   grep -qE "kind\"?: *\"?nvidia[.]com/gpu" "$path" || continue
   driver=$(grep -oE "libcuda[.]so[.][0-9]+[.][0-9.]*[0-9]" "$path" | head -n 1)
-  printf "%s\t%s\t%s\n" "$(stat -L -c %a -- "$path")" "${driver#libcuda.so.}" "$path"
+  names=$(grep -oE "name[\"']?: *[\"']?NAMES\b" "$path" | grep -oE "NAMES$" | sort -u | tr "\n" " ")
+  printf "%s\t%s\t%s\t%s\n" "$(stat -L -c %a -- "$path")" "${driver#libcuda.so.}" "$path" "$names"
 done
 """
+
+# Those by which rbee asks for cards, and that of all.
+_CDI_NAMES = "(all|GPU-[0-9a-f-]+|MIG-[0-9A-Za-z/-]+)"
 
 _CGROUP = r"""
 echo @cgroup
@@ -72,7 +82,7 @@ cat /proc/sys/kernel/unprivileged_userns_clone /proc/sys/user/max_user_namespace
 def script() -> str:
     """Return the part of the script that asks."""
     places = " ".join(f"{place}/libnvidia-ml.so.*.*" for place in LIBRARY_PLACES)
-    parts = (_CGROUP, _NVIDIA.replace("PLACES", places), _CDI, _GPUS, _programs())
+    parts = (_CGROUP, _NVIDIA.replace("PLACES", places), _CDI.replace("NAMES", _CDI_NAMES), _GPUS, _programs())
     return "\n".join(part.strip() for part in parts)
 
 
@@ -92,11 +102,16 @@ def cgroup(lines: list[str]) -> dict[str, Any]:
 
 
 def nvidia(lines: list[str]) -> dict[str, Any]:
-    """Return the cards by PCI address, the loaded module's version (None: not loaded) and the libraries' versions."""
+    """Return what there is of NVIDIA's.
+
+    That is the cards by PCI address, their ids as far as the driver says them, the loaded module's version (None: not
+    loaded) and the libraries' versions.
+    """
     rows = [(kind, value) for kind, mark, value in (line.partition("\t") for line in lines) if mark]
     return {
         "nvidia": {
             "cards": [value for kind, value in rows if kind == "card"],
+            "uuids": [value for kind, value in rows if kind == "uuid" and value],
             "module": next((value for kind, value in rows if kind == "module"), None),
             "has_control": any(kind == "control" for kind, _ in rows),
             "libraries": sorted({value for kind, value in rows if kind == "library"}),
@@ -105,9 +120,16 @@ def nvidia(lines: list[str]) -> dict[str, Any]:
 
 
 def cdi(lines: list[str]) -> dict[str, Any]:
-    """Return the CDI specifications of NVIDIA cards: path, octal mode, and the driver that each was made for."""
-    rows = [row for row in (line.split("\t") for line in lines) if len(row) == 3]
-    return {"cdi": [{"path": path, "mode": mode, "driver": driver} for mode, driver, path in rows]}
+    """Return the CDI specifications of NVIDIA cards: path, octal mode, the driver that each was made for, and names.
+
+    The names of devices are `all` and those by ids of cards; indices are left out, since nothing of ours uses them.
+    """
+    rows = [row for row in (line.split("\t") for line in lines) if len(row) == 4]
+    return {
+        "cdi": [
+            {"path": path, "mode": mode, "driver": driver, "names": names.split()} for mode, driver, path, names in rows
+        ]
+    }
 
 
 def gpus(lines: list[str]) -> dict[str, Any]:

@@ -266,14 +266,19 @@ def _listing(section: str, *folders: str) -> str:
     )
 
 
+# Whether ids of images are those of manifests: with containerd's store they are. And whether it gives devices by CDI:
+# where it does not it knows no folder of them, and before 25 not even the word.
+_DOCKER = """\
+case $(docker info --format '{{.DriverStatus}}') in *containerd.snapshotter*) echo containerd;; esac
+case $(docker info --format '{{.CDISpecDirs}}' 2>/dev/null) in *[/]*) echo cdi;; esac"""
+
+
 def _images(engine: str | None) -> str:
     if engine is None:
         return ""
     # The words of a command; it fails where the engine's user is yet to be made.
     name, program = in_shell(engine), shlex.quote(ContainerEngine(engine).program)
-    # Of Docker, whether ids of images are those of manifests: with containerd's store they are.
-    store = "case $(docker info --format '{{.DriverStatus}}') in *containerd.snapshotter*) echo containerd;; esac"
-    more = f"; {store}" if engine == ContainerEngine.DOCKER else ""
+    more = f"; {_DOCKER}" if engine == ContainerEngine.DOCKER else ""
     answers = f"timeout 20 {name} ps --quiet >/dev/null </dev/null && {{ echo answers{more}; }}"
     images = f"timeout 20 {name} images --quiet --no-trunc </dev/null | sort -u | grep '^sha256:[0-9a-f]*$'"
     running = f"timeout 20 {name} ps --filter label=rbee.worker --format '{{{{.Names}}}}' </dev/null"

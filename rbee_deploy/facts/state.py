@@ -190,7 +190,7 @@ def _unit(unit: dict[str, str]) -> dict[str, Any]:
 
 
 def _engine(lines: Lines) -> dict[str, Any]:
-    return {"engine": [line for line in lines if line in {"answers", "containerd"}]}
+    return {"engine": [line for line in lines if line in {"answers", "containerd", "cdi"}]}
 
 
 def _images(lines: Lines) -> dict[str, Any]:

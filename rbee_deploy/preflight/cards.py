@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from rbee_deploy.facts.equipment import NVIDIA_HOOK
+from rbee_deploy.modes import ContainerEngine, Mode
 from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity, listed
 from rbee_deploy.versions import version
 
@@ -9,6 +11,10 @@ LEAST_TOOLKIT = "1.17.8"
 """Before it, an image's environment ran code as root on the host (CVE-2025-23266)."""
 
 _GENERATE = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+_BY_ID = "--device-name-strategy=index --device-name-strategy=uuid"
+"""Rbee asks for cards by their ids, which stay when another card is taken out; older toolkits name indices alone."""
+
+_CDI_ON = 'write {"features": {"cdi": true}} into /etc/docker/daemon.json and restart docker'
 
 
 def _driver_is_loaded(case: Case) -> Iterator[Finding]:
@@ -63,6 +69,28 @@ def _spec_is_there(case: Case) -> Iterator[Finding]:
             "nothing describes its NVIDIA cards to containers",
             f"install the package nvidia-container-toolkit {LEAST_TOOLKIT} or newer and run {_GENERATE}",
         )
+
+
+def _cards_are_named(case: Case) -> Iterator[Finding]:
+    specs = case.facts.cdi
+    names = {name for spec in specs for name in spec.names}
+    # A card that is divided is not named itself: its parts are.
+    divided = any(name.startswith("MIG-") for name in names)
+    missing = [] if divided else [uuid for uuid in case.facts.nvidia.uuids if uuid not in names]
+    if case.host.mode == Mode.CONTAINER and "all" not in names:
+        missing.append("all")
+    if specs and missing:
+        files = listed([spec.path for spec in specs])
+        yield Finding(
+            f"no device in {files} is called {' or '.join(missing)}, and containers are given cards by these names",
+            f"make it again: nvidia-ctk cdi generate {_BY_ID} --output={specs[0].path}",
+        )
+
+
+def _docker_gives_cards(case: Case) -> Iterator[Finding]:
+    said, docker = case.facts.engine or (), case.host.container_engine is ContainerEngine.DOCKER
+    if docker and "answers" in said and "cdi" not in said and NVIDIA_HOOK not in case.facts.programs:
+        yield Finding(f"its Docker gives no devices by CDI, and there is no {NVIDIA_HOOK} either", _CDI_ON)
 
 
 def _toolkit_is_safe(case: Case) -> Iterator[Finding]:
@@ -126,6 +154,26 @@ SPEC_THERE = Check(
     why="cards are given to containers by CDI only",
     fix=f"install nvidia-container-toolkit and run `{_GENERATE}`",
     find=_spec_is_there,
+    scope=Scope.GPU_CONTAINER,
+)
+NAMES = Check(
+    id="cdi-devices",
+    title="CDI specifications name each card",
+    looks_at="names of devices in those files, and ids of cards in `/proc/driver/nvidia/gpus`",
+    fails_when="a card is not named by its id, or with `mode` `container` there is no device `all`",
+    why="a worker gets its cards by their ids, a hive in a container all of them: else `unresolvable CDI devices`",
+    fix=f"make it again with `nvidia-ctk cdi generate {_BY_ID}`",
+    find=_cards_are_named,
+    scope=Scope.GPU_CONTAINER,
+)
+DOCKER_GIVES = Check(
+    id="docker-cdi",
+    title="Docker can give cards to containers",
+    looks_at="folders of CDI specifications in `docker info`, and whether NVIDIA's hook for Docker is installed",
+    fails_when="Docker looks into no such folder, as older ones unless told to, and the hook is not there",
+    why="without either it starts no container that gets a card",
+    fix=_CDI_ON.replace('{"features": {"cdi": true}}', '`{"features": {"cdi": true}}`'),
+    find=_docker_gives_cards,
     scope=Scope.GPU_CONTAINER,
 )
 TOOLKIT_HINT = Check(

@@ -39,6 +39,8 @@ CHECKS: tuple[Check, ...] = (
     cards.ONE_SPEC,
     cards.SPECS,
     cards.SPEC_THERE,
+    cards.NAMES,
+    cards.DOCKER_GIVES,
     cards.TOOLKIT_HINT,
     cards.TOOLKIT,
     containers.ENGINE,

@@ -25,7 +25,7 @@ INVENTORY = """
 import json
 from pathlib import Path
 
-from rbee_deploy.inventory import each_host, external, fleet, host, model, secret_env, simulated, store
+from rbee_deploy.inventory import each_host, external, fleet, host, model, recorded, secret_env, simulated, store
 
 declared = json.loads((Path(__file__).parent / "declared.json").read_text())
 for item in declared["models"]:
@@ -38,6 +38,8 @@ for item in declared["hosts"]:
     if "store" in item:
         item["store"] = store(**item["store"])
     item["devices"] = [simulated(**device) for device in item.get("devices", [])]
+    if "recording" in item:
+        item["devices"] = recorded(item.pop("recording"))
 queen, hives = fleet(
     "e2e",
     hosts=[host(**item) for item in declared["hosts"]],

@@ -18,6 +18,19 @@ containerEdits:
   - args: [nvidia-ctk, hook, create-symlinks, --link, "../libcuda.so.1::/usr/lib/libcuda.so"]
   mounts:
   - hostPath: /usr/lib/x86_64-linux-gnu/libcuda.so.570.133.20
+devices:
+- name: "0"
+- name: GPU-5e1a0a10-0000-4000-8000-000000000001
+- name: 'MIG-5e1a0a10-0000-4000-8000-000000000002'
+- name: all
+- name: allowed
+"""
+IN_JSON = '{"kind": "nvidia.com/gpu", "devices": [{"name": "GPU-5e1a0a10"}, {"name":"all"}, {"name": "1"}]}'
+NAMES = ["GPU-5e1a0a10-0000-4000-8000-000000000001", "MIG-5e1a0a10-0000-4000-8000-000000000002", "all"]
+INFORMATION = """\
+Model: \t\t NVIDIA GeForce RTX 3090
+GPU UUID: \t {}
+Video BIOS: \t 94.02.26.08.1c
 """
 MODULE = """\
 NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.133.20  Release Build  (dvs-builder@U22-I3-AM02-24-3)
@@ -44,7 +57,7 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 def test_a_host_without_any_of_it_says_so(tmp_path: Path) -> None:
     """Nothing there is nothing said, not a sentence of the shell's."""
     found = read(tmp_path)
-    assert found["nvidia"] == {"cards": [], "module": None, "has_control": False, "libraries": []}
+    assert found["nvidia"] == {"cards": [], "uuids": [], "module": None, "has_control": False, "libraries": []}
     assert (found["cdi"], found["cgroup"], found["controllers"]) == ([], "", [])
 
 
@@ -67,10 +80,16 @@ def test_the_drivers_versions_are_read_without_running_it(tmp_path: Path) -> Non
     """The loaded module, its control device and the libraries on disk come from files."""
     write(tmp_path / "proc/driver/nvidia/version", MODULE)
     write(tmp_path / "dev/nvidiactl", "")
+    # Of a card that nobody has opened yet the driver does not know the id.
+    for number, uuid in enumerate(
+        ("GPU-5e1a0a10-0000-4000-8000-000000000001", "GPU-????????-????-????-????-????????????")
+    ):
+        write(tmp_path / f"proc/driver/nvidia/gpus/0000:0{number}:00.0/information", INFORMATION.format(uuid))
     write(tmp_path / "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.570.133.20", "")
     write(tmp_path / "usr/lib/i386-linux-gnu/libnvidia-ml.so.570.133.20", "")
     assert read(tmp_path)["nvidia"] == {
         "cards": [],
+        "uuids": ["GPU-5e1a0a10-0000-4000-8000-000000000001"],
         "module": "570.133.20",
         "has_control": True,
         "libraries": ["570.133.20"],
@@ -78,15 +97,15 @@ def test_the_drivers_versions_are_read_without_running_it(tmp_path: Path) -> Non
 
 
 def test_specifications_of_nvidia_cards_are_listed(tmp_path: Path) -> None:
-    """YAML and JSON count, with mode and driver; other kinds, other files and names with odd characters do not."""
+    """YAML and JSON count, with mode, driver and names; other kinds, other files and odd names do not."""
     write(tmp_path / "etc/cdi/nvidia.yaml", SPEC, 0o600)
-    write(tmp_path / "var/run/cdi/nvidia.json", '{"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu"}')
+    write(tmp_path / "var/run/cdi/nvidia.json", IN_JSON)
     write(tmp_path / "etc/cdi/other.yaml", "kind: vendor.example/nic\n# not nvidia.com/gpu\n")
     write(tmp_path / "etc/cdi/nvidia.yaml.old", SPEC)
     write(tmp_path / "etc/cdi/x\n@machine\n.yaml", SPEC)
     assert read(tmp_path)["cdi"] == [
-        {"path": f"{tmp_path}/etc/cdi/nvidia.yaml", "mode": "600", "driver": "570.133.20"},
-        {"path": f"{tmp_path}/var/run/cdi/nvidia.json", "mode": "644", "driver": ""},
+        {"path": f"{tmp_path}/etc/cdi/nvidia.yaml", "mode": "600", "driver": "570.133.20", "names": NAMES},
+        {"path": f"{tmp_path}/var/run/cdi/nvidia.json", "mode": "644", "driver": "", "names": ["GPU-5e1a0a10", "all"]},
     ]
 
 

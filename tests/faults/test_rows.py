@@ -25,6 +25,7 @@ ROWS = {
         "GONE",
         "GUARD",
         "NET",
+        "CARDS",
         "STOP",
         "EXPORT",
     ],

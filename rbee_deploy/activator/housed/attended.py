@@ -25,7 +25,7 @@ from rbee_deploy.activator import disk, engines
 from rbee_deploy.activator.housed.engine import Engine
 from rbee_deploy.activator.housed.leaving import is_ready, let_go
 from rbee_deploy.activator.housed.naming import naming
-from rbee_deploy.activator.housed.role import HousedRole, ids, options, run_folder
+from rbee_deploy.activator.housed.role import ALL_CARDS, HousedRole, ids, options, run_folder
 from rbee_runtime import notify, ports
 
 LEAVE_SECONDS = 18.0
@@ -36,7 +36,11 @@ MOST_SAID = 4096
 PASSED_ON = ("READY=1", "WATCHDOG=1", "STOPPING=1", "STATUS=")
 """What a container may tell systemd of itself; the rest would speak of the unit."""
 
-ENGINES = ("docker", engines.ROOTLESS)
+DOCKER = "docker"
+ENGINES = (DOCKER, engines.ROOTLESS)
+ALL_BY_RUNTIME = "--gpus=all"
+"""All cards, of a daemon that does not know CDI, by NVIDIA's own runtime."""
+
 INSIDE = "/run/rbee-unit"
 """Where the container sees the folder of this start."""
 
@@ -68,8 +72,19 @@ def _words(engine: Engine, role: HousedRole, folder: Path, shown: Sequence[str],
         f"--mount=type=bind,source={folder / CREDENTIALS},target={role.credentials},readonly",
         f"--mount=type=bind,source={folder},target={INSIDE},readonly",
         *(f"--env={name}={path}" for name, path in environment.items()),
-        *options(role, shown, names.gids),
+        *(_known(engine, word) for word in options(role, shown, names.gids)),
     ]
+
+
+def _known(engine: Engine, word: str) -> str:
+    """Return an option as the engine knows it."""
+    return ALL_BY_RUNTIME if word == ALL_CARDS and engine.name == DOCKER and not _knows_cdi(engine) else word
+
+
+def _knows_cdi(docker: Engine) -> bool:
+    """Say whether the daemon looks for CDI specifications, which older ones do only when told to."""
+    done = docker.run("info", "--format", "{{len .CDISpecDirs}}")
+    return done.returncode == 0 and done.stdout.strip() != "0"
 
 
 def _folder(role: HousedRole, names: Sequence[str]) -> Path:

@@ -14,6 +14,7 @@ from rbee_runtime import ports
 
 CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 NVIDIA = "nvidia.com/gpu"
+ALL_CARDS = f"--device={NVIDIA}=all"
 _ALL = re.compile(r"""name["']?:\s*["']?all\b""")
 """In YAML and in JSON."""
 
@@ -81,7 +82,7 @@ def options(role: HousedRole, shown: Sequence[str], gids: Callable[[Iterable[int
     """
     groups = [f"--group-add={gid}" for gid in gids(_gids(role.groups))]
     folders = [f"--volume={path}:{path}:ro" for path in shown if Path(path).is_dir()]
-    devices = [f"--device={NVIDIA}=all"] if role.name == "hive" and _gives_all_cards(CDI_FOLDERS) else []
+    devices = [ALL_CARDS] if role.name == "hive" and _gives_all_cards(CDI_FOLDERS) else []
     return [*groups, *folders, *devices]
 
 

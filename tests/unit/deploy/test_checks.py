@@ -23,6 +23,10 @@ CARD = {"cards": ["0000:01:00.0"], "module": "570.133.20", "has_control": True, 
 SPEC = {"path": "/var/run/cdi/nvidia.yaml", "mode": "644", "driver": "570.133.20"}
 OLD_SPEC = {"path": "/etc/cdi/nvidia.yaml", "mode": "644", "driver": "550.54.14"}
 
+UUID, OTHER_UUID = (f"GPU-5e1a0a10-0000-4000-8000-00000000000{number}" for number in (1, 2))
+MIG = "MIG-5e1a0a10-0000-4000-8000-000000000003"
+HOOK = "nvidia-container-runtime-hook"
+
 CA = "/etc/rbee/credentials/ca.pem"
 OURS = Trust("ours")
 SOON = datetime.fromtimestamp(NOW, UTC) + timedelta(days=59)
@@ -51,6 +55,11 @@ def without_root(declared: Host) -> Host:
 def in_docker(declared: Host) -> Host:
     """Return the host with its workers in containers of Docker."""
     return replace(contained(declared), engine="docker")
+
+
+def housed(declared: Host) -> Host:
+    """Return the host with its hive in a container."""
+    return replace(declared, mode="container")
 
 
 def alike(declared: Host) -> Host:
@@ -255,6 +264,28 @@ TRIGGERS: dict[str, list[Trigger]] = {
     "cdi-present": [
         Trigger("nothing describes its NVIDIA cards to containers; install", {"nvidia": CARD}, changed=contained)
     ],
+    "cdi-devices": [
+        Trigger(
+            f"no device in /var/run/cdi/nvidia.yaml is called {OTHER_UUID}, and containers are given cards by these "
+            "names; make it again: nvidia-ctk cdi generate --device-name-strategy=index --device-name-strategy=uuid "
+            "--output=/var/run/cdi/nvidia.yaml",
+            {"nvidia": {**CARD, "uuids": [UUID, OTHER_UUID]}, "cdi": [{**SPEC, "names": [UUID]}]},
+            changed=contained,
+        ),
+        Trigger(
+            "no device in /var/run/cdi/nvidia.yaml is called all, and",
+            {"nvidia": {**CARD, "uuids": [UUID]}, "cdi": [{**SPEC, "names": [MIG]}]},
+            changed=housed,
+        ),
+    ],
+    "docker-cdi": [
+        Trigger(
+            f"its Docker gives no devices by CDI, and there is no {HOOK} either; write "
+            '{"features": {"cdi": true}} into /etc/docker/daemon.json and restart docker',
+            {"nvidia": CARD, "cdi": [SPEC], "programs": {"docker": "26.1.5"}, "engine": ["answers"]},
+            changed=in_docker,
+        )
+    ],
     "nvidia-toolkit": [
         Trigger("nvidia-container-toolkit 1.17.7 is older than 1.17.8, and", {"programs": {"nvidia-ctk": "1.17.7"}})
     ],
@@ -397,6 +428,21 @@ QUIET: dict[str, Trigger] = {
     ),
     "an ARM host without engines": Trigger("", {"arch": "aarch64", "cpu_baseline": None}, {"engines": []}),
     "a driver that does not say its version": Trigger("", {"nvidia": {**CARD, "module": ""}, "cdi": [SPEC]}),
+    "cards that are divided": Trigger(
+        "", {"nvidia": {**CARD, "uuids": [UUID]}, "cdi": [{**SPEC, "names": [MIG, "all"]}]}, {}, housed
+    ),
+    "a hive beside containers, which needs no name for all cards": Trigger(
+        "", {"nvidia": {**CARD, "uuids": [UUID]}, "cdi": [{**SPEC, "names": [UUID]}]}, {}, contained
+    ),
+    "Docker that gives cards by NVIDIA's runtime": Trigger(
+        "",
+        {"nvidia": CARD, "cdi": [SPEC], "programs": {"docker": "26.1", HOOK: ""}, "engine": ["answers"]},
+        {},
+        in_docker,
+    ),
+    "Docker that knows CDI": Trigger(
+        "", {"nvidia": CARD, "cdi": [SPEC], "programs": {"docker": "26.1"}, "engine": ["answers", "cdi"]}, {}, in_docker
+    ),
     "a name instead of an address": Trigger("", {"addresses": ["10.0.0.1"]}, {"advertise": "gpu1.lan"}),
     "its own address in another spelling": Trigger("", {"addresses": ["2001:db8::1"]}, {"advertise": "2001:DB8:0::1"}),
     "runtimes with the fixes": Trigger(

@@ -19,6 +19,7 @@ import pytest
 from rbee_deploy.activator import activation, quadlets, units
 from rbee_deploy.activator.activation import Told
 from rbee_deploy.activator.housed import attended, podman, role
+from rbee_deploy.activator.housed.engine import Engine
 from rbee_deploy.activator.housed.role import ROLES, HousedRole
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import notify, ports
@@ -160,6 +161,24 @@ def test_specifications_of_both_forms_are_read(written: str, tmp_path: Path, mon
     (tmp_path / "nvidia.json").write_text(written)
     monkeypatch.setattr(role, "CDI_FOLDERS", (tmp_path,))
     assert "--device=nvidia.com/gpu=all" in role.options(replace(ROLES["hive"], groups=()), [])
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [("2", "--device=nvidia.com/gpu=all"), ("0", "--gpus=all"), ("", "--gpus=all")],
+    ids=["knows CDI", "has it switched off", "is too old for it"],
+)
+def test_docker_gives_a_hive_all_cards_in_the_way_it_knows(
+    folders: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By CDI where the daemon looks for specifications, else by NVIDIA's own runtime."""
+    (tmp_path / "nvidia.yaml").write_text("kind: nvidia.com/gpu\ndevices:\n- name: all\n")
+    monkeypatch.setattr(role, "CDI_FOLDERS", (tmp_path,))
+    program(tmp_path, "docker", f"import sys; print({folders!r}) if {folders!r} else sys.exit('no such field')")
+    hive = replace(ROLES["hive"], user=getpass.getuser(), groups=())
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    given = attended._words(Engine("docker"), hive, tmp_path, [], handed=False)
+    assert [word for word in given if word.startswith(("--device", "--gpus"))] == [words]
 
 
 def test_a_process_that_still_finishes_makes_way_for_groups(tmp_path: Path) -> None:
