@@ -26,6 +26,7 @@ ROWS = {
         "GUARD",
         "NET",
         "CARDS",
+        "LIMITS",
         "STOP",
         "EXPORT",
     ],

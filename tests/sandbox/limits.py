@@ -79,6 +79,32 @@ def limits(box: HiveBox, pid: int) -> list[str]:
     return box.host.run(f"cd /proc/{pid}/root/sys/fs/cgroup && cat {files}").stdout.split()
 
 
+FORK = """
+import os, signal
+children = []
+try:
+    while len(children) < {most}:
+        children.append(os.fork() or signal.pause())
+except OSError as error:
+    print(len(children), error.errno)
+for child in children:
+    os.kill(child, signal.SIGKILL)
+"""
+
+
+def refused_fork(box: HiveBox, enter: str, worker: str, *, pid: int, most: int) -> tuple[int, int]:
+    """Fork in a worker's container until that is refused; return how often it went, and the error's number.
+
+    Fails when so many were not refused.
+    """
+    engine = f"{enter} env {QUIET} {PODMAN if enter and box.engine == 'podman' else box.engine}"
+    python = box.host.run(f"readlink /proc/{pid}/exe").stdout.strip()
+    program = shlex.quote(FORK.format(most=most))
+    said = box.host.run(f"{engine} exec rbee-worker-{worker} {python} -uc {program}", check=False).stdout
+    number, code = said.split()
+    return int(number), int(code)
+
+
 def fill_memory(box: HiveBox, enter: str, worker: str, *, pid: int, mebibytes: int) -> None:
     """Write so much into the memory file system of a worker's container, from inside."""
     program = f"[open('/tmp/much', 'ab').write(bytes(2**20)) for _ in range({mebibytes})]"

@@ -1,5 +1,6 @@
 """All four launchers keep the one contract on a real host, with real workers; containers are seen from outside too."""
 
+import errno
 import io
 import json
 import ssl
@@ -256,15 +257,18 @@ MEMORY, PROCESSES = 128 * 2**20, 60
 
 
 def test_limits_hold_and_their_end_is_told(box: HiveBox) -> None:
-    """A worker's own control group has the set limits, and taking more memory is told as the end's reason."""
+    """A worker's own control group has the set limits: a fork too many fails, want of memory is told as its end."""
     with limits.limiting(box, f"memory_limit: {MEMORY}, pids_limit: {PROCESSES}") as enter:
         wait_for("the hive", lambda: box.ask("/ready").status_code == 200)
         box.want("small")
         pid = box.reach("small", "ready")["pid"]
         shown, found = box.inspect("small")["HostConfig"], limits.limits(box, pid)
+        forked = limits.refused_fork(box, enter, "small", pid=pid, most=2 * PROCESSES)
         limits.fill_memory(box, enter, "small", pid=pid, mebibytes=2 * MEMORY // 2**20)
         told = wait_for("the end", lambda: report if (report := box.worker("small")["report"])["last_exit"] else None)
     assert (shown["Memory"], shown["PidsLimit"]) == (MEMORY, PROCESSES)
     assert found == [str(MEMORY), str(PROCESSES)]
+    assert 0 < forked[0] < PROCESSES
+    assert forked[1] == errno.EAGAIN
     assert (told["last_exit"], told["exit_signal"]) == ("out_of_memory", 9)
     assert "want of memory" in told["detail"]
