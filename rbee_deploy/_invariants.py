@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from rbee_deploy import firewall, sources
 from rbee_deploy._fields import nearest
+from rbee_deploy.activator.firewall.rules import Kind
 from rbee_deploy.errors import ArtefactError, InventoryError
 from rbee_deploy.housing import is_showable
 from rbee_deploy.images import manifest as image_manifest
@@ -93,10 +94,10 @@ def engines_are_known(host: Host) -> None:
 
 def a_firewall_sees_what_is_published(host: Host) -> None:
     """Check that nobody counts on a firewall past which an engine of containers publishes ports."""
-    if host.firewall is not None and host.container_engine is not None:
+    if host.firewall not in {None, Kind.NFTABLES} and host.container_engine is not None:
         raise InventoryError(
-            f"host {host.name!r}: firewall is {host.firewall!r}, and in this version the ports that {host.engine} "
-            f"publishes for workers go past it; write {way_out(host.way)}, or drop firewall"
+            f"host {host.name!r}: firewall is {host.firewall!r}, past which {host.engine} publishes the ports of "
+            f"workers; write firewall='nftables' if {host.firewall} is off there, or {way_out(host.way)}"
         )
 
 

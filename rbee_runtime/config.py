@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from rbee_runtime import endpoints, ports
+from rbee_runtime import endpoints, ports, worker_bridge
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.protocol import ModelFile
 
@@ -123,7 +123,7 @@ class ContainerSettings(Section):
 
     images: dict[str, WorkerImage] = {}
     socket: str = ""
-    network: str = "rbee-workers"
+    network: str = worker_bridge.NETWORK
     memory_limit: int | None = None
     pids_limit: int = 4096
 

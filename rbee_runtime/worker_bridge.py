@@ -5,6 +5,9 @@ Launchers and guard both say it to engines, and the deployer to nftables. The st
 
 import hashlib
 
+NETWORK = "rbee-workers"
+"""What the network is called unless a hive's settings say otherwise."""
+
 MOST_CHARACTERS = 15
 """Of an interface's name, as Linux has it."""
 

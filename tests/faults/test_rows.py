@@ -27,6 +27,7 @@ ROWS = {
         "NET",
         "CARDS",
         "LIMITS",
+        "CLOSED",
         "STOP",
         "EXPORT",
     ],

@@ -2,12 +2,16 @@
 
 What it drops is the first packet of a connection to one of our ports, so that no stream is cut when rules change, and
 neither tracking nor answers to connections of the host's own matter.
+
+What a container engine publishes is no input of the host: it is sent on to the bridge of the workers, with the caller's
+address as it came. There the same rules hold, before those of the engine (priority 0), which would let it through.
 """
 
 from collections.abc import Iterator, Sequence
 
 from rbee_deploy.activator.firewall.commands import FirewallError, run
 from rbee_deploy.activator.firewall.rules import Rule, Rules, is_ipv6
+from rbee_runtime import worker_bridge
 
 TABLE = ("inet", "rbee")
 _NAME = " ".join(TABLE)
@@ -16,14 +20,17 @@ BEGINS = "tcp flags & (syn | ack) == syn"
 
 def script(rules: Rules) -> str:
     """Return the transaction."""
-    lines = [
-        "type filter hook input priority filter - 10; policy accept;",
-        'iifname "lo" accept',
-        *(line for rule in rules.rules for line in _lines(rule)),
-    ]
-    chain = "".join(f"\t\t{line}\n" for line in lines)
+    lines = [line for rule in rules.rules for line in _lines(rule)]
+    bridge = worker_bridge.bridge_of(worker_bridge.NETWORK)
+    chains = _chain("input", ['iifname "lo" accept', *lines])
+    chains += _chain("forward", [f'oifname "{bridge}" {line}' for line in lines])
     # A table has to be there to be deleted.
-    return f"add table {_NAME}\ndelete table {_NAME}\ntable {_NAME} {{\n\tchain input {{\n{chain}\t}}\n}}\n"
+    return f"add table {_NAME}\ndelete table {_NAME}\ntable {_NAME} {{\n{chains}}}\n"
+
+
+def _chain(hook: str, lines: Sequence[str]) -> str:
+    rules = "".join(f"\t\t{line}\n" for line in lines)
+    return f"\tchain {hook} {{\n\t\ttype filter hook {hook} priority filter - 10; policy accept;\n{rules}\t}}\n"
 
 
 def _lines(rule: Rule) -> Iterator[str]:

@@ -91,8 +91,8 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         "host 'g': engine is 'lxc': it must be 'podman' or 'docker'",
     ),
     "containers that a firewall does not see": (
-        lambda: host("g", worker_runtime="container", firewall="nftables"),
-        "firewall is 'nftables', and in this version the ports that podman publishes for workers go past it; write",
+        lambda: host("g", worker_runtime="container", firewall="firewalld", engine="docker"),
+        "firewall is 'firewalld', past which docker publishes the ports of workers; write firewall='nftables' if",
     ),
     "containers without images": (
         lambda: fleet(hosts=[a_queen(worker_runtime="container")]),
@@ -108,7 +108,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a host of containers that a firewall does not see": (
         lambda: host("g", mode="container", firewall="ufw"),
-        "the ports that podman publishes for workers go past it; write mode='bare', or drop firewall",
+        "podman publishes the ports of workers; write firewall='nftables' if ufw is off there, or mode='bare'",
     ),
     "no part to play": (
         lambda: host("g", hive=False),

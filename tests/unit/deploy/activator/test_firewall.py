@@ -28,6 +28,13 @@ def test_the_table_of_nftables_is_one_transaction() -> None:
         "\t\ttcp dport 8501 tcp flags & (syn | ack) == syn drop\n"
         "\t\ttcp dport 9000-9099 tcp flags & (syn | ack) == syn drop\n"
         "\t}\n"
+        "\tchain forward {\n"
+        "\t\ttype filter hook forward priority filter - 10; policy accept;\n"
+        '\t\toifname "rbee-workers" tcp dport 8501 ip saddr { 10.0.0.2 } accept\n'
+        '\t\toifname "rbee-workers" tcp dport 8501 ip6 saddr { fd00::2 } accept\n'
+        '\t\toifname "rbee-workers" tcp dport 8501 tcp flags & (syn | ack) == syn drop\n'
+        '\t\toifname "rbee-workers" tcp dport 9000-9099 tcp flags & (syn | ack) == syn drop\n'
+        "\t}\n"
         "}\n"
     )
 
