@@ -103,7 +103,10 @@ def _rootless() -> tuple[str, ...]:
     podman = in_shell(ROOTLESS)
     return (
         f"if id {user} >/dev/null 2>&1; then",
-        f"  uid=$(id -u {user}); [ ! -d {runtime_dir('$uid')} ] || {podman} rm --force --all --time=0 >/dev/null 2>&1",
+        f"  uid=$(id -u {user})",
+        # First processes alone: to end all of a container that sees the host's takes a control group of its own.
+        f"  [ ! -d {runtime_dir('$uid')} ] || {{",
+        f"    {podman} kill --all --signal=KILL; {podman} rm --force --all --time=0; }} >/dev/null 2>&1",
         f"  rm -f {LINGER / user}; systemctl stop -- user@$uid.service 2>/dev/null",
         f"  pkill -KILL -u {user}; tries=0",
         f"  while pgrep -u {user} >/dev/null; do",

@@ -169,12 +169,15 @@ def test_rules_that_somebody_took_away_come_back(fleet: Fleet, box: LabHost) -> 
     assert names(box, "rbee-worker-") == before
 
 
-def test_a_hive_that_is_killed_comes_back_to_its_workers(fleet: Fleet, box: LabHost) -> None:
-    """No stream is cut and no worker started anew when the hive's container is killed."""
+@pytest.mark.parametrize(
+    "kill", [f"{PODMAN} kill --signal KILL rbee-hive", "systemctl kill --signal KILL --kill-whom main rbee-hive"]
+)
+def test_a_hive_that_is_killed_comes_back_to_its_workers(fleet: Fleet, box: LabHost, kill: str) -> None:
+    """No stream is cut and no worker started anew when the hive's container, or what attends to it, is killed."""
     undisturbed = Stream(fleet).begin().end().text
     before, old = names(box, "rbee-worker-"), names(box, "rbee-hive")
     streams = [Stream(fleet).begin() for _ in range(4)]
-    box.run(f"{PODMAN} kill --signal KILL rbee-hive")
+    box.run(kill)
     assert {stream.end().text for stream in streams} == {undisturbed}
     assert [stream.error for stream in streams] == [""] * len(streams)
     wait_for("another hive", lambda: names(box, "rbee-hive").items() - old.items())

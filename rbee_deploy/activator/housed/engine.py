@@ -1,11 +1,14 @@
 """An engine of containers by its own command, as far as units need it."""
 
 import subprocess
+import time
 
 from rbee_deploy.activator import engines
 from rbee_runtime import ports
 
 COMMAND_SECONDS = 60.0
+KILL_SECONDS = 10.0
+_POLL_SECONDS = 0.1
 _GONE = ("no such", "no container with")
 """What Docker and Podman say of a container that they do not have; any other failure says nothing of it."""
 
@@ -48,7 +51,20 @@ class Engine:
 
     def remove(self, container: str) -> None:
         """End and remove a container at once; one that is gone is fine."""
+        if self.name == engines.ROOTLESS:
+            self._kill(container)
         self.run("rm", "--force", *_AT_ONCE.get(self.name, ()), container)
+
+    def _kill(self, container: str) -> None:
+        """End the first process of a container, and with it the container.
+
+        Podman itself would end all processes of one that sees the host's, as the hive's does. It knows them by their
+        control group, which is none of their own where the user has no bus, and then waits for ever.
+        """
+        deadline = time.monotonic() + KILL_SECONDS
+        # One that has ended, or is gone, cannot be killed.
+        while self.run("kill", "--signal=KILL", container).returncode == 0 and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
 
     def start(self, *words: str) -> "subprocess.Popen[bytes]":
         """Start its command that starts a container, and let it run on."""

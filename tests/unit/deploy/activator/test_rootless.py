@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from rbee_deploy.activator import engines
+from rbee_deploy.activator.housed.engine import Engine
 from rbee_deploy.activator.housed.naming import naming
 from rbee_deploy.activator.housed.role import ROLES
 from rbee_deploy.activator.rootless import account, network
@@ -155,3 +156,24 @@ def test_the_commands_of_units_are_known() -> None:
         check=True,
     )
     assert all(word in done.stdout for word in ("prepare", "serve", "network", "rules"))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("docker", ["rm --force c"]),
+        (engines.ROOTLESS, [*["kill --signal=KILL c"] * 3, "rm --force --time=0 --ignore c"]),
+    ],
+)
+def test_a_container_is_killed_before_it_is_removed(
+    name: str, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Podman without root would wait for ever for the processes of one that sees the host's; its first one is ended."""
+    program = tmp_path / "engine"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n[ "$1" = kill ] || exit 0\n[ $(grep -c kill {tmp_path}/asked) -lt 3 ]\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(engines, "command", lambda _: (str(program),))
+    Engine(name).remove("c")
+    assert (tmp_path / "asked").read_text().splitlines() == asked
