@@ -170,10 +170,10 @@ def test_a_container_is_killed_before_it_is_removed(
 ) -> None:
     """Podman without root would wait for ever for the processes of one that sees the host's; its first one is ended."""
     program = tmp_path / "engine"
-    program.write_text(
-        f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n[ "$1" = kill ] || exit 0\n[ $(grep -c kill {tmp_path}/asked) -lt 3 ]\n'
-    )
+    noted = tmp_path / "asked"
+    lines = (f'echo "$@" >>{noted}', '[ "$1" = kill ] || exit 0', f"[ $(grep -c kill {noted}) -lt 3 ]")
+    program.write_text("\n".join(("#!/bin/sh", *lines, "")))
     program.chmod(0o755)
     monkeypatch.setattr(engines, "command", lambda _: (str(program),))
     Engine(name).remove("c")
-    assert (tmp_path / "asked").read_text().splitlines() == asked
+    assert noted.read_text().splitlines() == asked
