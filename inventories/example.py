@@ -62,6 +62,8 @@ queen, hives = fleet(
             engine="podman",
             # True has Podman run as a user of its own instead of root, which setup makes; for containers only.
             rootless=False,
+            # With mode="container": "bare" has the host run bare if it cannot run in containers, with a warning.
+            fallback=None,
             # Your own words about the host; models may ask for them.
             labels={"gpu": "rtx4090", "rack": "office"},
             # What is installed to run models with; where workers are containers, their images have it.

@@ -26,6 +26,7 @@ def check_host(host: Host) -> None:
         engines_are_known,
         a_firewall_sees_what_is_published,
         podman_runs_without_root,
+        a_fallback_is_another_way,
     ):
         invariant(host)
 
@@ -114,6 +115,15 @@ def podman_runs_without_root(host: Host) -> None:
         raise InventoryError(
             f"host {host.name!r}: rootless is True, and in this version only Podman runs without root; write "
             "engine='podman', or drop rootless"
+        )
+
+
+def a_fallback_is_another_way(host: Host) -> None:
+    """Check that a fallback is another way than the host's own."""
+    if host.fallback is not None and host.mode != Mode.CONTAINER:
+        raise InventoryError(
+            f"host {host.name!r}: fallback is {host.fallback!r}, which is for hosts with mode='container': write that, "
+            "or drop fallback"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pyinfra.context import ctx_host
 
-from rbee_deploy import accounts, drift, packages, preflight, questions, sources
+from rbee_deploy import accounts, drift, fallback, packages, preflight, questions, sources
 from rbee_deploy import generation as generations
 from rbee_deploy.accounts import Directory, Group, User
 from rbee_deploy.activator.manifest import Generation
@@ -15,6 +15,7 @@ from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import FleetAuthority
 from rbee_deploy.errors import DeployError, UnfitRunError
 from rbee_deploy.facts.memo import ASKED, PASSWORD, count_commands, last_known, observe
+from rbee_deploy.fallback import PROBLEMS
 from rbee_deploy.history import Past, Step
 from rbee_deploy.inventory import Placement
 from rbee_deploy.observed import Observed
@@ -38,7 +39,6 @@ HERE = "rbee_here"
 """Key of a host's Here."""
 
 QUEEN_LINK = "rbee_queen_link"
-PROBLEMS = "rbee_problems"
 EVERY = "rbee_every_model"
 """Key of whether all that is sure to run on the host is fetched ahead, and not only what the inventory says."""
 
@@ -48,9 +48,9 @@ NEW_AUTHORITY = "rbee_new_authority"
 _TURNS = "rbee_turns"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Here:
-    """One host during a run; what depends on the host's state is asked for when an operation runs."""
+    """One host during a run; its state is asked for when an operation runs. Only `fallback` changes `declared`."""
 
     host: Any
     site: Site
@@ -78,8 +78,8 @@ class Here:
         with asked_for(f"host {self.declared.name!r}: sudo_password"):
             password: Secret | None = source.read() if source is not None else None
         self.host.connector_data[PASSWORD] = password
-        asked = self.site, self.declared, self.workshop.paths(self.declared)
-        self.host.connector_data[ASKED] = questions.about(*asked, password=password is not None)
+        asked = fallback.about(self.site, self.declared, self.workshop, password=password is not None)
+        self.host.connector_data[ASKED] = asked
         count_commands(self.host)
 
     @property
@@ -120,12 +120,16 @@ class Here:
         fetches = fetched(self.site, self.declared, self.facts, {*sooner, *(model.name for model, _ in plan.models)})
         self.host.connector_data[FETCHES] = fetches
         hints = [_sentence(problem) for problem in found if not problem.fatal]
-        self.host.connector_data[WARNINGS] = [*hints, *(f"its hive fetches {what}" for what in fetches)]
+        self.host.connector_data[WARNINGS] = [
+            *fallback.said(self.host),
+            *hints,
+            *(f"its hive fetches {it}" for it in fetches),
+        ]
         return [_sentence(problem) for problem in found if problem.fatal]
 
     def needs(self) -> tuple[packages.Need, ...]:
         """Return what the host needs from its distribution."""
-        return packages.needed(self.declared.firewall, self.declared.container_engine)
+        return fallback.needs(self.declared)
 
     def fits(self) -> bool:
         """Say whether nothing forbids the deploy; a dry run goes on to the end and asks this each time."""

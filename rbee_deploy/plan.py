@@ -126,7 +126,7 @@ class Workshop:
 
         `podman` is the version there, None for one that is yet to be installed.
         """
-        return self._once(("plan", host.name, target, podman), lambda: self._plan(host, target, podman))
+        return self._once(("plan", host.name, host.way, target, podman), lambda: self._plan(host, target, podman))
 
     def paths(self, host: Host) -> tuple[str, ...]:
         """Return the paths of a host's files, which do not depend on what the host is."""
@@ -135,7 +135,7 @@ class Workshop:
             some = tuple(Image(name=kind, version="", arch="", id="", tag="") for kind in ROLE_IMAGES.values())
             return self._paths(owned_files(self.site, host, replace(self._state(host, ""), images=some)))
 
-        return self._once(("paths", host.name), make)
+        return self._once(("paths", host.name, host.way), make)
 
     @staticmethod
     def _paths(files: tuple[OwnedFile, ...]) -> tuple[str, ...]:

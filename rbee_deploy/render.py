@@ -100,9 +100,13 @@ def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ..
     """Return every file of a host in the order of placing: a unit comes after the credentials that it names."""
     credentials = _credentials(site, host, state)
     own = (*_configs(site, host, state), *_firewall(site, host), *_units(site, host, state, credentials))
+    own = (*own, *_fallback(host))
     files = (*credentials, *own)
     return (*files, *(_digest_file(role, state.release, files) for role in roles(host)))
 
+
+FALLBACK = str(ports.ETC / "fallback")
+"""Lies on hosts that run bare because they did not get ready in containers."""
 
 ROLES = ("queen", "hive")
 GUARD = "guard.json"
@@ -285,6 +289,11 @@ def _firewall(site: Site, host: Host) -> Iterator[OwnedFile]:
     wanted = firewall.rules(site, host)
     if wanted is not None:
         yield OwnedFile(str(places.FIREWALL), wanted.text(), affects=frozenset({ports.FIREWALL_UNIT}))
+
+
+def _fallback(host: Host) -> Iterator[OwnedFile]:
+    if host.fallback is not None and host.mode == modes.Mode.BARE:
+        yield OwnedFile(FALLBACK, "This host is to run in containers, and could not when it was last deployed.\n")
 
 
 def _config(name: str, text: str, group: str, *affects: str) -> OwnedFile:

@@ -41,6 +41,7 @@ class Verdict(StrEnum):
 
     UNCHANGED = "unchanged"
     CHANGED = "changed"
+    FELL_BACK = "fell back"
     FAILED = "failed"
     CUT_OFF = "cut off"
     PLANNED = "would change"
@@ -255,10 +256,15 @@ def _done(state: Any, host: Any) -> Iterator[Line]:
         if cut_off:
             line.verdict, line.notes = Verdict.CUT_OFF, [step]
         else:
-            _judge(line, data.operation_meta, host)
+            _judge(line, data.operation_meta, host, ignored=_is_ignored(data))
     quiet = host.connector_data.get(QUIET, ())
     bad = {Verdict.FAILED, Verdict.CUT_OFF}
     yield from (line for line in lines.values() if line.stage not in quiet or line.verdict in bad)
+
+
+def _is_ignored(data: Any) -> bool:
+    """Say whether an operation may fail without failing its host, which has another way."""
+    return bool(getattr(data, "global_arguments", {}).get("_ignore_errors"))
 
 
 def _notes(host: Any, stage: str) -> list[str]:
@@ -266,8 +272,11 @@ def _notes(host: Any, stage: str) -> list[str]:
     return known.get(stage, [])
 
 
-def _judge(line: Line, meta: Any, host: Any) -> None:
-    if not meta.is_complete() or meta.did_error():
+def _judge(line: Line, meta: Any, host: Any, *, ignored: bool) -> None:
+    if ignored and meta.is_complete() and meta.did_error():
+        # The host goes on, and what to do about it is said where it falls back.
+        line.verdict, line.notes = Verdict.FELL_BACK, _said(meta, host.name)[:-1]
+    elif not meta.is_complete() or meta.did_error():
         line.verdict = Verdict.FAILED
         line.notes = host.connector_data.get(REFUSALS) or _said(meta, host.name)
     elif meta.did_change() and line.verdict is Verdict.UNCHANGED:

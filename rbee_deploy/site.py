@@ -137,7 +137,7 @@ class Host:
     `advertise` is where other hosts reach it when that is not `address`. `worker_ports` is first and last port.
     `mode` is `bare` or `container`: how queen and hive run. `worker_runtime` is `process` or `container`, and always
     the latter where the hive is in one; `engine` is the container engine, `podman` or `docker`, and `rootless` has
-    Podman run as a user without rights.
+    Podman run as a user without rights. `fallback` `bare` has a host that cannot run in containers run bare.
     `engines` are the model engines that are installed there, or of which images are brought. `store` says how models
     come to it. `devices` are made-up ones or a recording, to try a fleet out; empty means those of the host.
     `hf_token`, `object_store` and `registry_auth` replace the fleet's. `firewall` closes our ports to whoever does not
@@ -156,6 +156,7 @@ class Host:
     )
     engine: str = check.setting(check.one_of(*NAMED_ENGINES), default=ContainerEngine.PODMAN.value)
     rootless: bool = check.setting(check.flag, default=False)
+    fallback: str | None = check.setting(check.one_of(Mode.BARE.value), default=None)
     labels: Mapping[str, str] = check.setting(check.labels, default_factory=dict)
     engines: tuple[str, ...] = check.setting(check.words, default=("llama-cpp",))
     models_dir: str = check.setting(check.host_path, default=str(ports.MODELS))

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rbee_deploy import report
+from rbee_deploy import fallback, report
 from rbee_deploy.here import EVERY, HERE, Here
 from rbee_deploy.history import Past
 from rbee_deploy.operations import activate, host, images, lease, models, noting, release, workers
+from rbee_deploy.operations.root import NOTES
 from rbee_deploy.site import Host, Site
 
 Call = Callable[[Here, str], Any]
@@ -32,9 +33,11 @@ class Stage:
     quiet: bool = False
 
 
+CHOOSE = ("settle how it runs", lambda here, name: host.settled(name=name, choose=lambda: _choose(here)))
 PREFLIGHT = Stage(
     "preflight",
     (
+        CHOOSE,
         ("check the host", lambda here, name: host.accepted(name=name, problems=here.problems)),
         ("make what it needs", lambda here, name: host.prepared(name=name, plan=here.fitting_plan)),
         ("check that it fits", lambda here, name: host.accepted(name=name, problems=here.room)),
@@ -45,11 +48,12 @@ SETUP = Stage(
     "setup",
     (
         ("install packages", lambda here, name: host.packages(name=name, needed=here.fits, wanted=here.needs())),
+        # What was installed meanwhile could be other than it was to be.
+        ("settle again how it runs", CHOOSE[1]),
+        ("check the host again", lambda here, name: host.accepted(name=name, problems=here.problems)),
         ("make groups", lambda here, name: host.groups(name=name, groups=here.groups)),
         ("make users", lambda here, name: host.users(name=name, users=here.users)),
         ("make directories", lambda here, name: host.directories(name=name, directories=here.directories)),
-        # What was installed meanwhile could be other than it was to be.
-        ("check the host again", lambda here, name: host.accepted(name=name, problems=here.problems)),
     ),
 )
 
@@ -58,8 +62,30 @@ def _fetch(here: Here, name: str) -> Any:
     return models.fetched(name=name, specs=here.ahead, wanted=here.generation)
 
 
+def _choose(here: Here) -> None:
+    fallback.choose(here, tries=tries)
+
+
 def _load(here: Here, name: str) -> Any:
-    return images.loaded(name=name, wanted=here.images, engine=here.declared.container_engine, release=here.release_id)
+    engine = here.declared.container_engine
+    loading = images.loaded(
+        name=name,
+        wanted=here.images,
+        engine=engine,
+        release=here.release_id,
+        _ignore_errors=fallback.is_open(here.declared),
+    )
+    fallback.brought(here, loading)
+    return loading
+
+
+def _activate(here: Here, name: str, wanted: Callable[[], Any], blocked: Callable[[], str] | str = "") -> Any:
+    may = fallback.is_open(here.declared)
+    activation = activate.activated(
+        name=name, wanted=wanted, wrong=here.to_activate, blocked=blocked, _ignore_errors=may
+    )
+    fallback.activated(here, activation)
+    return activation
 
 
 STAGING = Stage(
@@ -75,12 +101,7 @@ STAGING = Stage(
 )
 QUEEN = Stage(
     "activate queen",
-    (
-        (
-            "go over to it",
-            lambda here, name: activate.activated(name=name, wanted=here.queens_generation, wrong=here.to_activate),
-        ),
-    ),
+    (("go over to it", lambda here, name: _activate(here, name, here.queens_generation)),),
     applies=lambda declared: declared.queen,
 )
 WORKERS = Stage(
@@ -140,13 +161,45 @@ def _take_back(here: Here, name: str, mine: Callable[[], bool]) -> Any:
 
 
 def _activate_hives(turn: int, here: Here, name: str) -> Any:
-    wanted = partial(here.generation_in_turn, turn)
-    return activate.activated(name=name, wanted=wanted, wrong=here.to_activate, blocked=here.gate)
+    return _activate(here, name, partial(here.generation_in_turn, turn), here.gate)
+
+
+def _fall_back(title: str, *, queen: bool) -> Stage:
+    """Return the stage in which those run bare that did not get ready in containers."""
+
+    def mine(here: Here) -> bool:
+        return here.declared.queen is queen and bool(fallback.said(here.host))
+
+    def wanted(here: Here) -> Any:
+        return here.generation() if mine(here) else None
+
+    steps = (
+        ("settle how it runs", lambda here, name: host.settled(name=name, choose=lambda: _settle(here, title, queen))),
+        (
+            "check the host",
+            lambda here, name: host.accepted(name=name, problems=lambda: here.problems() if mine(here) else []),
+        ),
+        ("install engines", lambda here, name: release.engines(name=name, artefacts=here.engines)),
+        ("bring files", lambda here, name: activate.staged(name=name, wanted=lambda: wanted(here), files=here.files)),
+        (
+            "go over to it",
+            lambda here, name: activate.activated(name=name, wanted=lambda: wanted(here), wrong=here.to_activate),
+        ),
+    )
+    return Stage(title, steps, applies=lambda declared: declared.queen is queen, quiet=True)
+
+
+def _settle(here: Here, title: str, queen: bool) -> None:
+    if here.declared.queen is queen and fallback.settle(here):
+        here.host.connector_data[report.QUIET].discard(title)
+        here.host.connector_data.setdefault(NOTES, {})[title] = fallback.said(here.host)
 
 
 def of(site: Site) -> tuple[Stage, ...]:
     """Return the stages of a deploy of a fleet."""
-    return (PREFLIGHT, LEASE, SETUP, STAGING, QUEEN, *_late(site))
+    open_ = any(fallback.is_open(item) for item in site.hosts)
+    queen = (_fall_back("activate bare queen", queen=True),) if open_ else ()
+    return (PREFLIGHT, LEASE, SETUP, STAGING, QUEEN, *queen, *_late(site))
 
 
 def preseed(_site: Site) -> tuple[Stage, ...]:
@@ -157,11 +210,15 @@ def preseed(_site: Site) -> tuple[Stage, ...]:
 chosen: Callable[[Site], tuple[Stage, ...]] = of
 """What `run` runs: a command of rbee-deploy other than apply sets its own."""
 
+tries: bool = True
+"""Whether the run tries again what hosts have a fallback for; commands that only look do not."""
+
 
 def _late(site: Site) -> tuple[Stage, ...]:
     followers = sum(not item.queen for item in site.hosts)
     waits = (WORKERS,) if site.rollout.workers_seconds else ()
-    return (hives(site.rollout.turns(followers)), *waits, UNDO, VERIFY, PRUNE)
+    bare = (_fall_back("activate bare hives", queen=False),) if any(map(fallback.is_open, site.hosts)) else ()
+    return (hives(site.rollout.turns(followers)), *bare, *waits, UNDO, VERIFY, PRUNE)
 
 
 def run() -> None:

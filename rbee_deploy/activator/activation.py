@@ -328,6 +328,8 @@ def _go_back(run: Activation) -> None:
             units.restart(role)
     _listen_again([name for name in undo.active if name.endswith(".socket")])
     _put_firewall_back(run, stale=ports.FIREWALL_UNIT in affected)
+    # One that did not stop as it should, or was never ready, is not there any more.
+    units.forget_failed([name for name in ours if name not in undo.active])
 
 
 def _put_firewall_back(run: Activation, *, stale: bool) -> None:

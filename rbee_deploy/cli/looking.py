@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from rbee_deploy import lease
+from rbee_deploy import fallback, lease
 from rbee_deploy.activator import places
 from rbee_deploy.authority import FleetAuthority
 from rbee_deploy.cli import documents, running
@@ -48,6 +48,8 @@ def look(_site: Site, title: str = "look") -> tuple[Stage, ...]:
 def row(here: Here) -> dict[str, Any]:
     """Return what a host runs, as data."""
     facts = here.known
+    if fallback.is_open(here.declared) and fallback.is_taken(facts):
+        fallback.take(here, "it did not get ready in them")
     past = Past.of(facts.deploy)
     units = {name: facts.unit(name).active for name in here.units() if name != ports.TARGET_UNIT}
     return {
@@ -57,6 +59,7 @@ def row(here: Here) -> dict[str, Any]:
         "before": past.before.release if past.before is not None else None,
         "units": units,
         "workers": len(facts.workers),
+        "fallback": here.declared.mode if fallback.said(here.host) else None,
         "cut_off": bool(facts.deploy.get("wanted")),
         "lease": facts.raw.get("lease"),
         "freeze": facts.raw.get("freeze"),
@@ -70,7 +73,8 @@ def status_line(row: dict[str, Any], width: int) -> str:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["since"]))
     down = [f"{name} is {state or 'not there'}" for name, state in row["units"].items() if state != "active"]
     count = f"{row['workers']} worker{'' if row['workers'] == 1 else 's'}"
-    said = [*(down or ["up"]), *unfinished(row), *holders(row)]
+    instead = ["runs bare instead of in containers: apply tries again"] if row["fallback"] else []
+    said = [*(down or ["up"]), *instead, *unfinished(row), *holders(row)]
     return "  ".join((f"{row['host']:<{width}}", row["release"], f"since {since}", count, "; ".join(said)))
 
 

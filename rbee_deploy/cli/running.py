@@ -30,6 +30,7 @@ Stages = Callable[[Site], tuple[Stage, ...]]
 def go(options: argparse.Namespace, *, wanted: Stages = stages.of, dry: bool = False) -> int:
     """Run the stages on every host that the options name; return 0, or 1 if something failed and was said."""
     stages.chosen = wanted
+    stages.tries = not dry
     status = _pyinfra(options, "--dry" if dry else "-y")
     return 1 if status or _refused(ctx_state.get()) else 0
 

@@ -29,6 +29,14 @@ def accepted(problems: list[str] | Callable[[], list[str]]) -> Iterator[Function
 
 
 @operation()
+def settled(choose: Callable[[], None]) -> Iterator[StringCommand]:
+    """Settle what the host is to be; nothing is sent to it."""
+    choose()
+    host.noop("it is settled")
+    yield from ()
+
+
+@operation()
 def prepared(plan: Callable[[], Any]) -> Iterator[FunctionCommand]:
     """Make on this machine what the host needs; what cannot be made fails this host only."""
     try:

@@ -1,5 +1,8 @@
 """Hosts that containers of rbee do not run on."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from tests.container_images import lab_images
@@ -25,3 +28,58 @@ def test_an_engine_that_is_too_old_is_a_sentence(way: dict[str, str]) -> None:
         assert f"it has no Podman 4.4 or newer; install Podman 4.4 or newer there, or write {out}" in done.errors
         assert lab.hosts["box"].run("ls -d /opt/rbee /etc/rbee", check=False).stdout == ""
         fleet.close()
+
+
+@pytest.fixture(scope="module")
+def fallen(smol_model: Path) -> Iterator[Fleet]:
+    """Give a host of Debian 12 that may run bare, and one whose images are broken: each with a model of its own."""
+    images = lab_images()
+    with Lab.create("fallen") as lab:
+        fleet = Fleet(lab)
+        fleet.options["images"] = str(images)
+        fleet.declare(lab.add_host("old", image="bookworm"), queen=True, mode="container", fallback="bare", engines=[])
+        fleet.declare(lab.add_host("new", image="containers"), mode="container", fallback="bare")
+        fleet.models["echo"] = {"name": "echo", "source": "fake:tokens=3", "hosts": ["old"]}
+        fleet.models["smol"] = {"name": "smol", "source": f"file:{smol_model}", "hosts": ["new"], "context": 512}
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+
+
+def answer(fleet: Fleet, model: str) -> str:
+    """Return what a model says."""
+    fleet.wait_ready(model)
+    asked = fleet.client().chat.completions.create(
+        model=model, messages=[{"role": "user", "content": "hi"}], max_tokens=8, temperature=0
+    )
+    return asked.choices[0].message.content or ""
+
+
+def test_a_fallback_serves_all_the_same(fallen: Fleet) -> None:
+    """One host has no engine and another's containers do not get ready: both run bare by the same command, and say so.
+
+    Nobody who looks finds a difference, apply tries again, and once what was in the way is gone it runs in containers.
+    """
+    new = fallen.lab.hosts["new"]
+    # Whatever runs there ends at once.
+    new.run("mkdir -p /etc/containers/containers.conf.d")
+    new.run("printf '[engine]\\nruntime=\"/bin/false\"\\n' >/etc/containers/containers.conf.d/broken.conf")
+    done = fallen.rbee_deploy("apply")
+    assert done.code == 0, done.errors
+    assert "it runs bare instead of in containers: it has no Podman 4.4 or newer" in done.errors
+    assert "it runs bare instead of in containers: rbee-hive.service did not become ready" in done.errors
+    assert answer(fallen, "echo")
+    bare = answer(fallen, "smol")
+    assert new.run("podman ps --quiet", check=False).stdout == ""
+    checked = fallen.rbee_deploy("check")
+    assert (checked.code, checked.errors.count("it runs bare instead of in containers")) == (0, 2), checked.errors
+    assert fallen.rbee_deploy("status").output.count("runs bare instead of in containers") == 2
+    again = fallen.rbee_deploy("apply")
+    assert again.code == 0, again.errors
+    assert answer(fallen, "smol") == bare
+    new.run("rm /etc/containers/containers.conf.d/broken.conf")
+    fallen.deploy()
+    assert answer(fallen, "smol") == bare
+    assert "rbee-hive" in new.run("podman ps --format '{{.Names}}'").stdout
+    assert fallen.rbee_deploy("check").code == 0

@@ -21,6 +21,7 @@ ROWS = {
         "KILL",
         "ENGINE",
         "OLD",
+        "FALL",
         "PULL",
         "GONE",
         "GUARD",

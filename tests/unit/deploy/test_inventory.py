@@ -106,6 +106,11 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         lambda: fleet(hosts=[a_queen(mode="container")], images="/nowhere/images"),
         "images: /nowhere/images is no folder of images: cannot read /nowhere/images/images.json (No such file or",
     ),
+    "a fallback that is no other way": (
+        lambda: host("g", worker_runtime="container", fallback="bare"),
+        "host 'g': fallback is 'bare', which is for hosts with mode='container': write that, or drop fallback",
+    ),
+    "a fallback that nobody knows": (lambda: host("g", fallback="docker"), "fallback is 'docker': it must be 'bare'"),
     "a host of containers that a firewall does not see": (
         lambda: host("g", mode="container", firewall="ufw"),
         "podman publishes the ports of workers; write firewall='nftables' if ufw is off there, or mode='bare'",

@@ -19,7 +19,7 @@ def row(age: float | None = None, **changes: Any) -> dict[str, Any]:
     """Return a host that runs what it should; `age` is that of the lease that lies there, None without one."""
     held = None if age is None else {"age": age, "id": "run1", "by": "bob@vm", "since": SINCE}
     up = {"host": "gpu1", "release": "0.1.0-aa", "since": 0, "units": {"rbee-hive.service": "active"}, "workers": 1}
-    return {**up, "cut_off": False, "lease": held, "freeze": None, **changes}
+    return {**up, "cut_off": False, "fallback": None, "lease": held, "freeze": None, **changes}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ def row(age: float | None = None, **changes: Any) -> dict[str, Any]:
             f"free; {BROKEN_OFF}",
         ),
         (row(freeze=FREEZE), f"up; {FROZEN}", FROZEN),
+        (row(fallback="bare"), "up; runs bare instead of in containers: apply tries again", "free"),
     ],
 )
 def test_a_deploy_that_died_is_not_at_work(found: dict[str, Any], status: str, lock: str) -> None:

@@ -37,9 +37,13 @@ def run(operations: dict[str, Any], **data: Any) -> list[str]:
         activated_hosts={"box1": host}.values(),
         get_op_order=lambda: list(operations),
         op_meta={name: SimpleNamespace(names={name}) for name in operations},
-        ops=_ByHost(box1={name: SimpleNamespace(operation_meta=value) for name, value in operations.items()}),
+        ops=_ByHost(box1={name: _data(name, value) for name, value in operations.items()}),
     )
     return report.text(state)
+
+
+def _data(name: str, value: Any) -> Any:
+    return SimpleNamespace(operation_meta=value, global_arguments={"_ignore_errors": "may fail" in name})
 
 
 class _ByHost(dict[str, Any]):
@@ -64,6 +68,12 @@ def test_a_refusal_is_the_sentence_alone() -> None:
     """What a check says needs no advice on top."""
     lines = run({"preflight: a": meta(failed=True)}, **{REFUSALS: ["it has no Python; install it"]})
     assert lines[1] == "box1  preflight     0.3 s  failed     it has no Python; install it"
+
+
+def test_what_a_host_has_a_fallback_for_is_no_failure() -> None:
+    """It says what went wrong, and what to do is said where the host falls back."""
+    lines = run({"activate hives: may fail": meta(failed=True, output=("rbee-hive.service failed",))})
+    assert lines[1:-1] == ["box1  activate hives     0.3 s  fell back  rbee-hive.service failed"]
 
 
 @pytest.mark.parametrize("count", [1, 25])

@@ -1,0 +1,139 @@
+"""Hosts with `fallback="bare"`: they run bare where they cannot run in containers, and say so.
+
+What such a host is to be is settled where a run first looks at it, looked at again once packages are installed, and
+once more where it did not get ready in containers. From then on its part of the run is that of a bare host.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rbee_deploy import packages, questions
+from rbee_deploy.errors import DeployError
+from rbee_deploy.facts.state import Asked
+from rbee_deploy.modes import Mode, WorkerRuntime
+from rbee_deploy.observed import Observed
+from rbee_deploy.packages import Need
+from rbee_deploy.render import FALLBACK
+from rbee_deploy.site import Host, Site
+
+if TYPE_CHECKING:
+    from rbee_deploy.here import Here
+    from rbee_deploy.plan import Workshop
+
+WHY = "rbee_fallback"
+"""Key of why a host runs bare; what is not there does not."""
+
+PROBLEMS = "rbee_problems"
+"""Key of what was found to forbid the deploy, and of the state that it was found in."""
+
+_BROUGHT, _ACTIVATED = "rbee_images_brought", "rbee_activated"
+_AGAIN = "it did not get ready there when apply last tried; apply tries again"
+
+
+def is_open(host: Host) -> bool:
+    """Say whether a host may still take its fallback."""
+    return host.fallback is not None and host.mode == Mode.CONTAINER
+
+
+def bare(site: Site, host: Host) -> tuple[Site, Host]:
+    """Return the fleet and the host as they are once it has taken its fallback."""
+    other = replace(host, mode=Mode.BARE.value, worker_runtime=WorkerRuntime.PROCESS.value)
+    return replace(site, hosts=tuple(other if item.name == host.name else item for item in site.hosts)), other
+
+
+def about(site: Site, host: Host, workshop: "Workshop", *, password: bool) -> Asked:
+    """Return what a host is asked about: where it has a fallback, what both ways need to know."""
+    asked = questions.about(site, host, workshop.paths(host), password=password)
+    if not is_open(host):
+        return asked
+    elsewhere, other = bare(site, host)
+    also = questions.about(elsewhere, other, replace(workshop, site=elsewhere).paths(other), password=password)
+    both = {name: _both(getattr(asked, name), getattr(also, name)) for name in ("paths", "units", "users", "groups")}
+    return replace(asked, **both)
+
+
+def _both(one: tuple[str, ...], other: tuple[str, ...]) -> Any:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def needs(host: Host) -> tuple[Need, ...]:
+    """Return what a host needs from its distribution: where it may yet take its fallback, for both ways."""
+    own = packages.needed(host.firewall, host.container_engine)
+    return tuple(dict.fromkeys((*own, *packages.BARE))) if is_open(host) else own
+
+
+def is_taken(facts: Observed) -> bool:
+    """Say whether a host was left in its fallback by an earlier run."""
+    return FALLBACK in facts.paths
+
+
+def said(item: Any) -> list[str]:
+    """Return what there is to say of a host that runs bare, one sentence or none; `item` is pyinfra's host."""
+    why = item.connector_data.get(WHY)
+    return [f"it runs bare instead of in containers: {why}"] if why else []
+
+
+def choose(here: "Here", *, tries: bool) -> None:
+    """Have a host take its fallback if it cannot run in containers and can run bare.
+
+    A run that only looks does not try again (`tries`) what failed on the host before.
+    """
+    if not is_open(here.declared):
+        return
+    why = _obstacle(here)
+    if not why and not tries and is_taken(here.facts):
+        why = _AGAIN
+    if why:
+        before = here.site, here.declared, here.workshop
+        take(here, why)
+        if _obstacle(here):
+            # What bars both ways is told as for the one that the inventory asks for.
+            _become(here, *before)
+            del here.host.connector_data[WHY]
+
+
+def take(here: "Here", why: str) -> None:
+    """Make a host a bare one for the rest of the run."""
+    site, declared = bare(here.site, here.declared)
+    _become(here, site, declared, replace(here.workshop, site=site))
+    here.host.connector_data[WHY] = why
+
+
+def brought(here: "Here", images: Any) -> None:
+    """Note the operation that brings images, which may fail without failing a host that can still run bare."""
+    here.host.connector_data.setdefault(_BROUGHT, []).append(images)
+
+
+def activated(here: "Here", activation: Any) -> None:
+    """Note an operation that activates, which may fail alike."""
+    here.host.connector_data.setdefault(_ACTIVATED, []).append(activation)
+
+
+def settle(here: "Here") -> bool:
+    """Have a host take its fallback if it did not get ready in containers in this run, and say whether it did."""
+    failed = _failed(here, _ACTIVATED)
+    if not failed or not is_open(here.declared):
+        return False
+    # Without its images nothing was activated; why they did not come says more, after what the engine has to say.
+    lines = [lines[-1] for lines in _failed(here, _BROUGHT) if lines] + [lines[0] for lines in failed if lines]
+    take(here, lines[0].removesuffix("; its last lines:") if lines else "it did not get ready")
+    return True
+
+
+def _failed(here: "Here", key: str) -> list[list[str]]:
+    """Return what each operation of a kind said that failed."""
+    done = (meta for meta in here.host.connector_data.get(key, ()) if meta.is_complete() and meta.did_error())
+    return [[line.strip() for line in (meta.stderr_lines or meta.stdout_lines) if line.strip()] for meta in done]
+
+
+def _become(here: "Here", site: Site, declared: Host, workshop: "Workshop") -> None:
+    here.site, here.declared, here.workshop = site, declared, workshop
+    here.host.connector_data.pop(PROBLEMS, None)
+
+
+def _obstacle(here: "Here") -> str:
+    """Return why a deploy cannot go the way that a host is to go, "" if it can."""
+    try:
+        return next(iter(here.problems() or here.room()), "")
+    except DeployError as error:
+        return str(error)

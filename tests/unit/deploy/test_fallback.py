@@ -1,0 +1,156 @@
+"""Hosts that may run bare where they cannot run in containers: when they do, and what is made of them then."""
+
+from tests import unpatched  # noqa: F401, I001 - before what loads pyinfra
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rbee_deploy import fallback
+from rbee_deploy.errors import ArtefactError
+from rbee_deploy.fallback import WHY
+from rbee_deploy.here import Here
+from rbee_deploy.inventory import host
+from rbee_deploy.packages import Need
+from rbee_deploy.plan import Workshop
+from rbee_deploy.render import FALLBACK, owned_files
+from tests.unit.deploy.sites import IMAGES, site_of, state_of
+from tests.unit.deploy.test_preflight import GOOD
+
+PODMAN = {"programs": {"podman": "5.4.2"}, "engine": ["answers"]}
+MARK = {"paths": {FALLBACK: {"kind": "file"}}}
+
+
+def here_of(tmp_path: Path, facts: dict[str, Any], **fields: Any) -> Here:
+    """Return a host of the queen's that is to run in containers and has a fallback, as it was read."""
+    box = host("box1", address="192.0.2.1", queen=True, **{"mode": "container", "fallback": "bare", **fields})
+    site = replace(site_of(box, images=IMAGES), secrets_dir=str(tmp_path / "secrets"))
+    raw = {**GOOD, "clock_unix": time.time(), **facts}
+    item = SimpleNamespace(
+        state=SimpleNamespace(), data={}, connector_data={}, get_fact=lambda *_words, **_named: raw, name="box1"
+    )
+    here = Here(item, site, site.hosts[0], Workshop(site))
+    item.connector_data["rbee_asked"] = fallback.about(here.site, here.declared, here.workshop, password=False)
+    return here
+
+
+@pytest.fixture(autouse=True)
+def fits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Have whatever is brought fit on the host, but for what a test says of a way."""
+    said: dict[str, Any] = {}
+
+    def room(here: Here) -> list[str]:
+        answer = said.get(here.declared.mode, [])
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    monkeypatch.setattr(Here, "room", room)
+    return said
+
+
+OLD = {"programs": {"podman": "4.3.1"}}
+NONE = {"programs": {}, "os_id": "debian", "os_version": "12"}
+SILENT = {"programs": {"podman": "5.4.2"}, "engine": []}
+
+
+@pytest.mark.parametrize(
+    ("facts", "room", "why"),
+    [
+        (PODMAN, {}, ""),
+        (NONE, {}, "it has no Podman 4.4 or newer; install"),
+        (OLD, {}, "Podman 4.3.1 is older than 4.4"),
+        (SILENT, {}, "podman is installed there and does not answer"),
+        (PODMAN, {"container": ArtefactError("images.json has no image queen for aarch64")}, "images.json has no im"),
+        (PODMAN, {"container": ["no room for images; make some"]}, "no room for images"),
+        ({**NONE, "sudo": "refused"}, {}, ""),
+        (NONE, {"bare": ["its glibc is too old; upgrade it"]}, ""),
+        (PODMAN, {"bare": ["its glibc is too old; upgrade it"]}, ""),
+    ],
+)
+def test_a_host_falls_back_only_where_that_helps(
+    tmp_path: Path, fits: dict[str, Any], facts: dict[str, Any], room: dict[str, Any], why: str
+) -> None:
+    """What bars containers and not a bare host has it run bare; what bars both is told as for containers."""
+    fits.update(room)
+    here = here_of(tmp_path, facts)
+    fallback.choose(here, tries=True)
+    assert here.host.connector_data.get(WHY, "").startswith(why)
+    assert (here.declared.mode, WHY in here.host.connector_data) == (("bare", True) if why else ("container", False))
+    assert here.declared in here.site.hosts
+    assert here.workshop.site is here.site
+
+
+def test_a_host_without_a_fallback_never_takes_it(tmp_path: Path) -> None:
+    """It is refused, and stays what the inventory says."""
+    here = here_of(tmp_path, NONE, fallback=None)
+    fallback.choose(here, tries=True)
+    assert here.declared.mode == "container"
+    assert "it has no Podman" in here.problems()[0]
+
+
+@pytest.mark.parametrize(("facts", "tries", "mode"), [(MARK, True, "container"), (MARK, False, "bare")])
+def test_only_apply_tries_again(tmp_path: Path, facts: dict[str, Any], tries: bool, mode: str) -> None:
+    """A host that did not get ready in containers is no drift for who only looks, and is named as what it is."""
+    here = here_of(tmp_path, {**PODMAN, **facts})
+    fallback.choose(here, tries=tries)
+    assert here.declared.mode == mode
+    assert fallback.said(here.host) == (
+        []
+        if tries
+        else [
+            "it runs bare instead of in containers: it did not get ready there when apply last tried; apply tries again"
+        ]
+    )
+
+
+def operation(*lines: str, failed: bool = True) -> Any:
+    return SimpleNamespace(
+        is_complete=lambda: True, did_error=lambda: failed, stderr_lines=list(lines), stdout_lines=[]
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "activation", "why"),
+    [
+        (operation(failed=False), operation(failed=False), None),
+        (
+            operation(failed=False),
+            operation("rbee-hive.service failed; its last lines:", "x"),
+            "rbee-hive.service failed",
+        ),
+        (operation("no space left", "podman could not load it"), operation("it lacks"), "podman could not load it"),
+        (operation(), operation(), "it did not get ready"),
+    ],
+)
+def test_what_did_not_get_ready_runs_bare(tmp_path: Path, images: Any, activation: Any, why: str | None) -> None:
+    """Only where its activation failed in this run, for the reason that came first."""
+    here = here_of(tmp_path, PODMAN)
+    fallback.brought(here, images)
+    fallback.activated(here, activation)
+    assert fallback.settle(here) is (why is not None)
+    assert here.host.connector_data.get(WHY) == why
+
+
+def test_a_bare_host_of_a_fallback_is_marked(tmp_path: Path) -> None:
+    """By a file, which it has beside what a bare host has, and which is asked for."""
+    here = here_of(tmp_path, NONE)
+    asked = here.host.connector_data["rbee_asked"]
+    fallback.choose(here, tries=True)
+    bare = {file.path for file in owned_files(here.site, here.declared, state_of(here.site))}
+    plain = replace(here.declared, fallback=None)
+    assert bare - {file.path for file in owned_files(here.site, plain, state_of(here.site))} == {FALLBACK}
+    assert bare <= {*asked.paths}
+    assert asked.container_engine == "podman"
+
+
+def test_both_ways_find_their_packages(tmp_path: Path) -> None:
+    """Setup installs what either way needs as long as either may be gone."""
+    here = here_of(tmp_path, PODMAN)
+    assert {Need.PODMAN, Need.POLKIT} <= {*here.needs()}
+    fallback.take(here, "why")
+    assert Need.PODMAN not in here.needs()
