@@ -12,15 +12,14 @@ from typing import Any, TypeVar
 from rbee_deploy import _x509, externals, model_credentials, model_files
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, site_state
-from rbee_deploy.errors import ArtefactError
-from rbee_deploy.images import manifest as image_manifest
-from rbee_deploy.images.kinds import ROLE_IMAGES, Kind
+from rbee_deploy.images import needed
+from rbee_deploy.images.kinds import ROLE_IMAGES
 from rbee_deploy.images.manifest import Image, Images
 from rbee_deploy.local import DEFAULT_VARIANT
 from rbee_deploy.observed import Observed
 from rbee_deploy.packages import POLKIT
 from rbee_deploy.preflight import Needs, Trust
-from rbee_deploy.render import OwnedFile, SiteState, digest_of, owned_files, roles, unwanted_paths
+from rbee_deploy.render import OwnedFile, SiteState, digest_of, owned_files, unwanted_paths
 from rbee_deploy.secrets import Secret, SecretSource, asked_for
 from rbee_deploy.site import Host, Model, Replicas, Site, TlsPaths
 from rbee_deploy.sources import ArtefactSource, Built, HeldFile
@@ -193,19 +192,8 @@ class Workshop:
 
     def _images(self, host: Host, target: Target) -> tuple[tuple[Image, Path | None], ...]:
         """Return the images of a host's containers, each with its file; DeployError."""
-        folder = Path(self.site.images or "")
-        known: Images = self._once(("images", folder), lambda: image_manifest.read(folder))
-        housed = [ROLE_IMAGES[role] for role in roles(host)] if host.way.housed else []
-        # Each image of workers serves the built-in engine, and a host without another needs one as well.
-        workers = [kind for kind in Kind if kind.engine in host.engines] or [Kind.WORKER_LLAMA_CPP]
-        kinds = [*housed, *(workers if host.hive else ())]
-        found = [known.of(kind, target.arch) for kind in kinds]
-        for image in found:
-            if image.version != self.site.version:
-                raise ArtefactError(
-                    f"the images in {folder} are of rbee {image.version}, and this fleet gets {self.site.version}: "
-                    f"build them again with `rbee-deploy images --out {folder}`"
-                )
+        known: Images = self._once(("images",), lambda: self.source.images(self.site))
+        found = needed.by_host(host, known, target.arch, self.site.version)
         return tuple((image, None if image.repository else known.archive(image)) for image in found)
 
     def _footprint(self, model: Model) -> int | None:

@@ -6,7 +6,9 @@ from typing import Protocol
 
 from rbee_deploy import engines, model_files, releases
 from rbee_deploy.artefacts import Artefact, Target
-from rbee_deploy.site import Model
+from rbee_deploy.images import manifest as image_manifest
+from rbee_deploy.images.manifest import Images
+from rbee_deploy.site import Model, Site
 from rbee_runtime.protocol import ModelFile
 
 
@@ -42,6 +44,10 @@ class ArtefactSource(Protocol):
         """Return the files to bring to the hosts of a model; none where the hosts have or fetch them."""
         ...
 
+    def images(self, site: Site) -> Images:
+        """Return the folder of images of a fleet with containers."""
+        ...
+
 
 @dataclass(frozen=True)
 class Built:
@@ -67,6 +73,10 @@ class Built:
         if not model.copied or model.file is None:
             return ()
         return (HeldFile(model_files.describe(model.source, self.cache), model.file),)
+
+    def images(self, site: Site) -> Images:
+        """Return what lies in the folder that the inventory names."""
+        return image_manifest.read(Path(site.images or ""))
 
 
 class _Choice:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import rbee_runtime
 from rbee_deploy.artefacts import Artefact, Say, Target, file_sha256, say_to_stderr
-from rbee_deploy.bundle import downloads, operator
+from rbee_deploy.bundle import downloads, images, operator
 from rbee_deploy.bundle.draft import replaced, taken
 from rbee_deploy.bundle.folder import Bundle, read, strangers
 from rbee_deploy.bundle.manifest import ANY_PYTHON, FOLDERS, MANIFEST, MANIFEST_HASH, Entry, Kind, Manifest, dump, glibc
+from rbee_deploy.bundle.parts import Part, written
 from rbee_deploy.errors import ArtefactError, BundleError
 from rbee_deploy.local import DEFAULT_VARIANT
 from rbee_deploy.site import Model, Site
@@ -30,14 +31,6 @@ class Makers:
     source: ArtefactSource = field(default_factory=Built)
     packages: Callable[[Target], tuple[Path, ...]] = operator.packages
     download: Callable[[Site, Model], tuple[HeldFile, ...]] = downloads.download
-
-
-@dataclass(frozen=True)
-class _Part:
-    """An entry to be, and where its content comes from: a file of this machine or a text."""
-
-    entry: Entry
-    content: Path | str
 
 
 def make(
@@ -90,25 +83,28 @@ def existing(folder: Path) -> Bundle | None:
     return bundle
 
 
-def _parts(site: Site, targets: Sequence[Target], operators: Target, makers: Makers, say: Say) -> list[_Part]:
-    parts: dict[tuple[Kind, str], _Part] = {}
+def _parts(site: Site, targets: Sequence[Target], operators: Target, makers: Makers, say: Say) -> list[Part]:
+    parts: dict[tuple[Kind, str], Part] = {}
     for target in targets:
         say(f"for hosts with Python {target.python}, {target.arch}, glibc {target.glibc}")
         for part in _artefacts(site, target, makers.source):
             kept = parts.setdefault((part.entry.kind, part.entry.name), part)
             parts[part.entry.kind, part.entry.name] = min(kept, part, key=_least_glibc)
-    found = [*parts.values(), *_models(site, makers)]
+    archs = dict.fromkeys(target.arch for target in targets)
+    found = [*parts.values(), *images.parts(site, tuple(archs), makers.source), *_models(site, makers)]
     return [*found, *_operators(makers.packages(operators), operators)]
 
 
-def _least_glibc(part: _Part) -> tuple[int, ...]:
+def _least_glibc(part: Part) -> tuple[int, ...]:
     return glibc(part.entry.target) if part.entry.target else (0,)
 
 
-def _artefacts(site: Site, target: Target, source: ArtefactSource) -> Iterator[_Part]:
+def _artefacts(site: Site, target: Target, source: ArtefactSource) -> Iterator[Part]:
     yield _artefact(Kind.RELEASE, source.release(site.version, target), target)
     yield _artefact(Kind.UV, source.uv(target), replace(target, python=ANY_PYTHON))
-    for name in dict.fromkeys(name for host in site.hives for name in host.engines):
+    # Where workers are containers, their images have it.
+    bare = [host for host in site.hives if host.container_engine is None or host.fallback is not None]
+    for name in dict.fromkeys(name for host in bare for name in host.engines):
         engine = source.engine(name, DEFAULT_VARIANT, target)
         least = _engine_target(engine)
         if glibc(least) > glibc(target):
@@ -119,12 +115,12 @@ def _artefacts(site: Site, target: Target, source: ArtefactSource) -> Iterator[_
         yield _artefact(Kind.ENGINE, engine, least, f"{name} {DEFAULT_VARIANT}")
 
 
-def _artefact(kind: Kind, artefact: Artefact, target: Target, of: str = "") -> _Part:
+def _artefact(kind: Kind, artefact: Artefact, target: Target, of: str = "") -> Part:
     path = f"{FOLDERS[kind]}/{artefact.archive.name}"
     made = Entry(
         kind=kind, name=artefact.id, path=path, size=artefact.size, sha256=artefact.sha256, of=of, target=target
     )
-    return _Part(made, artefact.archive)
+    return Part(made, artefact.archive)
 
 
 def _engine_target(engine: Artefact) -> Target:
@@ -140,7 +136,7 @@ def _engine_target(engine: Artefact) -> Target:
         ) from error
 
 
-def _models(site: Site, makers: Makers) -> Iterator[_Part]:
+def _models(site: Site, makers: Makers) -> Iterator[Part]:
     done: set[str] = set()
     for model in site.models:
         source = identity(model.source)
@@ -150,25 +146,21 @@ def _models(site: Site, makers: Makers) -> Iterator[_Part]:
         for held in makers.source.model(model) or makers.download(site, model):
             file, path = held.file, f"{FOLDERS[Kind.MODEL]}/sha256-{held.file.sha256}"
             entry = Entry(kind=Kind.MODEL, name=file.name, path=path, size=file.size, sha256=file.sha256, of=source)
-            yield _Part(entry, held.path)
+            yield Part(entry, held.path)
 
 
-def _operators(wheels: tuple[Path, ...], target: Target) -> Iterator[_Part]:
+def _operators(wheels: tuple[Path, ...], target: Target) -> Iterator[Part]:
     folder = FOLDERS[Kind.OPERATOR]
     for path in wheels:
         wheel = f"{folder}/{operator.WHEELS}/{path.name}"
         size, digest = path.stat().st_size, file_sha256(path)
-        yield _Part(
-            Entry(kind=Kind.OPERATOR, name=path.name, path=wheel, size=size, sha256=digest, target=target), path
-        )
+        yield Part(Entry(kind=Kind.OPERATOR, name=path.name, path=wheel, size=size, sha256=digest, target=target), path)
     for name, text in operator.texts(wheels, target).items():
-        data = text.encode()
-        digest = hashlib.sha256(data).hexdigest()
-        entry = Entry(kind=Kind.OPERATOR, name=name, path=f"{folder}/{name}", size=len(data), sha256=digest)
-        yield _Part(replace(entry, target=target), text)
+        part = written(Kind.OPERATOR, name, f"{folder}/{name}", text)
+        yield replace(part, entry=replace(part.entry, target=target))
 
 
-def _placed(part: _Part, draft: Path, before: Path) -> Entry:
+def _placed(part: Part, draft: Path, before: Path) -> Entry:
     """Put a part into the draft; what is there must be what was announced, whatever happened meanwhile."""
     entry, final = part.entry, draft / part.entry.path
     final.parent.mkdir(parents=True, exist_ok=True)

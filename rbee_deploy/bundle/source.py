@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.bundle.folder import Bundle
-from rbee_deploy.bundle.manifest import Entry, Kind, best
+from rbee_deploy.bundle.manifest import FOLDERS, Entry, Kind, best
 from rbee_deploy.errors import BundleError
-from rbee_deploy.site import Model
+from rbee_deploy.images import manifest as image_manifest
+from rbee_deploy.images.manifest import Images
+from rbee_deploy.site import Model, Site
 from rbee_deploy.sources import HeldFile
 from rbee_runtime.models.references import identity, shown
 from rbee_runtime.protocol import ModelFile
@@ -48,6 +50,16 @@ class Bundled:
                 f"{self._made_again()} where there is a network"
             )
         return tuple(HeldFile(_file(entry), self.bundle.path(entry)) for entry in held)
+
+    def images(self, site: Site) -> Images:
+        """Return the images of the bundle; where the inventory has them does not matter."""
+        inside = {entry.path for entry in self.bundle.manifest.of_kind(Kind.IMAGE)}
+        if f"{FOLDERS[Kind.IMAGE]}/{image_manifest.NAME}" not in inside:
+            raise BundleError(
+                f"{self.bundle.folder} has no images for the containers of fleet {site.name}: "
+                f"{self._made_again()} where they were built"
+            )
+        return image_manifest.read(self.bundle.folder / FOLDERS[Kind.IMAGE])
 
     def _entry(self, kind: Kind, what: str, target: Target, of: str = "") -> Entry:
         found = best(self.bundle.manifest.of_kind(kind, of), target)

@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from rbee_deploy.artefacts import Artefact, Target, described, file_sha256
 from rbee_deploy.bundle.folder import Bundle
 from rbee_deploy.bundle.make import Makers, make
 from rbee_deploy.errors import ArtefactError
+from rbee_deploy.images import manifest as image_manifest
+from rbee_deploy.images.manifest import Image, Images
 from rbee_deploy.inventory import host, model
 from rbee_deploy.site import Model, Site
 from rbee_deploy.sources import Built, HeldFile
@@ -64,6 +66,9 @@ class Makings:
     def model(self, model: Model) -> tuple[HeldFile, ...]:
         return Built(self.folder / "cache").model(model)
 
+    def images(self, site: Site) -> Images:
+        return Built().images(site)
+
     def packages(self, target: Target) -> tuple[Path, ...]:
         wheel = self.folder / "rbee-0.1.0-py3-none-any.whl"
         wheel.write_bytes(b"a wheel")
@@ -89,6 +94,18 @@ def two_boxes(folder: Path, **fields: Any) -> Site:
         secrets_dir=str(folder / "secrets"),
         **fields,
     )
+
+
+def images_of(folder: Path, *images: Image) -> Path:
+    """Return a folder of images whose archives have next to nothing in them."""
+    folder.mkdir()
+    made = []
+    for image in images:
+        path = folder / f"{image.name}-{image.arch}-{image.id[-4:]}.tar"
+        path.write_text(f"the image {image.id}")
+        made.append(replace(image, archive=path.name, sha256=file_sha256(path), size=path.stat().st_size))
+    (folder / image_manifest.NAME).write_text(image_manifest.text(made))
+    return folder
 
 
 def bundle_of(site: Site, folder: Path, *targets: Target, makings: Makings | None = None) -> Bundle:
