@@ -141,7 +141,10 @@ def restart(role: Role, *, seconds: float = READY_SECONDS) -> None:
 
 def forget_failed(names: Iterable[str]) -> None:
     """Have systemd forget that units failed which are not there any more; that they did not is no mistake."""
-    subprocess.run(["systemctl", "reset-failed", "--", *names], capture_output=True, check=False)
+    gone = list(names)
+    # Without a name it would forget those of everybody else.
+    if gone:
+        subprocess.run(["systemctl", "reset-failed", "--", *gone], capture_output=True, check=False)
 
 
 def kill_unready(role: Role) -> None:

@@ -94,6 +94,9 @@ class FakeSystemd:
         if not self.runs(role):
             raise ActivationError(f"{role.service} runs something else")
 
+    def forget_failed(self, names: Iterable[str]) -> None:
+        self.calls += [f"forget {name}" for name in names]
+
     def kill_unready(self, role: Role) -> None:
         """Do nothing: what is not ready has no process here."""
 
@@ -102,7 +105,7 @@ class FakeSystemd:
 def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystemd:
     """Put a made-up systemd in place of the machine's."""
     fake = FakeSystemd()
-    for name in ("look", "systemctl", "register", "running", "runs", "restart", "kill_unready"):
+    for name in ("look", "systemctl", "register", "running", "runs", "restart", "kill_unready", "forget_failed"):
         monkeypatch.setattr(units, name, getattr(fake, name))
     monkeypatch.setattr(worker_rules, "remove", lambda: fake.calls.append("remove rules"))
     return fake

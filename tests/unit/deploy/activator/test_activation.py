@@ -81,6 +81,16 @@ def test_a_release_that_never_becomes_ready_is_put_back(root: Path, systemd: Fak
     assert (state().current, state().wanted, state().undo) == (first.id, "", {})
 
 
+def test_units_that_went_with_a_failed_change_are_forgotten(root: Path, systemd: FakeSystemd) -> None:
+    """One of them that did not stop well does not look as if it were to run here; what runs on keeps its state."""
+    activation.activate(staged("r1").id, ME)
+    systemd.bad.add("r2")
+    systemd.calls.clear()
+    with pytest.raises(ActivationError):
+        activation.activate(staged("r2", contained=True).id, ME)
+    assert {call for call in systemd.calls if call.startswith("forget")} == {f"forget {unit}" for unit in HELPERS}
+
+
 def test_a_first_deploy_that_fails_leaves_nothing(root: Path, systemd: FakeSystemd) -> None:
     """With nothing to go back to, what was placed is removed, units are off, and the sentence says so."""
     before = tree(root)

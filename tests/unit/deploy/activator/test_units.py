@@ -1,6 +1,7 @@
 """What systemd's own programs say, read on a host."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,14 @@ def test_a_process_is_known_by_its_control_group(tmp_path: Path) -> None:
     (tmp_path / "10").mkdir()
     (tmp_path / "10" / "cgroup").symlink_to("gone")
     assert units.processes("rbee-queen.service", tmp_path) == {7, 8}
+
+
+@pytest.mark.parametrize(("names", "told"), [([], []), (["rbee-x.service"], [["rbee-x.service"]])])
+def test_nothing_of_others_is_forgotten(
+    names: list[str], told: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given no name, systemctl forgets every failure of the host, so it is not asked then."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: asked.append(words))
+    units.forget_failed(iter(names))
+    assert [words[words.index("--") + 1 :] for words in asked] == told
