@@ -22,6 +22,7 @@ ROWS = {
         "ENGINE",
         "OLD",
         "FALL",
+        "FULL",
         "PULL",
         "GONE",
         "GUARD",
