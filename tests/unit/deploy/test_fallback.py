@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rbee_deploy import fallback
+from rbee_deploy import fallback, stages
 from rbee_deploy.errors import ArtefactError
 from rbee_deploy.fallback import WHY
 from rbee_deploy.here import Here
@@ -134,6 +134,16 @@ def test_what_did_not_get_ready_runs_bare(tmp_path: Path, images: Any, activatio
     fallback.activated(here, activation)
     assert fallback.settle(here) is (why is not None)
     assert here.host.connector_data.get(WHY) == why
+
+
+@pytest.mark.parametrize("given", ["bare", None])
+def test_the_queen_falls_back_before_hives_are_touched(tmp_path: Path, given: str | None) -> None:
+    """Hives need her; a fleet without a fallback has no such stages."""
+    titles = [stage.title for stage in stages.of(here_of(tmp_path, PODMAN, fallback=given).site)]
+    assert ("activate bare queen" in titles) is (given is not None)
+    if given is not None:
+        order = ["activate queen", "activate bare queen", "activate hives", "activate bare hives", "verify"]
+        assert [title for title in titles if title in order] == order
 
 
 def test_a_bare_host_of_a_fallback_is_marked(tmp_path: Path) -> None:
