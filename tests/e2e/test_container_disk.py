@@ -63,7 +63,10 @@ def answer(fleet: Fleet) -> str:
 
 
 def test_a_disk_that_fills_up_changes_nothing(fleet: Fleet) -> None:
-    """A sentence a host, exit status 1, the same processes serve on, no image stays; with room the same word works."""
+    """A sentence a host, exit status 1, the same processes serve on, no image stays; with room the same word works.
+
+    A host with a fallback stays bare, which is a warning and no difference.
+    """
     hosts = fleet.lab.hosts
     before = {name: daemon_pids(host) for name, host in hosts.items()}
     for name, host in hosts.items():
@@ -79,6 +82,15 @@ def test_a_disk_that_fills_up_changes_nothing(fleet: Fleet) -> None:
     assert {name: daemon_pids(host) for name, host in hosts.items()} == before
     fleet.wait_ready("echo", 2)
     assert answer(fleet)
+    for name in hosts:
+        fleet.hosts[name]["fallback"] = "bare"
+    done = fleet.rbee_deploy("apply")
+    assert done.code == 0, done.errors
+    for name in hosts:
+        why = f"it runs bare instead of in containers: {name} could not load the image localhost/rbee-"
+        assert why in done.errors
+    assert {name: daemon_pids(host) for name, host in hosts.items()} == before
+    assert fleet.rbee_deploy("check").code == 0
     for host in hosts.values():
         widen(host)
     fleet.deploy()
