@@ -188,6 +188,14 @@ def with_podman(world: World) -> None:
     podman_on(world.fleet.lab.name, "gpu3", world.folder / "bin")
 
 
+def spare(world: World) -> None:
+    """Have gpu3 in the fleet, with nothing in a container."""
+    world.declare("queen", "gpu1", "gpu3")
+    bare_again(world)
+    world.apply()
+    world.fleet.wait_ready("echo", 2)
+
+
 def contained(world: World) -> None:
     """Write the folder of images into the inventory, and containers for the workers of gpu3."""
     world.declare("queen", "gpu1", "gpu3")
@@ -205,6 +213,12 @@ def rootless(world: World) -> None:
     """Write containers without root for hive and workers of gpu3."""
     housed(world)
     world.fleet.hosts["gpu3"] |= {"engine": "podman", "rootless": True}
+
+
+def by_docker(world: World) -> None:
+    """Write Docker for the containers of gpu3."""
+    housed(world)
+    world.fleet.hosts["gpu3"]["engine"] = "docker"
 
 
 def bare_again(world: World) -> None:
@@ -225,6 +239,8 @@ STATES: dict[str, Callable[[World], None]] = {
     "containers for its workers": contained,
     "containers for all of gpu3": housed,
     "containers without root for gpu3": rootless,
+    "gpu3 in the fleet": spare,
+    "Docker for all of gpu3": by_docker,
     "gpu3 bare again": bare_again,
     "an rbee whose hive does not start": bad,
 }
