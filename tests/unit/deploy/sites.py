@@ -109,7 +109,7 @@ def housed() -> Site:
 def housed_without_root() -> Site:
     """Return a fleet whose queen and hive are containers of a Podman without root."""
     box = host("box1", address="192.0.2.1", queen=True, mode="container", rootless=True)
-    return site_of(box, images="/srv/images")
+    return site_of(box, images=IMAGES)
 
 
 def housed_by_docker() -> Site:

@@ -188,7 +188,7 @@ async def test_two_rights_of_roots_are_enough(places: Places, settings: Path, en
             ["--config", "/nowhere.json"],
             "rbee-guard: cannot read /nowhere.json: No such file or directory; give the settings by --config FILE\n",
         ),
-        (["--what"], "rbee-guard: unrecognized arguments: --what; see python -I -m rbee_runtime.guard --help\n"),
+        (["--what"], "rbee-guard: there is no option --what; see python -I -m rbee_runtime.guard --help\n"),
     ],
 )
 def test_a_mistake_ends_it_with_a_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
