@@ -29,6 +29,7 @@ ROWS = {
         "NET",
         "CARDS",
         "LIMITS",
+        "UNIFIED",
         "CLOSED",
         "STOP",
         "EXPORT",

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.lab.commands import SLOW_S, output
 from tests.lab.errors import LabError, LabUnavailableError
 from tests.lab.places import CACHE_VARIABLE, image_cache, locked
-from tests.lab.recipes import BASE, RECIPES, Recipe
+from tests.lab.recipes import BASE, GUEST, RECIPES, Recipe
 
 MIRROR_VARIABLE = "RBEE_LAB_MIRROR"
 # A bare tree is 340 MB and debootstrap keeps the packages beside it until it ends.
@@ -34,7 +34,7 @@ def ensure_image(name: str) -> Path:
 
 def _recipe(name: str) -> Recipe:
     try:
-        return {**RECIPES, BASE.name: BASE}[name]
+        return {**RECIPES, BASE.name: BASE, GUEST.name: GUEST}[name]
     except KeyError:
         raise LabError(f"there is no image called {name!r}: choose one of {', '.join(RECIPES)}") from None
 

@@ -124,5 +124,16 @@ RECIPES = {
         Recipe(name="containers", suite="trixie", packages=CONTAINERS, finish=FINISH_CONTAINERS + FINISH),
     )
 }
+GUEST = Recipe(
+    name="guest",
+    suite="trixie",
+    packages=(
+        *("systemd", "systemd-sysv", "dbus", "python3", "nftables", "iproute2", "curl", "ca-certificates"),
+        *("podman", "crun", "netavark", "aardvark-dns", "linux-image-cloud-amd64", "initramfs-tools", "kmod"),
+    ),
+    finish=FINISH_PYTHON,
+)
+"""No host of the lab: a whole machine with a kernel of its own, for what hosts that share one cannot show."""
+
 BASE = Recipe(name="python", suite="trixie", packages=PYTHON, finish=FINISH_PYTHON)
 """Boots nothing: images of containers are built on it, since no registry is reachable."""

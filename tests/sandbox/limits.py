@@ -89,6 +89,7 @@ except OSError as error:
     print(len(children), error.errno)
 for child in children:
     os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 """
 
 
