@@ -26,7 +26,7 @@ def script(host: Host, *, models: bool) -> str:
     """Return it; it goes on past what is not there, and ends with what is still there."""
     users = _users(host) if models else ()
     parts = (*_units(), *_containers(host), *_rootless(), _worker_rules(), *_files(host, models=models), *users)
-    return "\n".join((_firewall(), *parts, _left(host)))
+    return "\n".join((*_answering(), _firewall(), *parts, _left(host)))
 
 
 def only_of(fleet: str, host: Host) -> str:
@@ -66,6 +66,21 @@ def _units() -> tuple[str, ...]:
 _ENGINES = shlex.join(engines.ROOT_S)
 
 
+def _answering() -> tuple[str, ...]:
+    """Return the lines that end the script, before it has done anything, where an engine that was used is away."""
+    used = rf"grep -rhos '\"engine\": *\"[a-z-]*\"' {places.GENERATIONS} {ports.ETC}/guard.json"
+    said = shlex.quote("does not answer, and has containers or images of rbee; start it, and purge the host again")
+    return (
+        f"engines=$({used} | sort -u)",
+        f"for engine in {_ENGINES}; do",
+        "  command -v $engine >/dev/null 2>&1 || continue",
+        "  $engine ps --quiet >/dev/null 2>&1 && continue",
+        # In quotes: what generations have had of a rootless one is none of root's.
+        f"""  case $engines in *'"'"$engine"'"'*) echo "$engine" {said} >&2; exit 1;; esac""",
+        "done",
+    )
+
+
 def _containers(host: Host) -> tuple[str, ...]:
     """Return the lines that remove containers, their network, secrets and images, of every engine that is there.
 
@@ -74,15 +89,11 @@ def _containers(host: Host) -> tuple[str, ...]:
     named = rf"grep -rhos 'sha256:[0-9a-f]\{{64\}}' {places.GENERATIONS} {places.BLOBS} {ports.ETC}/guard.json"
     mine = f"--filter label=rbee.hive={shlex.quote(host.name)}"
     ours = " ".join(f"--filter name='^rbee-{role}(-leaving-[0-9a-f]*)?$'" for role in ROLES)
-    used = rf"grep -rhos '\"engine\": *\"[a-z-]*\"' {places.GENERATIONS} {ports.ETC}/guard.json"
-    said = shlex.quote("does not answer, and has containers or images of rbee; start it, and purge the host again")
     return (
-        f"images=$({named} | sort -u); engines=$({used} | sort -u)",
+        f"images=$({named} | sort -u)",
         f"for engine in {_ENGINES}; do",
         "  command -v $engine >/dev/null 2>&1 || continue",
-        "  $engine ps --quiet >/dev/null 2>&1 || {",
-        # In quotes: what generations have had of a rootless one is none of root's.
-        f"""    case $engines in *'"'"$engine"'"'*) echo "$engine" {said} >&2; exit 1;; esac; continue; }}""",
+        "  $engine ps --quiet >/dev/null 2>&1 || continue",
         f"  ids=$($engine ps --all --quiet {mine}; $engine ps --all --quiet {ours})",
         '  [ -z "$ids" ] || $engine rm --force --volumes $ids >/dev/null',
         f"  $engine network rm {ContainerSettings().network} >/dev/null 2>&1",

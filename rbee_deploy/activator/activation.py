@@ -160,10 +160,11 @@ def _retire(run: Activation) -> None:
 
 def _remove(run: Activation) -> None:
     # Not before: systemd would not start a unit again of which it knows the old text, which names them.
-    for path in (*run.generation.unwanted, *run.retired.files):
+    gone = [path for path in (*run.generation.unwanted, *run.retired.files) if os.path.lexists(path)]
+    for path in gone:
         files.remove(path)
     switching.forget(run.generation, run.retired.files)
-    if run.retired.units:
+    if run.retired.units or any(SYSTEMD in Path(path).parts for path in gone):
         units.systemctl("daemon-reload")
         units.forget_failed(run.retired.units)
 
@@ -326,6 +327,7 @@ def _go_back(run: Activation) -> None:
         ran = role.service in undo.active and bool(role.digest)
         if ran and (role.service in affected or not units.runs(role)):
             units.restart(role)
+    switching.forget(old or Generation("", ""), [file.path for file in run.generation.files])
     _listen_again([name for name in undo.active if name.endswith(".socket")])
     _put_firewall_back(run, stale=ports.FIREWALL_UNIT in affected)
     # One that did not stop as it should, or was never ready, is not there any more.

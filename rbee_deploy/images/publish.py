@@ -7,6 +7,7 @@ one, images and lists, as JSON.
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import re
 import sys
@@ -70,10 +71,12 @@ def push_command(image: Image, where: str, digest_file: Path) -> list[str]:
 
 def list_commands(parts: Sequence[Published], version: str, digest_file: Path) -> list[list[str]]:
     """Return the commands that make one list of a name's images for all processors, and push it as its version."""
-    name, where = f"localhost/{parts[0].name}-list:{version}", f"docker://{parts[0].repository}:{version}"
+    references = [part.reference for part in parts]
+    # One that could not be pushed is still there, and is of the same parts: they are in its name.
+    of = hashlib.sha256(" ".join(references).encode()).hexdigest()[:12]
+    name, where = f"localhost/{parts[0].name}-list:{version}-{of}", f"docker://{parts[0].repository}:{version}"
     return [
-        [PODMAN, "manifest", "create", name, *(part.reference for part in parts)],
-        # --rm: a second try makes it anew.
+        [PODMAN, "manifest", "create", "--amend", name, *references],
         [
             *(PODMAN, "manifest", "push", "--quiet", "--all", "--rm", "--format", FORMAT),
             *("--digestfile", str(digest_file), name, where),

@@ -44,7 +44,8 @@ def _engine_answers(case: Case) -> Iterator[Finding]:
 
 
 def _rules_are_taken(case: Case) -> Iterator[Finding]:
-    found = case.facts.worker_rules
+    # A host without a hive has no workers to keep in.
+    found = case.facts.worker_rules if case.host.hive else None
     if found and not found["tool"] and case.installs is None:
         yield Finding("nft is missing, which keeps workers in containers in", "install the package nftables")
     elif found and found["tool"] and found["broken"]:

@@ -28,6 +28,7 @@ from rbee_deploy.activator.housed.naming import naming
 from rbee_deploy.activator.housed.role import ALL_CARDS, HousedRole, ids, options, run_folder
 from rbee_runtime import notify, ports
 
+ASK_SECONDS = 5.0
 LEAVE_SECONDS = 18.0
 """A queen lets go within milliseconds, or kills what hangs after 15 s; a hive ends within seconds."""
 
@@ -186,7 +187,8 @@ class _Attendant:
 
     def _goes_on(self) -> bool:
         """Say whether only the engine's command had ended, as when its daemon restarts; attach to what goes on then."""
-        runs = self._engine.runs(self._role.container)
+        # Not for long: the container's words are passed on meanwhile, or it would be taken to hang.
+        runs = self._engine.runs(self._role.container, seconds=ASK_SECONDS)
         if runs:
             self._client = self._engine.attach(self._role.container)
         # A daemon that does not answer may have it still, and is asked again.

@@ -35,7 +35,7 @@ class Engine:
         """Return how its command begins that starts a container."""
         return _STARTS.get(self.name, self.command)
 
-    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *words: str, seconds: float = COMMAND_SECONDS) -> "subprocess.CompletedProcess[str]":
         """Run its command; a status of 125 where it could not be run."""
         try:
             return subprocess.run(
@@ -44,7 +44,7 @@ class Engine:
                 text=True,
                 check=False,
                 stdin=subprocess.DEVNULL,
-                timeout=COMMAND_SECONDS,
+                timeout=seconds,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return subprocess.CompletedProcess(words, 125, "", str(error))
@@ -74,9 +74,9 @@ class Engine:
         """Have what a container writes come here."""
         return subprocess.Popen([*self.command, "attach", "--no-stdin", "--sig-proxy=false", container])
 
-    def runs(self, container: str) -> bool | None:
+    def runs(self, container: str, *, seconds: float = COMMAND_SECONDS) -> bool | None:
         """Say whether a container runs; None while the engine does not answer."""
-        done = self.run("container", "inspect", "--format", "{{.State.Running}}", container)
+        done = self.run("container", "inspect", "--format", "{{.State.Running}}", container, seconds=seconds)
         if done.returncode == 0:
             return done.stdout.strip() == "true"
         return False if any(words in done.stderr.lower() for words in _GONE) else None

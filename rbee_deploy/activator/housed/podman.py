@@ -83,27 +83,32 @@ def make_way(own: Path, root: Path) -> None:
             continue
 
 
-def leave(role: HousedRole, *, unit: Path | None = None) -> None:
+def leave(role: HousedRole, *, unit: Path | None = None) -> bool:
     """Have a container let go, and end in its own time under another name if it still has open streams.
 
     `unit` is the control group of its unit where somebody else than that unit asks, who then changes what the unit is:
-    it does not start again before `release`, or half a minute.
+    it does not start again before `release`, or half a minute. False if its container is there still, for it to end.
     """
     podman, file = Engine("podman"), noted(role)
     container = _running(podman, role)
     if not container:
-        return
+        return True
     # By its name: Podman takes this note away whenever a predecessor ends. The unit ends what is noted.
     disk.write(file, container.encode())
     # One that is not ready may not hear a signal yet: it serves nobody, and the unit ends it.
     if not is_ready(role):
-        return
+        return False
+    if unit is not None:
+        # Before anything ends: one without open streams is gone at once, and its unit would be free to start.
+        _hold(unit)
     podman.run("kill", "--signal=TERM", container)
     if not let_go(podman, role, container, LEAVE_SECONDS):
-        return
+        return not podman.runs(container)
     podman.run("rename", container, f"{role.leaving}{container[:12]}")
     file.unlink(missing_ok=True)
-    _stand_in(unit)
+    if unit is None:
+        _stand_in()
+    return True
 
 
 def _running(podman: Engine, role: HousedRole) -> str:
@@ -128,13 +133,15 @@ def noted(role: HousedRole) -> Path:
     return RUN / f"{role.container}.cid"
 
 
-def _stand_in(unit: Path | None) -> None:
+def _stand_in() -> None:
     """Give systemd a main process that it may end in place of the one that watches over the container."""
-    if unit is None:
-        notify.notify(f"MAINPID={os.posix_spawnp('sleep', ['sleep', STAND_IN_SECONDS], os.environ)}")
-        # Only a process of the unit may say so, and this one ends now.
-        notify.wait_read(NOTIFY_SECONDS)
-        return
+    notify.notify(f"MAINPID={os.posix_spawnp('sleep', ['sleep', STAND_IN_SECONDS], os.environ)}")
+    # Only a process of the unit may say so, and this one ends now.
+    notify.wait_read(NOTIFY_SECONDS)
+
+
+def _hold(unit: Path) -> None:
+    """Give systemd a main process that does not end before `release`."""
     below = unit / "leaving"
     below.mkdir(exist_ok=True)
     ports.UNIT_RUN.mkdir(mode=0o755, exist_ok=True)

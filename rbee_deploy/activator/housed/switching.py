@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from rbee_deploy.activator import units
 from rbee_deploy.activator.housed import attended, podman
 from rbee_deploy.activator.housed.role import ROLES, HousedRole
 from rbee_deploy.activator.manifest import Generation
+from rbee_runtime import ports
 
 SLICE = "system.slice"
 
@@ -19,7 +21,11 @@ def let_queen_go(ways: Iterable[Generation], files: Iterable[str]) -> None:
     queen = ROLES["queen"]
     was = (file.path for way in ways for file in way.files)
     if _is_podmans(queen, was) and not _is_podmans(queen, files):
-        podman.leave(queen, unit=podman.CGROUPS / SLICE / queen.unit)
+        left = podman.leave(queen, unit=podman.CGROUPS / SLICE / queen.unit)
+        if not left:
+            # As the unit that she is: what it will be knows no container. Nobody is served, so the socket goes as well,
+            # which would start her again.
+            units.systemctl("stop", "--", ports.QUEEN_SOCKET_UNIT, queen.unit)
 
 
 def let_queen_come() -> None:
@@ -33,7 +39,7 @@ def forget(wanted: Generation, gone: Iterable[str]) -> None:
     for role in ROLES.values():
         if _is_podmans(role, left) and not _is_podmans(role, files):
             podman.forget(role)
-        if wanted.engine not in attended.ENGINES:
+        if wanted.engine not in attended.ENGINES or role.name not in {each.name for each in wanted.roles}:
             attended.forget(role)
 
 

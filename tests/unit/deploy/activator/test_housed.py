@@ -249,17 +249,19 @@ def test_a_note_that_a_predecessor_took_along_is_not_needed(
     assert (cid.read_text() if cid.exists() else "") == ("" if is_ready else "0123456789abcdef")
 
 
+@pytest.mark.parametrize("has_left", [True, False])
 def test_a_unit_whose_files_change_is_held_until_they_have(
-    queen: HousedRole, root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+    has_left: bool, queen: HousedRole, root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever asks for it meanwhile: it would start as what it was. Systemd knows the new files by then."""
     left: list[str] = []
     mark = ports.UNIT_RUN / f"{queen.unit}.held"
 
-    def leave(role: HousedRole, *, unit: Path) -> None:
+    def leave(role: HousedRole, *, unit: Path) -> bool:
         left.append(f"{role.name} {unit.name}")
         mark.parent.mkdir()
         mark.touch()
+        return has_left
 
     def register(_enabled: object) -> None:
         left.append(f"held {mark.exists()}")
@@ -269,9 +271,53 @@ def test_a_unit_whose_files_change_is_held_until_they_have(
     monkeypatch.setattr(quadlets, "check", lambda _generation: None)
     (ports.ETC / "systemd").mkdir(parents=True)
     activation.activate(staged("r1", {"systemd/rbee-queen.container": "old"}).id, ME)
+    systemd.calls.clear()
     activation.activate(staged("r2", {"systemd/rbee-queen.service": "new"}).id, ME)
     assert left == ["held False", "queen rbee-queen.service", "held True"]
     assert not mark.exists()
+    # One that serves nobody ends as what it is, together with the socket that would start it again.
+    ended = [call for call in systemd.calls if call.startswith("stop rbee-queen")]
+    assert ended == ([] if has_left else ["stop rbee-queen.socket", "stop rbee-queen.service"])
+
+
+def test_what_a_failed_change_handed_over_is_taken_back(
+    queen: HousedRole, root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the way back a role that is in no container has no secrets at an engine, nor copies in memory."""
+    forgotten: list[str] = []
+    monkeypatch.setattr(quadlets, "check", lambda _generation: None)
+    monkeypatch.setattr(podman, "forget", lambda role: forgotten.append(role.name))
+    (ports.ETC / "systemd").mkdir(parents=True)
+    activation.activate(staged("r1", {"systemd/rbee-queen.service": "old"}).id, ME)
+    copies = ports.UNIT_RUN / "queen-abc"
+    copies.mkdir(parents=True)
+    systemd.bad = {"r2"}
+    with pytest.raises(ActivationError):
+        activation.activate(staged("r2", {"systemd/rbee-queen.container": "new"}).id, ME)
+    assert forgotten == ["queen"]
+    assert not copies.exists()
+
+
+def test_systemd_reads_its_files_again_once_what_it_knows_is_gone(
+    root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drop-in goes last, also where no unit does; a second run would find that systemd holds old files."""
+    monkeypatch.setattr(quadlets, "check", lambda _generation: None)
+    (ports.ETC / "systemd/rbee-queen.service.d").mkdir(parents=True)
+    drop_in = ports.ETC / "systemd/rbee-queen.service.d/50-rbee.conf"
+    before = staged("r1", {"systemd/other.service": "old", "systemd/rbee-queen.service.d/50-rbee.conf": "old"})
+    activation.activate(before.id, ME)
+    told: list[bool] = []
+    systemctl = systemd.systemctl
+
+    def heard(verb: str, *words: str, **how: float) -> str:
+        if verb == "daemon-reload":
+            told.append(drop_in.exists())
+        return systemctl(verb, *words, **how)
+
+    monkeypatch.setattr(units, "systemctl", heard)
+    activation.activate(staged("r2", {"systemd/other.service": "new"}).id, ME)
+    assert told == [False]
 
 
 def test_what_stands_in_for_a_container_ends_once_its_unit_may_start(queen: HousedRole, root: Path) -> None:
