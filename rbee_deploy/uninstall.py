@@ -74,9 +74,9 @@ def _answering() -> tuple[str, ...]:
         f"engines=$({used} | sort -u)",
         f"for engine in {_ENGINES}; do",
         "  command -v $engine >/dev/null 2>&1 || continue",
-        "  $engine ps --quiet >/dev/null 2>&1 && continue",
         # In quotes: what generations have had of a rootless one is none of root's.
-        f"""  case $engines in *'"'"$engine"'"'*) echo "$engine" {said} >&2; exit 1;; esac""",
+        """  case $engines in *'"'"$engine"'"'*) ;; *) continue;; esac""",
+        f"""  $engine ps --quiet >/dev/null 2>&1 || {{ echo "$engine" {said} >&2; exit 1; }}""",
         "done",
     )
 
@@ -93,6 +93,9 @@ def _containers(host: Host) -> tuple[str, ...]:
         f"images=$({named} | sort -u)",
         f"for engine in {_ENGINES}; do",
         "  command -v $engine >/dev/null 2>&1 || continue",
+        # Its socket would wake it, and once up it forwards for no other engine of the host.
+        "  [ $engine != docker ] || pgrep -x dockerd >/dev/null ||",
+        """    case $engines in *'"docker"'*) ;; *) continue;; esac""",
         "  $engine ps --quiet >/dev/null 2>&1 || continue",
         f"  ids=$($engine ps --all --quiet {mine}; $engine ps --all --quiet {ours})",
         '  [ -z "$ids" ] || $engine rm --force --volumes $ids >/dev/null',

@@ -43,3 +43,17 @@ def test_rules_about_workers_go_after_their_containers(tmp_path: Path) -> None:
     (tmp_path / "nft").chmod(0o755)
     subprocess.run(["sh", "-c", line], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
     assert (tmp_path / "said").read_text().splitlines() == [f"delete table {table}" for table in TABLES]
+
+
+@pytest.mark.parametrize(("runs", "asked"), [(False, False), (True, True)])
+def test_a_docker_that_nobody_used_is_not_woken(runs: bool, asked: bool, tmp_path: Path) -> None:
+    """Once it is up it drops what it does not forward itself, also for containers of another engine."""
+    programs = {"docker": f'echo "$@" >>{tmp_path}/asked', "podman": ":", "pgrep": f"exit {int(not runs)}"}
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    lines = uninstall.script(host("gpu1"), models=False).splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("images="))
+    part = "\n".join(lines[begin : lines.index("done", begin) + 1])
+    subprocess.run(["sh", "-c", part], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    assert (tmp_path / "asked").exists() is asked
