@@ -86,7 +86,8 @@ def _containers(host: Host) -> tuple[str, ...]:
 
     Which engine earlier deploys used does not matter then, nor which of its images they brought.
     """
-    named = rf"grep -rhos 'sha256:[0-9a-f]\{{64\}}' {places.GENERATIONS} {places.BLOBS} {ports.ETC}/guard.json"
+    known = (places.GENERATIONS, places.BLOBS, places.IMAGES, ports.ETC / "guard.json")
+    named = rf"grep -rhos 'sha256:[0-9a-f]\{{64\}}' {shlex.join(map(str, known))}"
     mine = f"--filter label=rbee.hive={shlex.quote(host.name)}"
     ours = " ".join(f"--filter name='^rbee-{role}(-leaving-[0-9a-f]*)?$'" for role in ROLES)
     return (

@@ -6,6 +6,7 @@ An image is known by its id, so that it does not matter which registry it comes 
 import shlex
 from collections.abc import Sequence
 
+from rbee_deploy.activator import places
 from rbee_deploy.activator.engines import in_shell
 from rbee_deploy.images.manifest import Image
 from rbee_deploy.modes import ContainerEngine
@@ -37,6 +38,12 @@ def references(image: Image, mirrors: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{place}@{image.digest}" for place in (*(f"{mirror}/{path}" for mirror in mirrors), image.repository))
 
 
+def noted(image: Image) -> str:
+    """Return the line that has a host know of an image that is about to come, for a purge to find it."""
+    folder, file = shlex.quote(str(places.IMAGES.parent)), shlex.quote(str(places.IMAGES))
+    return f"(umask 077; mkdir -p {folder}; grep -qsxF -- {image.id} {file} || echo {image.id} >>{file})"
+
+
 def pull(image: Image, engine: ContainerEngine, mirrors: Sequence[str] = ()) -> str:
     """Return the script; the credentials' file comes on its standard input, and is gone when it ends."""
     name = in_shell(engine)
@@ -55,6 +62,7 @@ def pull(image: Image, engine: ContainerEngine, mirrors: Sequence[str] = ()) -> 
             "trap 'rm -rf \"$auth\"' EXIT; trap 'exit 1' HUP INT TERM",
             'cat >"$auth/config.json"',
             *([given] if given else []),
+            noted(image),
             "pulled=",
             f"for from in {shlex.join(references(image, mirrors))}; do",
             f'  timeout {SECONDS} {command} "$from" >/dev/null 2>"$auth/said" </dev/null && pulled=yes && break',

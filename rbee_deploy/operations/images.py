@@ -71,6 +71,7 @@ def load(image: Image, sending: Upload, engine: ContainerEngine) -> str:
         (
             "set -e",
             upload.arrived(sending),
+            pulling.noted(image),
             # Not by its name: the engine's user may not read it.
             f"{command} load --quiet <{part} >/dev/null || {{ echo {shlex.quote(broken)} >&2; exit 1; }}",
             f"rm -f {part}",

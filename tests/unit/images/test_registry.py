@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rbee_deploy import _fields
+from rbee_deploy import _fields, uninstall
+from rbee_deploy.activator import places
 from rbee_deploy.images import pulling
+from rbee_deploy.inventory import host
 from rbee_deploy.modes import ContainerEngine
 from tests.unit.deploy.sites import IMAGE
 
@@ -51,6 +53,7 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(places, "IMAGES", tmp_path / "deploy/images")
     return folder
 
 
@@ -76,6 +79,17 @@ def test_an_image_is_pulled_by_its_digest_and_named_for_people(engine: Container
     assert SECRET in (engines / "auth").read_text()
     assert SECRET not in asked
     assert set(Path("/run").glob("tmp.*")) == before
+
+
+def test_an_image_is_known_before_it_is_there(engines: Path, tmp_path: Path) -> None:
+    """A purge finds what a deploy brought that got no further; asked twice it is noted once."""
+    (engines / "other").touch()
+    for _ in range(2):
+        assert run(pulling.pull(PUSHED, ContainerEngine.PODMAN)).returncode == 1
+    noted = tmp_path / "deploy/images"
+    assert noted.read_text() == f"{PUSHED.id}\n"
+    assert noted.parent.stat().st_mode & 0o777 == 0o700
+    assert str(places.IMAGES) in uninstall.script(host("box1", address="10.0.0.1"), models=False)
 
 
 def test_mirrors_are_asked_first(engines: Path) -> None:
