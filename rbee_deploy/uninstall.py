@@ -55,7 +55,9 @@ def _units() -> tuple[str, ...]:
         f"for unit in {shlex.join(modes.every_unit())}; do systemctl disable -- $unit 2>/dev/null; done",
         f"systemctl stop -- {shlex.join(reversed(modes.every_unit()))} 2>/dev/null",
         f"systemctl stop -- {shlex.quote(workers)} 2>/dev/null",
-        # What a restarted queen left to finish its streams is not stopped with it.
+        # What a restarted queen left to finish its streams is not stopped with it. A container by its engine first: one
+        # whose watcher was killed is refused to be removed.
+        *_leaving(),
         f"systemctl kill --kill-whom=all --signal=KILL -- {ports.QUEEN_UNIT} 2>/dev/null",
         shlex.join(("rm", "-f", "--", *files, modes.POLKIT_RULES)),
         f"rmdir -- {modes.UNITS_DIR}/{ports.QUEEN_UNIT}.d 2>/dev/null",
@@ -64,6 +66,19 @@ def _units() -> tuple[str, ...]:
 
 
 _ENGINES = shlex.join(engines.ROOT_S)
+
+
+def _leaving() -> tuple[str, ...]:
+    """Return the lines that remove containers of queens that still finish their streams."""
+    # Engines that were used alone, which `_answering` has asked.
+    left = "$engine ps --all --quiet --filter name='^rbee-queen-leaving-'"
+    return (
+        f"for engine in {_ENGINES}; do",
+        """  case $engines in *'"'"$engine"'"'*) ;; *) continue;; esac""",
+        "  command -v $engine >/dev/null 2>&1 || continue",
+        f'  ids=$({left}); [ -z "$ids" ] || $engine rm --force --volumes $ids >/dev/null',
+        "done",
+    )
 
 
 def _answering() -> tuple[str, ...]:
