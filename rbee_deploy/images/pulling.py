@@ -52,28 +52,33 @@ def pull(image: Image, engine: ContainerEngine, mirrors: Sequence[str] = ()) -> 
         ContainerEngine.DOCKER: f'{name} --config "$auth" pull --quiet',
         ContainerEngine.ROOTLESS: f'{name} pull --quiet --authfile "$auth/config.json"',
     }[engine]
-    # Root's alone until then; whoever pulls has to read it.
-    given = f'chown -R {ports.ENGINE_USER} "$auth"' if engine is ContainerEngine.ROOTLESS else ""
+    # Whoever pulls has to read it, and owns nothing of it: root would follow what an owner puts in its way.
+    given = (
+        f'chgrp {ports.ENGINE_USER} "$auth" "$auth/config.json"; chmod 0710 "$auth"; chmod 0640 "$auth/config.json"'
+        if engine is ContainerEngine.ROOTLESS
+        else ""
+    )
     other = f"what {engine.program} pulled is not the image {image.tag} ({image.id}); push it there again"
     return "\n".join(
         (
             "umask 077; auth=$(mktemp -d -p /run) || exit 1",
+            'heard=$(mktemp -d -p /run) || { rmdir "$auth"; exit 1; }',
             # A shell that a signal ends runs no trap for its exit.
-            "trap 'rm -rf \"$auth\"' EXIT; trap 'exit 1' HUP INT TERM",
+            "trap 'rm -rf \"$auth\" \"$heard\"' EXIT; trap 'exit 1' HUP INT TERM",
             'cat >"$auth/config.json"',
             *([given] if given else []),
             noted(image),
             "pulled=",
             f"for from in {shlex.join(references(image, mirrors))}; do",
-            f'  timeout {SECONDS} {command} "$from" >/dev/null 2>"$auth/said" </dev/null && pulled=yes && break',
-            '  said=$(grep -v "^Trying to pull" "$auth/said" | tail -n 3 | tr "\\n" " ")',
+            f'  timeout {SECONDS} {command} "$from" >/dev/null 2>"$heard/said" </dev/null && pulled=yes && break',
+            '  said=$(grep -v "^Trying to pull" "$heard/said" | tail -n 3 | tr "\\n" " ")',
             "  case $said in",
             *(f"    {pattern}) why={shlex.quote(reason)};;" for pattern, reason in _REASONS),
             '    *) why="failed: $said";;',
             "  esac",
-            f'  echo "the registry of $from, asked for {image.tag}, $why" >>"$auth/whys"',
+            f'  echo "the registry of $from, asked for {image.tag}, $why" >>"$heard/whys"',
             "done",
-            '[ -n "$pulled" ] || { cat "$auth/whys" >&2; exit 1; }',
+            '[ -n "$pulled" ] || { cat "$heard/whys" >&2; exit 1; }',
             f"{name} image inspect {image.id} >/dev/null 2>&1 || {{ echo {shlex.quote(other)} >&2; exit 1; }}",
             f"{name} tag {image.id} {image.tag}",
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -49,7 +50,7 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).chmod(0o755)
     # The engine's user is not there, so its Podman is this one.
     as_user = f'while [ "$1" != podman ]; do shift; done; shift; exec {folder}/podman "$@"'
-    for name, text in (("setpriv", as_user), ("id", "echo 991"), ("chown", ":")):
+    for name, text in (("setpriv", as_user), ("id", "echo 991"), ("chgrp", f'printf "%s " "$@" >>{folder}/given; :')):
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -79,6 +80,16 @@ def test_an_image_is_pulled_by_its_digest_and_named_for_people(engine: Container
     assert SECRET in (engines / "auth").read_text()
     assert SECRET not in asked
     assert set(Path("/run").glob("tmp.*")) == before
+
+
+def test_whoever_pulls_owns_nothing_that_root_uses(engines: Path) -> None:
+    """Its group reads the credentials; what the engine says is written where it can put nothing in the way."""
+    script = pulling.pull(PUSHED, ContainerEngine.ROOTLESS)
+    assert run(script).returncode == 0
+    assert "chown" not in script
+    user, folder, file = (engines / "given").read_text().split()
+    assert (user, file) == ("rbee-engine", f"{folder}/config.json")
+    assert set(re.findall(r"\$auth/([a-z.]+)", script)) == {"config.json"}
 
 
 def test_an_image_is_known_before_it_is_there(engines: Path, tmp_path: Path) -> None:
