@@ -12,6 +12,7 @@ from rbee_deploy.errors import DeployError
 from rbee_deploy.facts.state import Asked
 from rbee_deploy.modes import Mode, WorkerRuntime
 from rbee_deploy.observed import Observed
+from rbee_deploy.operations.root import REFUSALS
 from rbee_deploy.packages import Need
 from rbee_deploy.render import FALLBACK
 from rbee_deploy.site import Host, Site
@@ -112,12 +113,24 @@ def activated(here: "Here", activation: Any) -> None:
 def settle(here: "Here") -> bool:
     """Have a host take its fallback if it did not get ready in containers in this run, and say whether it did."""
     failed = _failed(here, _ACTIVATED)
-    if not failed or not is_open(here.declared):
+    # Whoever was refused was left as it is, because of another host: that is no failure of its way.
+    if not failed or not is_open(here.declared) or here.host.connector_data.get(REFUSALS):
         return False
     # Without its images nothing was activated; why they did not come says more, after what the engine has to say.
     lines = [lines[-1] for lines in _failed(here, _BROUGHT) if lines] + [lines[0] for lines in failed if lines]
     take(here, lines[0].removesuffix("; its last lines:") if lines else "it did not get ready")
     return True
+
+
+def unsettled(here: "Here") -> list[str]:
+    """Return why a host is to fail now, of which a failure was passed over that is no reason for its fallback.
+
+    It was left as it is because of another, or lacks an image of what it runs already.
+    """
+    refusals: list[str] = here.host.connector_data.pop(REFUSALS, [])
+    if refusals or not is_open(here.declared):
+        return refusals
+    return [lines[-1] if lines else "its images did not come" for lines in _failed(here, _BROUGHT)]
 
 
 def _failed(here: "Here", key: str) -> list[list[str]]:

@@ -73,7 +73,8 @@ def _load(here: Here, name: str) -> Any:
         wanted=here.images,
         engine=engine,
         release=here.release_id,
-        _ignore_errors=fallback.is_open(here.declared),
+        # Who only brings things does not fall back.
+        _ignore_errors=fallback.is_open(here.declared) and chosen is not preseed,
     )
     fallback.brought(here, loading)
     return loading
@@ -173,17 +174,24 @@ def _fall_back(title: str, *, queen: bool) -> Stage:
     def wanted(here: Here) -> Any:
         return here.generation() if mine(here) else None
 
+    def problems(here: Here) -> list[str]:
+        if here.declared.queen is not queen:
+            return []
+        return fallback.unsettled(here) or (here.problems() if mine(here) else [])
+
     steps = (
         ("settle how it runs", lambda here, name: host.settled(name=name, choose=lambda: _settle(here, title, queen))),
-        (
-            "check the host",
-            lambda here, name: host.accepted(name=name, problems=lambda: here.problems() if mine(here) else []),
-        ),
+        ("check the host", lambda here, name: host.accepted(name=name, problems=lambda: problems(here))),
         ("install engines", lambda here, name: release.engines(name=name, artefacts=here.engines)),
         ("bring files", lambda here, name: activate.staged(name=name, wanted=lambda: wanted(here), files=here.files)),
         (
             "go over to it",
-            lambda here, name: activate.activated(name=name, wanted=lambda: wanted(here), wrong=here.to_activate),
+            lambda here, name: activate.activated(
+                name=name,
+                wanted=lambda: wanted(here),
+                wrong=here.to_activate,
+                blocked=(lambda: "") if queen else here.gate,
+            ),
         ),
     )
     return Stage(title, steps, applies=lambda declared: declared.queen is queen, quiet=True)

@@ -15,6 +15,7 @@ from rbee_deploy.errors import ArtefactError
 from rbee_deploy.fallback import WHY
 from rbee_deploy.here import Here
 from rbee_deploy.inventory import host
+from rbee_deploy.operations.root import REFUSALS
 from rbee_deploy.packages import Need
 from rbee_deploy.plan import Workshop
 from rbee_deploy.render import FALLBACK, owned_files
@@ -134,6 +135,31 @@ def test_what_did_not_get_ready_runs_bare(tmp_path: Path, images: Any, activatio
     fallback.activated(here, activation)
     assert fallback.settle(here) is (why is not None)
     assert here.host.connector_data.get(WHY) == why
+
+
+@pytest.mark.parametrize(
+    ("images", "activation", "refused", "said"),
+    [
+        (operation(failed=False), operation("left as it is"), ["left as it is: gpu2 could not go over"], "left as it"),
+        (operation("no space", "podman could not load it"), operation(failed=False), [], "podman could not load it"),
+        (operation(), operation(failed=False), [], "its images did not come"),
+        (operation(failed=False), operation(failed=False), [], None),
+    ],
+    ids=["left because of another", "lacks an image of what runs", "says nothing of it", "well"],
+)
+def test_what_is_no_reason_to_fall_back_fails_the_host(
+    tmp_path: Path, images: Any, activation: Any, refused: list[str], said: str | None
+) -> None:
+    """A host that had to wait for another stays what it is, and none ends well whose images did not come."""
+    here = here_of(tmp_path, PODMAN)
+    if refused:
+        here.host.connector_data[REFUSALS] = refused
+    fallback.brought(here, images)
+    fallback.activated(here, activation)
+    assert not fallback.settle(here)
+    assert here.declared.mode == "container"
+    found = fallback.unsettled(here)
+    assert [line.startswith(said or "") for line in found] == ([True] if said is not None else [])
 
 
 @pytest.mark.parametrize("given", ["bare", None])
