@@ -119,6 +119,17 @@ class Fleet:
             **fields,
         }
 
+    def give_models(self, model: Path) -> None:
+        """Declare a real model for each host, `smol-NAME`, and a scripted one for all, `slow`, with streams of 5 s."""
+        for name in self.hosts:
+            self.models[name] = {"name": f"smol-{name}", "source": f"file:{model}", "hosts": [name], "context": 2048}
+        self.models["slow"] = {
+            "name": "slow",
+            "source": "fake:tokens_per_s=20,slots=8,tokens=100",
+            "slots": 8,
+            "replicas": "each_host",
+        }
+
     def command(self, *arguments: str) -> list[str]:
         """Return the deploy command that users type."""
         deploy = self.sources / DEPLOY.relative_to(ROOT)

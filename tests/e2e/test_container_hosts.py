@@ -35,15 +35,7 @@ def fleet(smol_model: Path) -> Iterator[Fleet]:
             machine = lab.add_host(engine, image="containers")
             made.declare(machine, mode="container", engine=engine, queen=engine == "podman")
         made.declare(lab.add_host("bare", image="containers"))
-        for name in made.hosts:
-            source = f"file:{smol_model}"
-            made.models[name] = {"name": f"smol-{name}", "source": source, "hosts": [name], "context": 2048}
-        made.models["slow"] = {
-            "name": "slow",
-            "source": "fake:tokens_per_s=20,slots=8,tokens=100",
-            "slots": 8,
-            "replicas": "each_host",
-        }
+        made.give_models(smol_model)
         # Longer than systemd waits for a main process to end.
         made.models["long"] = {
             "name": "long",

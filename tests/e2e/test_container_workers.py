@@ -35,16 +35,8 @@ def fleet(smol_model: Path) -> Iterator[Fleet]:
         made.declare(lab.add_host("bare"), queen=True)
         for engine in ENGINES:
             made.declare(lab.add_host(engine, image="containers"), worker_runtime="container", engine=engine)
-        for name in made.hosts:
-            source = f"file:{smol_model}"
-            made.models[name] = {"name": f"smol-{name}", "source": source, "hosts": [name], "context": 2048}
-        made.models["slow"] = {
-            "name": "slow",
-            "source": "fake:tokens_per_s=20,slots=8,tokens=100",
-            "slots": 8,
-            "replicas": "each_host",
-            "hosts": list(ENGINES),
-        }
+        made.give_models(smol_model)
+        made.models["slow"]["hosts"] = list(ENGINES)
         try:
             made.deploy()
             for name in made.hosts:

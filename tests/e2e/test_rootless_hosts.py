@@ -33,16 +33,8 @@ def fleet(smol_model: Path) -> Iterator[Fleet]:
         made.options |= {"images": str(images), "drain_seconds": 60}
         made.declare(lab.add_host("box", image="containers"), queen=True, **ROOTLESS)
         made.declare(lab.add_host("bare", image="containers"))
-        for name in made.hosts:
-            source = f"file:{smol_model}"
-            made.models[name] = {"name": f"smol-{name}", "source": source, "hosts": [name], "context": 2048}
-        made.models["slow"] = {
-            "name": "slow",
-            "source": "fake:tokens_per_s=20,slots=8,tokens=100",
-            "slots": 8,
-            "replicas": "each_host",
-            "hosts": ["box"],
-        }
+        made.give_models(smol_model)
+        made.models["slow"]["hosts"] = ["box"]
         try:
             made.deploy()
             settled(made)
