@@ -5,6 +5,8 @@ import grp
 import json
 import os
 import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from rbee_deploy.activator import blobs, database, disk, places, records, units, worker_rules
 from rbee_deploy.activator.firewall import firewalld, nftables, ufw
+from rbee_deploy.activator.housed.role import ROLES, HousedRole
 from rbee_deploy.activator.manifest import File, Generation, Role
 from rbee_deploy.activator.units import ActivationError, Unit
 from rbee_runtime import ports
@@ -34,6 +37,22 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in (ports.RELEASES, ports.ENGINES, ports.CREDENTIALS, ports.QUEEN_STATE, places.HOME, places.RUN):
         folder.mkdir(parents=True)
     return tmp_path
+
+
+@pytest.fixture
+def queen(root: Path) -> HousedRole:
+    """Return a queen whose user is the one who runs the test."""
+    (root / "run").mkdir(exist_ok=True)
+    for name in ("ca.pem", "queen.key"):
+        (ports.CREDENTIALS / name).write_text(f"content of {name}\n")
+    return replace(ROLES["queen"], user=getpass.getuser(), state=ports.QUEEN_STATE, run=ports.QUEEN_RUN)
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    """Put a command on the path."""
+    path = folder / name
+    path.write_text(f"#!{sys.executable}\n{textwrap.dedent(text)}")
+    path.chmod(0o755)
 
 
 def _move(module: ModuleType, below: Path, monkeypatch: pytest.MonkeyPatch) -> None:
