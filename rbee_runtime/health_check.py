@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def door_of(role: str, settings: Mapping[str, Any]) -> Door:
     """Return where a role answers by its settings; KeyError or TypeError where they are none."""
     if role == "queen":
-        return Door("127.0.0.1", int(settings.get("port", ports.QUEEN_PORT)), tls="client_tls" in settings)
+        listens = str(settings.get("address", "0.0.0.0"))  # noqa: S104 - what it listens on
+        port = int(settings.get("port", ports.QUEEN_PORT))
+        return Door(_WILDCARDS.get(listens, listens), port, tls=bool(settings.get("client_tls")))
     if role == "hive":
         listens, folder = str(settings.get("address", "0.0.0.0")), settings.get("link_dir")  # noqa: S104 - as above
         port = int(settings.get("port", ports.HIVE_PORT))

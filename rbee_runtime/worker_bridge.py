@@ -14,6 +14,10 @@ MOST_CHARACTERS = 15
 MAC_PREFIX = "02:72:62"
 """Of addresses that nobody else gives: 02 is for local ones, the rest our own choice."""
 
+NO_RESOLVER = "192.0.2.1"
+"""Nobody's (RFC 5737), and asked from within the container. Those of the host Docker would ask in the host's own
+network, which no rule about workers sees: a way out."""
+
 TABLES = ("inet rbee-workers", "bridge rbee-workers")
 """Of nftables, family and name: the first keeps workers from hosts, the second from each other."""
 

@@ -39,7 +39,7 @@ from rbee_runtime.guard.worker_container import (
     read_port,
 )
 from rbee_runtime.guard.worker_network import WorkerNetwork, read_owner
-from rbee_runtime.worker_bridge import bridge_of
+from rbee_runtime.worker_bridge import NO_RESOLVER, bridge_of
 
 LOG_SETTINGS = {"Type": "json-file", "Config": {"max-size": "8m"}}
 ENV = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
@@ -50,6 +50,7 @@ HOST_LOCKED_IN: Mapping[str, Any] = {
     "SecurityOpt": ["no-new-privileges"],
     "IpcMode": "private",
     "RestartPolicy": {"Name": "no"},
+    "Dns": [NO_RESOLVER],
 }
 _BRIDGE = "com.docker.network.bridge"
 SHUT: Mapping[str, str] = {f"{_BRIDGE}.enable_ip_masquerade": "false", f"{_BRIDGE}.enable_icc": "false"}

@@ -88,7 +88,10 @@ def test_nobody_there_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
     ("role", "given", "door"),
     [
         ("queen", {}, Door("127.0.0.1", 8500)),
-        ("queen", {"port": 9, "client_tls": {}}, Door("127.0.0.1", 9, tls=True)),
+        ("queen", {"port": 9, "client_tls": {"certificate": "c"}}, Door("127.0.0.1", 9, tls=True)),
+        ("queen", {"client_tls": None}, Door("127.0.0.1", 8500)),
+        ("queen", {"address": "192.0.2.5"}, Door("192.0.2.5", 8500)),
+        ("queen", {"address": "::"}, Door("::1", 8500)),
         ("hive", {}, Door("127.0.0.1", 8600, role="hive")),
         ("hive", {"address": "10.1.1.1", "link_dir": "/l"}, Door("10.1.1.1", 8600, True, Path("/l"), "hive")),
         ("worker", {"host": "::", "port": 9000}, Door("::1", 9000, role="worker")),

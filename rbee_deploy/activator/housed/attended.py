@@ -34,6 +34,7 @@ LEAVE_SECONDS = 18.0
 
 FIRST_INHERITED = 3
 MOST_SAID = 4096
+MOST_AT_ONCE = 64
 PASSED_ON = ("READY=1", "WATCHDOG=1", "STOPPING=1", "STATUS=")
 """What a container may tell systemd of itself; the rest would speak of the unit."""
 
@@ -179,7 +180,8 @@ class _Attendant:
 
     def _pass_on(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while True:
+            # Not all that there is: what speaks without pause would keep an order to end from being heard.
+            for _ in range(MOST_AT_ONCE):
                 text = self._said.recv(MOST_SAID).decode(errors="replace")
                 lines = [line for line in text.splitlines() if line.startswith(PASSED_ON)]
                 if lines:

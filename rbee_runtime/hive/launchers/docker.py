@@ -13,7 +13,7 @@ import requests
 from rbee_runtime.errors import LauncherError
 from rbee_runtime.hive.launchers.containers import ContainerPlan, EngineFacts, Owner, Seen, socket_path
 from rbee_runtime.hive.launchers.networks import Network, differing
-from rbee_runtime.worker_bridge import bridge_of
+from rbee_runtime.worker_bridge import NO_RESOLVER, bridge_of
 
 CALL_SECONDS = 60
 ASK_SECONDS = 1.0
@@ -184,6 +184,7 @@ def host_arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]
         "device_requests": requests_of(planned.devices, facts),
         "devices": [f"{node}:{node}:rwm" for node in planned.nodes],
         "network_mode": planned.network,
+        "dns": [NO_RESOLVER],
         "port_bindings": {f"{planned.port}/tcp": published},
         "ipc_mode": "private",
         "mem_limit": planned.memory,

@@ -241,6 +241,7 @@ DOCKER_CASES: list[tuple[tuple[Any, ...], Any, str]] = [
     ((HOST, "Annotations"), {"x": "y"}, "HostConfig.Annotations is set"),
     ((HOST, "ReadonlyRootfs"), ..., "HostConfig.ReadonlyRootfs is not what"),
     ((HOST, "RestartPolicy"), {"Name": "always"}, "HostConfig.RestartPolicy is not what"),
+    ((HOST, "Dns"), ["127.0.0.53"], "HostConfig.Dns is not what"),
     ((HOST, "AutoRemove"), True, "HostConfig.AutoRemove is set"),
     ((HOST, "PublishAllPorts"), True, "HostConfig.PublishAllPorts is set"),
     ((HOST, "OomKillDisable"), True, "HostConfig.OomKillDisable is set"),

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rbee_deploy.activator.housed import attended
+from rbee_deploy.activator.housed.engine import Engine
 from rbee_deploy.activator.housed.role import HousedRole
 from rbee_runtime import notify, ports
 from rbee_runtime.errors import ConfigError
@@ -171,6 +173,20 @@ def test_a_daemon_that_is_away_ends_nothing(unit: Unit) -> None:
     (unit.folder / "silent").unlink()
     (unit.folder / "state").write_text("gone")
     assert unit.process.wait(20) != 0
+
+
+def test_what_speaks_without_pause_is_not_listened_to_for_ever(queen: HousedRole) -> None:
+    """After some words it is looked whether anybody wants the unit to end."""
+    heard: list[int] = []
+
+    def recv(most: int) -> bytes:
+        heard.append(most)
+        return b"FDSTORE=1"
+
+    said = SimpleNamespace(recv=recv)
+    attendant = attended._Attendant(Engine("docker"), queen, SimpleNamespace(), said)  # type: ignore[arg-type]
+    attendant._pass_on()
+    assert len(heard) == attended.MOST_AT_ONCE
 
 
 def test_a_container_that_is_not_ready_is_not_waited_for(unit: Unit) -> None:
