@@ -99,6 +99,9 @@ queen, hives = fleet(
             link_port=8501,
             hive_port=8600,
             worker_ports=(9000, 9099),
+            # The most that one worker may take of this host's memory, such as "48 GiB"; one that wants more is ended
+            # and shown as out of memory. None is nine tenths of it. Memory of GPUs is not counted here.
+            worker_memory=None,
             # Close these ports, and no other, to all but those who need them: "nftables", or "ufw" or "firewalld" where
             # the host has that. Left out, the firewall of the host stays as it is.
             firewall="nftables",

@@ -100,7 +100,11 @@ def _launcher(host: Host, images: Sequence[Image]) -> dict[str, Any]:
         return {"launcher": "systemd"}
     return {
         "launcher": engine.program,
-        "containers": {"images": _by_model_engine(host, images), "socket": str(ports.GUARD_SOCKET)},
+        "containers": {
+            "images": _by_model_engine(host, images),
+            "socket": str(ports.GUARD_SOCKET),
+            **({} if host.worker_memory is None else {"memory_limit": host.worker_memory}),
+        },
     }
 
 
@@ -136,7 +140,7 @@ def guard_config(site: Site, host: Host, images: Sequence[Image], engine: Contai
         "ports": list(host.worker_ports),
         "user": ports.WORKER_USER,
         "groups": [ports.MODELS_GROUP, *DEVICE_GROUPS],
-        "memory_limit": settings.memory_limit,
+        "memory_limit": host.worker_memory,
         "pids_limit": settings.pids_limit,
         "rules": str(ports.NETWORK_RUN),
         **({"engine_user": ports.ENGINE_USER} if engine is ContainerEngine.ROOTLESS else {}),

@@ -19,7 +19,7 @@ from rbee_deploy.images.manifest import Image
 from rbee_deploy.modes import Way
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import MODEL_CREDENTIALS, Host, Site
-from rbee_runtime import ports, worker_bridge
+from rbee_runtime import ports, worker_bridge, worker_limits
 from rbee_runtime.config import ContainerSettings
 from rbee_runtime.protocol import ModelFile
 
@@ -175,6 +175,7 @@ def _units(site: Site, host: Host, state: SiteState, credentials: Sequence[Owned
         "model_credentials": list(site.model_credentials(host)),
         "external_keys": KEYS if site.external_keys else "",
         "container_engine": host.container_engine,
+        "worker_memory_percent": worker_limits.MEMORY_PERCENT,
     }
 
     def housed(name: str) -> dict[str, Any]:

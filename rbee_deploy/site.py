@@ -99,6 +99,9 @@ def _store(value: object) -> Store:
     return value
 
 
+LEAST_WORKER_MEMORY = 256 << 20
+"""Bytes that a worker takes before it has a model, by far rounded up; with less none would ever be ready."""
+
 _SHARE = re.compile("(?:100|[1-9][0-9]?)%")
 
 
@@ -138,6 +141,7 @@ class Host:
     `mode` is `bare` or `container`: how queen and hive run. `worker_runtime` is `process` or `container`, and always
     the latter where the hive is in one; `engine` is the container engine, `podman` or `docker`, and `rootless` has
     Podman run as a user without rights. `fallback` `bare` has a host that cannot run in containers run bare.
+    `worker_memory` are the bytes that one worker may take, None nine tenths of the host's.
     `engines` are the model engines that are installed there, or of which images are brought. `store` says how models
     come to it. `devices` are made-up ones or a recording, to try a fleet out; empty means those of the host.
     `hf_token`, `object_store` and `registry_auth` replace the fleet's. `firewall` closes our ports to whoever does not
@@ -169,6 +173,7 @@ class Host:
     link_port: int = check.setting(check.unprivileged_port, default=ports.QUEEN_LINK_PORT)
     hive_port: int = check.setting(check.unprivileged_port, default=ports.HIVE_PORT)
     worker_ports: tuple[int, int] = check.setting(check.port_range, default=ports.WORKER_PORTS)
+    worker_memory: int | None = check.setting(check.size(LEAST_WORKER_MEMORY), default=None)
     firewall: str | None = check.setting(check.one_of(*(kind.value for kind in Kind)), default=None)
     ssh_user: str | None = check.setting(check.text, default=None)
     ssh_port: int = check.setting(check.port, default=22)

@@ -118,13 +118,14 @@ class WorkerImage(Section):
 class ContainerSettings(Section):
     """How workers run when the launcher is an engine of containers; `socket` "" means the engine's usual one.
 
-    `images` are by model engine; an engine without one cannot be started.
+    `images` are by model engine; an engine without one cannot be started. `memory_limit` are bytes of one worker, None
+    is the share of the host's memory in `worker_limits`.
     """
 
     images: dict[str, WorkerImage] = {}
     socket: str = ""
     network: str = worker_bridge.NETWORK
-    memory_limit: int | None = None
+    memory_limit: int | None = Field(default=None, ge=1)
     pids_limit: int = 4096
 
 

@@ -5,11 +5,12 @@ import ipaddress
 import posixpath
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from rbee_runtime import worker_limits
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.guard import strict_json
 
@@ -31,7 +32,8 @@ class GuardConfig:
     `images` are the exact references that may be started. `models` are the folders that may be mounted, read-only and
     at their own paths. `handover` is the hive's folder of launch files and certificates, `handed` the guard's own, from
     which workers get copies. `callers` are where a network's routes may lead. `user` and `groups` are accounts of this
-    host; groups that do not exist are left out. Limits are the most that a worker may be given, None is any.
+    host; groups that do not exist are left out. Limits are the most that a worker may be given; None is any, but of
+    memory it is the host's share of `worker_limits` once the file is loaded.
     `rules` is a path that is there as long as rules keep workers from their host; without it no worker starts, and
     where none is named nobody asks. `engine_user` is who runs an engine without root's rights. `listen` is the path of
     the guard's socket where systemd hands none over.
@@ -60,11 +62,12 @@ class GuardConfig:
 def load(path: Path) -> GuardConfig:
     """Return the settings in a file; ConfigError."""
     try:
-        return parse(path.read_bytes())
+        found = parse(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; give the settings by --config FILE") from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+    return replace(found, memory_limit=worker_limits.memory(found.memory_limit))
 
 
 def parse(data: bytes) -> GuardConfig:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rbee_runtime import worker_limits
 from tests.lab import Lab, LabHost
 from tests.sandbox import limits
 from tests.sandbox.furnishing import RELEASE, furnish, install_release
@@ -272,3 +273,15 @@ def test_limits_hold_and_their_end_is_told(box: HiveBox) -> None:
     assert forked[1] == errno.EAGAIN
     assert (told["last_exit"], told["exit_signal"]) == ("out_of_memory", 9)
     assert "want of memory" in told["detail"]
+
+
+def test_a_worker_has_a_limit_of_memory_that_nobody_named(box: HiveBox) -> None:
+    """Where the settings say nothing, its control group has the share of the host that `worker_limits` gives it."""
+    with limits.limiting(box, f"pids_limit: {PROCESSES}"):
+        wait_for("the hive", lambda: box.ask("/ready").status_code == 200)
+        box.want("shared")
+        pid = box.reach("shared", "ready")["pid"]
+        found, total = limits.limits(box, pid), box.host.run("grep MemTotal /proc/meminfo").stdout.split()[1]
+    share = int(total) * 1024 * worker_limits.MEMORY_PERCENT // 100
+    # The kernel counts in pages.
+    assert [int(each) for each in found] == [share - share % 4096, PROCESSES]

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from rbee_runtime import worker_limits
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.hive.launchers import identity
 from rbee_runtime.hive.launchers.containers import Owner
@@ -23,7 +24,9 @@ def surroundings(config: HiveConfig) -> Surroundings:
     """Return what containers need to know of the hive."""
     return Surroundings(
         owner=Owner(config.fleet, config.name, identity.boot_id()),
-        settings=config.containers,
+        settings=config.containers.model_copy(
+            update={"memory_limit": worker_limits.memory(config.containers.memory_limit)}
+        ),
         folder=config.state_dir / "containers",
         readable=(config.models_dir,),
         callers=callers(config),

@@ -93,7 +93,14 @@ def contained() -> Site:
     """Return a fleet whose workers are containers, of each engine, one with models that lie elsewhere as well."""
     caches = store(hf_caches=["/home/ops/.cache/huggingface"])
     box = host("box1", address="192.0.2.1", queen=True, worker_runtime="container", store=caches)
-    gpu = host("gpu1", address="203.0.113.9", worker_runtime="container", engine="docker", worker_ports=(9100, 9120))
+    gpu = host(
+        "gpu1",
+        address="203.0.113.9",
+        worker_runtime="container",
+        engine="docker",
+        worker_ports=(9100, 9120),
+        worker_memory="48 GiB",
+    )
     return site_of(box, gpu, images=IMAGES, client_endpoint="plain-http")
 
 

@@ -115,9 +115,18 @@ def test_the_guard_accepts_what_is_rendered(name: str) -> None:
     assert (guard.network, guard.ports) == (hive.containers.network, hive.worker_ports)
     assert (guard.handover, guard.user) == (hive.state_dir / "containers", "rbee-worker")
     assert guard.callers == around.callers(hive)
+    assert guard.memory_limit == hive.containers.memory_limit == {"box1": None, "gpu1": 48 << 30}[name]
     assert hive.containers.socket == "/run/rbee-guard/engine.sock"
     assert set(hive.containers.images) == {"fake", "llama-cpp"}
     assert hive.containers.images["llama-cpp"].engine_dir == f"/opt/rbee/engines/{IMAGE.engine}"
+
+
+@pytest.mark.parametrize(("given", "said"), [(None, "MemoryMax=90%"), ("2 GiB", "MemoryMax=2147483648")])
+def test_no_worker_may_have_all_of_its_hosts_memory(given: str | None, said: str) -> None:
+    """The unit of a worker has a limit of memory, which is the inventory's where that names one."""
+    box = host("box1", address="192.0.2.1", queen=True, worker_memory=given)
+    unit = by_path(rendered(site_of(box), "box1"))["/etc/systemd/system/rbee-worker@.service"]
+    assert said in unit.text().splitlines()
 
 
 def test_a_host_with_containers_has_no_units_of_workers() -> None:

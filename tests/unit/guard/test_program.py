@@ -29,7 +29,7 @@ from tests.unit.hive.waiting import until
 
 pytestmark = pytest.mark.slow
 
-_BESIDE = ("command_line", "errors", "logs", "notify", "ports", "subordinate", "worker_bridge")
+_BESIDE = ("command_line", "errors", "logs", "notify", "ports", "subordinate", "worker_bridge", "worker_limits")
 ALLOWED = {"rbee_runtime", *(f"rbee_runtime.{name}" for name in _BESIDE)}
 ROOT = os.geteuid() == 0
 HIVE = 12345
@@ -122,7 +122,7 @@ def imported(said: str) -> set[str]:
 async def test_a_container_is_made_with_h11_and_little_else(
     places: Places, settings: Path, engine: RecordingEngine
 ) -> None:
-    """From start to end the program imports the standard library, h11, itself and seven modules beside it."""
+    """From start to end the program imports the standard library, h11, itself and eight modules beside it."""
     model(places)
     hand_over(places, "w-1")
     with started(settings) as guard:
