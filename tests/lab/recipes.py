@@ -130,6 +130,7 @@ GUEST = Recipe(
     packages=(
         *("systemd", "systemd-sysv", "dbus", "python3", "nftables", "iproute2", "curl", "ca-certificates"),
         *("podman", "crun", "netavark", "aardvark-dns", "linux-image-cloud-amd64", "initramfs-tools", "kmod"),
+        *("uidmap", "passt", "dbus-user-session", "libpam-systemd"),
     ),
     finish=FINISH_PYTHON,
 )
