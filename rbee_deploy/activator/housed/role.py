@@ -19,6 +19,10 @@ _ALL = re.compile(r"""name["']?:\s*["']?all\b""")
 """In YAML and in JSON."""
 
 DEVICE_GROUPS = ("video", "render")
+SELINUX = Path("/sys/fs/selinux/enforce")
+UNLABELLED = "--security-opt=label=disable"
+"""Policies for containers let no process in one connect to a socket of its host: the guard's, systemd's. What the two
+may do is what their users may, as on a bare host; workers keep their label."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def options(role: HousedRole, shown: Sequence[str], gids: Callable[[Iterable[int
     groups = [f"--group-add={gid}" for gid in gids(_gids(role.groups))]
     folders = [f"--volume={path}:{path}:ro" for path in shown if Path(path).is_dir()]
     devices = [ALL_CARDS] if role.name == "hive" and _gives_all_cards(CDI_FOLDERS) else []
-    return [*groups, *folders, *devices]
+    labels = [UNLABELLED] if SELINUX.exists() else []
+    return [*groups, *folders, *devices, *labels]
 
 
 def _gids(names: Iterable[str]) -> list[int]:

@@ -117,6 +117,7 @@ def test_options_are_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cdi = tmp_path / "cdi"
     cdi.mkdir()
     monkeypatch.setattr(role, "CDI_FOLDERS", (cdi, tmp_path / "none"))
+    monkeypatch.setattr(role, "SELINUX", tmp_path / "none")
     monkeypatch.setattr(role, "_gids", lambda names: [7 for _ in names][:1])
     hive = ROLES["hive"]
     shown = [str(tmp_path), str(tmp_path / "gone")]
@@ -126,6 +127,16 @@ def test_options_are_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (cdi / "nvidia.yaml").write_text('kind: nvidia.com/gpu\ndevices:\n- name: "0"\n- name: all\n')
     assert "--device=nvidia.com/gpu=all" in role.options(hive, shown)
     assert "--device=nvidia.com/gpu=all" not in role.options(ROLES["queen"], shown)
+
+
+def test_labels_of_selinux_keep_nobody_from_the_hosts_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the host has SELinux, queen and hive have no label of containers; elsewhere nothing is said of it."""
+    monkeypatch.setattr(role, "CDI_FOLDERS", ())
+    monkeypatch.setattr(role, "_gids", lambda _names: [])
+    monkeypatch.setattr(role, "SELINUX", tmp_path / "enforce")
+    assert [role.options(each, []) for each in ROLES.values()] == [[], []]
+    (tmp_path / "enforce").touch()
+    assert [role.options(each, []) for each in ROLES.values()] == [["--security-opt=label=disable"]] * 2
 
 
 @pytest.mark.parametrize(
