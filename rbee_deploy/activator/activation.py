@@ -308,7 +308,8 @@ def _go_back(run: Activation) -> None:
     ours = dict.fromkeys((*run.generation.enabled, *(role.service for role in roles)))
     _stop([name for name in ours if name not in undo.active])
     units.disable([name for name in run.generation.enabled if name not in undo.enabled])
-    switching.let_queen_go((run.generation,), (entry.path for entry in undo.paths if entry.kind != "absent"))
+    was = [entry.path for entry in undo.paths if entry.kind != "absent"]
+    switching.let_queen_go((run.generation,), was, at_once=True)
     changed = {entry.path for entry in undo.paths if files.look(entry.path) != entry}
     affected = {service for file in run.generation.files if file.path in changed for service in file.affects}
     for entry in undo.paths:

@@ -87,7 +87,8 @@ def leave(role: HousedRole, *, unit: Path | None = None) -> bool:
     """Have a container let go, and end in its own time under another name if it still has open streams.
 
     `unit` is the control group of its unit where somebody else than that unit asks, who then changes what the unit is:
-    it does not start again before `release`, or half a minute. False if its container is there still, for it to end.
+    it does not start again before `release`, or half a minute. False if its container may be there still, for it to
+    end. Raises ActivationError, and changes nothing, where Podman does not say what it runs.
     """
     podman, file = Engine("podman"), noted(role)
     container = _running(podman, role)
@@ -103,7 +104,7 @@ def leave(role: HousedRole, *, unit: Path | None = None) -> bool:
         _hold(unit)
     podman.run("kill", "--signal=TERM", container)
     if not let_go(podman, role, container, LEAVE_SECONDS):
-        return not podman.runs(container)
+        return podman.runs(container) is False
     podman.run("rename", container, f"{role.leaving}{container[:12]}")
     file.unlink(missing_ok=True)
     if unit is None:
@@ -112,10 +113,18 @@ def leave(role: HousedRole, *, unit: Path | None = None) -> bool:
 
 
 def _running(podman: Engine, role: HousedRole) -> str:
-    """Return the id of the container that the unit of a role runs, "" if it is none."""
+    """Return the id of the container that the unit of a role runs, "" if it is none; ActivationError."""
     # Quadlet labels what it starts.
     known = (f"--filter=name=^{role.container}$", f"--filter=label=PODMAN_SYSTEMD_UNIT={role.unit}")
-    return podman.run("ps", "--no-trunc", *known, "--format={{.ID}}").stdout.strip()
+    done = podman.run("ps", "--no-trunc", *known, "--format={{.ID}}")
+    if done.returncode != 0:
+        # Silence is no container that is gone: hers would be ended with all its streams.
+        why = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
+        raise ActivationError(
+            f"podman does not say whether the {role.name} runs in a container of it ({why[0]}): run `podman ps` as "
+            "root, mend what it says, and run the same command again"
+        )
+    return done.stdout.strip()
 
 
 def release(role: HousedRole) -> None:

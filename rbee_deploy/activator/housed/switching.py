@@ -7,21 +7,32 @@ from rbee_deploy.activator import units
 from rbee_deploy.activator.housed import attended, podman
 from rbee_deploy.activator.housed.role import ROLES, HousedRole
 from rbee_deploy.activator.manifest import Generation
+from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
 
 SLICE = "system.slice"
+IDLE = ("inactive", "failed")
+"""States of a unit that runs nothing, and does not try to."""
 
 
-def let_queen_go(ways: Iterable[Generation], files: Iterable[str]) -> None:
+def let_queen_go(ways: Iterable[Generation], files: Iterable[str], *, at_once: bool = False) -> None:
     """Have a queen who may be in a container of Podman leave, unless she will be one by these files as well.
 
     Once systemd has read other unit files, nothing of them speaks of her container: it would wait for its streams, and
     then end what watches over it. Until `let_queen_come` she does not start again, which would be as what she was.
+    Where Podman does not say what it runs that is an ActivationError, or `at_once` her unit is stopped all the same.
     """
     queen = ROLES["queen"]
     was = (file.path for way in ways for file in way.files)
     if _is_podmans(queen, was) and not _is_podmans(queen, files):
-        left = podman.leave(queen, unit=podman.CGROUPS / SLICE / queen.unit)
+        if units.look([queen.unit])[queen.unit].active in IDLE:
+            return
+        try:
+            left = podman.leave(queen, unit=podman.CGROUPS / SLICE / queen.unit)
+        except ActivationError:
+            if not at_once:
+                raise
+            left = False
         if not left:
             # As the unit that she is: what it will be knows no container. Nobody is served, so the socket goes as well,
             # which would start her again.

@@ -15,7 +15,7 @@ from rbee_deploy.activator.housed.engine import Engine
 from rbee_deploy.activator.housed.role import ROLES, HousedRole
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
-from tests.unit.deploy.activator.conftest import FakeSystemd, program, staged
+from tests.unit.deploy.activator.conftest import FakeSystemd, program, staged, state, tree
 
 ME = Told(by="anna@desk", why="because", run="run-1")
 
@@ -36,6 +36,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         here = pathlib.Path({str(folder)!r})
         with (here / "asked").open("a") as file:
             file.write(" ".join(sys.argv[1:]) + "\\n")
+        if (here / "silent").exists():
+            sys.exit("cannot set up namespace")
         if sys.argv[1:3] == ["container", "inspect"]:
             print("true" if (here / "container").exists() else "false")
         if sys.argv[1] == "ps" and (here / "container").exists() and {{*sys.argv}} >= set({UNITS_CONTAINER!r}):
@@ -233,6 +235,71 @@ def test_a_note_that_a_predecessor_took_along_is_not_needed(
     podman.leave(queen)
     assert any(line.startswith("rename 0123456789abcdef") for line in asked(engine)) == is_ready
     assert (cid.read_text() if cid.exists() else "") == ("" if is_ready else "0123456789abcdef")
+
+
+def test_a_podman_that_does_not_answer_has_nothing_changed(queen: HousedRole, engine: Path, cid: Path) -> None:
+    """Its silence is no container that is gone; the sentence says what Podman said and what to do."""
+    podman.prepare(queen, [], [])
+    (ports.QUEEN_RUN / "running.json").write_text("{}")
+    for name in ("container", "silent"):
+        (engine / name).touch()
+    (engine / "asked").unlink()
+    said = r"does not say whether the queen runs .*\(cannot set up namespace\): run `podman ps` as root"
+    with pytest.raises(ActivationError, match=said):
+        podman.leave(queen)
+    assert [line.split()[0] for line in asked(engine)] == ["ps"]
+    assert cid.exists()
+    assert (ports.QUEEN_RUN / "running.json").exists()
+
+
+def test_a_podman_that_falls_silent_has_let_nobody_go(
+    queen: HousedRole, engine: Path, cid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that hangs, at an engine that does not say any more whether it runs, is for the unit to end."""
+    podman.prepare(queen, [], [])
+    (ports.QUEEN_RUN / "running.json").write_text("{}")
+    (engine / "container").touch()
+
+    def hangs(*_words: object) -> bool:
+        (engine / "silent").touch()
+        return False
+
+    monkeypatch.setattr(podman, "let_go", hangs)
+    assert not podman.leave(queen)
+
+
+@pytest.fixture
+def silent(root: Path, systemd: FakeSystemd, engine: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystemd:
+    """Give the systemd of a host whose Podman does not answer."""
+    monkeypatch.setattr(quadlets, "check", lambda _generation: None)
+    (ports.ETC / "systemd").mkdir(parents=True)
+    (engine / "silent").touch()
+    return systemd
+
+
+def test_a_queen_of_a_silent_podman_stays_what_she_is(silent: FakeSystemd) -> None:
+    """Who writes bare is told to mend Podman first, her streams go on, and every file is as before."""
+    first = staged("r1", {"systemd/rbee-queen.container": "old"})
+    activation.activate(first.id, ME)
+    before, ran = tree(ports.ETC), dict(silent.ran)
+    silent.calls.clear()
+    with pytest.raises(ActivationError, match="podman does not say whether the queen runs in a container"):
+        activation.activate(staged("r2", {"systemd/rbee-queen.service": "new"}).id, ME)
+    assert (tree(ports.ETC), silent.ran, state().current) == (before, ran, first.id)
+    assert not [call for call in silent.calls if call.startswith("stop")]
+
+
+def test_the_way_back_does_not_need_an_answer_of_podman(silent: FakeSystemd) -> None:
+    """A change that failed is put back; the unit is stopped as what it is, together with its socket."""
+    activation.activate(staged("r1", {"systemd/rbee-queen.service": "old"}).id, ME)
+    before = tree(ports.ETC)
+    silent.bad.add("r2")
+    silent.calls.clear()
+    with pytest.raises(ActivationError, match="release r1 is in force again"):
+        activation.activate(staged("r2", {"systemd/rbee-queen.container": "new"}).id, ME)
+    assert tree(ports.ETC) == before
+    ended = [call for call in silent.calls if call.startswith("stop rbee-queen")]
+    assert ended == ["stop rbee-queen.socket", "stop rbee-queen.service"]
 
 
 @pytest.mark.parametrize("has_left", [True, False])
