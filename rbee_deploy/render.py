@@ -105,7 +105,7 @@ def owned_files(site: Site, host: Host, state: SiteState) -> tuple[OwnedFile, ..
     return (*files, *(_digest_file(role, state.release, files) for role in roles(host)))
 
 
-FALLBACK = str(ports.ETC / "fallback")
+FALLBACK = str(places.FALLBACK)
 """Lies on hosts that run bare because they did not get ready in containers."""
 
 ROLES = ("queen", "hive")

@@ -16,6 +16,7 @@ from pyinfra import logger
 from pyinfra.context import ctx_state
 
 from rbee_deploy import connection, interrupt
+from rbee_deploy.activator.lost import WARNING
 from rbee_deploy.facts.memo import COMMANDS
 from rbee_deploy.operations.root import DIFFERENCES, FETCHES, NOTES, REFUSALS, WARNINGS
 from rbee_deploy.recorder import Recorder
@@ -279,8 +280,15 @@ def _judge(line: Line, meta: Any, host: Any, *, ignored: bool) -> None:
     elif not meta.is_complete() or meta.did_error():
         line.verdict = Verdict.FAILED
         line.notes = host.connector_data.get(REFUSALS) or _said(meta, host.name)
-    elif meta.did_change() and line.verdict is Verdict.UNCHANGED:
-        line.verdict = Verdict.CHANGED
+    elif meta.did_change():
+        line.verdict = Verdict.CHANGED if line.verdict is Verdict.UNCHANGED else line.verdict
+        line.notes += _warned(meta)
+
+
+def _warned(meta: Any) -> list[str]:
+    """Return what a host's activator warns of although it did what it was told."""
+    output = meta._combined_output.output_lines  # noqa: SLF001 - stdout alone is public
+    return [line.strip().removeprefix(WARNING) for line in output if line.strip().startswith(WARNING)]
 
 
 def says_what_to_do(sentence: str) -> bool:

@@ -16,6 +16,7 @@ from rbee_deploy.activator import (
     disk,
     files,
     firewall,
+    lost,
     places,
     records,
     units,
@@ -116,7 +117,7 @@ def _release(link: str) -> str:
 
 
 def _end_workers(run: Activation) -> None:
-    workers.end(run.undo.ways, run.generation)
+    workers.end(lost.left(run.undo.ways, run.generation), run.generation)
 
 
 def _place(run: Activation) -> None:

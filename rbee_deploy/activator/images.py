@@ -66,10 +66,21 @@ def _of(generation: Generation) -> list[tuple[str, str]]:
     return [(known.engine, image) for image in known.images] if known is not None else []
 
 
+def engine_of(generation: Generation) -> str:
+    """Return the engine of a generation's containers, "" where it has none."""
+    known = guarded(generation) if not generation.engine else None
+    return known.engine if known is not None else generation.engine
+
+
+def answers(engine: str) -> bool:
+    """Say whether an engine says what it runs."""
+    return _status(engine, "ps", "--quiet") == 0
+
+
 def missing(generation: Generation) -> list[str]:
     """Return the images that a generation names and the host has not; an engine that is away misses none."""
     wanted = _of(generation)
-    if not wanted or _status(wanted[0][0], "ps", "--quiet") != 0:
+    if not wanted or not answers(wanted[0][0]):
         return []
     return [image for engine, image in wanted if _status(engine, "image", "inspect", image) or 0]
 
@@ -95,7 +106,7 @@ def is_there(engine: str, image: str) -> bool:
     """Say whether an engine has an image; one that does not answer may have it."""
     if shutil.which(engines.program(engine)) is None:
         return False
-    return _status(engine, "ps", "--quiet") != 0 or _status(engine, "image", "inspect", image) == 0
+    return not answers(engine) or _status(engine, "image", "inspect", image) == 0
 
 
 def end(known: Guarded, *, seconds: float) -> None:

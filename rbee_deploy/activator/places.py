@@ -23,6 +23,9 @@ SECRET_BLOBS = ports.CREDENTIALS / ".kept"
 FREEZE = HOME / "freeze"
 """Where a person forbids deploys until further notice: who, since when, why, by tabs."""
 
+FALLBACK = ports.ETC / "fallback"
+"""There on a host that is to run in containers and runs bare, because it could not."""
+
 FIREWALL = ports.ETC / "firewall.json"
 """Who may connect to which port of ours; on hosts whose inventory asks for a firewall."""
 

@@ -76,6 +76,13 @@ def test_what_a_host_has_a_fallback_for_is_no_failure() -> None:
     assert lines[1:-1] == ["box1  activate hives     0.3 s  fell back  rbee-hive.service failed"]
 
 
+def test_what_an_activation_warns_of_stands_beside_its_verdict() -> None:
+    """It went well, and what could not be done is said all the same; other output of it is not."""
+    output = ("restarted", "warning: podman does not answer: its images stay")
+    lines = run({"activate hives: a": meta(changed=True, output=output)})
+    assert lines[1:-1] == ["box1  activate hives     0.3 s  changed    podman does not answer: its images stay"]
+
+
 @pytest.mark.parametrize("count", [1, 25])
 def test_a_failed_command_shows_its_last_lines_and_what_to_do(count: int) -> None:
     """At most a sentence, ten lines of the host's own words and what became of it, aligned, then the next command."""

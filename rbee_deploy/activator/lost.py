@@ -1,0 +1,110 @@
+"""Engines of containers that a host leaves and that do not answer any more: what they run ends without them."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from rbee_deploy.activator import engines, images, places, units
+from rbee_deploy.activator.manifest import Generation
+from rbee_runtime import ports
+
+PROC = Path("/proc")
+USERS = (ports.QUEEN_USER, ports.HIVE_USER, ports.WORKER_USER)
+UNITS = (ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT, ports.HIVE_UNIT)
+WORKER = f"/{ports.WORKER_TEMPLATE.partition('@')[0]}@"
+"""In the control group of a worker that is a process of the host, and no container's."""
+
+END_SECONDS = 30.0
+"""For requests under way; nobody can ask an engine how far its containers are."""
+
+_POLL_SECONDS = 0.1
+WARNING = "warning: "
+"""Begins a line for the report of a deploy that went well."""
+
+
+def left(ways: Collection[Generation], wanted: Generation) -> tuple[Generation, ...]:
+    """Return the ways whose engines can be asked to end what they run; of the others all is ended, and a line says so.
+
+    Only where a host goes over to no container at all, because it could not run in them or the engine's program is gone
+    with it; otherwise a person can start that engine first.
+    """
+    known = {way.id: images.engine_of(way) for way in ways}
+    silent: set[str] = set()
+    if not images.engine_of(wanted):
+        silent = {
+            engine for engine in {*known.values()} - {""} if _may_go(engine, wanted) and not images.answers(engine)
+        }
+    if silent:
+        # Not one by one: nobody is to start what was just ended.
+        names = [name for name, unit in units.look(UNITS).items() if unit.load != "not-found"]
+        if names:
+            units.systemctl("stop", "--", *names)
+        _end()
+    for engine in sorted(silent):
+        _warn(engine)
+    return tuple(way for way in ways if known[way.id] not in silent)
+
+
+def _may_go(engine: str, wanted: Generation) -> bool:
+    fell_back = any(file.path == str(places.FALLBACK) for file in wanted.files)
+    return fell_back or shutil.which(engines.program(engine)) is None
+
+
+def _end() -> None:
+    """End the processes of our users that are units of no more; first in their own time."""
+    deadline = time.monotonic() + END_SECONDS
+    _send(signal.SIGTERM)
+    while time.monotonic() < deadline and any(True for _ in _processes()):
+        time.sleep(_POLL_SECONDS)
+    _send(signal.SIGKILL)
+
+
+def _send(number: signal.Signals) -> None:
+    for pid in _processes():
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            try:
+                # Once more, now that the number cannot become another's.
+                if _is_ours(PROC / str(pid), _uids()):
+                    signal.pidfd_send_signal(handle, number)
+            finally:
+                os.close(handle)
+
+
+def _processes() -> Iterator[int]:
+    uids = _uids()
+    yield from (int(path.name) for path in PROC.glob("[0-9]*") if _is_ours(path, uids))
+
+
+def _uids() -> dict[int, str]:
+    return {known.pw_uid: known.pw_name for known in pwd.getpwall() if known.pw_name in USERS}
+
+
+def _is_ours(process: Path, uids: dict[int, str]) -> bool:
+    """Say whether a process belongs to one of our users, still runs, and is no worker of a unit."""
+    try:
+        said = dict(line.partition(":\t")[::2] for line in (process / "status").read_text().splitlines())
+        user = uids.get(int(said["Uid"].split()[0]))
+        if user is None or said["State"].startswith(("Z", "X")):
+            return False
+        return user != ports.WORKER_USER or WORKER not in (process / "cgroup").read_text()
+    except (OSError, KeyError, ValueError):
+        # It has ended meanwhile.
+        return False
+
+
+def _warn(engine: str) -> None:
+    name = engines.program(engine)
+    text = (
+        f"{name} does not answer: what it ran here is ended without it, and its containers, network and images of rbee "
+        "could not be removed; once it answers, purge removes them, and a deploy in containers takes them over"
+    )
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{WARNING}{text}\n")
+        sys.stderr.flush()
