@@ -5,6 +5,7 @@ DeployError
 ├── AuthorityError   the fleet's certificate authority cannot be used as it lies on disk
 ├── RenderError      a template or its data is wrong
 ├── ArtefactError    a release, engine or model file cannot be built, read or trusted
+│   └── ProcessorError   what there is, is for other processors than a host's
 ├── BundleError      a bundle cannot be made, is damaged, or lacks what is asked of it
 └── ExportError      an inventory cannot go to another substrate as it is, or its folder is somebody else's
 
@@ -31,6 +32,10 @@ class RenderError(DeployError):
 
 class ArtefactError(DeployError):
     """A release, engine or model file cannot be built, read or trusted."""
+
+
+class ProcessorError(ArtefactError):
+    """An image is there, for other processors than a host's: nothing that has to be put right on this machine."""
 
 
 class BundleError(DeployError):

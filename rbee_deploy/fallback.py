@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rbee_deploy import packages, questions
-from rbee_deploy.errors import DeployError
+from rbee_deploy.errors import DeployError, ProcessorError
 from rbee_deploy.facts.state import Asked
+from rbee_deploy.images import pulling
 from rbee_deploy.modes import Mode, WorkerRuntime
 from rbee_deploy.observed import Observed
 from rbee_deploy.operations.root import REFUSALS
@@ -81,7 +82,7 @@ def choose(here: "Here", *, tries: bool) -> None:
     """
     if not is_open(here.declared):
         return
-    why = _obstacle(here)
+    why = _of_host(here)
     if not why and not tries and is_taken(here.facts):
         why = _AGAIN
     if why:
@@ -118,6 +119,8 @@ def settle(here: "Here") -> bool:
         return False
     # Without its images nothing was activated; why they did not come says more, after what the engine has to say.
     lines = [lines[-1] for lines in _failed(here, _BROUGHT) if lines] + [lines[0] for lines in failed if lines]
+    if lines and pulling.is_operators(lines[0]):
+        return False
     take(here, lines[0].removesuffix("; its last lines:") if lines else "it did not get ready")
     return True
 
@@ -125,7 +128,8 @@ def settle(here: "Here") -> bool:
 def unsettled(here: "Here") -> list[str]:
     """Return why a host is to fail now, of which a failure was passed over that is no reason for its fallback.
 
-    It was left as it is because of another, or lacks an image of what it runs already.
+    It was left as it is because of another, lacks an image of what it runs already, or got none by a mistake of the
+    operator's.
     """
     refusals: list[str] = here.host.connector_data.pop(REFUSALS, [])
     if refusals or not is_open(here.declared):
@@ -142,6 +146,19 @@ def _failed(here: "Here", key: str) -> list[list[str]]:
 def _become(here: "Here", site: Site, declared: Host, workshop: "Workshop") -> None:
     here.site, here.declared, here.workshop = site, declared, workshop
     here.host.connector_data.pop(PROBLEMS, None)
+
+
+def _of_host(here: "Here") -> str:
+    """Return what about a host bars the way that it is to go, "" for nothing of it.
+
+    What the operator has to put right on this machine is no reason to run another way; the next step fails with it.
+    """
+    try:
+        return next(iter(here.problems() or here.room()), "")
+    except ProcessorError as error:
+        return str(error)
+    except DeployError:
+        return ""
 
 
 def _obstacle(here: "Here") -> str:

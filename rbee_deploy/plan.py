@@ -192,9 +192,17 @@ class Workshop:
 
     def _images(self, host: Host, target: Target) -> tuple[tuple[Image, Path | None], ...]:
         """Return the images of a host's containers, each with its file; DeployError."""
-        known: Images = self._once(("images",), lambda: self.source.images(self.site))
+        known = self._folder()
         found = needed.by_host(host, known, target.arch, self.site.version)
-        return tuple((image, None if image.repository else known.archive(image)) for image in found)
+        return tuple((image, needed.file_of(known, image)) for image in found)
+
+    def _folder(self) -> Images:
+        return self._once(("images",), lambda: self.source.images(self.site))
+
+    def check_images(self, host: Host) -> None:
+        """Raise DeployError where this machine has no images that a host could get, whatever the host is."""
+        if host.container_engine is not None:
+            needed.check(host, self._folder(), self.site.version)
 
     def _footprint(self, model: Model) -> int | None:
         """Return the estimate for one worker of a model, None where its files are of no form that is known."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from rbee_deploy import fallback, report
+from rbee_deploy.errors import DeployError, UnfitRunError
 from rbee_deploy.here import EVERY, HERE, Here
 from rbee_deploy.history import Past
 from rbee_deploy.operations import activate, host, images, lease, models, noting, release, workers
@@ -229,11 +230,21 @@ def _late(site: Site) -> tuple[Stage, ...]:
     return (hives(site.rollout.turns(followers)), *bare, *waits, UNDO, VERIFY, PRUNE)
 
 
+def _check_images(here: Here) -> None:
+    """End the run where no host could get what this machine has: a mistake that a fallback would hide."""
+    try:
+        here.workshop.check_images(here.declared)
+    except DeployError as error:
+        raise UnfitRunError(str(error)) from error
+
+
 def run() -> None:
     """Run the chosen stages on the host at hand."""
     here = Here.of_context()
     report.arm(here.host.state)
     mine = chosen(here.site)
+    if PREFLIGHT in mine:
+        _check_images(here)
     here.host.connector_data[HERE] = here
     here.host.connector_data[EVERY] = chosen is preseed
     here.host.connector_data[report.ELSEWHERE] = {item.title for item in mine if not item.applies(here.declared)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rbee_deploy.errors import ArtefactError
+from rbee_deploy.errors import ArtefactError, ProcessorError
 from rbee_deploy.images.kinds import USUAL_VARIANTS, Kind, Variant
 
 NAME = "images.json"
@@ -53,13 +53,15 @@ class Images:
     def of(self, kind: Kind, arch: str) -> Image:
         """Return an image for a processor (`uname -m`) that has no model inside, or raise ArtefactError.
 
-        Of several variants it is the usual one; another only where the folder has no more than that.
+        It is a ProcessorError where only other processors have one. Of several variants it is the usual one; another
+        only where the folder has no more than that.
         """
         found = [image for image in self.images if (image.name, image.arch, image.model) == (kind, arch, "")]
         chosen = [image for image in found if image.variant in USUAL_VARIANTS] or found
         if not chosen:
             known = ", ".join(sorted({f"{image.name} for {image.arch}" for image in self.images})) or "none"
-            raise ArtefactError(
+            elsewhere = any((image.name, image.model) == (kind, "") for image in self.images)
+            raise (ProcessorError if elsewhere else ArtefactError)(
                 f"{self.folder / NAME} has no image {kind} for {arch} (it has {known}): "
                 "build it there with `rbee-deploy images`"
             )
@@ -76,6 +78,10 @@ class Images:
         path = self.folder / image.archive
         if not image.archive or not path.is_file():
             raise ArtefactError(f"{path} is not there: build the images in {self.folder} again, or copy it there")
+        if path.stat().st_size != image.size:
+            raise ArtefactError(
+                f"{path} is not as long as {self.folder / NAME} says: copy it there whole, or build the images again"
+            )
         return path
 
 

@@ -1,5 +1,7 @@
 """Which images of a folder a host gets; pure."""
 
+from pathlib import Path
+
 from rbee_deploy.errors import ArtefactError
 from rbee_deploy.images.kinds import ROLE_IMAGES, Kind
 from rbee_deploy.images.manifest import Image, Images
@@ -25,3 +27,23 @@ def by_host(host: Host, known: Images, arch: str, version: str) -> tuple[Image, 
                 f"build them again with `rbee-deploy images --out {known.folder}`"
             )
     return found
+
+
+def check(host: Host, known: Images, version: str) -> None:
+    """Raise ArtefactError where a host could not get its images out of this folder, whatever its processor is."""
+    failed: list[ArtefactError] = []
+    # A folder of none says so of any processor.
+    for arch in sorted({image.arch for image in known.images}) or ["any processor"]:
+        try:
+            for image in by_host(host, known, arch, version):
+                file_of(known, image)
+        except ArtefactError as error:
+            failed.append(error)
+        else:
+            return
+    raise failed[0]
+
+
+def file_of(known: Images, image: Image) -> Path | None:
+    """Return where the file of an image is on this machine, None for one that hosts pull; ArtefactError."""
+    return None if image.repository else known.archive(image)

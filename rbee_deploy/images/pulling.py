@@ -31,6 +31,14 @@ _REASONS = (
 )
 """What engines say, and what to do: by Podman 5.4 and Docker 26."""
 
+_OPERATORS = ("registry_auth=", "push it there again", "build the images again")
+"""What stands in sentences about images that no host can put right."""
+
+
+def is_operators(sentence: str) -> bool:
+    """Say whether an image did not come because of what the operator gave, or had pushed or built."""
+    return any(words in sentence for words in _OPERATORS)
+
 
 def references(image: Image, mirrors: Sequence[str]) -> tuple[str, ...]:
     """Return where an image may be pulled from, by its digest: each mirror has the path of the registry itself."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rbee_deploy import fallback, stages
-from rbee_deploy.errors import ArtefactError
+from rbee_deploy.errors import ArtefactError, ProcessorError, SecretError, UnfitRunError
 from rbee_deploy.fallback import WHY
 from rbee_deploy.here import Here
 from rbee_deploy.inventory import host
@@ -66,7 +66,10 @@ SILENT = {"programs": {"podman": "5.4.2"}, "engine": []}
         (NONE, {}, "it has no Podman 4.4 or newer; install"),
         (OLD, {}, "Podman 4.3.1 is older than 4.4"),
         (SILENT, {}, "podman is installed there and does not answer"),
-        (PODMAN, {"container": ArtefactError("images.json has no image queen for aarch64")}, "images.json has no im"),
+        (PODMAN, {"container": ProcessorError("images.json has no image queen for aarch64")}, "images.json has no im"),
+        (PODMAN, {"container": ArtefactError("the images in /i are of rbee 0.0.9; build them again")}, ""),
+        (PODMAN, {"container": SecretError("registry_auth: there is no such file; write it")}, ""),
+        (NONE, {"bare": ArtefactError("the engine cannot be built here")}, ""),
         (PODMAN, {"container": ["no room for images; make some"]}, "no room for images"),
         ({**NONE, "sudo": "refused"}, {}, ""),
         (NONE, {"bare": ["its glibc is too old; upgrade it"]}, ""),
@@ -126,6 +129,7 @@ def operation(*lines: str, failed: bool = True) -> Any:
         ),
         (operation("no space left", "podman could not load it"), operation("it lacks"), "podman could not load it"),
         (operation(), operation(), "it did not get ready"),
+        (operation("r does not answer: look"), operation("it lacks"), "r does not answer: look"),
     ],
 )
 def test_what_did_not_get_ready_runs_bare(tmp_path: Path, images: Any, activation: Any, why: str | None) -> None:
@@ -137,6 +141,10 @@ def test_what_did_not_get_ready_runs_bare(tmp_path: Path, images: Any, activatio
     assert here.host.connector_data.get(WHY) == why
 
 
+DENIED = "the registry of r, asked for i, wants other credentials: give it registry_auth=… in fleet()"
+OTHER = "what podman loaded is not the image i (sha256:1); build the images again"
+
+
 @pytest.mark.parametrize(
     ("images", "activation", "refused", "said"),
     [
@@ -144,13 +152,15 @@ def test_what_did_not_get_ready_runs_bare(tmp_path: Path, images: Any, activatio
         (operation("no space", "podman could not load it"), operation(failed=False), [], "podman could not load it"),
         (operation(), operation(failed=False), [], "its images did not come"),
         (operation(failed=False), operation(failed=False), [], None),
+        (operation(DENIED), operation("it lacks"), [], DENIED),
+        (operation(OTHER), operation("it lacks"), [], OTHER),
     ],
-    ids=["left because of another", "lacks an image of what runs", "says nothing of it", "well"],
+    ids=["left because of another", "lacks an image of what runs", "says nothing of it", "well", "denied", "other"],
 )
 def test_what_is_no_reason_to_fall_back_fails_the_host(
     tmp_path: Path, images: Any, activation: Any, refused: list[str], said: str | None
 ) -> None:
-    """A host that had to wait for another stays what it is, and none ends well whose images did not come."""
+    """A host that had to wait for another stays what it is, and so does one whose operator gave what none can use."""
     here = here_of(tmp_path, PODMAN)
     if refused:
         here.host.connector_data[REFUSALS] = refused
@@ -190,3 +200,12 @@ def test_both_ways_find_their_packages(tmp_path: Path) -> None:
     assert {Need.PODMAN, Need.POLKIT} <= {*here.needs()}
     fallback.take(here, "why")
     assert Need.PODMAN not in here.needs()
+
+
+def test_a_folder_that_serves_no_host_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake at the operator's machine is one sentence before anything is asked of a host, fallback or not."""
+    here = here_of(tmp_path, PODMAN)
+    monkeypatch.setattr(Here, "of_context", classmethod(lambda _: here))
+    monkeypatch.setattr("rbee_deploy.report.arm", lambda _: None)
+    with pytest.raises(UnfitRunError, match="has no image queen for any processor"):
+        stages.run()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee_deploy.errors import ArtefactError
+from rbee_deploy.errors import ArtefactError, ProcessorError
 from rbee_deploy.images import manifest
 from rbee_deploy.images.kinds import Kind, served_by
 from rbee_deploy.images.manifest import Image
@@ -51,10 +51,16 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, damage: str | None,
 
 
 def test_what_is_missing_in_a_folder_is_named(tmp_path: Path) -> None:
-    """Another processor, or a file that was not copied along."""
+    """Another processor, which is the host's; an image for none, or a file not copied along, or not all of it."""
     images = manifest.read(folder(tmp_path, IMAGE))
-    with pytest.raises(ArtefactError, match=r"has no image worker-llama-cpp for aarch64 \(it has .* for x86_64\)"):
+    with pytest.raises(ProcessorError, match=r"has no image worker-llama-cpp for aarch64 \(it has .* for x86_64\)"):
         images.of(Kind.WORKER_LLAMA_CPP, "aarch64")
+    with pytest.raises(ArtefactError, match="has no image queen for x86_64") as caught:
+        images.of(Kind.QUEEN, "x86_64")
+    assert type(caught.value) is ArtefactError
+    (tmp_path / IMAGE.archive).write_bytes(b"arch")
+    with pytest.raises(ArtefactError, match=r"worker\.tar is not as long as .*images\.json says: copy it there whole"):
+        images.archive(IMAGE)
     (tmp_path / IMAGE.archive).unlink()
     with pytest.raises(ArtefactError, match=r"worker\.tar is not there: build the images"):
         images.archive(IMAGE)
