@@ -5,6 +5,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+_UNTRUSTED = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
 
 def private_folder(path: Path) -> None:
     """Make a folder that only root reads."""
@@ -31,11 +33,28 @@ def write(path: Path, content: bytes, *, mode: int = 0o600, owner: tuple[int, in
 
 def read_untrusted(path: Path, *, most: int) -> bytes:
     """Return the first bytes of a file in a folder that somebody else writes, or raise OSError if it is none."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return _read(os.open(path, _UNTRUSTED), most, str(path))
+
+
+def _read(handle: int, most: int, name: str) -> bytes:
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(f"{path} is not a file")
+            raise OSError(f"{name} is not a file")
         return file.read(most)
+
+
+def read_untrusted_below(folder: Path, name: str, *, most: int) -> bytes:
+    """Return as much of a file whose name has folders in it that somebody else writes as well; no link is followed."""
+    *above, last = Path(name).parts
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for part in above:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
+            os.close(handle)
+            handle = inner
+        return _read(os.open(last, _UNTRUSTED, dir_fd=handle), most, name)
+    finally:
+        os.close(handle)
 
 
 def link(path: Path, target: str) -> None:

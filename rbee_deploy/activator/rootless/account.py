@@ -20,6 +20,8 @@ RESOLVER = Path("/etc/resolv.conf")
 PAUSE = "libpod/tmp/pause.pid"
 """In the user's runtime folder: the process that keeps the user namespace, and with it the ids that were lent to it."""
 
+MOST_PID = 16
+PROC = Path("/proc")
 MIGRATE_SECONDS = 120.0
 
 
@@ -57,9 +59,24 @@ def _lend(path: str, ids: Iterable[int]) -> None:
 
 
 def _pause(uid: int) -> Path | None:
-    """Return the process that keeps the user's namespace, None if nothing does."""
+    """Return the process that keeps the user's namespace, None if nothing does.
+
+    The user writes this file and the folders on the way to it: only a process of that very user is believed of it.
+    """
     try:
-        process = Path("/proc") / (Path(engines.runtime_dir(str(uid))) / PAUSE).read_text().strip()
+        text = disk.read_untrusted_below(Path(engines.runtime_dir(str(uid))), PAUSE, most=MOST_PID)
+    except OSError:
+        return None
+    return owned(text.decode(errors="replace"), uid)
+
+
+def owned(number: str, uid: int) -> Path | None:
+    """Return the process with a number that somebody else wrote, None if it is none of a user's."""
+    digits = number.removesuffix("\n")
+    if not (digits.isascii() and digits.isdecimal()):
+        return None
+    process = PROC / digits
+    try:
         return process if process.stat().st_uid == uid and (process / "uid_map").is_file() else None
     except OSError:
         return None

@@ -4,6 +4,7 @@ Podman makes the user's network with the first container that needs it and takes
 the rules has a process in it, which ends when its input does, with whatever happens to the unit's own process.
 """
 
+import pwd
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -25,11 +26,11 @@ def hold() -> int:
     signal.signal(signal.SIGTERM, _ended)
     # At the end of the block its input is closed and its end waited for.
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        number = holder.stdout.readline().strip() if holder.stdout is not None else ""
-        if not number.isdecimal():
+        number = holder.stdout.readline(account.MOST_PID) if holder.stdout is not None else ""
+        if not _is_theirs(number):
             raise ActivationError("podman gives its user no network: see its words above")
         ports.NETWORK_RUN.mkdir(mode=0o755, exist_ok=True)
-        ports.NETWORK_HOLDER.write_text(f"{number}\n")
+        ports.NETWORK_HOLDER.write_text(f"{number.strip()}\n")
         load()
         notify.notify("READY=1")
         holder.wait()
@@ -41,6 +42,11 @@ def _ended(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
+def _is_theirs(number: str) -> bool:
+    """Say whether a process is the engine user's: nobody else's network gets these rules, whatever that user says."""
+    return account.owned(number, pwd.getpwnam(ports.ENGINE_USER).pw_uid) is not None
+
+
 def load() -> None:
     """Put the rules in force, in the network of the holder; ActivationError with what nft says."""
     _nft("-f", str(ports.NETWORK_RULES))
@@ -49,8 +55,10 @@ def load() -> None:
 def _nft(*words: str) -> None:
     try:
         number = ports.NETWORK_HOLDER.read_text().strip()
-    except OSError as error:
-        raise ActivationError(f"nobody holds the network of workers: systemctl restart {ports.NETWORK_UNIT}") from error
+    except OSError:
+        number = ""
+    if not _is_theirs(number):
+        raise ActivationError(f"nobody holds the network of workers: systemctl restart {ports.NETWORK_UNIT}")
     done = _run(("nsenter", f"--net=/proc/{number}/ns/net", "nft", *words))
     if done.returncode != 0:
         raise ActivationError(done.stderr.strip() or "nft failed and said nothing")

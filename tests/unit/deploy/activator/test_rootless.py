@@ -73,6 +73,66 @@ def test_what_runs_keeps_the_ids_that_it_began_with(
     assert migrated == [True]
 
 
+@pytest.fixture
+def pause(started: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the file in which Podman of the user, who is the one that runs the test, notes a process, number 4711."""
+    assert started == []
+    monkeypatch.setattr(account, "PROC", tmp_path / "proc")
+    for number in (4711, 1):
+        (tmp_path / f"proc/{number}").mkdir(parents=True)
+        (tmp_path / f"proc/{number}/uid_map").touch()
+    path = tmp_path / f"run/{os.getuid()}" / account.PAUSE
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("4711", True),
+        ("4711\n", True),
+        ("4712", False),
+        ("", False),
+        ("../4711", False),
+        ("4711/../4711", False),
+        ("-1", False),
+        ("\u0664\u0667\u0661\u0661", False),
+        ("\0" * 4096, False),
+        ("0" * (1 << 20) + "4711", False),
+    ],
+)
+def test_what_the_user_notes_is_a_number_or_nothing(pause: Path, text: str, found: bool) -> None:
+    """It is read by root, so it is digits, few of them, and names a process of that user."""
+    pause.write_text(text)
+    assert (account._pause(os.getuid()) is not None) is found
+
+
+def test_a_process_of_somebody_else_is_not_the_user_s(pause: Path) -> None:
+    """Whatever the file says."""
+    pause.write_text("4711")
+    other = os.getuid() + 1
+    (pause.parents[3] / str(other)).symlink_to(pause.parents[2])
+    assert account._pause(other) is None
+    assert account.owned("4711", other) is None
+
+
+@pytest.mark.parametrize("depth", range(4))
+def test_no_link_on_the_way_is_followed(pause: Path, tmp_path: Path, depth: int) -> None:
+    """Neither the file nor a folder above it, which all belong to the user, leads root elsewhere."""
+    pause.write_text("4711")
+    place = [pause, *pause.parents][depth]
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    assert pause.read_text() == "4711"
+    assert account._pause(os.getuid()) is None
+
+
+def test_what_is_no_file_is_not_waited_for(pause: Path) -> None:
+    """A pipe that nobody writes to would keep root for ever."""
+    os.mkfifo(pause)
+    assert account._pause(os.getuid()) is None
+
+
 def test_a_host_without_the_user_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence says what to do."""
 
@@ -124,6 +184,10 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(ports, "NETWORK_RUN", tmp_path / "net")
     monkeypatch.setattr(ports, "NETWORK_HOLDER", tmp_path / "net" / "holder")
     monkeypatch.setattr("rbee_runtime.notify.notify", lambda _: os.kill(os.getpid(), 15))
+    monkeypatch.setattr("pwd.getpwnam", lambda _: SimpleNamespace(pw_uid=os.getuid()))
+    monkeypatch.setattr(account, "PROC", tmp_path / "proc")
+    (tmp_path / "proc/4711").mkdir(parents=True)
+    (tmp_path / "proc/4711/uid_map").touch()
     return folder
 
 
@@ -135,6 +199,20 @@ def test_the_network_is_held_until_the_unit_ends(programs: Path, tmp_path: Path)
     assert (tmp_path / "net" / "holder").read_text() == "4711\n"
     assert (programs / "asked").read_text() == "--net=/proc/4711/ns/net nft -f /etc/rbee/workers.nft\n"
     assert (programs / "podman.ended").exists()
+
+
+def test_rules_go_into_no_network_but_that_of_the_user(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of anybody else, which the user could name, is not entered; nor is one that took over the number."""
+    monkeypatch.setattr("pwd.getpwnam", lambda _: SimpleNamespace(pw_uid=os.getuid() + 1))
+    with pytest.raises(ActivationError, match="podman gives its user no network"):
+        network.hold()
+    (tmp_path / "net").mkdir(exist_ok=True)
+    (tmp_path / "net" / "holder").write_text("4711\n")
+    with pytest.raises(ActivationError, match="nobody holds the network of workers"):
+        network.load()
+    assert not (programs / "asked").exists()
 
 
 @pytest.mark.parametrize(
