@@ -82,11 +82,16 @@ def _leaving() -> tuple[str, ...]:
 
 
 def _answering() -> tuple[str, ...]:
-    """Return the lines that end the script, before it has done anything, where an engine that was used is away."""
-    used = rf"grep -rhos '\"engine\": *\"[a-z-]*\"' {places.GENERATIONS} {ports.ETC}/guard.json"
+    """Return the lines that end the script, before it has done anything, where an engine that was used is away.
+
+    A rootless one need not answer: all that it has is its user's, and goes with that.
+    """
+    named = r"grep -rhos '\"engine\": *\"[a-z-]*\"'"
+    # Whose Podman the guard asks, its settings say apart.
+    guard = f"grep -qs engine_user {ports.ETC}/guard.json || {named} {ports.ETC}/guard.json"
     said = shlex.quote("does not answer, and has containers or images of rbee; start it, and purge the host again")
     return (
-        f"engines=$({used} | sort -u)",
+        f"engines=$({{ {named} {places.GENERATIONS}; {guard}; }} | sort -u)",
         f"for engine in {_ENGINES}; do",
         "  command -v $engine >/dev/null 2>&1 || continue",
         # In quotes: what generations have had of a rootless one is none of root's.

@@ -1,12 +1,15 @@
 """What a purge removes, and what it leaves to the operator."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from rbee_deploy import uninstall
+from rbee_deploy.activator import places
 from rbee_deploy.inventory import host
+from rbee_runtime import ports
 from rbee_runtime.models.layout import Layout
 from rbee_runtime.worker_bridge import TABLES
 
@@ -57,3 +60,33 @@ def test_a_docker_that_nobody_used_is_not_woken(runs: bool, asked: bool, tmp_pat
     part = "\n".join(lines[begin : lines.index("done", begin) + 1])
     subprocess.run(["sh", "-c", part], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
     assert (tmp_path / "asked").exists() is asked
+
+
+@pytest.mark.parametrize(
+    ("generation", "guard", "code"),
+    [
+        ({"engine": "podman"}, {}, 1),
+        ({}, {"engine": "podman"}, 1),
+        ({"engine": "podman-rootless"}, {"engine": "podman", "engine_user": "rbee-engine"}, 0),
+        ({"engine": "podman"}, {"engine": "podman", "engine_user": "rbee-engine"}, 1),
+        ({}, {}, 0),
+    ],
+    ids=["root's", "root's, of before", "rootless", "rootless, and root's before", "bare"],
+)
+def test_only_an_engine_that_the_host_used_has_to_answer(
+    generation: dict[str, str], guard: dict[str, str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's Podman, which is away, keeps no purge of a host whose containers are those of a Podman without root."""
+    monkeypatch.setattr(places, "GENERATIONS", tmp_path / "generations")
+    monkeypatch.setattr(ports, "ETC", tmp_path / "etc")
+    for path, known in ((places.GENERATIONS / "1.json", generation), (ports.ETC / "guard.json", guard)):
+        path.parent.mkdir()
+        path.write_text(json.dumps(known, indent=1))
+    (tmp_path / "podman").write_text("#!/bin/sh\nexit 125\n")
+    (tmp_path / "podman").chmod(0o755)
+    lines = uninstall.script(host("gpu1"), models=False).splitlines()
+    asking = "\n".join(lines[: lines.index("done") + 1])
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", asking], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.startswith("podman does not answer") is bool(code)
