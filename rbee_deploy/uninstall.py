@@ -8,9 +8,9 @@ from rbee_deploy import accounts, modes
 from rbee_deploy.activator import engines, places
 from rbee_deploy.activator.engines import ROOTLESS, in_shell, runtime_dir
 from rbee_deploy.activator.images import DIGEST, NAMES, OURS
-from rbee_deploy.activator.rootless.account import LINGER
+from rbee_deploy.activator.rootless.account import LINGER, RESOLVER, USERS
 from rbee_deploy.site import Host
-from rbee_runtime import ports, subordinate
+from rbee_runtime import ports
 from rbee_runtime.config import ContainerSettings
 from rbee_runtime.worker_bridge import TABLES
 
@@ -135,7 +135,7 @@ def _containers(host: Host) -> tuple[str, ...]:
 def _rootless() -> tuple[str, ...]:
     """Return the lines that remove Podman's own user, with all that it has: none of it is anybody else's."""
     user, said = ports.ENGINE_USER, shlex.quote(f"processes of {ports.ENGINE_USER} do not end")
-    podman = in_shell(ROOTLESS)
+    podman, all_of_them = in_shell(ROOTLESS), shlex.join((*USERS, user))
     return (
         f"if id {user} >/dev/null 2>&1; then",
         f"  uid=$(id -u {user})",
@@ -143,13 +143,15 @@ def _rootless() -> tuple[str, ...]:
         f"  [ ! -d {runtime_dir('$uid')} ] || {{",
         f"    {podman} kill --all --signal=KILL; {podman} rm --force --all --time=0; }} >/dev/null 2>&1",
         f"  rm -f {LINGER / user}; systemctl stop -- user@$uid.service 2>/dev/null",
-        f"  pkill -KILL -u {user}; tries=0",
-        f"  while pgrep -u {user} >/dev/null; do",
+        # Those in containers are theirs to whom the ids were lent, and userdel leaves a user who has one.
+        f"  for one in {all_of_them}; do pkill -KILL -u $one; done 2>/dev/null; tries=0",
+        f"  while for one in {all_of_them}; do pgrep -u $one; done 2>/dev/null | grep -q .; do",
         f"    tries=$((tries + 1)); [ $tries -lt 100 ] || {{ echo {said} >&2; exit 1; }}; sleep 0.1",
         "  done",
-        f"  sed -i {shlex.quote(f'/^{user}:/d')} {subordinate.SUBUID} {subordinate.SUBGID}",
-        f"  rm -rf {ports.ENGINE_STATE}; userdel -- {user} 2>/dev/null",
+        # It takes back what was lent, under the locks of those files.
+        f"  userdel -- {user} || exit 1; rm -rf {ports.ENGINE_STATE}",
         "fi",
+        f"[ ! -f {places.RESOLVER_MADE} ] || [ -L {RESOLVER} ] || [ -s {RESOLVER} ] || rm -f {RESOLVER}",
     )
 
 

@@ -20,6 +20,9 @@ DATABASES = HOME / "databases"
 SECRET_BLOBS = ports.CREDENTIALS / ".kept"
 """Content of credentials of generations that can be gone back to: secrets lie in this one folder and nowhere else."""
 
+RESOLVER_MADE = HOME / "resolver-made"
+"""There where /etc/resolv.conf was missing until a rootless Podman needed one, and an empty one was made."""
+
 FREEZE = HOME / "freeze"
 """Where a person forbids deploys until further notice: who, since when, why, by tabs."""
 

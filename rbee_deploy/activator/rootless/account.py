@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from rbee_deploy.activator import disk, engines, units
+from rbee_deploy.activator import disk, engines, places, units
+from rbee_deploy.activator.rootless import locking
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports, subordinate
 
@@ -40,7 +41,9 @@ def prepare(*, anew: bool = False) -> None:
         wanted = (*GROUPS, *DEVICE_GROUPS)
         _lend(subordinate.SUBGID, (found.gr_gid for found in grp.getgrall() if found.gr_name in wanted))
     if not RESOLVER.exists() and not RESOLVER.is_symlink():
-        # Podman makes no network without it, and to programs an empty one is as none.
+        # Podman makes no network without it, and to programs an empty one is as none. Noted first, for a purge.
+        disk.private_folder(places.HOME)
+        places.RESOLVER_MADE.touch(mode=0o600)
         disk.write(RESOLVER, b"", mode=0o644)
     LINGER.mkdir(mode=0o755, exist_ok=True)
     (LINGER / ports.ENGINE_USER).touch()
@@ -51,11 +54,17 @@ def prepare(*, anew: bool = False) -> None:
 
 
 def _lend(path: str, ids: Iterable[int]) -> None:
-    file = Path(path)
-    text = file.read_text() if file.exists() else ""
-    wanted = subordinate.lending(text, ports.ENGINE_USER, ids)
-    if wanted != text:
+    file, lent = Path(path), tuple(ids)
+    if subordinate.lending(_text(file), ports.ENGINE_USER, lent) == _text(file):
+        return
+    with locking.held(file):
+        # Once more: somebody may have been at it until now.
+        wanted = subordinate.lending(_text(file), ports.ENGINE_USER, lent)
         disk.write(file, wanted.encode(), mode=0o644)
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
 
 
 def _pause(uid: int) -> Path | None:

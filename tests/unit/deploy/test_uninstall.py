@@ -90,3 +90,54 @@ def test_only_an_engine_that_the_host_used_has_to_answer(
     done = subprocess.run(["sh", "-c", asking], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert done.stderr.startswith("podman does not answer") is bool(code)
+
+
+@pytest.mark.parametrize(
+    ("made", "content", "stays"), [(True, "", False), (True, "nameserver 192.0.2.1\n", True), (False, "", True)]
+)
+def test_an_empty_resolver_s_file_goes_if_it_is_ours(
+    made: bool, content: str, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody has written into it since is his, and so is an empty one that was there before us."""
+    monkeypatch.setattr(places, "RESOLVER_MADE", tmp_path / "made")
+    resolver = tmp_path / "resolv.conf"
+    monkeypatch.setattr("rbee_deploy.uninstall.RESOLVER", resolver)
+    if made:
+        places.RESOLVER_MADE.touch()
+    resolver.write_text(content)
+    lines = uninstall.script(host("gpu1"), models=False).splitlines()
+    (line,) = [line for line in lines if "resolv.conf" in line]
+    notes = next(number for number, line in enumerate(lines) if line.startswith("rm -rf") and str(places.HOME) in line)
+    assert lines.index(line) < notes
+    subprocess.run(["sh", "-c", line], check=True)
+    assert resolver.exists() is stays
+
+
+def test_a_link_in_the_place_of_the_resolver_s_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is somebody else's, wherever it leads."""
+    monkeypatch.setattr(places, "RESOLVER_MADE", tmp_path / "made")
+    resolver = tmp_path / "resolv.conf"
+    monkeypatch.setattr("rbee_deploy.uninstall.RESOLVER", resolver)
+    places.RESOLVER_MADE.touch()
+    resolver.symlink_to(tmp_path / "nowhere")
+    (line,) = [line for line in uninstall.script(host("gpu1"), models=False).splitlines() if "resolv.conf" in line]
+    subprocess.run(["sh", "-c", line], check=True)
+    assert resolver.is_symlink()
+
+
+def test_what_was_lent_is_taken_back_by_the_tool_that_has_its_locks(tmp_path: Path) -> None:
+    """No line of the script writes those files, and one that userdel leaves as they are ends the purge."""
+    script = uninstall.script(host("gpu1"), models=False)
+    assert "/etc/sub" not in script
+    lines = script.splitlines()
+    begin = lines.index("if id rbee-engine >/dev/null 2>&1; then")
+    part = "\n".join(lines[begin : lines.index("fi", begin) + 1]).replace(str(ports.ENGINE_STATE), f"{tmp_path}/store")
+    (tmp_path / "store").mkdir()
+    programs = {"id": "echo 991", "pgrep": "exit 1", "pkill": ":", "systemctl": ":", "setpriv": ":"}
+    for name, text in {**programs, "userdel": "echo 'userdel: cannot lock /etc/subuid' >&2; exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", part], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "userdel: cannot lock /etc/subuid\n")
+    assert (tmp_path / "store").exists()

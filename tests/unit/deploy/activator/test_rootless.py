@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from rbee_deploy.activator import engines
+from rbee_deploy.activator import engines, places
 from rbee_deploy.activator.housed.engine import Engine
 from rbee_deploy.activator.housed.naming import naming
 from rbee_deploy.activator.housed.role import ROLES
-from rbee_deploy.activator.rootless import account, network
+from rbee_deploy.activator.rootless import account, locking, network
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports, subordinate
 
@@ -30,6 +30,9 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("grp.getgrall", lambda: groups)
     monkeypatch.setattr(account, "LINGER", tmp_path / "linger")
     monkeypatch.setattr(account, "RESOLVER", tmp_path / "resolv.conf")
+    monkeypatch.setattr(places, "HOME", tmp_path / "home")
+    monkeypatch.setattr(places, "RESOLVER_MADE", tmp_path / "home" / "resolver-made")
+    monkeypatch.setattr(locking, "PASSWORDS", tmp_path / ".pwd.lock")
     for name in ("SUBUID", "SUBGID"):
         (tmp_path / name).write_text("anna:100000:65536\n")
         monkeypatch.setattr(subordinate, name, str(tmp_path / name))
@@ -50,6 +53,17 @@ def test_a_host_lends_exactly_our_ids(started: list[str], tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "linger").iterdir()] == ["rbee-engine"]
     assert started == ["start -- user@991.service"] * 2
     assert ((tmp_path / "resolv.conf").read_text(), (tmp_path / "resolv.conf").stat().st_mode & 0o777) == ("", 0o644)
+    assert places.RESOLVER_MADE.exists()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".lock") and path.name != ".pwd.lock"]
+
+
+@pytest.mark.parametrize("there", ["nameserver 192.0.2.1\n", ""])
+def test_a_resolver_of_the_host_s_own_is_not_ours_to_remove(started: list[str], tmp_path: Path, there: str) -> None:
+    """One that was there is left as it is, and nothing says that it was made."""
+    (tmp_path / "resolv.conf").write_text(there)
+    account.prepare()
+    assert (tmp_path / "resolv.conf").read_text() == there
+    assert not places.RESOLVER_MADE.exists()
 
 
 def test_what_runs_keeps_the_ids_that_it_began_with(
