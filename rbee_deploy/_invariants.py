@@ -94,11 +94,15 @@ def engines_are_known(host: Host) -> None:
 
 
 def a_firewall_sees_what_is_published(host: Host) -> None:
-    """Check that nobody counts on a firewall past which an engine of containers publishes ports."""
-    if host.firewall not in {None, Kind.NFTABLES} and host.container_engine is not None:
+    """Check that nobody counts on a firewall past which an engine of containers publishes ports.
+
+    What is published without root listens on the host as any process does.
+    """
+    if host.firewall not in {None, Kind.NFTABLES} and host.container_engine not in {None, ContainerEngine.ROOTLESS}:
+        also = "rootless=True, " if host.engine == ContainerEngine.PODMAN else ""
         raise InventoryError(
             f"host {host.name!r}: firewall is {host.firewall!r}, past which {host.engine} publishes the ports of "
-            f"workers; write firewall='nftables' if {host.firewall} is off there, or {way_out(host.way)}"
+            f"workers; write firewall='nftables' if {host.firewall} is off there, {also}or {way_out(host.way)}"
         )
 
 

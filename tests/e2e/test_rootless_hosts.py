@@ -234,6 +234,7 @@ def test_purging_a_host_leaves_no_user_behind(fleet: Fleet) -> None:
     assert names(host).keys() == names(host, "rbee-worker-smol-bare").keys() != set()
     done = fleet.rbee_deploy("purge", "bare", "--yes")
     assert done.code == 0, done.errors
+    assert host.run("find /etc -maxdepth 1 -name resolv.conf -type f -empty").stdout == ""
     assert host.run("getent passwd rbee-engine; grep rbee /etc/subuid /etc/subgid", check=False).stdout == ""
     assert host.run("ls /var/lib/systemd/linger /var/lib/rbee/engine | grep rbee", check=False).stdout == ""
     assert host.run("ps -ef | grep -E '[c]onmon|[p]asta|podman [s]ystem'", check=False).stdout == ""

@@ -113,7 +113,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "a fallback that nobody knows": (lambda: host("g", fallback="docker"), "fallback is 'docker': it must be 'bare'"),
     "a host of containers that a firewall does not see": (
         lambda: host("g", mode="container", firewall="ufw"),
-        "podman publishes the ports of workers; write firewall='nftables' if ufw is off there, or mode='bare'",
+        "podman publishes the ports of workers; write firewall='nftables' if ufw is off there, rootless=True, or mode",
     ),
     "no part to play": (
         lambda: host("g", hive=False),
@@ -300,6 +300,22 @@ def test_images_out_of_a_bundle_need_no_folder(monkeypatch: pytest.MonkeyPatch) 
     """What comes from elsewhere need not lie on this machine."""
     monkeypatch.setattr(sources, "chosen", lambda: sources.Built(reads_files=False))
     assert fleet(hosts=[a_queen(mode="container")], images="/nowhere/images")
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        *((kind, {"rootless": True}) for kind in ("nftables", "ufw", "firewalld")),
+        ("nftables", {}),
+        ("nftables", {"engine": "docker"}),
+    ],
+)
+@pytest.mark.parametrize("word", ["mode", "worker_runtime"])
+def test_a_firewall_that_sees_what_is_published_holds_beside_containers(
+    kind: str, way: dict[str, Any], word: str
+) -> None:
+    """Without root an ordinary process of the host listens, so every kind does; a table of our own sees any engine."""
+    assert host("g", **{word: "container"}, firewall=kind, **way).firewall == kind
 
 
 def test_a_host_that_is_both_is_in_both_groups() -> None:
