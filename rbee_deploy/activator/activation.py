@@ -117,7 +117,7 @@ def _release(link: str) -> str:
 
 
 def _end_workers(run: Activation) -> None:
-    workers.end(lost.left(run.undo.ways, run.generation), run.generation)
+    lost.end_workers(run.undo.ways, run.generation)
 
 
 def _place(run: Activation) -> None:

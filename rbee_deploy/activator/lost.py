@@ -1,4 +1,4 @@
-"""Engines of containers that a host leaves and that do not answer any more: what they run ends without them."""
+"""Engines of containers that a host leaves and that do not do their work any more: what they run ends without them."""
 
 import contextlib
 import os
@@ -10,8 +10,9 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from rbee_deploy.activator import engines, images, places, units
+from rbee_deploy.activator import engines, images, places, units, workers
 from rbee_deploy.activator.manifest import Generation
+from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
 
 PROC = Path("/proc")
@@ -28,36 +29,43 @@ WARNING = "warning: "
 """Begins a line for the report of a deploy that went well."""
 
 
-def left(ways: Collection[Generation], wanted: Generation) -> tuple[Generation, ...]:
-    """Return the ways whose engines can be asked to end what they run; of the others all is ended, and a line says so.
+def end_workers(ways: Collection[Generation], wanted: Generation) -> None:
+    """End workers that nobody takes over, by their engines; where these do not, all that they run, and a line says so.
 
-    Only where a host goes over to no container at all, because it could not run in them or the engine's program is gone
-    with it; otherwise a person can start that engine first.
+    The latter only where a host goes over to no container at all, because it could not run in them or the engine's
+    program is gone with it. Otherwise it is an ActivationError: a person can start that engine first.
     """
     known = {way.id: images.engine_of(way) for way in ways}
     silent: set[str] = set()
     if not images.engine_of(wanted):
-        silent = {
-            engine for engine in {*known.values()} - {""} if _may_go(engine, wanted) and not images.answers(engine)
-        }
+        silent = {name for name in {*known.values()} - {""} if _may_go(name, wanted) and not images.answers(name)}
     if silent:
-        # Not one by one: nobody is to start what was just ended.
-        names = [name for name, unit in units.look(UNITS).items() if unit.load != "not-found"]
-        if names:
-            units.systemctl("stop", "--", *names)
         _end()
     for engine in sorted(silent):
-        _warn(engine)
-    return tuple(way for way in ways if known[way.id] not in silent)
+        _warn(f"{engines.program(engine)} does not answer")
+    try:
+        workers.end(tuple(way for way in ways if known[way.id] not in silent), wanted)
+    except ActivationError as error:
+        if images.engine_of(wanted) or not _fell_back(wanted):
+            raise
+        _end()
+        _warn(str(error).splitlines()[0])
 
 
 def _may_go(engine: str, wanted: Generation) -> bool:
-    fell_back = any(file.path == str(places.FALLBACK) for file in wanted.files)
-    return fell_back or shutil.which(engines.program(engine)) is None
+    return _fell_back(wanted) or shutil.which(engines.program(engine)) is None
+
+
+def _fell_back(wanted: Generation) -> bool:
+    return any(file.path == str(places.FALLBACK) for file in wanted.files)
 
 
 def _end() -> None:
-    """End the processes of our users that are units of no more; first in their own time."""
+    """Stop queen and hive, and end the processes of our users that are units of no more; first in their own time."""
+    # Both at once: nobody is to start what was just ended.
+    names = [name for name, unit in units.look(UNITS).items() if unit.load != "not-found"]
+    if names:
+        units.systemctl("stop", "--", *names)
     deadline = time.monotonic() + END_SECONDS
     _send(signal.SIGTERM)
     while time.monotonic() < deadline and any(True for _ in _processes()):
@@ -99,11 +107,10 @@ def _is_ours(process: Path, uids: dict[int, str]) -> bool:
         return False
 
 
-def _warn(engine: str) -> None:
-    name = engines.program(engine)
+def _warn(why: str) -> None:
     text = (
-        f"{name} does not answer: what it ran here is ended without it, and its containers, network and images of rbee "
-        "could not be removed; once it answers, purge removes them, and a deploy in containers takes them over"
+        f"{why}: what the engine of containers ran here is ended without it, and its containers, network and images of "
+        "rbee could not be removed; once it works, purge removes them, and a deploy in containers takes them over"
     )
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{WARNING}{text}\n")

@@ -57,7 +57,7 @@ def test_a_host_that_lost_its_engine_runs_bare_until_it_is_back(way: str) -> Non
             box.put(REFUSING, f"/usr/bin/{program}", mode=0o755)
             lost = fleet.rbee_deploy("apply")
             assert lost.code == 0, lost.errors
-            assert f"{program} does not answer: what it ran here is ended without it" in lost.errors
+            assert f"{program} does not answer: what the engine of containers ran here is ended without" in lost.errors
             assert "it runs bare instead of in containers" in lost.errors
             answers(fleet)
             assert are_units(box), groups(box)

@@ -98,7 +98,9 @@ def test_a_host_that_lost_its_engine_falls_back(
     assert processes.sent[-1] == (12, signal.SIGKILL)
     assert {pid for pid, number in processes.sent if number == signal.SIGTERM} == {10, 11, 12}
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: false does not answer: what it ran here is ended without it, and its containers")
+    assert line.startswith(
+        "warning: false does not answer: what the engine of containers ran here is ended without it,"
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,32 @@ def test_an_engine_that_answers_is_left_as_ever(
     assert (ended, processes.sent) == (["true"], [])
 
 
+@pytest.mark.parametrize("fell_back", [True, False])
+def test_an_engine_that_removes_nothing_is_as_good_as_lost(
+    fell_back: bool,
+    systemd: FakeSystemd,
+    processes: Processes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One that says what it runs and cannot end it keeps no host from falling back, and a person who writes bare."""
+    contained("true")
+
+    def fails(_known: object, **_how: object) -> None:
+        raise ActivationError("true did not remove the containers of this host's workers: see `true ps --all`")
+
+    monkeypatch.setattr(images, "end", fails)
+    wanted = staged("r2", FELL_BACK if fell_back else {})
+    if not fell_back:
+        with pytest.raises(ActivationError, match="true did not remove the containers"):
+            activation.activate(wanted.id, Told())
+        assert processes.sent == []
+        return
+    activation.activate(wanted.id, Told())
+    assert processes.running() == {13, 14, 15}
+    assert capsys.readouterr().err.startswith("warning: true did not remove the containers of this host's workers: see")
+
+
 def test_containers_of_another_way_wait_for_the_engine(systemd: FakeSystemd, processes: Processes) -> None:
     """A host that goes over to another engine keeps its workers where nobody can end them."""
     contained("false")
@@ -145,5 +173,5 @@ def test_nothing_is_asked_of_units_without_a_name(systemd: FakeSystemd, monkeypa
     """A host on which no unit of ours is known is not asked to stop none, which systemd refuses."""
     monkeypatch.setattr(units, "look", lambda names: {name: Unit(load="not-found") for name in names})
     way = staged("r1", {"guard.json": json.dumps({"engine": "no-such-engine", **GUARD})}, contained=True)
-    assert lost.left([way], staged("r2")) == ()
+    lost.end_workers([way], staged("r2"))
     assert [call for call in systemd.calls if call.startswith("stop")] == []
