@@ -27,26 +27,32 @@ class Past:
 
     @property
     def switch(self) -> Step | None:
-        """Return the step by which the host came to its release; later ones changed its files only."""
+        """Return the step by which the host came to its release and images; later ones changed its files only."""
         return self._same[0] if self._same else None
 
     @property
     def since(self) -> int | None:
-        """Return when the host came to its release, by the switch or by a rollback to it, in Unix seconds."""
+        """Return when the host came to its release and images, by the switch or a rollback to it, in Unix seconds."""
         return max((step.again for step in self._same), default=0) or (self.switch.since if self.switch else None)
 
     @property
     def _same(self) -> tuple[Step, ...]:
-        """Return the steps of its release, the first of them the switch."""
-        others = [at for at, step in enumerate(self.steps) if self.now is None or step.release != self.now.release]
+        """Return the steps of its release and images, the first of them the switch."""
+        others = [at for at, step in enumerate(self.steps) if self.now is None or step.programs != self.now.programs]
         return self.steps[others[-1] + 1 if others else 0 :]
 
     @property
     def before(self) -> Step | None:
-        """Return what it ran before that release."""
+        """Return what it ran before that switch."""
         switch = self.switch
         at = self.steps.index(switch) if switch is not None else 0
         return self.steps[at - 1] if at else None
+
+    @property
+    def change(self) -> "Change | None":
+        """Return the switch together with what it took the place of, None where there was nothing before."""
+        switch, before = self.switch, self.before
+        return Change(switch, before) if switch is not None and before is not None else None
 
     def before_run(self, run: str) -> Step | None:
         """Return what the host ran before a run changed it; None if that run did not, or there was nothing before."""
@@ -59,27 +65,43 @@ class Past:
         return next(found, None)
 
 
+@dataclass(frozen=True)
+class Change:
+    """How a host came to the release and images that it runs, and what it ran before."""
+
+    switch: Step
+    before: Step
+
+    @property
+    def brought(self) -> Collection[str]:
+        """Return what other hosts have of the same change: the release, or new images where the release stayed."""
+        if self.switch.release != self.before.release:
+            return {self.switch.release}
+        return {*self.switch.images} - {*self.before.images}
+
+    def is_one_with(self, other: "Change") -> bool:
+        """Say whether one run made both, or both brought the same."""
+        of_one_run = bool(self.switch.run) and self.switch.run == other.switch.run
+        return of_one_run or not {*self.brought}.isdisjoint(other.brought)
+
+
 def back(pasts: Mapping[str, Past]) -> Mapping[str, Step]:
-    """Return where each host goes that the newest change of release concerned; the others are where they were.
+    """Return where each host goes that the newest change of release or images concerned; others are where they were.
 
     A deploy that stopped half-way has left hosts behind: those must not go back one further. One that was run again
-    after it had stopped is one change: hosts that one run brought, or that run the same release, go back together.
+    after it had stopped is one change: hosts that one run brought, or that got the same by it, go back together.
     """
-    switches = {name: past.switch for name, past in pasts.items() if past.before is not None}
-    newest = max((step for step in switches.values() if step is not None), key=lambda step: step.since, default=None)
-    if newest is None:
-        return {}
-    steps = {name: step for name, step in switches.items() if step is not None}
-    concerned = _together(newest, steps.values())
-    return {name: pasts[name].before or step for name, step in steps.items() if step in concerned}
+    changes = {name: change for name, past in pasts.items() if (change := past.change) is not None}
+    newest = max(changes.values(), key=lambda change: change.switch.since, default=None)
+    concerned = _together(newest, changes.values()) if newest is not None else ()
+    return {name: change.before for name, change in changes.items() if change in concerned}
 
 
-def _together(newest: Step, steps: Collection[Step]) -> Collection[Step]:
-    """Return the steps that belong to one change with the newest, directly or by way of others."""
+def _together(newest: Change, changes: Collection[Change]) -> Collection[Change]:
+    """Return the changes that are one with the newest, directly or by way of others."""
     found = [newest]
     for known in found:  # also over what is added on the way
-        near = (step for step in steps if step.release == known.release or (step.run and step.run == known.run))
-        found += [step for step in near if step not in found]
+        found += [change for change in changes if change.is_one_with(known) and change not in found]
     return found
 
 

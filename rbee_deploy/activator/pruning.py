@@ -13,7 +13,7 @@ from rbee_deploy.activator.records import State
 from rbee_runtime import ports
 
 KEPT = 3
-"""Good generations with different releases; going back further is an upgrade to an old version."""
+"""Good generations with different releases or images; going back further is an upgrade to an old version."""
 
 
 LEFT_SECONDS = 3600.0
@@ -64,10 +64,10 @@ def _kept_by_restores() -> set[str]:
 
 
 def _newest(state: State, keep: int) -> list[str]:
-    """Return the current generation and, of the others, the newest of each of the newest releases."""
-    chosen: dict[str, str] = {}
+    """Return the current generation and, of the others, the newest of each of the newest releases and images."""
+    chosen: dict[tuple[str, tuple[str, ...]], str] = {}
     for entry in reversed(state.good):
-        chosen.setdefault(entry.release, entry.generation)
+        chosen.setdefault(entry.programs, entry.generation)
     return list(dict.fromkeys([state.current, *list(chosen.values())[:keep]]))
 
 

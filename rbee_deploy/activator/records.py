@@ -19,7 +19,7 @@ MOST_AUDIT_BYTES = 4 << 20
 class Good:
     """A generation that became ready, when (Unix seconds), and the id of the run that brought it.
 
-    `again` is when a rollback came back to it, 0 if none did.
+    `again` is when a rollback came back to it, 0 if none did; `images` are the ids of what its containers are made of.
     """
 
     generation: str
@@ -27,11 +27,18 @@ class Good:
     since: int
     run: str = ""
     again: int = 0
+    images: tuple[str, ...] = ()
+
+    @property
+    def programs(self) -> tuple[str, tuple[str, ...]]:
+        """Return what it runs, by which it is another one to go back to: its release and its images."""
+        return self.release, self.images
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> "Good":
         """Return an entry as far as this release knows its fields: a newer one may have written more."""
-        return cls(**{name: value for name, value in entry.items() if name in {item.name for item in fields(cls)}})
+        known = {name: value for name, value in entry.items() if name in {item.name for item in fields(cls)}}
+        return cls(**{**known, "images": tuple(known.get("images", ()))})
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class State:
             good = (*self.good[:at], replace(self.good[at], again=int(now)))
         else:
             kept = tuple(entry for entry in self.good if entry.generation != generation.id)
-            good = (*kept, Good(generation.id, generation.release, int(now), run))
+            good = (*kept, Good(generation.id, generation.release, int(now), run, images=generation.images))
         return replace(self, current=generation.id, good=good, wanted="", undo={})
 
 

@@ -85,8 +85,14 @@ def taken_back(
     reason = why()
     words = ("rollback", target.generation, *told(f"take the run back: {reason}"))
     yield as_root_command(apart(activator(current.release, *words)))
-    came = f"release {target.release}" if target.release != current.release else "its files of before"
-    yield from refused([f"taken back to {came}: {reason}"])
+    yield from refused([f"taken back to {_named(target, current)}: {reason}"])
+
+
+def _named(target: Step, current: Step) -> str:
+    """Return what a host goes back to, by what of it is another than now."""
+    if target.release != current.release:
+        return f"release {target.release}"
+    return "its images of before" if target.images != current.images else "its files of before"
 
 
 def told(why: str) -> tuple[str, ...]:

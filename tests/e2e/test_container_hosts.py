@@ -170,8 +170,9 @@ def test_a_queen_that_restarts_refuses_nobody(fleet: Fleet) -> None:
 
 
 def test_another_image_replaces_everything_and_cuts_nothing(fleet: Fleet) -> None:
-    """Images of another id come to every host while requests go on, and every answer is whole."""
+    """Images of another id come to every host while requests go on, and every answer is whole; a rollback undoes it."""
     undisturbed = Stream(fleet).begin().end().text
+    former = fleet.options["images"], {engine: _images(fleet.lab.hosts[engine], engine) for engine in ENGINES}
     fleet.options["images"] = str(lab_images("another"))
     streams = [Stream(fleet).begin() for _ in range(4)]
     with Asking(fleet) as asking:
@@ -182,6 +183,21 @@ def test_another_image_replaces_everything_and_cuts_nothing(fleet: Fleet) -> Non
     for engine in ENGINES:
         wanted = json.loads((Path(fleet.options["images"]) / "images.json").read_text())["images"]
         assert _images(fleet.lab.hosts[engine], engine) <= {image["id"] for image in wanted}
+        assert not _images(fleet.lab.hosts[engine], engine) & former[1][engine]
+    assert changes(fleet.deploy("--json")) == {}
+    _rolled_back(fleet, *former)
+
+
+def _rolled_back(fleet: Fleet, folder: str, images: dict[str, set[str]]) -> None:
+    """See the images of before run again after a rollback, which is all that the inventory of before asks for."""
+    done = fleet.rbee_deploy("rollback", "--json")
+    assert done.code == 0, done.errors
+    assert json.loads(done.output)["result"]["targets"].keys() == images.keys()
+    for engine in ENGINES:
+        host = fleet.lab.hosts[engine]
+        wait_for("the images of before", lambda host=host, engine=engine: _images(host, engine) == images[engine])  # type: ignore[misc]
+    settled(fleet)
+    fleet.options["images"] = folder
     assert changes(fleet.deploy("--json")) == {}
 
 

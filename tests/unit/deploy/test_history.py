@@ -1,7 +1,7 @@
 """Which hosts a rollback concerns, and where each of them goes."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -18,8 +18,15 @@ def past(*steps: Ran) -> Past:
     return Past.of({"good": [dict(zip(fields, step, strict=True)) for step in steps]})
 
 
+def imaged(*steps: tuple[Ran, str]) -> Past:
+    """Return the past of a host out of such steps, each with a letter for each of its images."""
+    ran = zip(past(*(step for step, _ in steps)).steps, steps, strict=True)
+    return Past.of({"good": [{**asdict(step), "images": list(letters)} for step, (_, letters) in ran]})
+
+
 FIRST, SECOND, THIRD = ("a", "0.1.0-a", 10, "run1"), ("b", "0.2.0-b", 20, "run2"), ("c", "0.3.0-c", 30, "run3")
 EDITED = ("b2", "0.2.0-b", 25, "run9")
+REBUILT, REBUILT_LATER = ("b3", "0.2.0-b", 26, "run8"), ("b4", "0.2.0-b", 27, "run8again")
 
 CASES: Mapping[str, tuple[Mapping[str, Past], Mapping[str, str]]] = {
     "everybody": ({"q": past(FIRST, SECOND), "h": past(FIRST, SECOND)}, {"q": "a", "h": "a"}),
@@ -51,11 +58,32 @@ CASES: Mapping[str, tuple[Mapping[str, Past], Mapping[str, str]]] = {
         {"q": past(FIRST, SECOND), "h": past(("x", "0.1.0-x", 11, "run1"), ("y", "0.2.0-y", 26, "run2"))},
         {"q": "a", "h": "x"},
     ),
+    "a change of images alone, and not who only runs the same release": (
+        {"q": past(FIRST, SECOND), "h": imaged((FIRST, "hw"), (SECOND, "HW"), (REBUILT, "hw"))},
+        {"h": "b"},
+    ),
+    "all that got one of the images, by a deploy that was run again": (
+        {
+            "q": imaged((SECOND, "qhw"), (REBUILT, "QHW")),
+            "h": imaged((SECOND, "hw"), (REBUILT_LATER, "HW")),
+            "other": imaged((SECOND, "hx"), (("b5", "0.2.0-b", 20, "run5"), "hX")),
+        },
+        {"q": "b", "h": "b"},
+    ),
+    "past a change of files after one of images": (
+        {"h": imaged((SECOND, "hw"), (REBUILT, "HW"), (REBUILT_LATER, "HW"))},
+        {"h": "b"},
+    ),
+    "a release before, where its images changed with it": (
+        {"q": imaged((FIRST, "qhw"), (SECOND, "QHW")), "h": imaged((FIRST, ""), (SECOND, ""))},
+        {"q": "a", "h": "a"},
+    ),
+    "to bare, where containers came last": ({"h": imaged((SECOND, ""), (REBUILT, "hw"))}, {"h": "b"}),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_last_change_of_release_is_taken_back(name: str) -> None:
+def test_the_last_change_of_release_or_images_is_taken_back(name: str) -> None:
     """Hosts that it did not reach stay where they are."""
     pasts, wanted = CASES[name]
     assert {host: step.generation for host, step in back(pasts).items()} == wanted
@@ -71,11 +99,12 @@ def test_a_rollback_that_is_run_again_reaches_the_rest_and_moves_nobody_twice() 
 
 
 def test_a_host_runs_its_release_since_it_came_to_it_last() -> None:
-    """A change of files alone is not a new release, a rollback to it is; a host that ran nothing has no time."""
+    """A change of files alone is not a new release, images and a rollback are; a host that ran nothing has no time."""
     returned = past(FIRST, SECOND, EDITED).steps
     again = (*returned[:-1], replace(returned[-1], again=99))
     assert [Past(steps).since for steps in ((), returned[:1], returned, again)] == [None, 10, 20, 99]
     assert Past((*again, Step(*THIRD))).since == 30
+    assert imaged((SECOND, "hw"), (REBUILT, "HW"), (REBUILT_LATER, "HW")).since == REBUILT[2]
 
 
 @pytest.mark.parametrize("release", ["0.1.0-a", "0.1.0"])

@@ -137,10 +137,11 @@ def staged(
     roles: tuple[str, ...] = ("queen", "hive"),
     guarded: bool = False,
     contained: bool = False,
+    images: tuple[str, ...] = (),
 ) -> Generation:
     """Bring a generation with a release, a configuration per role, a secret, and more files by name.
 
-    `guarded` has the host's firewall among its units, `contained` has workers in containers.
+    `guarded` has the host's firewall among its units, `contained` has workers in containers, of these `images`.
     """
     helpers = HELPERS if contained else ()
     more = more or {}
@@ -171,6 +172,8 @@ def staged(
         ),
         target="rbee.target",
         helpers=helpers,
+        engine="podman" if images else "",
+        images=images,
     )
     disk.private_folder(places.GENERATIONS)
     (places.GENERATIONS / f"{generation.id}.json").write_text(generation.text())

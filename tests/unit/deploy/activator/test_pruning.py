@@ -94,6 +94,38 @@ def test_images_that_no_kept_generation_names_go(systemd: FakeSystemd, podman: P
     assert {name for name in gone if name.startswith("sha256:")} == {"sha256:old"}
 
 
+def of_images(release: str, *images: str) -> str:
+    """Go over to a release whose containers are made of these images, as its generation says."""
+    wanted = staged(release, contained=True, images=tuple(f"sha256:{image}" for image in images))
+    activation.activate(wanted.id, Told())
+    return wanted.id
+
+
+def test_a_change_of_images_alone_can_be_taken_back(systemd: FakeSystemd, podman: Path) -> None:
+    """The generation before it stays with its images, although its release is the same, and is gone back to."""
+    before = of_images("r1", "old", "shared")
+    after = of_images("r1", "new", "shared")
+    assert pruning.prune(keep=3, wanted=set()) == []
+    assert podman.read_text() == ""
+    assert names(places.GENERATIONS) == {f"{before}.json", f"{after}.json"}
+    activation.activate(before, Told(), goes_back=True)
+    assert (state().current, [entry.generation for entry in state().good]) == (before, [before])
+    assert pruning.prune(keep=3, wanted=set()) == [f"{after}.json", "sha256:new"]
+
+
+def test_releases_and_sets_of_images_are_counted_alike(systemd: FakeSystemd, podman: Path) -> None:
+    """Three stay, whichever of the two has changed; of what has the same release and images, the newest one."""
+    of_images("r1", "a")
+    second = of_images("r1", "b")
+    third = of_images("r2", "b")
+    of_images("r2", "c")
+    wanted = staged("r2", {"note": "edited"}, contained=True, images=("sha256:c",))
+    activation.activate(wanted.id, Told())
+    assert "sha256:a" in pruning.prune(keep=3, wanted=set())
+    assert [entry.generation for entry in state().good] == [second, third, wanted.id]
+    assert podman.read_text().split() == ["sha256:a"]
+
+
 def test_an_image_that_was_in_use_goes_later(systemd: FakeSystemd, podman: Path) -> None:
     """A run that finds it unused removes it, and with it the generation that knew of it."""
     old = contained("r1", "used")
