@@ -43,11 +43,12 @@ def register(commands: Commands) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     wanted, where = _wanted(options), options.out.expanduser().absolute()
-    made = write.stack_of(options.site, wanted)
-    secrets = write.secrets(made, wanted, _client_names(options)) if options.secrets else {}
-    files = write.write(where, made, wanted)
-    if secrets:
-        folder.write_secrets(where, secrets)
+    client_names, made = _client_names(options), write.stack_of(options.site, wanted)
+    files, held = write.files(made, wanted), write.held(made, wanted)
+    # Before certificates are issued for it.
+    folder.check(where, files, held, anew=options.secrets)
+    secrets = write.secrets(made, wanted, client_names) if options.secrets else {}
+    folder.write(where, files, secrets, held)
     advice = _open_to_all(options.site, wanted)
     lines = [f"{part.name}  {part.image}  {_named(part.secrets)}" for part in made.parts]
     documents.tell(

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from rbee_deploy import externals, model_credentials
-from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, site_state
+from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, site_state, utc_now
 from rbee_deploy.externals import KEYS
+from rbee_deploy.operator_tls import operator_certificate
 from rbee_deploy.render import Certificate, SiteState
 from rbee_deploy.secrets import Secret, asked_for
 from rbee_deploy.site import Host, Site, TlsPaths
@@ -28,15 +29,18 @@ def read(site: Site, client_names: Sequence[str]) -> dict[tuple[str, str], Mappi
 
     Certificates are issued where they are missing. `client_names` are those under which clients reach the queen.
     """
+    # Before an authority is made or a certificate issued: what is refused leaves nothing behind.
+    fetching = {host.name: _fetching(site, host) for host in site.hives}
+    keys = {KEYS: externals.keys(site.external)} if site.external_keys else {}
+    if isinstance(site.client_endpoint, TlsPaths):
+        operator_certificate(site.client_endpoint, utc_now())
     authority = FleetAuthority.open(site.secrets, site.name)
     state = site_state(authority, site, release="", models={})
     client = _client(authority, site, state, client_names)
     queen = _files(state, site.queen, "queen") | client | {BOOTSTRAP: Secret(state.bootstrap_key + "\n")}
-    if site.external_keys:
-        queen[KEYS] = externals.keys(site.external)
     return {
-        ("queen", site.queen.name): queen,
-        **{("hive", host.name): _files(state, host, "hive", "worker") | _fetching(site, host) for host in site.hives},
+        ("queen", site.queen.name): queen | keys,
+        **{("hive", host.name): _files(state, host, "hive", "worker") | fetching[host.name] for host in site.hives},
     }
 
 

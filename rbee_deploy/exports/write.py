@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from rbee_deploy._fields import nearest
 from rbee_deploy.errors import ExportError
-from rbee_deploy.exports import compose, documents, folder, kubernetes, pod, pods, refusals, secret_files, stack
+from rbee_deploy.exports import compose, documents, kubernetes, pod, pods, refusals, secret_files, stack
+from rbee_deploy.exports.folder import Held
 from rbee_deploy.exports.stack import Part, Places, Stack
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import Host, Site
@@ -64,17 +64,16 @@ def files(made: Stack, wanted: Wanted) -> dict[str, str]:
 def secrets(made: Stack, wanted: Wanted, client_names: list[str]) -> dict[str, str]:
     """Return the secrets that it names, by the file of each; certificates are issued where they are missing."""
     found = secret_files.read(made.site, [stack.QUEEN, *client_names])
-    held = [(part, found[part.role, part.host.name]) for part in made.parts]
+    parts = [(part, found[part.role, part.host.name]) for part in made.parts]
     if wanted.substrate is Substrate.COMPOSE:
-        return {f"{part.name}/{name}": secret.reveal() for part, files in held for name, secret in files.items()}
-    return {SECRETS_FILE: _manifests(held)}
+        return {f"{part.name}/{name}": secret.reveal() for part, files in parts for name, secret in files.items()}
+    return {SECRETS_FILE: _manifests(parts)}
 
 
-def write(where: Path, made: Stack, wanted: Wanted) -> tuple[str, ...]:
-    """Write an export and return the names of its files."""
-    found = files(made, wanted)
-    folder.write(where, found)
-    return tuple(found)
+def held(made: Stack, wanted: Wanted) -> tuple[Held, ...]:
+    """Return which secrets `secrets` puts into which file; none of them is read for that."""
+    items = [f"{part.name}/{name}" for part in made.parts for name in part.secrets]
+    return tuple(Held(item if wanted.substrate is Substrate.COMPOSE else SECRETS_FILE, item) for item in items)
 
 
 def _manifests(held: list[tuple[Part, Mapping[str, Secret]]]) -> str:

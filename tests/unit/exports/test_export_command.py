@@ -2,8 +2,13 @@
 
 from tests import unpatched  # noqa: F401, I001 - before the command line, which loads pyinfra
 
+import errno
 import json
+import os
+import re
+import shutil
 import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +128,124 @@ def test_an_export_again_keeps_certificates_and_takes_away_what_has_gone(invento
     assert export(inventory, out, Substrate.KUBERNETES, "--secrets") == 0
     assert {name: path.read_text() for name, path in below(out).items()} == before
     inventory.write_text(inventory.read_text().replace('host("box"', 'host("other"'))
-    assert export(inventory, out, Substrate.KUBERNETES) == 0
+    assert export(inventory, out, Substrate.KUBERNETES, "--secrets") == 0
     assert {name for name in below(out) if name.startswith("hive-")} == {"hive-other.yaml"}
+
+
+def content(where: Path) -> dict[str, str]:
+    return {name: path.read_text() for name, path in below(where).items()}
+
+
+def with_another(inventory: Path) -> Path:
+    """Give the fleet a second hive."""
+    second = 'host("second", address="192.0.2.2", advertise="192.0.2.2"), host("box", advertise="192.0.2.1", '
+    inventory.write_text(inventory.read_text().replace('host("box", ', second))
+    return inventory
+
+
+def without_another(inventory: Path) -> Path:
+    inventory.write_text(re.sub(r'host\("second".*?\), ', "", inventory.read_text()))
+    return inventory
+
+
+STALE = {
+    Substrate.COMPOSE: "secrets/rbee-hive-second/ca.pem",
+    Substrate.KUBERNETES: "secrets/secrets.yaml",
+}
+
+
+@pytest.mark.parametrize("substrate", STALE)
+def test_keys_of_what_has_gone_do_not_stay(inventory: Path, tmp_path: Path, substrate: Substrate) -> None:
+    """With --secrets they go, without it they are refused; a file that somebody put beside them stays."""
+    out = tmp_path / "out"
+    assert export(with_another(inventory), out, substrate, "--secrets") == 0
+    (out / "secrets" / "mine").write_text("mine")
+    before = content(out)
+    assert any("second" in text for name, text in before.items() if name.startswith("secrets/"))
+    without_another(inventory)
+    with pytest.raises(SystemExit) as refused:
+        export(inventory, out, substrate)
+    assert refused.value.code == (
+        f"{out / STALE[substrate]} holds rbee-hive-second/ca.pem of an earlier export, which this one does not name: "
+        f"add --secrets, which takes it away, or remove {out / 'secrets'}"
+    )
+    assert content(out) == before
+    assert export(inventory, out, substrate, "--secrets") == 0
+    after = content(out)
+    assert not [name for name, text in after.items() if "second" in name + text and name.startswith("secrets/")]
+    assert not list(out.rglob("*second*"))
+    assert after["secrets/mine"] == "mine"
+    assert export(inventory, out, substrate) == 0
+    assert content(out) == after
+
+
+def test_secrets_that_somebody_took_away_are_in_nobody_s_way(inventory: Path, tmp_path: Path) -> None:
+    """Removing the folder is the other way out that the sentence names, and so is another substrate's export."""
+    out = tmp_path / "out"
+    assert export(inventory, out, Substrate.COMPOSE, "--secrets") == 0
+    assert export(inventory, out, Substrate.KUBERNETES, "--secrets") == 0
+    assert {name for name in below(out) if name.startswith("secrets/") and "/." not in name} == {"secrets/secrets.yaml"}
+    shutil.rmtree(out / "secrets")
+    assert export(inventory, out, Substrate.COMPOSE) == 0
+    assert not (out / "secrets").exists()
+
+
+def in_the_way(out: Path, name: str) -> None:
+    """Have a folder where the export has a file."""
+    (out / name).unlink()
+    (out / name).mkdir()
+
+
+REFUSED: Mapping[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
+    "a secret that cannot be read": lambda _out, patch: patch.delenv("EXPORT_HF_TOKEN"),
+    "somebody else's folder": lambda out, _patch: (out / folder.MARK).unlink(),
+    "a folder in place of settings": lambda out, _patch: in_the_way(out, "compose.yaml"),
+    "a folder in place of a key": lambda out, _patch: in_the_way(out, "secrets/rbee-hive-box/hive.key"),
+    "a folder that may not be written to": lambda _out, patch: patch.setattr(os, "access", lambda *_: False),
+    "a list that is not text": lambda out, _patch: (out / "secrets" / folder.MARK).write_bytes(b"\xff"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused_is_refused_before_anything_is_written(
+    what: str, inventory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the folder nor the fleet's own secrets have another file than before, and no certificate was issued."""
+    out = tmp_path / "out"
+    assert export(inventory, out, Substrate.COMPOSE, "--secrets") == 0
+    shutil.rmtree(tmp_path / "fleet-secrets")
+    REFUSED[what](out, monkeypatch)
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(SystemExit) as refused:
+        export(inventory, out, Substrate.COMPOSE, "--secrets")
+    assert isinstance(refused.value.code, str)
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a new folder", "one of before"])
+@pytest.mark.parametrize("at", [1, 4, 9])
+def test_a_disk_that_takes_no_more_leaves_all_as_it_was(
+    at: int, again: bool, inventory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it ends, no file of the export is a new one, and no folder or draft is left."""
+    out = tmp_path / "a" / "out"
+    assert export(inventory, out, Substrate.COMPOSE, "--secrets") == 0
+    if not again:
+        shutil.rmtree(tmp_path / "a")
+    inventory.write_text(inventory.read_text().replace('"echo"', '"other"'))
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+    left = [at]
+
+    def full(_handle: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit) as refused:
+        export(inventory, out, Substrate.COMPOSE, "--secrets")
+    assert refused.value.code == f"cannot write to {out}: No space left on device; choose another folder by -o"
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
 def test_somebody_else_s_folder_is_left_alone(inventory: Path, tmp_path: Path) -> None:
