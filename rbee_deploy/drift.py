@@ -1,10 +1,11 @@
 """What differs between a host and what it should be: the one definition of converged, pure."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 
 from rbee_deploy.accounts import Directory, User
-from rbee_deploy.activator.manifest import STARTS_AT_BOOT, Role
-from rbee_deploy.modes import role_units
+from rbee_deploy.activator.manifest import GENERATED, STARTS_AT_BOOT, Role
+from rbee_deploy.modes import QUADLET, is_quadlet, quadlet_path, role_units
 from rbee_deploy.observed import Observed, PathState, UnitState
 from rbee_deploy.render import OwnedFile
 from rbee_deploy.site import Host
@@ -103,11 +104,18 @@ def found(
         *(phrase for item in directories for phrase in directory_drift(item, facts.paths.get(item.path))),
         *(f"{path} is still there" for path in unwanted if path in facts.paths),
         *_firewall(facts, enabled),
-        *(f"{unit} is not enabled" for unit in enabled if facts.unit(unit).file_state not in STARTS_AT_BOOT),
+        *(_off(unit, state) for unit in enabled if (state := facts.unit(unit)).file_state not in STARTS_AT_BOOT),
         *(f"systemd holds an old {name}" for name, unit in facts.units.items() if unit.need_reload),
     ]
     unknown = generation and facts.deploy.get("current") != generation
     return differences or (["the deploy is not on record there"] if unknown else [])
+
+
+def _off(unit: str, state: UnitState) -> str:
+    """Return why a unit does not start at boot; one that a generator makes is there or not, and never disabled."""
+    if state.load == "not-found":
+        return f"systemd knows no {unit}"
+    return f"{unit} is masked" if state.load == "masked" else f"{unit} is not enabled"
 
 
 def damaged(facts: Observed, release: str, engines: Iterable[str]) -> list[str]:
@@ -152,14 +160,28 @@ def foreign(facts: Observed, elsewhere: Iterable[str], owned: Iterable[str] = ()
     `elsewhere` are units of roles that the inventory gives to other hosts, `owned` the paths of our own files.
     """
     left = [unit for unit in elsewhere if _is_in_use(facts.unit(unit))]
-    named = f"{' and '.join(left)} should not run on this host any more"
+    made = [unit for unit in left if facts.unit(unit).file_state == GENERATED]
+    written = [unit for unit in left if unit not in made]
     return [
+        *map(_drop_in, sorted(facts.names("drop_ins") - set(owned))),
+        *([_unwanted(written, f"systemctl disable --now {' '.join(written)} there")] if written else []),
         *(
-            f"{path} changes how a unit of rbee runs; delete it, run systemctl daemon-reload and restart that unit"
-            for path in sorted(facts.names("drop_ins") - set(owned))
+            # Neither enabled nor disabled by systemctl, which would not even stop it then.
+            _unwanted([unit], f"systemctl stop {unit}, remove {quadlet_path(unit)} and run systemctl daemon-reload")
+            for unit in made
         ),
-        *([f"{named}; run systemctl disable --now {' '.join(left)} there"] if left else []),
     ]
+
+
+def _drop_in(path: str) -> str:
+    name = PurePosixPath(path).parent.name.removesuffix(".d")
+    # That of Quadlet's own file, which no command of systemd names.
+    unit = f"{name.removesuffix(QUADLET)}.service" if is_quadlet(name) else "that unit"
+    return f"{path} changes how a unit of rbee runs; delete it, run systemctl daemon-reload and restart {unit}"
+
+
+def _unwanted(units: list[str], way_out: str) -> str:
+    return f"{' and '.join(units)} should not run on this host any more; run {way_out}"
 
 
 def _is_in_use(unit: UnitState) -> bool:

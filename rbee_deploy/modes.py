@@ -69,6 +69,7 @@ class RoleUnits:
 
 UNITS_DIR = "/etc/systemd/system"
 QUADLET_DIR = "/etc/containers/systemd"
+QUADLET = ".container"
 POLKIT_RULES = "/etc/polkit-1/rules.d/50-rbee-hive.rules"
 
 _GUARD = (ports.GUARD_SOCKET_UNIT, ports.GUARD_UNIT, ports.WORKERS_UNIT)
@@ -151,9 +152,14 @@ def unit_path(name: str) -> str:
     return f"{QUADLET_DIR if is_quadlet(name) else UNITS_DIR}/{name}"
 
 
+def quadlet_path(unit: str) -> str:
+    """Return where the file lies that Quadlet makes a service of."""
+    return unit_path(f"{unit.rpartition('.')[0]}{QUADLET}")
+
+
 def is_quadlet(name: str) -> bool:
     """Say whether a file is Quadlet's, who makes a unit of it."""
-    return name.endswith(".container")
+    return name.endswith(QUADLET)
 
 
 def credentials_directory(unit: str) -> str:

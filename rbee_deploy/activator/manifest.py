@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-STARTS_AT_BOOT = frozenset({"enabled", "generated"})
+GENERATED = "generated"
+STARTS_AT_BOOT = frozenset({"enabled", GENERATED})
 """States of a unit's file. Of what Quadlet generates the file itself says so; systemctl refuses to enable it."""
 
 

@@ -67,6 +67,14 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "file for folder": (lambda f: f["paths"][FOLDER.path].update(kind="file"), "is a file instead of a directory"),
     "open folder": (lambda f: f["paths"][FOLDER.path].update(mode="0755"), "credentials has mode 0755 instead of 0700"),
     "disabled": (lambda f: f["units"][UNITS[1]].update(file_state="disabled"), "rbee-queen.service is not enabled"),
+    "not made": (
+        lambda f: f["units"][UNITS[1]].update(file_state="", load="not-found"),
+        "systemd knows no rbee-queen.service",
+    ),
+    "masked": (
+        lambda f: f["units"][UNITS[1]].update(file_state="masked", load="masked"),
+        "rbee-queen.service is masked",
+    ),
     "reload": (lambda f: f["units"][UNITS[1]].update(need_reload=True), "systemd holds an old rbee-queen.service"),
 }
 
@@ -85,6 +93,14 @@ def test_every_damage_is_one_difference(name: str) -> None:
     ("fact", "said"),
     [
         ({"drop_ins": ["/etc/systemd/system/rbee-hive.service.d/mine.conf"]}, "mine.conf changes how a unit"),
+        (
+            {"drop_ins": ["/etc/containers/systemd/rbee-queen.container.d/mine.conf"]},
+            "delete it, run systemctl daemon-reload and restart rbee-queen.service",
+        ),
+        (
+            {"units": {"rbee-hive.service": {"active": "active", "file_state": "generated"}}},
+            "remove /etc/containers/systemd/rbee-hive.container and run systemctl daemon-reload",
+        ),
         ({"units": {"rbee-hive.service": {"active": "active"}}}, "systemctl disable --now rbee-hive.service"),
         ({"units": {"rbee-hive.service": {"active": "inactive", "file_state": "enabled"}}}, "should not run on this"),
     ],
@@ -93,6 +109,18 @@ def test_what_a_person_left_is_named(fact: dict[str, Any], said: str) -> None:
     """A drop-in for our units, or a role that moved to another host, is one sentence with the way out."""
     (sentence,) = drift.foreign(Observed.parse(fact), units_elsewhere(("queen",), BARE))
     assert said in sentence
+
+
+def test_a_unit_that_is_generated_is_not_to_be_disabled() -> None:
+    """Each unit that cannot be disabled has a sentence of its own beside those that can, although it does not run."""
+    units = {
+        "rbee-guard.service": {"active": "active", "file_state": "enabled"},
+        "rbee-hive.service": {"active": "inactive", "file_state": "generated"},
+    }
+    plain, generated = drift.foreign(Observed.parse({"units": units}), units_elsewhere(("queen",), BARE))
+    assert plain.endswith("run systemctl disable --now rbee-guard.service there")
+    assert generated.startswith("rbee-hive.service should not run on this host any more; run systemctl stop")
+    assert "disable" not in generated
 
 
 def test_a_file_of_an_earlier_inventory_is_a_difference() -> None:
