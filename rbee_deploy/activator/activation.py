@@ -36,10 +36,6 @@ LOCK_SECONDS = 150.0 + 2 * workers.WORKER_SECONDS
 may end workers of a way that the host leaves."""
 
 
-SYSTEMD = "systemd"
-"""The folder of a unit file, or of Quadlet's, or one above it."""
-
-
 @dataclass(frozen=True)
 class Told:
     """Who activates and why, and the id of the run that it is part of; for the records alone."""
@@ -136,7 +132,7 @@ def _unshadow(run: Activation) -> None:
     switching.let_queen_go(run.undo.ways, (file.path for file in run.generation.files))
     stems = {Path(role.service).stem for role in run.generation.roles}
     for path in (*run.generation.unwanted, *run.retired.files):
-        if Path(path).name.partition(".")[0] in stems and SYSTEMD in Path(path).parts:
+        if Path(path).name.partition(".")[0] in stems and files.is_systemds(path):
             units.disable([Path(path).name])
             files.remove(path)
 
@@ -154,7 +150,7 @@ def _retire(run: Activation) -> None:
     units.disable(there)
     _stop(there)
     if ports.NETWORK_UNIT in gone.units:
-        worker_rules.remove()
+        workers.forget()
     if not _is_guarded(run) and firewall.is_held():
         firewall.stop()
 
@@ -165,7 +161,7 @@ def _remove(run: Activation) -> None:
     for path in gone:
         files.remove(path)
     switching.forget(run.generation, run.retired.files)
-    if run.retired.units or any(SYSTEMD in Path(path).parts for path in gone):
+    if run.retired.units or any(map(files.is_systemds, gone)):
         units.systemctl("daemon-reload")
         units.forget_failed(run.retired.units)
 
@@ -315,6 +311,9 @@ def _go_back(run: Activation) -> None:
     affected = {service for file in run.generation.files if file.path in changed for service in file.affects}
     for entry in undo.paths:
         files.put_back(entry)
+    if any(entry.kind == "absent" and files.is_systemds(entry.path) for entry in undo.paths if entry.path in changed):
+        # What Quadlet made of a file that is gone could be started still.
+        units.systemctl("daemon-reload")
     _put_link_back(undo.link)
     units.register(name for name in _ours(run) if name in undo.enabled)
     switching.let_queen_come()
@@ -323,7 +322,7 @@ def _go_back(run: Activation) -> None:
         _put_database_back(copy)
     old = loaded(undo.generation)
     if ports.NETWORK_UNIT in run.generation.enabled and (old is None or ports.NETWORK_UNIT not in old.enabled):
-        worker_rules.remove()
+        workers.forget()
     _bring_up(run, (name for name in (old.helpers if old is not None else ()) if name in undo.active), affected)
     for role in undo.roles:
         ran = role.service in undo.active and bool(role.digest)

@@ -15,6 +15,9 @@ from rbee_runtime import ports
 DROP_INS = "rbee-*.d"
 """Folders that are there for files of ours alone. Others of systemd and polkit are watched, and stay when empty."""
 
+SYSTEMD = "systemd"
+"""The folder of a unit file, or of Quadlet's, or one above it."""
+
 OTHER = "other"
 """What is at a path that is neither file nor link; it is left alone, and the activation fails."""
 
@@ -57,12 +60,17 @@ def put_back(found: Found) -> None:
     if look(found.path) == found or found.kind == OTHER:
         return
     if found.kind == "absent":
-        path.unlink(missing_ok=True)
+        remove(found.path)
     elif found.kind == "link":
         disk.link(path, found.content)
     else:
         content = blobs.read(found.content, secret=found.secret)
         disk.write(path, content, mode=found.mode, owner=(found.uid, found.gid))
+
+
+def is_systemds(path: str) -> bool:
+    """Say whether systemd reads a path, by itself or by Quadlet, and knows its old content until it reads it again."""
+    return SYSTEMD in Path(path).parts
 
 
 def is_as_wanted(file: File, found: Found) -> bool:

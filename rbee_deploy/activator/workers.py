@@ -1,8 +1,9 @@
 """Workers that nobody takes over: those of a way of running them that a host leaves."""
 
+import shutil
 from collections.abc import Iterable
 
-from rbee_deploy.activator import images, units
+from rbee_deploy.activator import images, units, worker_rules
 from rbee_deploy.activator.images import Guarded
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.undo import has_processes
@@ -28,6 +29,12 @@ def end(ways: Iterable[Generation], keeper: Generation | None) -> None:
         _stop(ports.WORKER_TEMPLATE.replace("@.", "@*."))
     for found in contained:
         _end_containers(found)
+
+
+def forget() -> None:
+    """Remove what was around workers in containers, once the host has none any more: rules, and the guard's folder."""
+    worker_rules.remove()
+    shutil.rmtree(ports.GUARD_RUN, ignore_errors=True)
 
 
 def _stop(name: str) -> None:

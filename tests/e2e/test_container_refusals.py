@@ -7,7 +7,7 @@ import pytest
 
 from tests.container_images import lab_images
 from tests.e2e.fleets import Fleet
-from tests.lab import Lab
+from tests.lab import Lab, LabHost
 
 pytestmark = pytest.mark.lab
 
@@ -27,6 +27,40 @@ def test_an_engine_that_is_too_old_is_a_sentence(way: dict[str, str]) -> None:
         assert done.code == 1
         assert f"it has no Podman 4.4 or newer; install Podman 4.4 or newer there, or write {out}" in done.errors
         assert lab.hosts["box"].run("ls -d /opt/rbee /etc/rbee", check=False).stdout == ""
+        fleet.close()
+
+
+def break_engine(host: LabHost) -> None:
+    """Have whatever Podman runs there end at once."""
+    host.run("mkdir -p /etc/containers/containers.conf.d")
+    host.run("printf '[engine]\\nruntime=\"/bin/false\"\\n' >/etc/containers/containers.conf.d/broken.conf")
+
+
+UNIT_FOLDERS = "/etc/systemd /etc/containers/systemd /run/systemd/system /run/systemd/generator"
+
+
+def test_a_first_deploy_that_fails_leaves_no_unit() -> None:
+    """Of queen and hive that do not get ready in containers nothing is left that could start, or that they were told.
+
+    With the engine mended the same command brings the host up.
+    """
+    with Lab.create("first") as lab:
+        fleet = Fleet(lab)
+        fleet.options["images"] = str(lab_images())
+        host = lab.add_host("box", image="containers")
+        fleet.declare(host, queen=True, mode="container")
+        fleet.models["echo"] = {"name": "echo", "source": "fake:tokens=3"}
+        break_engine(host)
+        done = fleet.rbee_deploy("apply")
+        assert done.code == 1
+        assert "there was no earlier release here: all that was placed is removed again" in done.errors
+        assert host.run(f"find {UNIT_FOLDERS} -name '*rbee*'").stdout == ""
+        assert host.run("systemctl list-units --all --plain --no-legend 'rbee*'").stdout == ""
+        assert host.run("find /run -path '*rbee*' -not -path '/run/rbee-deploy*'").stdout == ""
+        assert host.run("podman secret ls --quiet; podman ps --all --quiet").stdout == ""
+        host.run("rm /etc/containers/containers.conf.d/broken.conf")
+        fleet.deploy()
+        assert answer(fleet, "echo")
         fleet.close()
 
 
@@ -62,9 +96,7 @@ def test_a_fallback_serves_all_the_same(fallen: Fleet) -> None:
     Nobody who looks finds a difference, apply tries again, and once what was in the way is gone it runs in containers.
     """
     new = fallen.lab.hosts["new"]
-    # Whatever runs there ends at once.
-    new.run("mkdir -p /etc/containers/containers.conf.d")
-    new.run("printf '[engine]\\nruntime=\"/bin/false\"\\n' >/etc/containers/containers.conf.d/broken.conf")
+    break_engine(new)
     done = fallen.rbee_deploy("apply")
     assert done.code == 0, done.errors
     assert "it runs bare instead of in containers: it has no Podman 4.4 or newer" in done.errors

@@ -39,11 +39,16 @@ def prepare(role: HousedRole, credentials: Sequence[str], shown: Sequence[str]) 
     uid, gid = ids(role)
     ports.UNIT_RUN.mkdir(mode=0o755, exist_ok=True)
     lines = (f"RBEE_UID={uid}", f"RBEE_GID={gid}", f"RBEE_OPTIONS={' '.join(options(role, shown))}", "")
-    disk.write(ports.UNIT_RUN / f"{role.name}.env", "\n".join(lines).encode())
+    disk.write(environment(role), "\n".join(lines).encode())
     forget(role, podman)
     for name in credentials:
         _give(podman, f"{role.container}-{name}", ports.CREDENTIALS / name)
     make_way(Path("/proc/self/cgroup"), CGROUPS)
+
+
+def environment(role: HousedRole) -> Path:
+    """Return the file that tells the unit of a role what only the host knows."""
+    return ports.UNIT_RUN / f"{role.name}.env"
 
 
 def forget(role: HousedRole, podman: Engine | None = None) -> None:

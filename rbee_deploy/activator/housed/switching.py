@@ -1,5 +1,7 @@
 """Roles that stop or begin to be containers: what of them is left on the host."""
 
+import contextlib
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -47,11 +49,18 @@ def let_queen_come() -> None:
 def forget(wanted: Generation, gone: Iterable[str]) -> None:
     """Remove what roles were handed that are in no container any more; `gone` are files of earlier generations."""
     left, files = set(gone), [file.path for file in wanted.files]
+    played = {role.name for role in wanted.roles}
     for role in ROLES.values():
         if _is_podmans(role, left) and not _is_podmans(role, files):
             podman.forget(role)
-        if wanted.engine not in attended.ENGINES or role.name not in {each.name for each in wanted.roles}:
+            podman.environment(role).unlink(missing_ok=True)
+        if wanted.engine not in attended.ENGINES or role.name not in played:
             attended.forget(role)
+        if role.name not in played:
+            # As systemd does with those of units that are no containers.
+            shutil.rmtree(role.run, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        ports.UNIT_RUN.rmdir()
 
 
 def _is_podmans(role: HousedRole, files: Iterable[str]) -> bool:

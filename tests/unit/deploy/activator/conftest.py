@@ -34,6 +34,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(os, "fsync", lambda _handle: None)
     for module in (ports, places):
         _move(module, tmp_path, monkeypatch)
+    for name, role in ROLES.items():
+        monkeypatch.setitem(ROLES, name, replace(role, run=tmp_path / role.run.relative_to("/")))
     for folder in (ports.RELEASES, ports.ENGINES, ports.CREDENTIALS, ports.QUEEN_STATE, places.HOME, places.RUN):
         folder.mkdir(parents=True)
     return tmp_path

@@ -303,11 +303,16 @@ def test_rules_about_workers_come_anew_with_each_activation(root: Path, systemd:
 
 
 def test_rules_about_workers_go_with_the_last_container(root: Path, systemd: FakeSystemd) -> None:
-    """They go where a host leaves containers, and where going over to these failed; the way back brings them again."""
+    """They go where a host leaves containers, and where going over to these failed; the way back brings them again.
+
+    So does the folder in which the guard had copies for workers.
+    """
     activation.activate(staged("r1", contained=True).id, ME)
+    ports.HANDED.mkdir(parents=True)
     activation.activate(staged("r2").id, ME)
     assert systemd.calls.count("remove rules") == 1
     assert systemd.calls.index("disable rbee-network.service") < systemd.calls.index("remove rules")
+    assert not ports.GUARD_RUN.exists()
     systemd.calls.clear()
     systemd.bad.add("r3")
     with pytest.raises(ActivationError, match="release r2 is in force again"):

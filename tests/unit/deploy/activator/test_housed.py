@@ -351,26 +351,75 @@ def test_what_a_failed_change_handed_over_is_taken_back(
     assert not copies.exists()
 
 
-def test_systemd_reads_its_files_again_once_what_it_knows_is_gone(
-    root: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A drop-in goes last, also where no unit does; a second run would find that systemd holds old files."""
-    monkeypatch.setattr(quadlets, "check", lambda _generation: None)
-    (ports.ETC / "systemd/rbee-queen.service.d").mkdir(parents=True)
-    drop_in = ports.ETC / "systemd/rbee-queen.service.d/50-rbee.conf"
-    before = staged("r1", {"systemd/other.service": "old", "systemd/rbee-queen.service.d/50-rbee.conf": "old"})
-    activation.activate(before.id, ME)
-    told: list[bool] = []
+@pytest.fixture
+def reloads(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """Note what lies in systemd's folder whenever it is asked to read its files again."""
+    told: list[set[str]] = []
     systemctl = systemd.systemctl
 
     def heard(verb: str, *words: str, **how: float) -> str:
         if verb == "daemon-reload":
-            told.append(drop_in.exists())
+            told.append({path.name for path in (ports.ETC / "systemd").rglob("*")})
         return systemctl(verb, *words, **how)
 
     monkeypatch.setattr(units, "systemctl", heard)
+    return told
+
+
+HOUSED = {"systemd/rbee-queen.container": "new", "systemd/rbee-queen.service.d/50-rbee.conf": "new"}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first deploy", "bare before"])
+def test_a_failed_change_into_a_container_leaves_nothing_of_its_units(
+    first: bool,
+    root: Path,
+    systemd: FakeSystemd,
+    engine: Path,
+    reloads: list[set[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither the folder of a drop-in, nor what Quadlet had made of its file, nor what the unit was told stays."""
+    monkeypatch.setattr(quadlets, "check", lambda _generation: None)
+    (ports.ETC / "systemd").mkdir(parents=True)
+    if not first:
+        activation.activate(staged("r1", {"systemd/rbee-queen.service": "old"}).id, ME)
+    before = set((ports.ETC / "systemd").rglob("*"))
+    for path in (podman.environment(ROLES["queen"]), ROLES["queen"].running_file):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    systemd.bad = {"r2"}
+    reloads.clear()
+    with pytest.raises(ActivationError):
+        activation.activate(staged("r2", HOUSED).id, ME)
+    assert set((ports.ETC / "systemd").rglob("*")) == before
+    assert reloads[-1] == {path.name for path in before}
+    assert not ports.UNIT_RUN.exists()
+    # The queen that runs again says there what she runs.
+    assert ROLES["queen"].run.exists() is not first
+
+
+def test_a_failed_change_of_settings_alone_reads_no_unit_again(systemd: FakeSystemd, reloads: list[set[str]]) -> None:
+    """To read units again can take GPUs away from containers."""
+    (ports.ETC / "systemd").mkdir(parents=True)
+    activation.activate(staged("r1", {"systemd/rbee-queen.service": "same"}).id, ME)
+    systemd.bad = {"r2"}
+    reloads.clear()
+    with pytest.raises(ActivationError):
+        activation.activate(staged("r2", {"systemd/rbee-queen.service": "same", "more.yaml": "new"}).id, ME)
+    assert reloads == []
+
+
+def test_systemd_reads_its_files_again_once_what_it_knows_is_gone(
+    root: Path, systemd: FakeSystemd, reloads: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drop-in goes last, also where no unit does; a second run would find that systemd holds old files."""
+    monkeypatch.setattr(quadlets, "check", lambda _generation: None)
+    (ports.ETC / "systemd/rbee-queen.service.d").mkdir(parents=True)
+    before = staged("r1", {"systemd/other.service": "old", "systemd/rbee-queen.service.d/50-rbee.conf": "old"})
+    activation.activate(before.id, ME)
+    reloads.clear()
     activation.activate(staged("r2", {"systemd/other.service": "new"}).id, ME)
-    assert told == [False]
+    assert reloads == [{"other.service"}]
 
 
 def test_what_stands_in_for_a_container_ends_once_its_unit_may_start(queen: HousedRole, root: Path) -> None:
