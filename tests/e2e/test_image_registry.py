@@ -163,11 +163,20 @@ def test_what_fails_is_a_sentence_and_leaves_the_host(fleet: Fleet, what: str) -
 
 
 def bring_back(fleet: Fleet) -> None:
-    """Have no host anything of rbee."""
+    """Have no host anything of rbee: a purge leaves neither images nor what Podman was given of secrets."""
     for engine in ENGINES:
-        if fleet.lab.hosts[engine].run("ls -d /opt/rbee", check=False).stdout:
+        host = fleet.lab.hosts[engine]
+        if host.run("ls -d /opt/rbee", check=False).stdout:
+            serves = host.run("systemctl is-active rbee-hive", check=False).stdout.strip() == "active"
+            assert bool(secrets_at_podman(host)) is (serves and engine == "podman")
             assert fleet.rbee_deploy("purge", engine, "--yes").code == 0
-        assert fleet.lab.hosts[engine].run(f"{engine} images --quiet").stdout == ""
+        assert host.run(f"{engine} images --quiet").stdout == ""
+        assert secrets_at_podman(host) == []
+
+
+def secrets_at_podman(host: LabHost) -> list[str]:
+    """Return the names of what Podman holds in secret, which only the containers of queen and hive get from it."""
+    return host.run("podman secret ls --format '{{.Name}}'").stdout.split()
 
 
 def test_hosts_pull_by_digest_and_serve(fleet: Fleet) -> None:
