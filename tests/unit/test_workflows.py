@@ -168,26 +168,54 @@ def test_no_registry_is_named() -> None:
     """Where images go is a setting of the repository, and the package index is the action's own."""
     text = "".join(path.read_text(encoding="utf-8") for path in FILES)
     assert re.findall(r"https?://|[\w-]+\.(?:io|com|org)\b", text) == []
-    logins = [step["with"]["registry"] for job in release().values() for step in job.get("steps", [])
-              if step.get("uses", "").startswith("docker/login-action@")]  # fmt: skip
-    assert set(logins) == {"${{ vars.REGISTRY }}"}
+    assert {login["registry"] for _, login in LOGINS} == {"${{ vars.REGISTRY }}"}
+
+
+LOGINS = [
+    (name, step["with"])
+    for name, job in release().items()
+    for step in job.get("steps", [])
+    if step.get("uses", "").startswith("docker/login-action@")
+]
+
+
+def test_what_publishes_or_signs_waits_for_the_same_person() -> None:
+    """Every job that changes something or logs in is held by the one environment, and no other job has its secrets."""
+    changing = {name for file, name in WRITES if file == "release"}
+    gated = {name: job["environment"] for name, job in release().items() if "environment" in job}
+    assert gated == dict.fromkeys({*changing, *(name for name, _ in LOGINS)}, "release")
+    secret = {name for name, job in release().items() if "secrets." in str(job) or "github.token" in str(job)}
+    assert secret <= gated.keys()
+
+
+@pytest.mark.parametrize(("name", "login"), LOGINS, ids=[name for name, _ in LOGINS])
+def test_a_token_of_github_is_for_its_own_registry(name: str, login: dict[str, str]) -> None:
+    """Another registry has tokens of its own, and what only reads has one that may not write."""
+    kind = "REGISTRY_TOKEN" if release()[name]["permissions"].get("packages") == "write" else "REGISTRY_READ_TOKEN"
+    assert login["password"] == f"${{{{ vars.REGISTRY_IS_GITHUBS == 'yes' && github.token || secrets.{kind} }}}}"
+
+
+BASE = f"python@sha256:{'0' * 64}"
 
 
 @pytest.mark.parametrize(
-    ("registry", "base", "status"),
+    ("job", "settings", "status"),
     [
-        ("registry.test", f"python@sha256:{'0' * 64}", 0),
-        ("", f"python@sha256:{'0' * 64}", 1),
-        ("registry.test", "python:3.13-slim-trixie", 1),
-        ("registry.test", "", 1),
+        ("settings", {"BASE_IMAGE": BASE}, 0),
+        ("settings", {"BASE_IMAGE": BASE, "REGISTRY": "registry.test"}, 1),
+        ("settings", {"BASE_IMAGE": "python:3.13-slim-trixie"}, 1),
+        ("settings", {"BASE_IMAGE": BASE, "REGISTRY_IS_GITHUBS": "yes"}, 1),
+        ("settings", {}, 1),
+        ("publish", {"REGISTRY": "registry.test", "MAY_LOG_IN": "true"}, 0),
+        ("publish", {"REGISTRY": "registry.test", "MAY_LOG_IN": "false"}, 1),
+        ("publish", {"MAY_LOG_IN": "true"}, 1),
     ],
 )
-def test_settings_are_looked_at_first(registry: str, base: str, status: int) -> None:
-    """A release without a registry, or whose base has no digest, ends with one sentence before anything is built."""
-    (step,) = release()["settings"]["steps"]
+def test_settings_are_looked_at_first(job: str, settings: dict[str, str], status: int) -> None:
+    """A base without a digest, or a registry that the environment does not say, ends a release with one sentence."""
+    step = next(step for step in release()[job]["steps"] if step.get("name", "").startswith("Look "))
+    environment = {**dict.fromkeys(step["env"], ""), **settings}
     command = ["bash", "-e", "-c", step["run"]]
-    said = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={"REGISTRY": registry, "BASE_IMAGE": base}
-    )
+    said = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert said.returncode == status
-    assert [line.split("the repository")[0] for line in said.stdout.splitlines()] == ["::error::"] * status
+    assert [line.split("the ")[0] for line in said.stdout.splitlines()] == ["::error::"] * status
