@@ -24,6 +24,7 @@ from rbee_deploy.operations.models import Seed
 from rbee_deploy.operations.root import FETCHES, LEASE, REFUSALS, RUN, WARNINGS, WORKERS
 from rbee_deploy.operations.workers import Door
 from rbee_deploy.plan import HostPlan, Workshop, ahead, fetched, needs
+from rbee_deploy.preflight.trust import NEW_AUTHORITY_DATA
 from rbee_deploy.render import OwnedFile
 from rbee_deploy.secrets import Secret, asked_for
 from rbee_deploy.site import Host, Site
@@ -41,9 +42,6 @@ HERE = "rbee_here"
 QUEEN_LINK = "rbee_queen_link"
 EVERY = "rbee_every_model"
 """Key of whether all that is sure to run on the host is fetched ahead, and not only what the inventory says."""
-
-NEW_AUTHORITY = "rbee_new_authority"
-"""What `--data` of pyinfra sets to true to let hosts go over from one authority to another."""
 
 _TURNS = "rbee_turns"
 
@@ -139,7 +137,7 @@ class Here:
         facts = preflight.HostFacts.parse(dict(self.facts.raw))
         facts = replace(facts, queen_link=self._first_answer(facts.queen_link))
         trust = self.workshop.trust()
-        if self.host.data.get(NEW_AUTHORITY) is True:
+        if self.host.data.get(NEW_AUTHORITY_DATA) is True:
             trust = replace(trust, authority="")
         return preflight.check(self.site, self.declared, facts, time.time(), needed, trust=trust)
 

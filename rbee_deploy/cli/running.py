@@ -14,8 +14,9 @@ from pyinfra.context import ctx_state
 from pyinfra_cli.cli import cli as pyinfra_command
 
 from rbee_deploy import connection, interrupt, report, stages
-from rbee_deploy.here import HERE, NEW_AUTHORITY, Here
+from rbee_deploy.here import HERE, Here
 from rbee_deploy.operations.root import REFUSALS
+from rbee_deploy.preflight.trust import NEW_AUTHORITY_DATA
 from rbee_deploy.site import Site
 from rbee_deploy.stages import Stage
 
@@ -63,7 +64,7 @@ def _pyinfra(options: argparse.Namespace, mode: str) -> int:
     interrupt.arm()
     connection.calm()
     limits = [word for name in options.limit for word in ("--limit", name)]
-    data = ["--data", f"{NEW_AUTHORITY}=true"] if options.new_authority else []
+    data = ["--data", f"{NEW_AUTHORITY_DATA}=true"] if options.new_authority else []
     if not options.verbose:
         report.alone()
     # What pyinfra says as JSON it does not say in words; without -v neither is wanted.

@@ -10,6 +10,9 @@ CA = str(ports.CREDENTIALS / "ca.pem")
 NEW_AUTHORITY = "--new-authority"
 """The option that lets a deploy replace the authority of hosts."""
 
+NEW_AUTHORITY_DATA = "rbee_new_authority"
+"""What the option sets to true among pyinfra's data, as `--data` of pyinfra itself does."""
+
 NOTICE = timedelta(days=60)
 """Enough to bring a new ca.pem to every client."""
 
