@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -38,6 +39,14 @@ MODEL: dict[str, object] = {
     "slots": 16,
 }
 FLEET: dict[str, object] = {"hives": [{"name": "a"}], "models": [MODEL]}
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker's process and the port that it serves on."""
+
+    port: int
+    process: subprocess.Popen[bytes]
 
 
 def beat(u: Unit, worker_port: int) -> None:
@@ -72,8 +81,8 @@ def beat(u: Unit, worker_port: int) -> None:
 
 
 @contextlib.contextmanager
-def real_worker(u: Unit) -> Iterator[int]:
-    """Give the port of a worker with the fake engine that accepts the unit's token."""
+def real_worker(u: Unit) -> Iterator[Worker]:
+    """Give a worker with the fake engine that accepts the unit's token."""
     token = (u.directory / "state" / "link-token").read_text().strip()
     spec = WorkerSpec(id="w", model="m", engine="fake", slots=16, options={"tokens_per_s": 20, "tokens": 40})
     port = free_port()
@@ -85,7 +94,7 @@ def real_worker(u: Unit) -> Iterator[int]:
     )
     try:
         wait_until(lambda: _answers(f"http://127.0.0.1:{port}/ready", token))
-        yield port
+        yield Worker(port, process)
     finally:
         process.kill()
         process.wait()
@@ -103,8 +112,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Unit, in
     """Give one unit and the port of its worker; every test leaves a main process that serves."""
     with unit(tmp_path_factory.mktemp("running") / "unit", FLEET, drain_seconds=20) as u:
         u.start()
-        with real_worker(u) as port:
-            yield u, port
+        with real_worker(u) as worker:
+            yield u, worker.port
 
 
 @pytest.fixture
@@ -189,16 +198,19 @@ def test_the_first_process_of_a_container_stays_for_its_streams(tmp_path: Path) 
         u.code = ("-c", FIRST)
         u.start()
         said = u.directory / "run" / "running.json"
-        with real_worker(u) as port:
-            beat(u, port)
-            beat(u, port)
+        with real_worker(u) as worker:
+            beat(u, worker.port)
+            beat(u, worker.port)
             old, stream = u.mains[-1], Streaming(u, tokens=60)
             assert said.exists()
+            # However long the next one takes to begin, the stream does not end meanwhile.
+            worker.process.send_signal(signal.SIGSTOP)
             old.signal(signal.SIGTERM)
             wait_until(lambda: not said.exists())
             u.start()
             assert said.exists()
             assert (old.process.poll(), alive(old.child)) == (None, True)
+            worker.process.send_signal(signal.SIGCONT)
             assert stream.finish()[-1] == "data: [DONE]"
             assert old.process.wait(PATIENCE) == 0
 
@@ -269,9 +281,9 @@ def test_a_stream_longer_than_the_drain_is_told(tmp_path: Path) -> None:
     """When the drain time is over, an open stream gets one error event instead of [DONE]."""
     with unit(tmp_path / "unit", FLEET, drain_seconds=0.3) as u:
         u.start()
-        with real_worker(u) as port:
-            beat(u, port)
-            beat(u, port)
+        with real_worker(u) as worker:
+            beat(u, worker.port)
+            beat(u, worker.port)
             stream = Streaming(u, tokens=2000)
             u.mains[0].signal(signal.SIGTERM)
             last = stream.finish()[-1]
