@@ -1,26 +1,39 @@
 """The folders that workers see, as they are on the disk right now: no way out of them, and nobody exchanges them."""
 
 import os
+import pwd
 import stat
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from rbee_runtime.errors import GuardError
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.worker_container import WorkerContainer
 
+_ACCESS_LIST = "system.posix_acl_access"
+
+
+@dataclass(frozen=True)
+class Hive:
+    """Who the hive is on this host; None is not known."""
+
+    uid: int | None
+    groups: frozenset[int] | None
+
 
 def check(wanted: WorkerContainer, config: GuardConfig) -> None:
     """Check that folders are what their names say, and that what was asked for lies in them; GuardError."""
-    hive = _owner(config.handover)
+    hive = _hive(config.handover)
     for folder in wanted.shown.folders:
         if _real(folder) != folder or not folder.is_dir():
             raise GuardError(
                 f"{folder} is a link or no folder: name the real one in models, and in the hive's settings"
             )
-        for above in folder.parents:
-            if _may_be_exchanged(above, hive):
+        for entry, above in pairwise((folder, *folder.parents)):
+            if may_be_exchanged(entry.lstat(), above.stat(), hive, listed=_has_access_list(above)):
                 raise GuardError(
-                    f"{above} can be written to by the hive, who could exchange {folder}: change its owner"
+                    f"{above} can be written to by the hive, who could exchange {folder}: change its owner or its mode"
                 )
     for path in wanted.shown.asked:
         real = _real(path)
@@ -38,15 +51,44 @@ def _real(path: Path) -> Path:
         raise GuardError(f"{ascii(str(path))[:200]} cannot be looked at: {error}") from error
 
 
-def _owner(path: Path) -> int | None:
-    try:
-        return path.lstat().st_uid
-    except OSError:
-        return None
+def may_be_exchanged(entry: os.stat_result, above: os.stat_result, hive: Hive, *, listed: bool = False) -> bool:
+    """Say whether a hive may put something else in the place of an entry of the folder `above`.
 
-
-def _may_be_exchanged(folder: Path, hive: int | None) -> bool:
-    found = folder.stat()
-    if found.st_uid != 0 and found.st_uid == hive:
+    `listed` says that the folder has an access list, in which the bits of the group are the most that anybody is given.
+    Root itself could do anything, and is not meant.
+    """
+    if above.st_uid != 0 and above.st_uid == hive.uid:
+        # An owner may also give the right to write back to itself.
         return True
-    return bool(found.st_mode & stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+    group = bool(above.st_mode & stat.S_IWGRP) and (listed or _is_in(above.st_gid, hive))
+    if not (group or above.st_mode & stat.S_IWOTH):
+        return False
+    if not above.st_mode & stat.S_ISVTX:
+        return True
+    # Of a sticky folder everybody may exchange what is theirs.
+    return entry.st_uid != 0 and hive.uid in {None, entry.st_uid}
+
+
+def _is_in(group: int, hive: Hive) -> bool:
+    return group != 0 if hive.groups is None else group in hive.groups
+
+
+def _has_access_list(folder: Path) -> bool:
+    try:
+        return _ACCESS_LIST in os.listxattr(folder)
+    except OSError:
+        # Not every file system has any.
+        return False
+
+
+def _hive(handover: Path) -> Hive:
+    """Return the owner of the hive's folder with its groups on this host."""
+    try:
+        uid = handover.lstat().st_uid
+    except OSError:
+        return Hive(None, None)
+    try:
+        found = pwd.getpwuid(uid)
+    except KeyError:
+        return Hive(uid, None)
+    return Hive(uid, frozenset(os.getgrouplist(found.pw_name, found.pw_gid)))

@@ -1,6 +1,8 @@
 """Folders that workers see, looked at on the disk."""
 
 import os
+import stat
+import struct
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from rbee_runtime.errors import GuardError
 from rbee_runtime.guard import folders, podman_words
 from rbee_runtime.guard.config import EngineKind
+from rbee_runtime.guard.folders import Hive
 from rbee_runtime.guard.worker_container import WorkerContainer
 from tests.unit.guard.bodies import create_body, model
 from tests.unit.guard.places import Places
@@ -61,6 +64,83 @@ def test_a_folder_that_the_hive_can_exchange_is_refused(places: Places) -> None:
     for path in (places.handover, places.root):
         os.chown(path, 12345, 12345)
     with pytest.raises(GuardError, match=f"{places.root} can be written to by the hive"):
+        folders.check(wanted(places), places.config(CONFIG))
+
+
+ROOT, HIVE, SOMEBODY = 0, 12345, 1000
+TEAM = 4321
+KNOWN, STRANGE, AWAY = Hive(HIVE, frozenset({HIVE, TEAM})), Hive(HIVE, None), Hive(None, None)
+STICKY = stat.S_ISVTX
+
+
+def status(owner: int, group: int, mode: int) -> os.stat_result:
+    return os.stat_result((stat.S_IFDIR | mode, 1, 1, 2, owner, group, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("above", "entry", "hive", "may"),
+    [
+        ((ROOT, ROOT, 0o755), HIVE, KNOWN, False),
+        ((SOMEBODY, SOMEBODY, 0o755), SOMEBODY, KNOWN, False),
+        ((HIVE, HIVE, 0o755), ROOT, KNOWN, True),
+        ((HIVE, HIVE, 0o555), ROOT, KNOWN, True),
+        ((HIVE, HIVE, STICKY | 0o755), ROOT, KNOWN, True),
+        ((ROOT, TEAM, 0o775), ROOT, KNOWN, True),
+        ((ROOT, TEAM, 0o755), ROOT, KNOWN, False),
+        ((SOMEBODY, SOMEBODY, 0o775), SOMEBODY, KNOWN, False),
+        ((ROOT, TEAM, STICKY | 0o775), ROOT, KNOWN, False),
+        ((ROOT, TEAM, STICKY | 0o775), HIVE, KNOWN, True),
+        ((ROOT, SOMEBODY, STICKY | 0o775), HIVE, KNOWN, False),
+        ((ROOT, ROOT, 0o777), ROOT, KNOWN, True),
+        ((ROOT, ROOT, STICKY | 0o777), ROOT, KNOWN, False),
+        ((ROOT, ROOT, STICKY | 0o777), SOMEBODY, KNOWN, False),
+        ((ROOT, ROOT, STICKY | 0o777), HIVE, KNOWN, True),
+        ((ROOT, ROOT, 0o775), ROOT, STRANGE, False),
+        ((ROOT, SOMEBODY, 0o775), ROOT, STRANGE, True),
+        ((ROOT, ROOT, 0o777), ROOT, AWAY, True),
+        ((ROOT, ROOT, STICKY | 0o777), SOMEBODY, AWAY, True),
+        ((ROOT, ROOT, STICKY | 0o777), ROOT, AWAY, False),
+    ],
+)
+def test_who_may_exchange_an_entry(above: tuple[int, int, int], entry: int, hive: Hive, may: bool) -> None:
+    """Whoever owns a folder or may write to it by group or as anybody, and of a sticky one only what is theirs."""
+    found = folders.may_be_exchanged(status(entry, entry, 0o755), status(*above), hive)
+    assert found == may
+
+
+@pytest.mark.parametrize(("mode", "may"), [(0o775, True), (0o755, False), (STICKY | 0o775, False)])
+def test_an_access_list_could_name_the_hive(mode: int, may: bool) -> None:
+    """With one, the bits of the group are the most that it gives to anybody, whatever the group is."""
+    found = folders.may_be_exchanged(
+        status(ROOT, ROOT, 0o755), status(ROOT, SOMEBODY, mode), Hive(HIVE, frozenset()), listed=True
+    )
+    assert found == may
+
+
+def named_writer(uid: int) -> bytes:
+    """Return an access list of version 2: tag, rights and number of each entry; `uid` may write."""
+    nobody = 2**32 - 1
+    entries = [(1, 7, nobody), (2, 7, uid), (4, 5, nobody), (0x10, 7, nobody), (0x20, 5, nobody)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def test_a_folder_above_with_an_access_list_is_refused(places: Places) -> None:
+    """One that lets somebody write by such a list is found on the disk, though mode and owner look harmless."""
+    places.root.chmod(0o755)
+    folders.check(wanted(places), places.config(CONFIG))
+    os.setxattr(places.root, "system.posix_acl_access", named_writer(HIVE))
+    with pytest.raises(GuardError, match=f"{places.root} can be written to by the hive"):
+        folders.check(wanted(places), places.config(CONFIG))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_sticky_folder_keeps_only_what_others_own(places: Places) -> None:
+    """In one like /tmp a folder of root's may be shown, and one that is the hive's own may not."""
+    places.root.chmod(STICKY | 0o777)
+    os.chown(places.handover, HIVE, HIVE)
+    folders.check(wanted(places), places.config(CONFIG))
+    os.chown(places.models, HIVE, HIVE)
+    with pytest.raises(GuardError, match=f"{places.root} can be written to by the hive, who could exchange .*/models"):
         folders.check(wanted(places), places.config(CONFIG))
 
 
