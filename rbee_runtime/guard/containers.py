@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from rbee_runtime import logs, ports
 from rbee_runtime.errors import GuardError
-from rbee_runtime.guard import folders, handing, views
+from rbee_runtime.guard import bounds, folders, handing, views
 from rbee_runtime.guard.accounts import Account
 from rbee_runtime.guard.calls import Create, Inspect, OfContainer, ReadLog, Remove, Start, Stop, Terminate
 from rbee_runtime.guard.config import GuardConfig
@@ -54,7 +54,7 @@ class Containers:
         found = await self._own(call.container)
         match call:
             case Start():
-                await asyncio.to_thread(self._check_rules)
+                await self._check_start(found)
                 question = self._questions.start(found.id)
             case Stop():
                 question = self._questions.stop(found.id, call.seconds)
@@ -97,6 +97,15 @@ class Containers:
             else:
                 await self._tidy(wanted.worker)
             return answer
+
+    async def _check_start(self, found: Found) -> None:
+        """Refuse a container that was made when something else was allowed, as before an upgrade of the settings."""
+        await asyncio.to_thread(self._check_rules)
+        made_by = views.labels_of(found.document).get(bounds.LABEL)
+        if made_by != bounds.digest(self._config, self._account):
+            raise GuardError(
+                f"container {found.name} was made by other settings than this guard has: remove it, and make it anew"
+            )
 
     def _check_rules(self) -> None:
         """Refuse what would start a worker that may reach its host."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_runtime.errors import GuardError
+from rbee_runtime.guard import bounds
 from rbee_runtime.guard.accounts import Account
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.fields import Fields, same
@@ -116,7 +117,7 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
         "Image": wanted.image,
         "Env": ENV,
         "User": account.user,
-        "Labels": wanted.identity.labels(config),
+        "Labels": wanted.identity.labels(config) | {bounds.LABEL: bounds.digest(config, account)},
         "ExposedPorts": {f"{port}/tcp": {}},
         "StopTimeout": wanted.stop_seconds,
         "Healthcheck": UNCHECKED,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_runtime.errors import GuardError
+from rbee_runtime.guard import bounds
 from rbee_runtime.guard.accounts import Account
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.fields import Fields
@@ -102,7 +103,7 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
     return {
         **LOCKED_IN,
         "name": wanted.name,
-        "labels": wanted.identity.labels(config),
+        "labels": wanted.identity.labels(config) | {bounds.LABEL: bounds.digest(config, account)},
         "image": wanted.image,
         "user": account.user,
         "groups": account.group_names,

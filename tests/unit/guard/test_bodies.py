@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from podman.api.client import APIClient
 
 from rbee_runtime.errors import GuardError
-from rbee_runtime.guard import docker_words, podman_words, questions, worker_container
+from rbee_runtime.guard import bounds, docker_words, podman_words, questions, worker_container
 from rbee_runtime.guard.config import EngineKind
 from rbee_runtime.guard.worker_container import WorkerContainer
 from rbee_runtime.hive.launchers import containers as launched
@@ -50,7 +50,7 @@ def without(body: Any, *names: str) -> Any:
 
 
 def test_a_launchers_body_comes_out_as_it_went_in(kind: EngineKind) -> None:
-    """All but user, groups and mounts, which are the guard's, is said to the engine as the launcher says it."""
+    """All but user, groups, mounts and mark, which are the guard's, is said to the engine as the launcher says it."""
     others: tuple[str, ...] = ("user", "groups", "mounts", "User", "GroupAdd", "Mounts", "AttachStdout", "AttachStderr")
     device_defaults = ("Count", "Options") if kind is D else ()
     body = BODIES[kind]
@@ -60,7 +60,9 @@ def test_a_launchers_body_comes_out_as_it_went_in(kind: EngineKind) -> None:
         (said,) = got["HostConfig"].pop("DeviceRequests")
         assert said == without(asked, *device_defaults)
         others += ("DeviceRequests",)
+    marks = got["labels" if kind is P else "Labels"].pop(bounds.LABEL)
     assert without(got, *others) == without(body, *others)
+    assert marks == bounds.digest(PLACES.config(kind), ACCOUNT)
 
 
 def test_words_are_those_of_the_launchers() -> None:
@@ -165,6 +167,7 @@ PODMAN_CASES: list[tuple[tuple[Any, ...], Any, str]] = [
     (("labels", "rbee.hive"), "h2", "labels.rbee.hive is not what"),
     (("labels", "rbee.fleet"), "g", "labels.rbee.fleet is not what"),
     (("labels", "io.containers.autoupdate"), "registry", "labels.io.containers.autoupdate is set"),
+    (("labels", "rbee.guard"), "0a" * 16, "labels.rbee.guard is set"),
     (("labels", "rbee.spec"), "$(x)", "labels.rbee.spec is not of the form"),
     (("mounts", 0), mount("/etc", "/run/rbee"), "is not what was handed"),
     (("mounts", 0), mount(str(PLACES.handover / "w-2"), "/run/rbee"), "is not what was handed"),
@@ -281,6 +284,7 @@ DOCKER_CASES: list[tuple[tuple[Any, ...], Any, str]] = [
     (("ExposedPorts", "22/tcp"), {}, "ExposedPorts is not what"),
     (("User",), "root", "User is not of the form"),
     (("Tty",), True, "Tty is set"),
+    (("Labels", "rbee.guard"), "0a" * 16, "Labels.rbee.guard is set"),
     (("Labels", "rbee.worker"), "w-2", "a container of worker w-2 is called"),
     ((HOST,), [], "HostConfig is no object"),
 ]

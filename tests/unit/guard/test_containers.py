@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from rbee_runtime.guard import bounds
 from rbee_runtime.guard.config import EngineKind, GuardConfig
 from tests.unit.guard.asking import LIBPOD, PREFIXES, ask, create_target, created
 from tests.unit.guard.bodies import create_body, model
 from tests.unit.guard.conftest import guarding
-from tests.unit.guard.places import Places, hand_over
+from tests.unit.guard.places import ACCOUNT, Places, hand_over
 from tests.unit.guard.recording_engine import Asked, Made, RecordingEngine
 from tests.unit.hive.waiting import until
 
@@ -248,17 +249,17 @@ async def test_no_worker_starts_without_the_rules_that_keep_it_in(
     places: Places, engine: RecordingEngine, kind: EngineKind
 ) -> None:
     """While their mark is away nothing is made or started, and all else goes on; once it is there, both are done."""
-    rules = places.root / "rules"
+    config = places.config(kind, rules=places.root / "rules")
     model(places)
     hand_over(places, "w-1")
-    engine.add("rbee-worker-w", **OWN)
+    engine.add("rbee-worker-w", **OWN, **{bounds.LABEL: bounds.digest(config, ACCOUNT)})
     make = ("POST", create_target(kind), create_body(places, kind))
     start = ("POST", f"{PREFIXES[kind]}/containers/rbee-worker-w/start")
     look = ("GET", f"{PREFIXES[kind]}/containers/rbee-worker-w/json")
-    async with guarding(places.config(kind, rules=rules)) as socket:
+    async with guarding(config) as socket:
         refused = [await ask(socket, *call) for call in (make, start)]
         seen, _ = await ask(socket, *look)
-        rules.mkdir()
+        (places.root / "rules").mkdir()
         done = [(await ask(socket, *call))[0] for call in (make, start)]
     assert [status for status, _ in refused] == [403, 403]
     assert all("run `systemctl restart rbee-network.service`" in document["message"] for _, document in refused)
