@@ -14,6 +14,7 @@ from rbee_runtime.guard.accounts import Account
 from rbee_runtime.guard.calls import Create, Inspect, OfContainer, ReadLog, Remove, Start, Stop, Terminate
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.engine_socket import Answer, EngineSocket, OpenAnswer
+from rbee_runtime.guard.networks import Networks
 from rbee_runtime.guard.questions import Questions
 from rbee_runtime.guard.worker_container import WorkerContainer, container_name, owned_worker, worker_of
 
@@ -35,10 +36,11 @@ class Found:
 class Containers:
     """Does what a hive asks of its containers, and keeps what they were handed as long as they are there."""
 
-    def __init__(self, config: GuardConfig, account: Account, engine: EngineSocket) -> None:
+    def __init__(self, config: GuardConfig, account: Account, engine: EngineSocket, networks: Networks) -> None:
         self._config = config
         self._account = account
         self._engine = engine
+        self._networks = networks
         self._questions = Questions(config, account)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -80,6 +82,7 @@ class Containers:
         """Make a container that sees copies of what its worker is handed."""
         async with self._lock(wanted.worker):
             await asyncio.to_thread(self._check_rules)
+            await self._networks.check()
             await self._check_limits(wanted)
             await asyncio.to_thread(folders.check, wanted, self._config)
             await self._check_room(wanted)
@@ -106,6 +109,8 @@ class Containers:
             raise GuardError(
                 f"container {found.name} was made by other settings than this guard has: remove it, and make it anew"
             )
+        # Somebody may have made another one of that name since.
+        await self._networks.check()
 
     def _check_rules(self) -> None:
         """Refuse what would start a worker that may reach its host."""

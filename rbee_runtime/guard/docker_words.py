@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_runtime.errors import GuardError
-from rbee_runtime.guard import bounds
+from rbee_runtime.guard import bounds, views
 from rbee_runtime.guard.accounts import Account
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.fields import Fields, same
@@ -39,7 +39,7 @@ from rbee_runtime.guard.worker_container import (
     read_pids,
     read_port,
 )
-from rbee_runtime.guard.worker_network import WorkerNetwork, read_owner
+from rbee_runtime.guard.worker_network import WorkerNetwork, differing, read_owner
 from rbee_runtime.worker_bridge import NO_RESOLVER, bridge_of
 
 LOG_SETTINGS = {"Type": "json-file", "Config": {"max-size": "8m"}}
@@ -54,6 +54,9 @@ HOST_LOCKED_IN: Mapping[str, Any] = {
     "Dns": [NO_RESOLVER],
 }
 _BRIDGE = "com.docker.network.bridge"
+USUAL_NETWORK = {"Internal": False, "EnableIPv6": False}
+"""What is so unless somebody says otherwise."""
+
 SHUT: Mapping[str, str] = {f"{_BRIDGE}.enable_ip_masquerade": "false", f"{_BRIDGE}.enable_icc": "false"}
 
 
@@ -141,6 +144,13 @@ def read_network(body: Any, config: GuardConfig) -> WorkerNetwork:
 def network_body(config: GuardConfig) -> dict[str, Any]:
     """Return the body that makes a network without a way out."""
     return {**_shut(config), "Name": config.network, "Labels": {"rbee.fleet": config.fleet}}
+
+
+def open_in(found: Mapping[str, Any], config: GuardConfig) -> tuple[str, ...]:
+    """Return what of a network is other than `network_body` has it made, as Docker describes it."""
+    wanted = {**_shut(config), **USUAL_NETWORK}
+    options = differing(wanted.pop("Options"), views.an_object(found.get("Options")))
+    return (*differing(wanted, found), *options)
 
 
 def _shut(config: GuardConfig) -> dict[str, Any]:

@@ -23,8 +23,8 @@ class Guard:
         self._config = config
         self._engine = EngineSocket(config)
         self._questions = Questions(config, account)
-        self._containers = Containers(config, account, self._engine)
         self._networks = Networks(config, self._engine, self._questions)
+        self._containers = Containers(config, account, self._engine, self._networks)
 
     @property
     def context(self) -> Context:

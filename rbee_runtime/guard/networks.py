@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rbee_runtime.errors import GuardError
-from rbee_runtime.guard import views
+from rbee_runtime.guard import docker_words, podman_words, views
 from rbee_runtime.guard.calls import ListUsers, LookAtNetwork, MakeNetwork, OfNetwork
 from rbee_runtime.guard.config import EngineKind, GuardConfig
 from rbee_runtime.guard.engine_socket import Answer, EngineSocket
@@ -37,6 +37,19 @@ class Networks:
                 return views.cut(await self._engine.ask(self._questions.users(views.id_of(found))), views.of_users)
             case _:
                 return await self._remove(found)
+
+    async def check(self) -> None:
+        """Check that the network is there and is the one that the rules of this host are about; GuardError."""
+        name, engine = self._config.network, self._config.engine
+        found = await self._find(name)
+        if found is None:
+            raise GuardError(f"there is no network {name} for workers: have the hive make it first")
+        words = docker_words if engine is EngineKind.DOCKER else podman_words
+        if wrong := words.open_in(found, self._config):
+            raise GuardError(
+                f"network {name} is not one that keeps workers in ({', '.join(wrong)} not as wanted): remove it with "
+                f"`{engine} network rm {name}`, and the next start of a worker makes it anew"
+            )
 
     async def _make(self, call: MakeNetwork) -> Answer:
         """Make the network and keep in mind which addresses the engine chose for it."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_runtime.errors import GuardError
-from rbee_runtime.guard import bounds
+from rbee_runtime.guard import bounds, views
 from rbee_runtime.guard.accounts import Account
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.fields import Fields
@@ -38,7 +38,7 @@ from rbee_runtime.guard.worker_container import (
     read_pids,
     read_port,
 )
-from rbee_runtime.guard.worker_network import Subnet, WorkerNetwork, read_owner, read_route
+from rbee_runtime.guard.worker_network import Subnet, WorkerNetwork, differing, read_owner, read_route, wide
 from rbee_runtime.worker_bridge import bridge_of, mac_of
 
 LOG_BYTES = 8 * 1024 * 1024
@@ -150,13 +150,25 @@ def read_network(body: Any, config: GuardConfig, known: Subnet | None) -> Worker
 
 def network_body(wanted: WorkerNetwork, config: GuardConfig) -> dict[str, Any]:
     """Return the body that makes a network without a way out."""
-    shut = {**SHUT, "name": config.network, "network_interface": bridge_of(config.network)}
-    shut |= {"labels": {"rbee.fleet": config.fleet}, "internal": False, "dns_enabled": False}
+    shut = {**_shut(config), "name": config.network, "labels": {"rbee.fleet": config.fleet}}
     if wanted.subnet is None:
         return shut
     subnet = {"subnet": wanted.subnet.subnet, "gateway": wanted.subnet.gateway}
     routes = [{"destination": each, "gateway": wanted.subnet.gateway} for each in wanted.routes]
     return shut | {"subnets": [subnet], "routes": routes}
+
+
+def open_in(found: Mapping[str, Any], config: GuardConfig) -> tuple[str, ...]:
+    """Return what of a network is other than `network_body` has it made, as Podman describes it."""
+    wanted = _shut(config)
+    options = differing(wanted.pop("options"), views.an_object(found.get("options")))
+    destinations = [views.an_object(route).get("destination") for route in views.a_list(found.get("routes"))]
+    return (*differing(wanted, found), *options, *(("routes",) if wide(destinations, config) else ()))
+
+
+def _shut(config: GuardConfig) -> dict[str, Any]:
+    """Return what keeps a network shut; the host's rules know it by its bridge."""
+    return {**SHUT, "network_interface": bridge_of(config.network), "internal": False, "dns_enabled": False}
 
 
 def _joined(worker: str, config: GuardConfig) -> dict[str, Any]:

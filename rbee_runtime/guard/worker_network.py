@@ -1,6 +1,9 @@
 """The network of workers' containers as a hive may have it made: without a way out but to those who call workers."""
 
+import ipaddress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.fields import Fields
@@ -37,3 +40,20 @@ def read_route(route: Fields, subnet: Subnet, config: GuardConfig) -> str:
     route.same("gateway", subnet.gateway)
     route.end()
     return destination
+
+
+def differing(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of settings that are not as wanted; engines add some of their own, which do not matter."""
+    return tuple(name for name, value in wanted.items() if found.get(name) != value)
+
+
+def wide(destinations: Iterable[Any], config: GuardConfig) -> bool:
+    """Say whether routes lead to more than callers and single addresses, which may be those of another hive."""
+    return any(each not in config.callers and not _is_one_address(each) for each in destinations)
+
+
+def _is_one_address(destination: Any) -> bool:
+    try:
+        return ipaddress.ip_network(str(destination), strict=False).num_addresses == 1
+    except ValueError:
+        return False

@@ -10,7 +10,7 @@ from rbee_runtime.guard.config import EngineKind, GuardConfig
 from rbee_runtime.guard.guard import Guard
 from rbee_runtime.guard.serving import Serving
 from tests.unit.guard.places import ACCOUNT, IMAGE, Places, furnish
-from tests.unit.guard.recording_engine import RecordingEngine, running
+from tests.unit.guard.recording_engine import RecordingEngine, running, shut
 
 
 @pytest.fixture(params=list(EngineKind))
@@ -32,7 +32,9 @@ def config(places: Places, kind: EngineKind) -> GuardConfig:
 
 @pytest.fixture
 def engine(config: GuardConfig) -> Iterator[RecordingEngine]:
+    """Give an engine that has the worker's image, and the network of workers as a hive has it made."""
     with running(RecordingEngine(config.engine, config.engine_socket, IMAGE)) as started:
+        started.networks.append(shut(config))
         yield started
 
 

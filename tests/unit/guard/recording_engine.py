@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote
 
-from rbee_runtime.guard.config import EngineKind
+from rbee_runtime.guard.config import EngineKind, GuardConfig
 
 PODMAN_INFO = {"host": {"cgroupControllers": ["memory", "pids"], "security": {"rootless": False}, "kernel": "6.1"}}
 DOCKER_INFO = {
@@ -25,6 +25,13 @@ DOCKER_INFO = {
     "LiveRestoreEnabled": True,
     "RegistryConfig": {"secret": "of somebody"},
 }
+_BRIDGE = "com.docker.network.bridge"
+DOCKER_SHUT = {
+    f"{_BRIDGE}.name": "rbee-workers",
+    f"{_BRIDGE}.enable_icc": "false",
+    f"{_BRIDGE}.enable_ip_masquerade": "false",
+}
+PODMAN_SHUT = {"no_default_route": "true", "isolate": "true"}
 Said = tuple[int, Any]
 
 
@@ -166,8 +173,9 @@ class RecordingEngine:
 
     def _shown(self, found: Made) -> dict[str, Any]:
         if not self.podman:
-            own = {"Name": found.name, "Id": found.id, "Labels": found.labels, "Internal": False, "EnableIPv6": False}
-            return own | {key: found.body[key] for key in ("Driver", "Options")} | {"Containers": {"x": "y"}}
+            own = {"Name": found.name, "Id": found.id, "Labels": found.labels, "Containers": {"x": "y"}}
+            own |= {key: found.body.get(key, False) for key in ("Internal", "EnableIPv6")}
+            return own | {key: found.body[key] for key in ("Driver", "Options")}
         subnets = found.body.get("subnets") or [{"subnet": "10.89.0.0/24", "gateway": "10.89.0.1"}]
         own = {"name": found.name, "id": found.id, "subnets": subnets, "routes": found.body.get("routes")}
         own["network_interface"] = found.body.get("network_interface", "podman1")
@@ -201,6 +209,17 @@ class RecordingEngine:
         r"POST /networks/create": _make_network,
         r"DELETE /networks/([^/]+)": _drop_network,
     }
+
+
+def shut(config: GuardConfig, **changed: Any) -> Made:
+    """Return the network of workers, without a way out."""
+    if config.engine is EngineKind.DOCKER:
+        body = {"Driver": "bridge", "Internal": False, "EnableIPv6": False, "Options": dict(DOCKER_SHUT)}
+    else:
+        body = {"driver": "bridge", "internal": False, "dns_enabled": False, "options": dict(PODMAN_SHUT)}
+        routes = [{"destination": each, "gateway": "10.89.0.1"} for each in config.callers]
+        body |= {"labels": {"rbee.fleet": config.fleet}, "network_interface": config.network, "routes": routes}
+    return Made(config.network, {"rbee.fleet": config.fleet}, body=body | changed)
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -87,9 +87,6 @@ async def test_lists_show_a_hives_own(guarded: Path, engine: RecordingEngine, ki
     own = engine.add("rbee-worker-w", **OWN)
     engine.add("rbee-worker-v", **(OWN | {"rbee.fleet": "g"}))
     engine.add("postgres", **{"rbee.hive": "h1"})
-    engine.networks.append(Made("rbee-workers", {}, body={"Driver": "bridge", "Options": {}, "driver": "bridge"}))
-    for key in ("internal", "dns_enabled", "labels", "options"):
-        engine.networks[0].body[key] = {}
     target = f"{PREFIXES[kind]}/containers/json?all=true&filters="
     _, by_label = await ask(guarded, "GET", target + '{"label":["rbee.hive=h1"]}'.replace('"', "%22"))
     _, by_network = await ask(guarded, "GET", target + '{"network":["rbee-workers"]}'.replace('"', "%22"))
@@ -120,8 +117,8 @@ async def test_answers_say_no_more_than_launchers_read(
 
 async def test_a_network_that_no_hive_made_stays(guarded: Path, engine: RecordingEngine, kind: EngineKind) -> None:
     """Without our label it is not removed."""
-    body = {"Driver": "bridge", "Options": {}, "driver": "bridge", "internal": 0, "dns_enabled": 0, "options": {}}
-    engine.networks.append(Made("rbee-workers", {"x": "y"}, body=body | {"labels": {"x": "y"}}))
+    (network,) = engine.networks
+    network.labels = network.body["labels"] = {"x": "y"}
     status, document = await ask(guarded, "DELETE", f"{PREFIXES[kind]}/networks/rbee-workers")
     assert status == 403
     assert "was made by no hive" in document["message"]

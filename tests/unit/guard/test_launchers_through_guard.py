@@ -184,6 +184,7 @@ async def test_networks_are_made_shut(
     made: ContainerLauncher, config: GuardConfig, places: Places, engine: RecordingEngine
 ) -> None:
     """The launcher's network is made as it makes it alone, and is used by the next start."""
+    engine.networks.clear()
     await made.start("w", launch_file(places), DIGEST)
     await made.start("v", launch_file(places, "v"), DIGEST)
     (network,) = engine.networks
