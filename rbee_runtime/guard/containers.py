@@ -3,20 +3,20 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
 from rbee_runtime import logs, ports
 from rbee_runtime.errors import GuardError
-from rbee_runtime.guard import bounds, folders, handing, views
+from rbee_runtime.guard import bounds, docker_words, folders, handing, views
 from rbee_runtime.guard.accounts import Account
 from rbee_runtime.guard.calls import Create, Inspect, OfContainer, ReadLog, Remove, Start, Stop, Terminate
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.engine_socket import Answer, EngineSocket, OpenAnswer
 from rbee_runtime.guard.networks import Networks
 from rbee_runtime.guard.questions import Questions
-from rbee_runtime.guard.worker_container import WorkerContainer, container_name, owned_worker, worker_of
+from rbee_runtime.guard.worker_container import Logs, WorkerContainer, container_name, owned_worker, worker_of
 
 PER_PORT = 2
 """Containers: one that runs, and one that has ended and that nobody forgot yet."""
@@ -86,6 +86,7 @@ class Containers:
             await self._check_limits(wanted)
             await asyncio.to_thread(folders.check, wanted, self._config)
             await self._check_room(wanted)
+            wanted = replace(wanted, logs=await self._logs(wanted))
             handover, handed = self._config.handover, self._config.handed
             place = await asyncio.to_thread(handing.copy, handover, handed, wanted.worker, self._account)
             try:
@@ -160,9 +161,17 @@ class Containers:
         missing = {name for name, limit in most.items() if limit is not None and given[name] is None}
         if not missing:
             return
-        answer = views.good(await self._engine.ask(self._questions.info()))
-        for name in sorted(missing & views.limits_of(views.an_object(answer.document()), self._config.engine)):
+        for name in sorted(missing & views.limits_of(await self._info(), self._config.engine)):
             raise GuardError(f"worker {wanted.worker} has no limit of {name}: set one of at most {most[name]}")
+
+    async def _logs(self, wanted: WorkerContainer) -> Logs:
+        """Return where a worker's log goes, which is the engine's own choice only where that has bounds."""
+        if wanted.logs is not Logs.USUAL:
+            return wanted.logs
+        return docker_words.bounded((await self._info()).get("LoggingDriver"))
+
+    async def _info(self) -> Mapping[str, Any]:
+        return views.an_object(views.good(await self._engine.ask(self._questions.info())).document())
 
     async def _own(self, container: str) -> Found:
         found = await self._known(container)

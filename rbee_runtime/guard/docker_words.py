@@ -43,6 +43,9 @@ from rbee_runtime.guard.worker_network import WorkerNetwork, differing, read_own
 from rbee_runtime.worker_bridge import NO_RESOLVER, bridge_of
 
 LOG_SETTINGS = {"Type": "json-file", "Config": {"max-size": "8m"}}
+BOUNDED = (Logs.JOURNALD, Logs.LOCAL)
+"""These have bounds of their own, which a daemon's settings may narrow."""
+
 ENV = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
 LOCKED_IN: Mapping[str, Any] = {"Entrypoint": PROGRAM, "Cmd": ARGUMENTS}
 HOST_LOCKED_IN: Mapping[str, Any] = {
@@ -113,7 +116,7 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
         "Devices": [_node(node) for node in wanted.devices.nodes],
         "DeviceRequests": _requests(wanted.devices),
         **{name: most for name, most in limits.items() if most is not None},
-        **({"LogConfig": LOG_SETTINGS} if wanted.logs is Logs.JSON_FILE else {}),
+        "LogConfig": {"Type": str(wanted.logs)} if wanted.logs in BOUNDED else LOG_SETTINGS,
     }
     return {
         **LOCKED_IN,
@@ -231,3 +234,8 @@ def _logs(host: Fields) -> Logs:
     if not same(given, LOG_SETTINGS):
         raise GuardError("HostConfig.LogConfig is not what a worker's container has: leave it out or use json-file, 8m")
     return Logs.JSON_FILE
+
+
+def bounded(daemon: Any) -> Logs:
+    """Return where logs go if nobody says it: where the daemon puts them, unless that has no bounds or is elsewhere."""
+    return Logs(daemon) if daemon in BOUNDED else Logs.JSON_FILE

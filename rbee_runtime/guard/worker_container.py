@@ -41,9 +41,10 @@ CDI_VENDOR = "nvidia.com/gpu="
 
 
 class Logs(StrEnum):
-    """Where the engine keeps what a worker writes; "" is the engine's own choice."""
+    """Where the engine keeps what a worker writes; "" is what it does unless told, which may know no bounds."""
 
     JOURNALD = "journald"
+    LOCAL = "local"
     K8S_FILE = "k8s-file"
     JSON_FILE = "json-file"
     USUAL = ""

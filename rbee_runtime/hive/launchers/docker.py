@@ -20,6 +20,9 @@ ASK_SECONDS = 1.0
 """A stop lasts as long as the drain; the engine goes on with it when we hang up."""
 
 LOG_SIZE = "8m"
+BOUNDED_LOGS = frozenset({"journald", "local"})
+"""Daemons whose usual one is another would keep logs without end, or send them elsewhere."""
+
 SOCKETS = (Path("/run/docker.sock"), Path("/var/run/docker.sock"))
 _BRIDGE = "com.docker.network.bridge"
 KIND = {"Driver": "bridge", "Internal": False, "EnableIPv6": False}
@@ -170,7 +173,7 @@ def arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]:
 def host_arguments(planned: ContainerPlan, facts: EngineFacts) -> dict[str, Any]:
     """Return the part of a plan that is about the host."""
     published = (planned.address, planned.port) if planned.address else planned.port
-    logs = {"type": "json-file", "config": {"max-size": LOG_SIZE}} if facts.log_driver == "json-file" else None
+    logs = None if facts.log_driver in BOUNDED_LOGS else {"type": "json-file", "config": {"max-size": LOG_SIZE}}
     return {
         "mounts": [
             docker.types.Mount(str(target), str(source), type="bind", read_only=True)

@@ -14,7 +14,7 @@ from podman.api.client import APIClient
 from rbee_runtime.errors import GuardError
 from rbee_runtime.guard import bounds, docker_words, podman_words, questions, worker_container
 from rbee_runtime.guard.config import EngineKind
-from rbee_runtime.guard.worker_container import WorkerContainer
+from rbee_runtime.guard.worker_container import Logs, WorkerContainer
 from rbee_runtime.hive.launchers import containers as launched
 from rbee_runtime.hive.launchers import docker as docker_launcher
 from rbee_runtime.hive.launchers import podman as podman_launcher
@@ -77,6 +77,7 @@ def test_words_are_those_of_the_launchers() -> None:
     assert podman_words.SHUT["options"] == podman_launcher.CLOSED
     assert docker_words.SHUT == docker_launcher.CLOSED
     assert docker_words.LOG_SETTINGS["Config"] == {"max-size": docker_launcher.LOG_SIZE}
+    assert set(docker_words.BOUNDED) == docker_launcher.BOUNDED_LOGS
     assert APIClient("unix:///nowhere").path_prefix == f"{questions.LIBPOD}/"
 
 
@@ -316,6 +317,14 @@ def test_a_body_that_is_no_container_is_refused(kind: EngineKind, body: Any) -> 
 def test_a_port_may_be_on_every_address(kind: EngineKind, path: tuple[Any, ...]) -> None:
     """No address means all of them."""
     assert understood(kind, changed(BODIES[kind], path, "")).published.address == ""
+
+
+@pytest.mark.parametrize("value", [..., None, {}])
+def test_logs_have_bounds_though_nobody_says_it(value: Any) -> None:
+    """Docker is told where logs go and how much of them stays, whatever it does by itself."""
+    body = changed(BODIES[D], (HOST, "LogConfig"), value)
+    assert understood(D, body).logs is Logs.USUAL
+    assert rewritten(D, body)[HOST]["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "8m"}}
 
 
 @pytest.mark.parametrize(("limit", "most"), [("memory_limit", 2**29), ("pids_limit", 100)])

@@ -16,10 +16,11 @@ from rbee_runtime.hive.launchers.docker import Docker
 from rbee_runtime.hive.launchers.engine import ContainerLauncher, Engine, Surroundings
 from rbee_runtime.hive.launchers.podman import Podman
 from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, encode
-from tests.unit.guard.bodies import GPU, OWNER, model
+from tests.unit.guard.asking import ask, create_target
+from tests.unit.guard.bodies import GPU, OWNER, create_body, model
 from tests.unit.guard.conftest import guarding
-from tests.unit.guard.places import ACCOUNT, CALLERS, FLEET, HIVE, IMAGE, Places
-from tests.unit.guard.recording_engine import Asked, RecordingEngine
+from tests.unit.guard.places import ACCOUNT, CALLERS, FLEET, HIVE, IMAGE, Places, hand_over
+from tests.unit.guard.recording_engine import DOCKER_INFO, Asked, RecordingEngine
 from tests.unit.hive.waiting import until
 
 DIGEST = "0123456789abcdef"
@@ -149,6 +150,38 @@ async def test_a_refusal_arrives_as_a_sentence(
     assert said in str(refusal.value)
     assert engine.containers == []
     assert list(places.handed.iterdir()) == []
+
+
+@pytest.mark.parametrize("hive_says", [True, False])
+@pytest.mark.parametrize(
+    ("daemon", "config_of_logs"),
+    [
+        ("journald", {"Type": "journald"}),
+        ("local", {"Type": "local"}),
+        ("json-file", {"Type": "json-file", "Config": {"max-size": "8m"}}),
+        ("gelf", {"Type": "json-file", "Config": {"max-size": "8m"}}),
+        (None, {"Type": "json-file", "Config": {"max-size": "8m"}}),
+    ],
+)
+@pytest.mark.parametrize("kind", [EngineKind.DOCKER])
+async def test_dockers_own_choice_of_logs_counts_only_with_bounds(
+    guarded: Path, places: Places, engine: RecordingEngine, daemon: Any, config_of_logs: Any, hive_says: bool
+) -> None:
+    """A launcher says so, and for a hive that leaves it out the guard does."""
+    engine.instead = lambda asked: (
+        (200, DOCKER_INFO | {"LoggingDriver": daemon}) if asked.path.endswith("/info") else None
+    )
+    if hive_says:
+        made = launcher(places.config(EngineKind.DOCKER), places, guarded)
+        await made.start("w", launch_file(places), DIGEST)
+    else:
+        model(places)
+        hand_over(places, "w-1")
+        body = create_body(places, EngineKind.DOCKER)
+        del body["HostConfig"]["LogConfig"]
+        await ask(guarded, "POST", create_target(EngineKind.DOCKER), body)
+    (made_of,) = engine.containers
+    assert made_of.body["HostConfig"]["LogConfig"] == config_of_logs
 
 
 async def test_a_refused_stop_is_told(made: ContainerLauncher, places: Places, engine: RecordingEngine) -> None:
