@@ -16,7 +16,14 @@ from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.engine_socket import Answer, EngineSocket, OpenAnswer
 from rbee_runtime.guard.networks import Networks
 from rbee_runtime.guard.questions import Questions
-from rbee_runtime.guard.worker_container import Logs, WorkerContainer, container_name, owned_worker, worker_of
+from rbee_runtime.guard.worker_container import (
+    Logs,
+    WorkerContainer,
+    check_image,
+    container_name,
+    owned_worker,
+    worker_of,
+)
 
 PER_PORT = 2
 """Containers: one that runs, and one that has ended and that nobody forgot yet."""
@@ -85,6 +92,7 @@ class Containers:
             await self._networks.check()
             await self._check_limits(wanted)
             await asyncio.to_thread(folders.check, wanted, self._config)
+            await self._check_image(wanted.image)
             await self._check_room(wanted)
             wanted = replace(wanted, logs=await self._logs(wanted))
             handover, handed = self._config.handover, self._config.handed
@@ -153,6 +161,11 @@ class Containers:
         )
         if len(own) >= PER_PORT * (last - first + 1):
             raise GuardError(f"hive {self._config.hive} has {len(own)} containers: remove those that have ended")
+
+    async def _check_image(self, image: str) -> None:
+        """Check that an image brings no variables by which code of its own gets into what it should not."""
+        found = views.an_object(views.good(await self._engine.ask(self._questions.look_at_image(image))).document())
+        check_image(image, views.a_list(views.an_object(found.get("Config")).get("Env")))
 
     async def _check_limits(self, wanted: WorkerContainer) -> None:
         """Check that a limit is missing only where the engine cannot hold a container to it."""

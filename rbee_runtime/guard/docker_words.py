@@ -13,7 +13,6 @@ from rbee_runtime.guard.fields import Fields, same
 from rbee_runtime.guard.worker_container import (
     ARGUMENTS,
     CDI_VENDOR,
-    ENVIRONMENT,
     INSIDE,
     MOST_DEVICES,
     MOST_SCRATCH,
@@ -30,6 +29,7 @@ from rbee_runtime.guard.worker_container import (
     WorkerContainer,
     check_groups,
     check_user,
+    environment,
     read_address,
     read_gpu,
     read_identity,
@@ -46,7 +46,6 @@ LOG_SETTINGS = {"Type": "json-file", "Config": {"max-size": "8m"}}
 BOUNDED = (Logs.JOURNALD, Logs.LOCAL)
 """These have bounds of their own, which a daemon's settings may narrow."""
 
-ENV = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
 LOCKED_IN: Mapping[str, Any] = {"Entrypoint": PROGRAM, "Cmd": ARGUMENTS}
 HOST_LOCKED_IN: Mapping[str, Any] = {
     "ReadonlyRootfs": True,
@@ -69,9 +68,6 @@ def read_container(name: str, body: Any, config: GuardConfig) -> WorkerContainer
     identity = read_identity(name, fields.inner("Labels"), config)
     for key, wanted in LOCKED_IN.items():
         fields.same(key, wanted)
-    environment = fields.items("Env", most=len(ENV))
-    if not same(sorted(map(str, environment)), sorted(ENV)):
-        raise GuardError(f"Env is not what a worker's container has: set it to {', '.join(ENV)}")
     check = fields.inner("Healthcheck")
     for key, wanted in UNCHECKED.items():
         check.same(key, wanted)
@@ -83,6 +79,8 @@ def read_container(name: str, body: Any, config: GuardConfig) -> WorkerContainer
     for key, wanted in HOST_LOCKED_IN.items():
         host.same(key, wanted)
     host.same("NetworkMode", config.network)
+    devices = _devices(host)
+    _check_environment(fields, devices)
     check_user(fields, "User")
     check_groups(host, "GroupAdd")
     found = WorkerContainer(
@@ -90,7 +88,7 @@ def read_container(name: str, body: Any, config: GuardConfig) -> WorkerContainer
         image=read_image(fields.take("Image"), config),
         shown=read_mounts(_mounts(host), identity.worker, config),
         published=_published(fields, host, config),
-        devices=_devices(host),
+        devices=devices,
         limits=Limits(read_memory(host, "Memory", config), read_pids(host, "PidsLimit", config)),
         scratch=_scratch(host),
         stop_seconds=fields.whole("StopTimeout", 0, MOST_STOP_SECONDS),
@@ -121,7 +119,7 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
     return {
         **LOCKED_IN,
         "Image": wanted.image,
-        "Env": ENV,
+        "Env": _environment(wanted.devices),
         "User": account.user,
         "Labels": wanted.identity.labels(config) | {bounds.LABEL: bounds.digest(config, account)},
         "ExposedPorts": {f"{port}/tcp": {}},
@@ -213,6 +211,17 @@ def _devices(host: Fields) -> Devices:
     request.end()
     gpus = [read_gpu(name, "" if by_runtime else CDI_VENDOR) for name in names]
     return Devices(tuple(gpus), tuple(nodes), by_runtime)
+
+
+def _check_environment(fields: Fields, devices: Devices) -> None:
+    wanted = _environment(devices)
+    given = fields.items("Env", most=len(wanted))
+    if not same(sorted(map(str, given)), sorted(wanted)):
+        raise GuardError(f"Env is not what a worker's container has: set it to {', '.join(wanted)}")
+
+
+def _environment(devices: Devices) -> list[str]:
+    return [f"{name}={value}" for name, value in environment(devices).items()]
 
 
 def _requests(devices: Devices) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ from rbee_runtime.guard.fields import Fields
 from rbee_runtime.guard.worker_container import (
     ARGUMENTS,
     CDI_VENDOR,
-    ENVIRONMENT,
     INSIDE,
     MOST_DEVICES,
     MOST_SCRATCH,
@@ -29,6 +28,7 @@ from rbee_runtime.guard.worker_container import (
     WorkerContainer,
     check_groups,
     check_user,
+    environment,
     read_address,
     read_gpu,
     read_identity,
@@ -46,7 +46,6 @@ PRIVATE = {"nsmode": "private"}
 LOCKED_IN: Mapping[str, Any] = {
     "entrypoint": PROGRAM,
     "command": ARGUMENTS,
-    "env": ENVIRONMENT,
     "read_only_filesystem": True,
     "no_new_privileges": True,
     "cap_drop": ["all"],
@@ -76,12 +75,14 @@ def read_container(body: Any, config: GuardConfig) -> WorkerContainer:
     check_user(fields, "user")
     check_groups(fields, "groups")
     mounts, scratch = _mounts(fields)
+    devices = _devices(fields)
+    fields.same("env", environment(devices))
     found = WorkerContainer(
         identity=identity,
         image=read_image(fields.take("image"), config),
         shown=read_mounts(mounts, identity.worker, config),
         published=_published(fields, config),
-        devices=_devices(fields),
+        devices=devices,
         limits=_limits(fields, config),
         scratch=scratch,
         stop_seconds=fields.whole("stop_timeout", 0, MOST_STOP_SECONDS),
@@ -105,6 +106,7 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
         "name": wanted.name,
         "labels": wanted.identity.labels(config) | {bounds.LABEL: bounds.digest(config, account)},
         "image": wanted.image,
+        "env": environment(wanted.devices),
         "user": account.user,
         "groups": account.group_names,
         "networks": _joined(wanted.worker, config),

@@ -38,6 +38,10 @@ class Questions:
         """Ask for an image."""
         return Question("GET", self._path(f"/images/{image}/{'exists' if self._podman else 'json'}"))
 
+    def look_at_image(self, image: str) -> Question:
+        """Ask for what an image says of itself."""
+        return Question("GET", self._path(f"/images/{image}/json"))
+
     def own_containers(self) -> Question:
         """Ask for the containers of the guard's hive."""
         return self._containers("label", f"rbee.hive={self.config.hive}")

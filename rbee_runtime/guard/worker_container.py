@@ -24,6 +24,11 @@ UNCHECKED = {"Test": ["NONE"]}
 PROGRAM = ["rbee-worker"]
 ARGUMENTS = ["--spec", "/run/rbee/launch.json"]
 ENVIRONMENT = {"HOME": "/tmp", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}  # noqa: S108 - the place inside
+VISIBLE, NO_GPU = "NVIDIA_VISIBLE_DEVICES", "void"
+# CUDA's own images need LD_LIBRARY_PATH, so that one stays; it brings no code into what does not look for it.
+PRELOADING = frozenset({"LD_PRELOAD", "LD_AUDIT"})
+"""By these an image has code of its own loaded into whatever starts there, also into what an engine's helpers start."""
+
 INSIDE = "/run/rbee"
 SCRATCH = "/tmp"  # noqa: S108 - as above
 MOST_SCRATCH = 256 * 1024 * 1024
@@ -92,6 +97,15 @@ class Devices:
     gpus: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
     by_runtime: bool = False
+
+
+def environment(devices: Devices) -> dict[str, str]:
+    """Return what a worker's container is told.
+
+    Images of CUDA ask for all GPUs of the host by a variable. Where NVIDIA's runtime is the engine's usual one it would
+    give them, whatever else is said, so the variable names what is given in that way, and else nothing.
+    """
+    return {**ENVIRONMENT, VISIBLE: ",".join(devices.gpus) if devices.by_runtime else NO_GPU}
 
 
 @dataclass(frozen=True)
@@ -172,6 +186,17 @@ def read_image(image: Any, config: GuardConfig) -> str:
         allowed = ", ".join(config.images) or "none"
         raise GuardError(f"image {ascii(image)[:80]} may not be started: use one of {allowed}, or add it to images")
     return image
+
+
+def check_image(image: str, environment: Sequence[Any]) -> None:
+    """Check that an image's own variables load no code; an empty one does not."""
+    for each in environment:
+        name, _, value = str(each).partition("=")
+        if name in PRELOADING and value:
+            raise GuardError(
+                f"image {image} sets {name}, by which code of its own would get into whatever starts there: build it "
+                f"without, or on top of it one with `ENV {name}=`"
+            )
 
 
 def read_mounts(mounts: Sequence[Mount], worker: str, config: GuardConfig) -> Shown:

@@ -149,8 +149,7 @@ def plan(
         image=settings.images[engine].image,
         labels=labels,
         arguments=("--spec", str(INSIDE / LAUNCH_NAME)),
-        # A home that can be written to, and no look at the internet for what the hive already fetched.
-        environment={"HOME": "/tmp", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},  # noqa: S108 - its own tmpfs
+        environment=_environment(devices, facts),
         uid=place.uid,
         gid=place.gid,
         groups=place.groups,
@@ -185,6 +184,17 @@ def device_names(ids: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     nodes = ["/dev/kfd"] if any(_AMD.match(each) for each in ids) else []
     nodes += ["/dev/dri"] if any(_AMD.match(each) or _PCI.match(each) for each in ids) else []
     return names, tuple(nodes)
+
+
+def _environment(devices: Sequence[str], facts: EngineFacts) -> dict[str, str]:
+    """Return the variables of a worker: where CDI gives GPUs, or none are given, NVIDIA's runtime gives nothing.
+
+    Images of CUDA ask it for all GPUs of the host, and it may be the usual one there.
+    """
+    given = "void" if facts.cdi or not devices else ",".join(name.partition("=")[2] for name in devices)
+    # A home that can be written to, and no look at the internet for what the hive already fetched.
+    home = {"HOME": "/tmp", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}  # noqa: S108 - its own tmpfs
+    return home | {"NVIDIA_VISIBLE_DEVICES": given}
 
 
 def _readable(launch: WorkerLaunch, folders: Iterable[Path]) -> list[Path]:

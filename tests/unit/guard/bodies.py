@@ -21,29 +21,36 @@ DRIVERS = {EngineKind.PODMAN: "k8s-file", EngineKind.DOCKER: "json-file"}
 GPU, CARD = "GPU-1a2b", "0123456789abcdef"
 
 
-def facts(kind: EngineKind) -> EngineFacts:
-    return EngineFacts(frozenset({"memory", "pids"}), log_driver=DRIVERS[kind])
+def facts(kind: EngineKind, *, cdi: bool = True) -> EngineFacts:
+    return EngineFacts(frozenset({"memory", "pids"}), log_driver=DRIVERS[kind], cdi=cdi)
 
 
-def planned(places: Places, kind: EngineKind, worker: str = "w-1") -> ContainerPlan:
+def planned(
+    places: Places,
+    kind: EngineKind,
+    worker: str = "w-1",
+    *,
+    devices: tuple[str, ...] = (GPU, CARD),
+    cdi: bool = True,
+) -> ContainerPlan:
     """Return a launcher's plan for a worker with a GPU, limits and a model."""
-    spec = WorkerSpec(id=worker, model="m", engine="fake", devices=(GPU, CARD))
+    spec = WorkerSpec(id=worker, model="m", engine="fake", devices=devices)
     launch = WorkerLaunch(worker=spec, host="10.0.0.2", port=9000, model_path=str(places.cache / "hub/model"))
     where = Place((places.models, places.engines), 12, 34, groups=(5,))
     settings = ContainerSettings(images={"fake": WorkerImage(image=IMAGE)}, memory_limit=2**30)
     folder = places.handover / worker
-    return plan(launch, OWNER.labels(worker, "0a" * 8), settings, where, folder=folder, facts=facts(kind))
+    return plan(launch, OWNER.labels(worker, "0a" * 8), settings, where, folder=folder, facts=facts(kind, cdi=cdi))
 
 
-def create_body(places: Places, kind: EngineKind, worker: str = "w-1") -> dict[str, Any]:
-    """Return the body that makes a worker's container."""
-    wanted = planned(places, kind, worker)
+def create_body(places: Places, kind: EngineKind, worker: str = "w-1", **more: Any) -> dict[str, Any]:
+    """Return the body that makes a worker's container; `more` is what `planned` takes."""
+    wanted, can = planned(places, kind, worker, **more), facts(kind, cdi=more.get("cdi", True))
     if kind is EngineKind.PODMAN:
-        sent = {"image": wanted.image, **podman_launcher.arguments(wanted, facts(kind))}
+        sent = {"image": wanted.image, **podman_launcher.arguments(wanted, can)}
         return dict(json.loads(prepare_body(CreateMixin._render_payload(sent))))
     api = docker.APIClient("unix:///nowhere", version="1.45")
-    host = api.create_host_config(**docker_launcher.host_arguments(wanted, facts(kind)))
-    sent = docker_launcher.arguments(wanted, facts(kind))
+    host = api.create_host_config(**docker_launcher.host_arguments(wanted, can))
+    sent = docker_launcher.arguments(wanted, can)
     del sent["name"]
     body = api.create_container_config(wanted.image, host_config=host, **sent)
     api.close()

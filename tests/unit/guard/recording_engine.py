@@ -63,6 +63,7 @@ class RecordingEngine:
 
     def __init__(self, kind: EngineKind, socket: Path, *images: str) -> None:
         self.kind, self.socket, self.images = kind, socket, set(images)
+        self.image_env: tuple[str, ...] = ()
         self.asked: list[Asked] = []
         self.containers: list[Made] = []
         self.networks: list[Made] = []
@@ -110,10 +111,12 @@ class RecordingEngine:
     def _version(self, _: Asked) -> Said:
         return 200, {"ApiVersion": "1.45", "KernelVersion": "6.1"}
 
-    def _image(self, _: Asked, image: str) -> Said:
+    def _image(self, asked: Asked, image: str) -> Said:
         if unquote(image) not in self.images:
             return 404, self._error(f"No such image: {image}")
-        return (204, None) if self.podman else (200, {"Id": "sha256:1", "Config": {"Env": ["SECRET=1"]}})
+        if asked.path.endswith("/exists"):
+            return 204, None
+        return 200, {"Id": "sha256:1", "Config": {"Env": ["SECRET=1", *self.image_env]}}
 
     def _listed(self, asked: Asked) -> Said:
         ((kind, (value,)),) = json.loads(asked.query["filters"]).items()

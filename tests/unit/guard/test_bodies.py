@@ -70,7 +70,7 @@ def test_words_are_those_of_the_launchers() -> None:
     plan = planned(PLACES, P)
     assert plan.name == worker_container.container_name("w-1")
     assert str(launched.INSIDE) == worker_container.INSIDE
-    assert plan.environment == worker_container.ENVIRONMENT
+    assert plan.environment == worker_container.environment(worker_container.Devices(gpus=(GPU,)))
     assert [plan.program, *plan.arguments] == [*worker_container.PROGRAM, *worker_container.ARGUMENTS]
     assert plan.tmpfs == {worker_container.SCRATCH: worker_container.MOST_SCRATCH}
     assert podman_words.LOG_BYTES == podman_launcher.LOG_BYTES
@@ -152,6 +152,8 @@ PODMAN_CASES: list[tuple[tuple[Any, ...], Any, str]] = [
     (("command",), ["--spec", "/etc/passwd"], "command is not what"),
     (("env",), {"LD_PRELOAD": "/x"}, "env is not what"),
     (("env", "PATH"), "/x", "env is not what"),
+    (("env", "NVIDIA_VISIBLE_DEVICES"), "all", "env is not what"),
+    (("env", "NVIDIA_VISIBLE_DEVICES"), ..., "env is not what"),
     (("networks",), {"podman": {}}, "networks is not what"),
     (("networks",), {"rbee-workers": {}}, "networks is not what"),
     (("networks", "rbee-workers", "static_ips"), ["10.89.0.1"], "networks is not what"),
@@ -278,7 +280,9 @@ DOCKER_CASES: list[tuple[tuple[Any, ...], Any, str]] = [
     (("Volumes",), {"/x": {}}, "Volumes is set"),
     (("Healthcheck",), {"Test": ["CMD", "x"]}, "Healthcheck.Test is not what"),
     (("NetworkingConfig",), {"EndpointsConfig": {"host": {}}}, "NetworkingConfig is set"),
-    (("Env", 3), "LD_PRELOAD=/x", "Env is not a list of 0 to 3"),
+    (("Env", 4), "LD_PRELOAD=/x", "Env is not a list of 0 to 4"),
+    (("Env", 3), "NVIDIA_VISIBLE_DEVICES=all", "Env is not what"),
+    (("Env", 3), ..., "Env is not what"),
     (("Env", 0), "HOME=/x", "Env is not what"),
     (("Entrypoint",), ["/bin/sh"], "Entrypoint is not what"),
     (("Cmd",), ["-c"], "Cmd is not what"),
@@ -336,14 +340,52 @@ def test_limits_are_not_exceeded(kind: EngineKind, limit: str, most: int) -> Non
 
 def test_nvidias_runtime_gives_single_gpus() -> None:
     """Where Docker knows no CDI, GPUs are named by their ids, and never all at once."""
-    asked = {"Driver": "nvidia", "DeviceIDs": ["GPU-1"], "Capabilities": [["gpu"]], "Count": 0, "Options": {}}
+    body = create_body(PLACES, D, cdi=False)
     place = (HOST, "DeviceRequests", 0)
-    (said,) = rewritten(D, changed(BODIES[D], place, asked))[HOST]["DeviceRequests"]
-    assert said == {"Driver": "nvidia", "DeviceIDs": ["GPU-1"], "Capabilities": [["gpu"]]}
+    (said,) = rewritten(D, body)[HOST]["DeviceRequests"]
+    assert said == {"Driver": "nvidia", "DeviceIDs": [GPU], "Capabilities": [["gpu"]]}
     wrong: dict[str, Any]
     for wrong in ({"DeviceIDs": ["all"]}, {"Capabilities": [["gpu", "utility"]]}, {"DeviceIDs": []}):
         with pytest.raises(GuardError):
-            understood(D, changed(BODIES[D], place, asked | wrong))
+            understood(D, changed(body, place, body[HOST]["DeviceRequests"][0] | wrong))
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices", "cdi", "visible"),
+    [
+        (P, (), True, "void"),
+        (P, (GPU,), True, "void"),
+        (D, (), True, "void"),
+        (D, (GPU,), True, "void"),
+        (D, (), False, "void"),
+        (D, (CARD,), False, "void"),
+        (D, (GPU,), False, GPU),
+        (D, (GPU, "GPU-2"), False, f"{GPU},GPU-2"),
+    ],
+)
+def test_nvidias_runtime_gives_what_was_asked_for(
+    kind: EngineKind, devices: tuple[str, ...], cdi: bool, visible: str
+) -> None:
+    """An image cannot have it give all GPUs: launchers name those it gives, if any, and so does the guard."""
+    body = create_body(PLACES, kind, devices=devices, cdi=cdi)
+    sent, got = (variables(each) for each in (body, rewritten(kind, body)))
+    assert sent == got
+    assert got["NVIDIA_VISIBLE_DEVICES"] == visible
+
+
+def variables(body: dict[str, Any]) -> dict[str, str]:
+    if "env" in body:
+        return dict(body["env"])
+    return dict(each.split("=", 1) for each in body["Env"])
+
+
+def test_other_gpus_than_the_given_are_not_visible() -> None:
+    """What NVIDIA's runtime is told by the variable is held to the devices beside it."""
+    body = create_body(PLACES, D, cdi=False)
+    place = body["Env"].index(f"NVIDIA_VISIBLE_DEVICES={GPU}")
+    for value in ("GPU-2", "all", "void", f"{GPU},GPU-2"):
+        with pytest.raises(GuardError, match="Env is not what"):
+            understood(D, changed(body, ("Env", place), f"NVIDIA_VISIBLE_DEVICES={value}"))
 
 
 def places_in(body: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ from rbee_runtime.guard.config import EngineKind, GuardConfig
 from tests.unit.guard.asking import LIBPOD, PREFIXES, ask, create_target, created
 from tests.unit.guard.bodies import create_body, model
 from tests.unit.guard.conftest import guarding
-from tests.unit.guard.places import ACCOUNT, Places, hand_over
+from tests.unit.guard.places import ACCOUNT, IMAGE, Places, hand_over
 from tests.unit.guard.recording_engine import Asked, Made, RecordingEngine
 from tests.unit.hive.waiting import until
 
@@ -177,6 +177,45 @@ async def test_what_the_engine_refuses_leaves_no_copy(
     status, document = await ask(guarded, "POST", create_target(kind), create_body(places, kind))
     assert (status, document["message"]) == (500, "no space")
     assert list(places.handed.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "status"),
+    [
+        ("LD_PRELOAD=/opt/x.so", 403),
+        ("LD_AUDIT=/opt/x.so", 403),
+        ("LD_PRELOAD=", 201),
+        ("LD_LIBRARY_PATH=/usr/local/cuda/lib64", 201),
+        ("NVIDIA_VISIBLE_DEVICES=all", 201),
+    ],
+)
+async def test_an_image_loads_no_code_by_its_variables(
+    guarded: Path, engine: RecordingEngine, kind: EngineKind, places: Places, variable: str, status: int
+) -> None:
+    """One that would is refused by the name of the variable, though the settings allow the image."""
+    model(places)
+    hand_over(places, "w-1")
+    engine.image_env = (variable,)
+    found, document = await ask(guarded, "POST", create_target(kind), create_body(places, kind))
+    assert found == status
+    if status == 403:
+        name = variable.partition("=")[0]
+        assert document["message"].startswith(f"rbee-guard: image {IMAGE} sets {name}, by which code of its own")
+        assert document["message"].endswith(f"on top of it one with `ENV {name}=`")
+        assert (created(engine), list(places.handed.iterdir())) == ([], [])
+
+
+async def test_an_image_that_is_gone_is_the_engines_to_tell(
+    guarded: Path, engine: RecordingEngine, kind: EngineKind, places: Places
+) -> None:
+    """What is not there cannot be looked at, and nothing is made."""
+    model(places)
+    hand_over(places, "w-1")
+    engine.images.clear()
+    status, document = await ask(guarded, "POST", create_target(kind), create_body(places, kind))
+    assert status == 404
+    assert "the engine says: No such image" in document["message"]
+    assert created(engine) == []
 
 
 async def test_a_running_container_keeps_what_it_was_handed(
