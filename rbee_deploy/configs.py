@@ -142,7 +142,7 @@ def guard_config(site: Site, host: Host, images: Sequence[Image], engine: Contai
         "groups": [ports.MODELS_GROUP, *DEVICE_GROUPS],
         "memory_limit": host.worker_memory,
         "pids_limit": settings.pids_limit,
-        "rules": str(ports.NETWORK_RUN),
+        "rules": str(ports.NETWORK_MARK),
         **({"engine_user": ports.ENGINE_USER} if engine is ContainerEngine.ROOTLESS else {}),
     }
     text = json.dumps(given, indent=1, sort_keys=True) + "\n"

@@ -168,6 +168,7 @@ def _units(site: Site, host: Host, state: SiteState, credentials: Sequence[Owned
     values = {
         "host": host,
         "ports": ports,
+        "worker_bridge": worker_bridge,
         "deploys": places.HOME,
         "client_tls": site.client_endpoint != "plain-http",
         "models_hidden": _is_hidden(host.models_dir),

@@ -61,7 +61,10 @@ QUEEN_RUN = Path("/run/rbee-queen")
 HIVE_RUN = Path("/run/rbee-hive")
 NETWORK_RULES = ETC / "workers.nft"
 NETWORK_RUN = Path("/run/rbee-network")
-"""Is there as long as these rules are in force; systemd makes and removes it with their unit."""
+"""systemd makes and removes it with the unit of these rules."""
+
+NETWORK_MARK = NETWORK_RUN / "in-force"
+"""Is there as long as the rules are in force; while they are put there anew it is away."""
 
 NETWORK_HOLDER = NETWORK_RUN / "holder"
 """Without root, the number of a process in the network that they are about."""

@@ -14,6 +14,7 @@ from rbee_deploy.activator import engines
 from rbee_deploy.activator.rootless import account
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import notify, ports
+from rbee_runtime.worker_bridge import TABLES
 
 IN_IT = ("unshare", "--rootless-netns", "sh", "-c", "echo $$; exec cat")
 NFT_SECONDS = 30.0
@@ -48,8 +49,15 @@ def _is_theirs(number: str) -> bool:
 
 
 def load() -> None:
-    """Put the rules in force, in the network of the holder; ActivationError with what nft says."""
+    """Put the rules in force, in the network of the holder; ActivationError with what nft says.
+
+    The mark by which the guard knows of them is away before they change, and there again once both tables are.
+    """
+    ports.NETWORK_MARK.unlink(missing_ok=True)
     _nft("-f", str(ports.NETWORK_RULES))
+    for table in TABLES:
+        _nft("list", "table", *table.split())
+    ports.NETWORK_MARK.touch(mode=0o600)
 
 
 def _nft(*words: str) -> None:

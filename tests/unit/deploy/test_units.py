@@ -41,7 +41,7 @@ def write_root(root: Path, site: Site, name: str) -> list[str]:
     for program in ("rbee-queen", "rbee-hive", "rbee-worker", "python"):
         (programs / program).touch(mode=0o755)
     (root / "usr/bin").mkdir(parents=True)
-    for program in ("podman", "nft"):
+    for program in ("podman", "nft", "rm", "touch"):
         (root / "usr/bin" / program).touch(mode=0o755)
     for unit in units:
         path = root / unit.path.lstrip("/")

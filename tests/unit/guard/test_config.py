@@ -32,7 +32,7 @@ EXAMPLE: dict[str, Any] = {
     "memory_limit": 68719476736,
     "pids_limit": 4096,
     "callers": ["10.0.0.0/8", "203.0.113.5/32"],
-    "rules": "/run/rbee-network",
+    "rules": "/run/rbee-network/in-force",
     "engine_user": None,
 }
 
@@ -45,7 +45,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
     assert set(EXAMPLE) == {each.name for each in dataclasses.fields(GuardConfig)}
     assert (found.engine, found.ports, found.handover) == (EngineKind.PODMAN, (9000, 9099), Path(EXAMPLE["handover"]))
     assert (found.models[2], found.callers[1]) == (Path("/home/me/.cache/huggingface"), "203.0.113.5/32")
-    assert (found.memory_limit, found.rules, found.listen) == (68719476736, Path("/run/rbee-network"), None)
+    assert (found.memory_limit, found.rules, found.listen) == (68719476736, Path("/run/rbee-network/in-force"), None)
 
 
 @pytest.mark.parametrize(

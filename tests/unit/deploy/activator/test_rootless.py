@@ -15,6 +15,7 @@ from rbee_deploy.activator.housed.role import ROLES
 from rbee_deploy.activator.rootless import account, locking, network
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports, subordinate
+from rbee_runtime.worker_bridge import TABLES
 
 IDS = {"rbee-queen": 994, "rbee-hive": 993, "rbee-worker": 992, "rbee-engine": 991, "rbee-models": 996, "video": 44}
 
@@ -197,6 +198,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(account, "prepare", lambda: None)
     monkeypatch.setattr(ports, "NETWORK_RUN", tmp_path / "net")
     monkeypatch.setattr(ports, "NETWORK_HOLDER", tmp_path / "net" / "holder")
+    monkeypatch.setattr(ports, "NETWORK_MARK", tmp_path / "net" / "in-force")
     monkeypatch.setattr("rbee_runtime.notify.notify", lambda _: os.kill(os.getpid(), 15))
     monkeypatch.setattr("pwd.getpwnam", lambda _: SimpleNamespace(pw_uid=os.getuid()))
     monkeypatch.setattr(account, "PROC", tmp_path / "proc")
@@ -211,7 +213,9 @@ def test_the_network_is_held_until_the_unit_ends(programs: Path, tmp_path: Path)
         network.hold()
     assert ended.value.code == 0
     assert (tmp_path / "net" / "holder").read_text() == "4711\n"
-    assert (programs / "asked").read_text() == "--net=/proc/4711/ns/net nft -f /etc/rbee/workers.nft\n"
+    words = ("-f /etc/rbee/workers.nft", *(f"list table {table}" for table in TABLES))
+    assert (programs / "asked").read_text() == "".join(f"--net=/proc/4711/ns/net nft {each}\n" for each in words)
+    assert (tmp_path / "net" / "in-force").exists()
     assert (programs / "podman.ended").exists()
 
 
@@ -237,6 +241,23 @@ def test_a_network_without_rules_is_none(programs: Path, broken: str, said: str)
     (programs / broken).touch()
     with pytest.raises(ActivationError, match=said):
         network.hold()
+
+
+@pytest.mark.parametrize("fails", ["-f", *(table.split()[0] for table in TABLES)])
+def test_a_reload_that_fails_takes_the_mark_away(programs: Path, tmp_path: Path, fails: str) -> None:
+    """Whether nft refuses the rules or a table is not there after it: no worker starts until a reload goes well."""
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "holder").write_text("4711\n")
+    good = (programs / "nsenter").read_text()
+    network.load()
+    before = (tmp_path / "net" / "in-force").exists()
+    (programs / "nsenter").write_text(f'#!/bin/sh\ncase " $* " in *" {fails} "*) echo refused >&2; exit 1;; esac\n')
+    with pytest.raises(ActivationError, match="refused"):
+        network.load()
+    during = (tmp_path / "net" / "in-force").exists()
+    (programs / "nsenter").write_text(good)
+    network.load()
+    assert (before, during, (tmp_path / "net" / "in-force").exists()) == (True, False, True)
 
 
 def test_the_commands_of_units_are_known() -> None:
