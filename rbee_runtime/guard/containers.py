@@ -12,7 +12,7 @@ from rbee_runtime.errors import GuardError
 from rbee_runtime.guard import bounds, docker_words, folders, handing, views
 from rbee_runtime.guard.accounts import Account
 from rbee_runtime.guard.calls import Create, Inspect, OfContainer, ReadLog, Remove, Start, Stop, Terminate
-from rbee_runtime.guard.config import GuardConfig
+from rbee_runtime.guard.config import EngineKind, GuardConfig
 from rbee_runtime.guard.engine_socket import Answer, EngineSocket, OpenAnswer
 from rbee_runtime.guard.networks import Networks
 from rbee_runtime.guard.questions import Questions
@@ -91,6 +91,7 @@ class Containers:
             await asyncio.to_thread(self._check_rules)
             await self._networks.check()
             await self._check_limits(wanted)
+            wanted = replace(wanted, shown=replace(wanted.shown, recursive=await self._reaches_below()))
             await asyncio.to_thread(folders.check, wanted, self._config)
             await self._check_image(wanted.image)
             await self._check_room(wanted)
@@ -182,6 +183,13 @@ class Containers:
         if wanted.logs is not Logs.USUAL:
             return wanted.logs
         return docker_words.bounded((await self._info()).get("LoggingDriver"))
+
+    async def _reaches_below(self) -> bool:
+        """Say whether the engine can keep read-only what is mounted below a folder; Podman cannot."""
+        if self._config.engine is EngineKind.PODMAN:
+            return False
+        answer = views.good(await self._engine.ask(self._questions.version()))
+        return docker_words.reaches_below(views.an_object(answer.document()))
 
     async def _info(self) -> Mapping[str, Any]:
         return views.an_object(views.good(await self._engine.ask(self._questions.info())).document())

@@ -46,6 +46,11 @@ LOG_SETTINGS = {"Type": "json-file", "Config": {"max-size": "8m"}}
 BOUNDED = (Logs.JOURNALD, Logs.LOCAL)
 """These have bounds of their own, which a daemon's settings may narrow."""
 
+RECURSIVE = {"Propagation": "rprivate", "ReadOnlyForceRecursive": True}
+LEAST_API, LEAST_KERNEL = (1, 44), (5, 12)
+"""Where Docker knows that word, and a kernel how to do it; older ones of either take it for nothing."""
+
+FLAT = {"Propagation": "private", "NonRecursive": True}
 LOCKED_IN: Mapping[str, Any] = {"Entrypoint": PROGRAM, "Cmd": ARGUMENTS}
 HOST_LOCKED_IN: Mapping[str, Any] = {
     "ReadonlyRootfs": True,
@@ -108,7 +113,7 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
         **HOST_LOCKED_IN,
         "NetworkMode": config.network,
         "PortBindings": {f"{port}/tcp": [{"HostIp": wanted.published.address, "HostPort": port}]},
-        "Mounts": [{"Type": "bind", "Source": source, "Target": inside, "ReadOnly": True} for source, inside in binds],
+        "Mounts": [_bind(*each, recursive=wanted.shown.recursive) for each in binds],
         "Tmpfs": {SCRATCH: f"size={wanted.scratch},mode=1777"},
         "GroupAdd": [str(group) for group in account.groups],
         "Devices": [_node(node) for node in wanted.devices.nodes],
@@ -232,6 +237,11 @@ def _requests(devices: Devices) -> list[dict[str, Any]]:
     return [{"Driver": "cdi", "DeviceIDs": [CDI_VENDOR + gpu for gpu in devices.gpus]}]
 
 
+def _bind(source: str, inside: str, *, recursive: bool) -> dict[str, Any]:
+    options = RECURSIVE if recursive else FLAT
+    return {"Type": "bind", "Source": source, "Target": inside, "ReadOnly": True, "BindOptions": options}
+
+
 def _node(path: str) -> dict[str, str]:
     return {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rwm"}
 
@@ -243,6 +253,16 @@ def _logs(host: Fields) -> Logs:
     if not same(given, LOG_SETTINGS):
         raise GuardError("HostConfig.LogConfig is not what a worker's container has: leave it out or use json-file, 8m")
     return Logs.JSON_FILE
+
+
+def reaches_below(version: Mapping[str, Any]) -> bool:
+    """Say whether a daemon of this version can keep read-only what is mounted below a folder."""
+    return _version(version.get("ApiVersion")) >= LEAST_API and _version(version.get("KernelVersion")) >= LEAST_KERNEL
+
+
+def _version(text: Any) -> tuple[int, ...]:
+    found = re.match(r"([0-9]{1,5})\.([0-9]{1,5})", str(text))
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def bounded(daemon: Any) -> Logs:

@@ -2,15 +2,19 @@
 
 import os
 import pwd
+import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from rbee_runtime import logs
 from rbee_runtime.errors import GuardError
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.worker_container import WorkerContainer
 
+MOUNTS = Path("/proc/self/mountinfo")
 _ACCESS_LIST = "system.posix_acl_access"
 
 
@@ -42,6 +46,36 @@ def check(wanted: WorkerContainer, config: GuardConfig) -> None:
                 f"{ascii(str(path))[:200]} leads to {ascii(str(real))[:200]}, which may not be mounted: add that "
                 "folder to models, or fetch the model anew"
             )
+    if not wanted.shown.recursive:
+        _tell_mounts(wanted, config)
+
+
+def _tell_mounts(wanted: WorkerContainer, config: GuardConfig) -> None:
+    """Say what is mounted below the folders and not shown; GuardError if the worker's model lies there."""
+    hidden = {mount: folder for folder in wanted.shown.folders for mount in _mounted_below(folder, config.models)}
+    for path in map(_real, wanted.shown.asked):
+        for mount, folder in hidden.items():
+            if path.is_relative_to(mount):
+                raise GuardError(
+                    f"{ascii(str(path))[:200]} is on {mount}, which is mounted below {folder} and which "
+                    f"{config.engine} would let workers write to: mount it elsewhere, and add that folder to models"
+                )
+    if hidden:
+        shown = ", ".join(map(str, sorted(hidden)))
+        logs.warning("mounts_not_shown", worker=wanted.worker, detail=f"workers do not see {shown}")
+
+
+def _mounted_below(folder: Path, models: Iterable[Path]) -> list[Path]:
+    """Return what is mounted below a folder, but for what is in a folder of models further down."""
+    inner = [each for each in models if each != folder and each.is_relative_to(folder)]
+    found = (_unescaped(line.split()[4]) for line in MOUNTS.read_text(errors="surrogateescape").splitlines())
+    below = {mount for mount in found if mount != folder and mount.is_relative_to(folder)}
+    return [mount for mount in below if not any(mount.is_relative_to(each) for each in inner)]
+
+
+def _unescaped(text: str) -> Path:
+    """Return a path as it is; the kernel writes white space and backslashes in octal digits."""
+    return Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text))
 
 
 def _real(path: Path) -> Path:

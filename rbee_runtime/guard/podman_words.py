@@ -41,6 +41,8 @@ from rbee_runtime.guard.worker_container import (
 from rbee_runtime.guard.worker_network import Subnet, WorkerNetwork, differing, read_owner, read_route, wide
 from rbee_runtime.worker_bridge import bridge_of, mac_of
 
+# Podman has no word for read-only that reaches what is mounted below, so that is left out.
+READ_ONLY = ["bind", "private", "ro"]
 LOG_BYTES = 8 * 1024 * 1024
 PRIVATE = {"nsmode": "private"}
 LOCKED_IN: Mapping[str, Any] = {
@@ -111,7 +113,10 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
         "groups": account.group_names,
         "networks": _joined(wanted.worker, config),
         "mounts": [
-            *({"type": "bind", "source": source, "destination": inside, "options": ["ro"]} for source, inside in binds),
+            *(
+                {"type": "bind", "source": source, "destination": inside, "options": READ_ONLY}
+                for source, inside in binds
+            ),
             {"type": "tmpfs", "source": "tmpfs", "destination": SCRATCH, "options": scratch},
         ],
         "devices": [{"path": each} for each in devices],

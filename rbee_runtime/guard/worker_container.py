@@ -76,10 +76,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Shown:
-    """The host's paths that a hive wants a worker to see, and the allowed folders that they are in."""
+    """The host's paths that a hive wants a worker to see, and the allowed folders that they are in.
+
+    `recursive` says that the engine can keep read-only what is mounted below them; else that is not shown.
+    """
 
     asked: tuple[Path, ...]
     folders: tuple[Path, ...]
+    recursive: bool = False
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,43 @@ def test_neither_hive_nor_worker_gets_to_the_engine(fleet: Fleet, engine: str) -
         assert not [mount for mount in mounted.values() if "sock" in mount.get("Source", "")]
 
 
+@pytest.mark.parametrize(("engine", "logs"), [("podman", ("journald", None)), ("docker", ("json-file", "8m"))])
+def test_the_guard_says_what_nobody_else_does(fleet: Fleet, engine: str, logs: tuple[str, str | None]) -> None:
+    """A container bears the guard's own mark, bounded logs, and no GPU for images that ask for all of them."""
+    host = fleet.lab.hosts[engine]
+    for name in running(host):
+        found = inspect(host, name)
+        kept = found["HostConfig"]["LogConfig"]
+        assert len(found["Config"]["Labels"]["rbee.guard"]) == 32
+        assert "NVIDIA_VISIBLE_DEVICES=void" in found["Config"]["Env"]
+        assert (kept["Type"], (kept.get("Config") or {}).get("max-size")) == logs
+
+
+WRITE = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('x')"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_mounted_below_models_takes_nothing(fleet: Fleet, engine: str) -> None:
+    """A worker writes to no disk below its folder of models, though that takes files of everybody."""
+    host, disk = fleet.lab.hosts[engine], f"{STORE}/disk"
+    host.run(f"mkdir {disk} && mount -t tmpfs -o mode=1777 tmpfs {disk}")
+    try:
+        before = running(host)
+        first = next(iter(before))
+        host.run(f"{engine} rm --force {first}")
+        wait_for("another container", lambda: running(host).get(first, before[first]) != before[first])
+        wait_for("an answer", lambda: _answers(fleet, engine))
+        words = ("exec", first, "/opt/rbee/current/bin/python", "-c", WRITE, f"{disk}/x")
+        inside = host.run(f"{engine} {shlex.join(words)}", check=False)
+        seen = host.run(f"grep -c ' {disk} ' /proc/{running(host)[first]}/mountinfo", check=False).stdout.strip()
+        outside = host.run(f"runuser -u rbee-worker -- touch {disk}/y", check=False)
+    finally:
+        host.run(f"umount --lazy {disk} && rmdir {disk}")
+    assert "Read-only file system" in inside.stderr
+    assert seen == {"podman": "0", "docker": "1"}[engine]
+    assert outside.returncode == 0, outside.stderr
+
+
 @pytest.mark.parametrize("unit", ["rbee-guard.service", "rbee-network.service", "rbee-workers.service"])
 def test_the_host_s_own_systemd_calls_units_closed(fleet: Fleet, unit: str) -> None:
     """A newer systemd than that of the machine that deploys gives them no worse a score."""

@@ -63,6 +63,7 @@ class RecordingEngine:
 
     def __init__(self, kind: EngineKind, socket: Path, *images: str) -> None:
         self.kind, self.socket, self.images = kind, socket, set(images)
+        self.version = {"ApiVersion": "1.45", "KernelVersion": "6.1.0-18-amd64"}
         self.image_env: tuple[str, ...] = ()
         self.asked: list[Asked] = []
         self.containers: list[Made] = []
@@ -109,7 +110,7 @@ class RecordingEngine:
         return 200, PODMAN_INFO if self.podman else DOCKER_INFO
 
     def _version(self, _: Asked) -> Said:
-        return 200, {"ApiVersion": "1.45", "KernelVersion": "6.1"}
+        return 200, self.version
 
     def _image(self, asked: Asked, image: str) -> Said:
         if unquote(image) not in self.images:

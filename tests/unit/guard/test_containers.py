@@ -205,6 +205,39 @@ async def test_an_image_loads_no_code_by_its_variables(
         assert (created(engine), list(places.handed.iterdir())) == ([], [])
 
 
+RECURSIVE = {"Propagation": "rprivate", "ReadOnlyForceRecursive": True}
+FLAT = {"Propagation": "private", "NonRecursive": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "api", "kernel", "options"),
+    [
+        (EngineKind.PODMAN, "", "", ["bind", "private", "ro"]),
+        (EngineKind.DOCKER, "1.45", "6.1.0-18-amd64", RECURSIVE),
+        (EngineKind.DOCKER, "1.44", "5.12", RECURSIVE),
+        (EngineKind.DOCKER, "1.43", "6.1", FLAT),
+        (EngineKind.DOCKER, "1.5", "6.1", FLAT),
+        (EngineKind.DOCKER, "1.45", "5.4.0-generic", FLAT),
+        (EngineKind.DOCKER, "1.45", "", FLAT),
+        (EngineKind.DOCKER, "1.45", None, FLAT),
+    ],
+)
+async def test_nothing_below_a_folder_can_be_written_to(
+    guarded: Path, engine: RecordingEngine, kind: EngineKind, places: Places, api: str, kernel: Any, options: Any
+) -> None:
+    """What is mounted below is read-only too where Docker and its kernel can do that, and else it is not shown."""
+    engine.version = {"ApiVersion": api, "KernelVersion": kernel}
+    model(places)
+    hand_over(places, "w-1")
+    status, _ = await ask(guarded, "POST", create_target(kind), create_body(places, kind))
+    (body,) = created(engine)
+    mounts = body["mounts"] if kind is EngineKind.PODMAN else body["HostConfig"]["Mounts"]
+    found = [each.get("BindOptions", each.get("options")) for each in mounts]
+    assert status == 201
+    assert [each for each in found if "mode=1777" not in each] == [options] * 4
+    assert all(each.get("ReadOnly", True) for each in mounts)
+
+
 async def test_an_image_that_is_gone_is_the_engines_to_tell(
     guarded: Path, engine: RecordingEngine, kind: EngineKind, places: Places
 ) -> None:

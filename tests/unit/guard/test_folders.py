@@ -1,8 +1,11 @@
 """Folders that workers see, looked at on the disk."""
 
 import os
+import re
 import stat
 import struct
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,9 @@ from tests.unit.guard.places import Places
 CONFIG = EngineKind.PODMAN
 
 
-def wanted(places: Places) -> WorkerContainer:
-    return podman_words.read_container(create_body(places, CONFIG), places.config(CONFIG))
+def wanted(places: Places, *, recursive: bool = False) -> WorkerContainer:
+    found = podman_words.read_container(create_body(places, CONFIG), places.config(CONFIG))
+    return replace(found, shown=replace(found.shown, recursive=recursive))
 
 
 def test_a_models_own_files_may_be_seen(places: Places) -> None:
@@ -65,6 +69,60 @@ def test_a_folder_that_the_hive_can_exchange_is_refused(places: Places) -> None:
         os.chown(path, 12345, 12345)
     with pytest.raises(GuardError, match=f"{places.root} can be written to by the hive"):
         folders.check(wanted(places), places.config(CONFIG))
+
+
+@pytest.fixture
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what sets the mounts of this host."""
+    table = tmp_path / "mountinfo"
+    monkeypatch.setattr(folders, "MOUNTS", table)
+
+    def put(*places: Path) -> None:
+        paths = (str(each).replace("\\", "\\134").replace(" ", "\\040") for each in places)
+        rows = (f"{number} 1 0:{number} / {path} rw - tmpfs tmpfs rw\n" for number, path in enumerate(paths))
+        table.write_text("".join(rows))
+
+    return put
+
+
+@pytest.mark.parametrize("below", ["hub", "hub/model", "hub/my disk\\x"])
+def test_what_is_mounted_below_a_folder_is_told(
+    places: Places, mounts: Callable[..., None], capsys: pytest.CaptureFixture[str], below: str
+) -> None:
+    """A model on such a mount is refused, since workers would not see it; another one is only told in the log."""
+    path = model(places)
+    mount = places.cache / below
+    mounts(Path("/"), places.cache, mount)
+    if path.is_relative_to(mount):
+        said = f"'{path}' is on {mount}, which is mounted below {places.cache} and which podman would let workers write"
+        with pytest.raises(GuardError, match=re.escape(said)):
+            folders.check(wanted(places), places.config(CONFIG))
+    else:
+        folders.check(wanted(places), places.config(CONFIG))
+        assert "event=mounts_not_shown worker=w-1" in capsys.readouterr().err
+
+
+def test_a_mount_elsewhere_is_nobodys_business(
+    places: Places, mounts: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither one around the folders, nor beside them, nor a folder of models of its own further down."""
+    model(places)
+    inner = places.cache / "hub"
+    config = places.config(CONFIG, models=(places.models, places.engines, places.cache, inner))
+    mounts(places.root, places.cache, places.root / "cachet", inner)
+    asked = podman_words.read_container(create_body(places, CONFIG), config)
+    folders.check(asked, config)
+    assert inner in asked.shown.folders
+    assert capsys.readouterr().err == ""
+
+
+def test_an_engine_that_reaches_below_shows_it(
+    places: Places, mounts: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where what is mounted below is read-only as well, a model may be there."""
+    mounts(model(places))
+    folders.check(wanted(places, recursive=True), places.config(CONFIG))
+    assert capsys.readouterr().err == ""
 
 
 ROOT, HIVE, SOMEBODY = 0, 12345, 1000

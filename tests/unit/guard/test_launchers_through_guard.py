@@ -79,7 +79,7 @@ async def test_a_worker_is_who_the_guard_says(made: ContainerLauncher, places: P
     folders = (places.handed / "w", places.models, places.engines, places.cache)
     assert (body["user"] if podman else body["User"]) == ACCOUNT.user
     assert (body["groups"] if podman else body["HostConfig"]["GroupAdd"]) == ["44", "991"]
-    assert shown == dict.fromkeys(map(str, folders), ["ro"] if podman else True)
+    assert shown == dict.fromkeys(map(str, folders), ["bind", "private", "ro"] if podman else True)
 
 
 async def test_the_engine_hears_whole_ids_and_nothing_of_the_hive(
