@@ -142,6 +142,8 @@ def _rules(facts: Observed, states: Mapping[str, str]) -> list[str]:
         return []
     if not {*TABLES} <= {*known.get("tables", TABLES)}:
         return [f"{ports.NETWORK_UNIT} has lost its rules"]
+    if not known.get("marked", True):
+        return [f"{ports.NETWORK_UNIT} could not put its rules in force again"]
     return [f"rules in force are not those of {ports.NETWORK_RULES}"] if known.get("changed") else []
 
 

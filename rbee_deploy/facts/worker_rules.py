@@ -25,6 +25,7 @@ def _listed(nft: str) -> str:
 _MEANT = f"nft -f {shlex.quote(str(ports.NETWORK_RULES))} && {{ {_listed('nft')}; }}"
 
 CHANGED = "changed=yes"
+MARKED = "marked=yes"
 
 
 def script(engine: str | None) -> str:
@@ -39,14 +40,16 @@ def script(engine: str | None) -> str:
     nft = f"{inside if engine == ContainerEngine.ROOTLESS else ''}nft"
     meant = f"meant=$(unshare -n sh -c {shlex.quote(_MEANT)} 2>/dev/null)"
     compared = f'{meant} && [ "$meant" != "$({{ {_listed(nft)}; }} 2>/dev/null)" ] && echo {CHANGED}'
-    asked = f"echo tool=yes; {nft} list tables | grep -Fx {wanted}; {{ {tried} || {broken}; }}; {compared};"
+    marked = f"[ -e {ports.NETWORK_MARK} ] && echo {MARKED}"
+    asked = f"echo tool=yes; {marked}; {nft} list tables | grep -Fx {wanted}; {{ {tried} || {broken}; }}; {compared};"
     return f"echo @worker_rules\ncommand -v nft >/dev/null 2>&1 && {{ {asked} }}"
 
 
 def worker_rules(lines: list[str]) -> dict[str, Any]:
     """Return whether nft is there, why it does not work, which of our tables are in force, and if with other rules.
 
-    Other than the file on the host has, that is; not where nothing can say what those would be.
+    Other than the file on the host has, that is; not where nothing can say what those would be. `marked` is whether the
+    guard takes them to be in force.
     """
     broken = (line.partition("=")[2] for line in lines if line.startswith("broken="))
     return {
@@ -55,5 +58,6 @@ def worker_rules(lines: list[str]) -> dict[str, Any]:
             "broken": next(broken, ""),
             "tables": [table for table in TABLES if f"table {table}" in lines],
             "changed": CHANGED in lines,
+            "marked": MARKED in lines,
         }
     }

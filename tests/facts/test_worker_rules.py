@@ -9,6 +9,7 @@ import pytest
 
 from rbee_deploy.facts import worker_rules
 from rbee_deploy.facts.state import RbeeState
+from rbee_runtime import ports
 from rbee_runtime.worker_bridge import TABLES
 
 NFT = """\
@@ -61,7 +62,7 @@ def write(
 def test_what_is_in_force_is_told(tmp_path: Path, listed: str, tried: str, found: dict[str, Any]) -> None:
     """Our tables are named and nobody else's, and what the kernel does not take comes in the words of nft."""
     write(tmp_path, listed=listed, tried=tried)
-    assert read(tmp_path)["worker_rules"] == {"tool": True, "changed": False, **found}
+    assert read(tmp_path)["worker_rules"] == {"tool": True, "changed": False, "marked": False, **found}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,16 @@ def test_rules_that_somebody_changed_are_told(tmp_path: Path, in_force: str, loa
     """What is in force is held to what the file would be elsewhere; to nothing where that cannot be known."""
     write(tmp_path, in_force=in_force, loaded=loaded)
     assert read(tmp_path)["worker_rules"]["changed"] is changed
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_the_guard_goes_by_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """The mark that the unit of the rules makes is looked for, whatever nft says."""
+    write(tmp_path, listed="")
+    monkeypatch.setattr(ports, "NETWORK_MARK", tmp_path / "in-force")
+    if there:
+        (tmp_path / "in-force").touch()
+    assert read(tmp_path)["worker_rules"]["marked"] is there
 
 
 def test_hosts_without_containers_are_not_asked(tmp_path: Path) -> None:

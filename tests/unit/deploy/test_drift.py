@@ -207,6 +207,17 @@ def test_what_is_damaged_is_named(fact: dict[str, Any], said: list[str]) -> None
             ["rules in force are not those of /etc/rbee/workers.nft"],
         ),
         ("active", {"worker_rules": {"tables": [], "changed": True}}, ["rbee-network.service has lost its rules"]),
+        ("active", {"worker_rules": {"tables": list(TABLES), "marked": True}}, []),
+        (
+            "active",
+            {"worker_rules": {"tables": list(TABLES), "changed": True, "marked": False}},
+            ["rbee-network.service could not put its rules in force again"],
+        ),
+        (
+            "active",
+            {"worker_rules": {"tables": [], "marked": False}},
+            ["rbee-network.service has lost its rules"],
+        ),
     ],
 )
 def test_rules_that_somebody_changed_are_missed(active: str, fact: dict[str, Any], said: list[str]) -> None:
