@@ -20,7 +20,7 @@ _ACCESS_LIST = "system.posix_acl_access"
 
 @dataclass(frozen=True)
 class Hive:
-    """Who the hive is on this host; None is not known."""
+    """Who the hive is on this host; None is not known, and could be anybody but root."""
 
     uid: int | None
     groups: frozenset[int] | None
@@ -91,7 +91,7 @@ def may_be_exchanged(entry: os.stat_result, above: os.stat_result, hive: Hive, *
     `listed` says that the folder has an access list, in which the bits of the group are the most that anybody is given.
     Root itself could do anything, and is not meant.
     """
-    if above.st_uid != 0 and above.st_uid == hive.uid:
+    if above.st_uid != 0 and hive.uid in {None, above.st_uid}:
         # An owner may also give the right to write back to itself.
         return True
     group = bool(above.st_mode & stat.S_IWGRP) and (listed or _is_in(above.st_gid, hive))

@@ -156,6 +156,8 @@ def status(owner: int, group: int, mode: int) -> os.stat_result:
         ((ROOT, ROOT, 0o775), ROOT, STRANGE, False),
         ((ROOT, SOMEBODY, 0o775), ROOT, STRANGE, True),
         ((ROOT, ROOT, 0o777), ROOT, AWAY, True),
+        ((SOMEBODY, SOMEBODY, 0o755), ROOT, AWAY, True),
+        ((ROOT, ROOT, 0o755), SOMEBODY, AWAY, False),
         ((ROOT, ROOT, STICKY | 0o777), SOMEBODY, AWAY, True),
         ((ROOT, ROOT, STICKY | 0o777), ROOT, AWAY, False),
     ],
@@ -202,8 +204,11 @@ def test_a_sticky_folder_keeps_only_what_others_own(places: Places) -> None:
         folders.check(wanted(places), places.config(CONFIG))
 
 
-def test_a_hive_without_handover_has_nothing_to_exchange(places: Places) -> None:
-    """Where there is no hand-over folder yet, its owner is not known and nothing else changes."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_hive_without_handover_could_be_anybody(places: Places) -> None:
+    """Where its folder is away nobody knows who it is: root's folders may be shown, and anybody else's not."""
     places.handover.rmdir()
     folders.check(wanted(places), places.config(CONFIG))
-    assert Path(places.root).exists()
+    os.chown(places.root, SOMEBODY, SOMEBODY)
+    with pytest.raises(GuardError, match=f"{places.root} can be written to by the hive"):
+        folders.check(wanted(places), places.config(CONFIG))
