@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -25,6 +26,7 @@ from rbee_runtime.guard.worker_container import (
     worker_of,
 )
 
+SELINUX = Path("/sys/fs/selinux/enforce")
 PER_PORT = 2
 """Containers: one that runs, and one that has ended and that nobody forgot yet."""
 
@@ -48,7 +50,7 @@ class Containers:
         self._account = account
         self._engine = engine
         self._networks = networks
-        self._questions = Questions(config, account)
+        self._questions = Questions(config, account, labelled=SELINUX.exists())
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def answer(self, call: OfContainer) -> Answer:

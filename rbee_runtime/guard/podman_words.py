@@ -94,9 +94,16 @@ def read_container(body: Any, config: GuardConfig) -> WorkerContainer:
     return found
 
 
-def container_body(wanted: WorkerContainer, config: GuardConfig, account: Account, handed: Path) -> dict[str, Any]:
-    """Return the body that makes a container; `handed` is the folder of its launch file."""
+def container_body(
+    wanted: WorkerContainer, config: GuardConfig, account: Account, handed: Path, *, labelled: bool = False
+) -> dict[str, Any]:
+    """Return the body that makes a container; `handed` is the folder of its launch file.
+
+    `labelled` is whether the host has SELinux, by which a container reads no folder but one with its label.
+    """
     binds = [(str(handed), INSIDE), *((str(folder), str(folder)) for folder in wanted.shown.folders)]
+    # A Podman without root may label nothing but its user's own files, and makes no container where it cannot.
+    options = [*READ_ONLY, *(["z"] if labelled and account.inside is None else [])]
     scratch = [f"size={wanted.scratch}", "mode=1777"]
     devices = [*(CDI_VENDOR + gpu for gpu in wanted.devices.gpus), *wanted.devices.nodes]
     port, address = wanted.published.port, wanted.published.address
@@ -113,10 +120,7 @@ def container_body(wanted: WorkerContainer, config: GuardConfig, account: Accoun
         "groups": account.group_names,
         "networks": _joined(wanted.worker, config),
         "mounts": [
-            *(
-                {"type": "bind", "source": source, "destination": inside, "options": READ_ONLY}
-                for source, inside in binds
-            ),
+            *({"type": "bind", "source": there, "destination": inside, "options": options} for there, inside in binds),
             {"type": "tmpfs", "source": "tmpfs", "destination": SCRATCH, "options": scratch},
         ],
         "devices": [{"path": each} for each in devices],

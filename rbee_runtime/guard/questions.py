@@ -17,10 +17,14 @@ LIBPOD = "/v5.8.0/libpod"
 
 @dataclass(frozen=True)
 class Questions:
-    """Writes questions for one hive; containers and networks are named by the whole ids that the engine told."""
+    """Writes questions for one hive; containers and networks are named by the whole ids that the engine told.
+
+    `labelled` is whether the host has SELinux.
+    """
 
     config: GuardConfig
     account: Account
+    labelled: bool = False
 
     def ping(self) -> Question:
         """Ask whether the engine is there."""
@@ -58,7 +62,8 @@ class Questions:
         """Ask for a new container."""
         path = self._path("/containers/create")
         if self._podman:
-            return Question("POST", path, body=podman_words.container_body(wanted, self.config, self.account, handed))
+            made = podman_words.container_body(wanted, self.config, self.account, handed, labelled=self.labelled)
+            return Question("POST", path, body=made)
         body = docker_words.container_body(wanted, self.config, self.account, handed)
         return Question("POST", path, (("name", wanted.name),), body)
 
