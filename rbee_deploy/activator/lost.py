@@ -7,10 +7,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from rbee_deploy.activator import engines, images, places, units, workers
+from rbee_deploy.activator import engines, images, places, published, units, workers
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
@@ -40,7 +40,7 @@ def end_workers(ways: Collection[Generation], wanted: Generation) -> None:
     if not images.engine_of(wanted):
         silent = {name for name in {*known.values()} - {""} if _may_go(name, wanted) and not images.answers(name)}
     if silent:
-        _end()
+        _end(way for way in ways if known[way.id] in silent)
     for engine in sorted(silent):
         _warn(f"{engines.program(engine)} does not answer")
     try:
@@ -48,7 +48,7 @@ def end_workers(ways: Collection[Generation], wanted: Generation) -> None:
     except ActivationError as error:
         if images.engine_of(wanted) or not _fell_back(wanted):
             raise
-        _end()
+        _end(ways)
         _warn(str(error).splitlines()[0])
 
 
@@ -60,8 +60,11 @@ def _fell_back(wanted: Generation) -> bool:
     return any(file.path == str(places.FALLBACK) for file in wanted.files)
 
 
-def _end() -> None:
-    """Stop queen and hive, and end the processes of our users that are units of no more; first in their own time."""
+def _end(ways: Iterable[Generation]) -> None:
+    """Stop queen and hive, and end the processes of our users that are units of no more; first in their own time.
+
+    What their engine published leads to nobody then, and would keep the ports from workers that are to come.
+    """
     # Both at once: nobody is to start what was just ended.
     names = [name for name, unit in units.look(UNITS).items() if unit.load != "not-found"]
     if names:
@@ -71,6 +74,8 @@ def _end() -> None:
     while time.monotonic() < deadline and any(True for _ in _processes()):
         time.sleep(_POLL_SECONDS)
     _send(signal.SIGKILL)
+    for network in {found.network for found in map(images.guarded, ways) if found is not None}:
+        published.withdraw(network)
 
 
 def _send(number: signal.Signals) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rbee_deploy.activator import activation, images, lost, units
+from rbee_deploy.activator import activation, images, lost, published, units
 from rbee_deploy.activator.activation import Told
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.units import ActivationError, Unit
@@ -28,6 +28,7 @@ class Processes:
         self.folder = folder
         self.sent: list[tuple[int, int]] = []
         self.deaf: set[int] = set()
+        self.withdrawn: list[str] = []
         self._handles: dict[int, int] = {}
 
     def begin(self, pid: int, user: str, group: str, state: str = "S (sleeping)") -> None:
@@ -67,6 +68,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Processes:
     users = [SimpleNamespace(pw_name=name, pw_uid=uid) for name, uid in IDS.items()]
     monkeypatch.setattr(lost, "PROC", made.folder)
     monkeypatch.setattr(lost, "END_SECONDS", 0.3)
+    monkeypatch.setattr(published, "withdraw", made.withdrawn.append)
     monkeypatch.setattr("pwd.getpwall", lambda: users)
     monkeypatch.setattr(os, "pidfd_open", made.open)
     monkeypatch.setattr(signal, "pidfd_send_signal", made.send)
@@ -96,6 +98,7 @@ def test_a_host_that_lost_its_engine_falls_back(
     assert set(systemd.ran) == {ports.QUEEN_UNIT, ports.HIVE_UNIT}
     assert processes.running() == {13, 14, 15}
     assert processes.sent[-1] == (12, signal.SIGKILL)
+    assert processes.withdrawn == ["n"]
     assert {pid for pid, number in processes.sent if number == signal.SIGTERM} == {10, 11, 12}
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
@@ -131,7 +134,7 @@ def test_an_engine_that_answers_is_left_as_ever(
     ended: list[str] = []
     monkeypatch.setattr(images, "end", lambda known, **_how: ended.append(known.engine))
     activation.activate(staged("r2", FELL_BACK).id, Told())
-    assert (ended, processes.sent) == (["true"], [])
+    assert (ended, processes.sent, processes.withdrawn) == (["true"], [], [])
 
 
 @pytest.mark.parametrize("fell_back", [True, False])
@@ -169,7 +172,9 @@ def test_containers_of_another_way_wait_for_the_engine(systemd: FakeSystemd, pro
     assert processes.sent == []
 
 
-def test_nothing_is_asked_of_units_without_a_name(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_asked_of_units_without_a_name(
+    systemd: FakeSystemd, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A host on which no unit of ours is known is not asked to stop none, which systemd refuses."""
     monkeypatch.setattr(units, "look", lambda names: {name: Unit(load="not-found") for name in names})
     way = staged("r1", {"guard.json": json.dumps({"engine": "no-such-engine", **GUARD})}, contained=True)
