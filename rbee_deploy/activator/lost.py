@@ -114,8 +114,9 @@ def _is_ours(process: Path, uids: dict[int, str]) -> bool:
 
 def _warn(why: str) -> None:
     text = (
-        f"{why}: what the engine of containers ran here is ended without it, and its containers, network and images of "
-        "rbee could not be removed; once it works, purge removes them, and a deploy in containers takes them over"
+        f"{why}: what the engine of containers ran here is ended without it, and what it has of rbee (containers, "
+        "secrets, network, images) could not be removed; once it works, purge removes that, and a deploy in containers "
+        "takes it over"
     )
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{WARNING}{text}\n")
