@@ -1,10 +1,12 @@
 """Hosts that containers of rbee do not run on."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from rbee_deploy.images import manifest
 from tests.container_images import lab_images
 from tests.e2e.fleets import Fleet
 from tests.lab import Lab, LabHost
@@ -62,6 +64,37 @@ def test_a_first_deploy_that_fails_leaves_no_unit() -> None:
         fleet.deploy()
         assert answer(fleet, "echo")
         fleet.close()
+
+
+@pytest.mark.parametrize("command", ["plan", "apply"])
+def test_a_stale_folder_of_images_is_an_error_and_no_reason_to_fall_back(stale: Fleet, command: str) -> None:
+    """It lies on the operator's machine, and no host has to run another way for that: one sentence, nothing is done."""
+    done = stale.rbee_deploy(command)
+    assert done.code == 1
+    assert "are of rbee 0.0.9, and this fleet gets" in done.errors
+    assert "bare" not in done.errors
+    assert "Traceback" not in done.errors
+    assert stale.lab.hosts["box"].run("ls -d /opt/rbee /etc/rbee", check=False).stdout == ""
+
+
+@pytest.fixture(scope="module")
+def stale(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Give a host with a fallback, and a folder of images that an earlier version has built."""
+    images, folder = lab_images(), tmp_path_factory.mktemp("stale")
+    for path in images.iterdir():
+        (folder / path.name).symlink_to(path)
+    known = json.loads((folder / manifest.NAME).read_text())
+    (folder / manifest.NAME).unlink()
+    entries = [{**entry, "version": "0.0.9"} for entry in known["images"]]
+    (folder / manifest.NAME).write_text(json.dumps({"images": entries}))
+    with Lab.create("stale") as lab:
+        fleet = Fleet(lab)
+        fleet.options["images"] = str(folder)
+        fleet.declare(lab.add_host("box", image="containers"), queen=True, mode="container", fallback="bare")
+        try:
+            yield fleet
+        finally:
+            fleet.close()
 
 
 @pytest.fixture(scope="module")
