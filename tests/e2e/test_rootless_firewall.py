@@ -92,6 +92,9 @@ def test_other_firewalls_guard_them_too(fleet: Fleet, kind: str, prepare: Callab
     try:
         guarded(fleet, kind, prepare)
     finally:
-        fleet.hosts["gpu"]["firewall"] = "nftables"
+        # Its rules go while it is there.
+        fleet.hosts["gpu"].pop("firewall", None)
+        fleet.deploy()
         fleet.lab.hosts["gpu"].run(off)
+        fleet.hosts["gpu"]["firewall"] = "nftables"
         fleet.deploy()
