@@ -306,8 +306,9 @@ class Here:
 
     def left(self) -> list[str]:
         """Return what a person has to put right."""
-        if not self.fits():
-            return []
+        if problems := self.problems():
+            # Whoever is refused says why and gets no further, so this was found later, and nothing was done since.
+            return problems if self.host.state.is_executing else []
         owned = [file.path for file in self.files()]
         return [*drift.foreign(self.facts, self.elsewhere(), owned), *self._unsettled()]
 

@@ -142,7 +142,8 @@ def _rootless() -> tuple[str, ...]:
         # First processes alone: to end all of a container that sees the host's takes a control group of its own.
         f"  [ ! -d {runtime_dir('$uid')} ] || {{",
         f"    {podman} kill --all --signal=KILL; {podman} rm --force --all --time=0; }} >/dev/null 2>&1",
-        f"  rm -f {LINGER / user}; systemctl stop -- user@$uid.service 2>/dev/null",
+        # The folder of its sockets by itself: who is given that id next would find it there for some seconds.
+        f"  rm -f {LINGER / user}; systemctl stop -- user@$uid.service user-runtime-dir@$uid.service 2>/dev/null",
         # Those in containers are theirs to whom the ids were lent, and userdel leaves a user who has one.
         f"  for one in {all_of_them}; do pkill -KILL -u $one; done 2>/dev/null; tries=0",
         f"  while for one in {all_of_them}; do pgrep -u $one; done 2>/dev/null | grep -q .; do",

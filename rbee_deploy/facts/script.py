@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rbee_deploy import installs, pythons
 from rbee_deploy.activator import places
-from rbee_deploy.activator.engines import in_shell, runtime_dir
+from rbee_deploy.activator.engines import in_shell
 from rbee_deploy.facts import equipment, guard, reach, worker_rules
 from rbee_deploy.modes import ContainerEngine
 from rbee_runtime import ports
@@ -286,8 +286,10 @@ def _images(engine: str | None) -> str:
     asked = f"echo @engine; {answers}; echo @images; {images}; echo @containers; {workers};"
     there = f"command -v {program} >/dev/null 2>&1"
     if engine == ContainerEngine.ROOTLESS:
-        # An engine whose user has no service manager yet is not asked: it would say nothing of what is to come.
-        there += f" && id {ports.ENGINE_USER} >/dev/null 2>&1 && [ -d {runtime_dir(f'$(id -u {ports.ENGINE_USER})')} ]"
+        # An engine whose user has no service manager yet is not asked: it would say nothing of what is to come. The
+        # folder of its sockets would not tell: that of an earlier user with this id may be there for some seconds.
+        manager = f"user@$(id -u {ports.ENGINE_USER}).service"
+        there += f' && id {ports.ENGINE_USER} >/dev/null 2>&1 && systemctl --quiet is-active "{manager}"'
     return f"{there} && {{ {asked} }}"
 
 

@@ -130,3 +130,22 @@ def test_a_folder_of_the_users_is_not_imported(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     read(Asked(queen=("127.0.0.1", 1)), tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("user", "manager", "asked"), [(1, 0, False), (0, 1, False), (0, 0, True)])
+def test_an_engine_without_root_is_asked_once_its_user_is_up(
+    user: int, manager: int, asked: bool, tmp_path: Path
+) -> None:
+    """Before that it would be said to be silent, even if a folder of sockets is left of an earlier user of that id."""
+    programs = {
+        "podman": "",
+        "setpriv": f"touch {tmp_path}/asked",
+        "id": f"echo 991; exit {user}",
+        "systemctl": f'[ "$*" = "--quiet is-active user@991.service" ] && exit {manager}; exit 3',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    words = ["sh", "-c", script._images("podman-rootless")]
+    subprocess.run(words, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, capture_output=True)
+    assert (tmp_path / "asked").exists() is asked

@@ -5,8 +5,8 @@
 `glibc` by host name, `engine` as the glibc that the engine of all hosts needs (else they have none).
 A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is activated), `broken` (outdated, and
 the activation fails), `taken` (outdated, and another deploy has its lease), `foreign` (outdated, and deployed with
-another authority), `closed` (`/etc/rbee` has another mode) or `stuck` (a queen's: nothing was there before, and workers
-do not come up).
+another authority), `closed` (`/etc/rbee` has another mode), `spoilt` (outdated, and too old a systemd once it has its
+files) or `stuck` (a queen's: nothing was there before, and workers do not come up).
 """
 
 import json
@@ -31,7 +31,7 @@ from rbee_deploy.render import OwnedFile, roles
 from rbee_deploy.secrets import secret_env
 from rbee_deploy.site import Host
 
-OUTDATED = {"outdated", "broken", "taken", "stuck", "foreign"}
+OUTDATED = {"outdated", "broken", "taken", "stuck", "foreign", "spoilt"}
 STUCK = json.dumps({"workers": 1, "problem": "worker smol-1 on box1 is failed (no such file)"})
 THEIRS = "0" * 64
 """The sha256 of another authority's certificate."""
@@ -113,11 +113,23 @@ class _Activation(dict[str, Any]):
         return super().get(key, otherwise)
 
 
+class _Staging(dict[str, Any]):
+    """The answer to files, after which the host is not fit for them any more."""
+
+    def __init__(self, answers: "_Answers") -> None:
+        super().__init__(success=True)
+        self._answers = answers
+
+    def get(self, key: str, otherwise: Any = None) -> Any:
+        self._answers.spoilt = True
+        return super().get(key, otherwise)
+
+
 class _Answers(dict[str, Any]):
     """What a host answers, by a part of the command."""
 
     def __init__(self, declared: Host, plan: HostPlan, fault: str) -> None:
-        self.activated = False
+        self.activated = self.spoilt = False
         self._host = (declared, plan, fault)
         super().__init__({"answers": "not empty"})
 
@@ -125,7 +137,10 @@ class _Answers(dict[str, Any]):
         declared, plan, fault = self._host
         now = "" if self.activated and fault in OUTDATED else fault
         run = ctx_state.get().__dict__.get(RUN, "") if self.activated else ""
-        yield "@sudo ok", _state(declared, plan, now, run, first=fault == "stuck")
+        state = _state(declared, plan, now, run, first=fault == "stuck")
+        yield "@sudo ok", ["systemd=systemd 200" if self.spoilt and "systemd=" in line else line for line in state]
+        if fault == "spoilt":
+            yield "activator stage", _Staging(self)
         yield "activator activate", _Activation(self, fails=fault == "broken")
         if fault == "stuck":
             yield "activator workers", [STUCK]

@@ -124,6 +124,15 @@ def test_hosts_that_fail_leave_the_others_alone(secrets: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_host_that_stops_being_fit_is_no_success(secrets: Path) -> None:
+    """What forbids a deploy and shows only after the checks is a sentence with exit status 1, and nothing goes over."""
+    done = run(secrets, "-y", "-vv", faults={"box2": "spoilt"}, hosts=3)
+    assert done.returncode == 1
+    assert re.search(r"^@fake/box2 +verify .*failed +systemd 200 is older than 250", done.stderr, re.MULTILINE)
+    assert turns(done.stderr) == []
+    assert re.findall(r"^@fake/box(\d+) +verify .*unchanged", done.stderr, re.MULTILINE) == ["1", "3"]
+
+
 def test_a_document_tells_what_was_and_what_failed(secrets: Path) -> None:
     """Hosts that were reached have their rows beside the one that refused, and the exit status is in it."""
     done = run(secrets, "lock", "--json", faults={"box3": "refused"}, hosts=3)

@@ -141,3 +141,11 @@ def test_what_was_lent_is_taken_back_by_the_tool_that_has_its_locks(tmp_path: Pa
     done = subprocess.run(["sh", "-c", part], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "userdel: cannot lock /etc/subuid\n")
     assert (tmp_path / "store").exists()
+
+
+def test_whoever_gets_the_id_of_the_engine_s_user_next_finds_nothing_of_it() -> None:
+    """Its manager and the folder of its sockets are gone before the user is; by itself that folder would go later."""
+    lines = uninstall.script(host("gpu1"), models=False).splitlines()
+    stops = next(number for number, line in enumerate(lines) if "user@$uid.service" in line)
+    assert lines[stops].count("user-runtime-dir@$uid.service") == 1
+    assert stops < next(number for number, line in enumerate(lines) if "userdel -- rbee-engine" in line)
