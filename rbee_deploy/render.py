@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from rbee_deploy import configs, firewall, housing, modes
-from rbee_deploy.activator import places
+from rbee_deploy.activator import places, worker_rules
 from rbee_deploy.devices import RECORDING, Recorded
 from rbee_deploy.digest import desired_digest
 from rbee_deploy.errors import RenderError
@@ -177,6 +177,7 @@ def _units(site: Site, host: Host, state: SiteState, credentials: Sequence[Owned
         "external_keys": KEYS if site.external_keys else "",
         "container_engine": host.container_engine,
         "worker_memory_percent": worker_limits.MEMORY_PERCENT,
+        "worker_rules": worker_rules,
     }
 
     def housed(name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import shlex
 import yaml
 
 from rbee_deploy import accounts, modes
-from rbee_deploy.activator import engines, places
+from rbee_deploy.activator import engines, places, worker_rules
 from rbee_deploy.activator.engines import ROOTLESS, in_shell, runtime_dir
 from rbee_deploy.activator.images import DIGEST, NAMES, OURS
 from rbee_deploy.activator.rootless.account import LINGER, RESOLVER, USERS
@@ -159,7 +159,7 @@ def _rootless() -> tuple[str, ...]:
 def _worker_rules() -> str:
     """Return the line that removes what workers may reach; no worker is left by then."""
     deletes = "; ".join(f"nft delete table {table} 2>/dev/null" for table in TABLES)
-    return f"command -v nft >/dev/null 2>&1 && {{ {deletes}; }}"
+    return f"command -v nft >/dev/null 2>&1 && {{ {deletes}; }}\n{worker_rules.shut_again()}"
 
 
 def _secrets() -> str:

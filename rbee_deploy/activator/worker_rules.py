@@ -6,9 +6,31 @@ import subprocess
 from rbee_deploy.activator import units
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
-from rbee_runtime.worker_bridge import TABLES
+from rbee_runtime.worker_bridge import NETWORK, TABLES, bridge_of
 
 NFT_SECONDS = 30.0
+
+BRIDGE = bridge_of(NETWORK)
+THROUGH = (f"-o {BRIDGE}", f"-i {BRIDGE} -m conntrack --ctstate RELATED,ESTABLISHED")
+"""What is forwarded for workers, as iptables has it: calls to them, and their answers."""
+
+
+def let_through() -> str:
+    """Return the script by which a Docker beside Podman forwards for Podman's workers.
+
+    A Docker that was there first drops all that it does not forward itself, and no rule of another table overrules
+    that. Its chain of users comes before; it never empties it, and takes one that is there before it is.
+    """
+    wanted = "; ".join(
+        f"iptables -w -C DOCKER-USER {what} -j ACCEPT 2>/dev/null || iptables -w -I DOCKER-USER {what} -j ACCEPT"
+        for what in THROUGH
+    )
+    return f"command -v dockerd >/dev/null || exit 0; iptables -w -N DOCKER-USER 2>/dev/null; {wanted}"
+
+
+def shut_again() -> str:
+    """Return the script that takes this back; where there is nothing of it, or no iptables, it does nothing."""
+    return "; ".join((*(f"iptables -w -D DOCKER-USER {what} -j ACCEPT 2>/dev/null" for what in THROUGH), "true"))
 
 
 def load(*, stale: bool) -> None:
@@ -34,3 +56,5 @@ def remove() -> None:
         subprocess.run(
             ["nft", "-f", "-"], input=script, text=True, capture_output=True, check=False, timeout=NFT_SECONDS
         )
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(["sh", "-c", shut_again()], capture_output=True, check=False, timeout=NFT_SECONDS)

@@ -1,5 +1,7 @@
 """The rules about what workers in containers may reach, as the activator handles them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,45 @@ def test_what_nft_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "journal", lambda unit: [f"{unit} says: Operation not supported"])
     with pytest.raises(ActivationError, match=r"rbee-network\.service failed; its last lines:\n.*not supported"):
         worker_rules.load(stale=True)
+
+
+IPTABLES = """\
+import pathlib, sys
+rules = pathlib.Path({rules!r})
+lines = rules.read_text().splitlines() if rules.exists() else []
+match sys.argv[2:]:
+    case ["-N", "DOCKER-USER"]:
+        sys.exit(int("DOCKER-USER" in lines) or rules.write_text("DOCKER-USER\\n") and 0)
+    case ["-C", "DOCKER-USER", *rule]:
+        sys.exit(int(" ".join(rule) not in lines))
+    case ["-I", "DOCKER-USER", *rule] if "DOCKER-USER" in lines:
+        rules.write_text("".join(f"{{line}}\\n" for line in (*lines, " ".join(rule))))
+    case ["-D", "DOCKER-USER", *rule] if " ".join(rule) in lines:
+        rules.write_text("".join(f"{{line}}\\n" for line in lines if line != " ".join(rule)))
+    case _:
+        sys.exit(1)
+"""
+ALLOWED = [
+    "-o rbee-workers -j ACCEPT",
+    "-i rbee-workers -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+]
+
+
+@pytest.mark.parametrize("docker", [True, False])
+def test_a_docker_beside_podman_forwards_for_workers(tmp_path: Path, docker: bool) -> None:
+    """Its chain of users has each rule once, however often that is asked for, and none once it is taken back."""
+    rules = tmp_path / "rules"
+    programs = {"iptables": f'exec {sys.executable} {tmp_path}/iptables.py "$@"', "dockerd": ":"}
+    (tmp_path / "iptables.py").write_text(IPTABLES.format(rules=str(rules)))
+    for name in programs if docker else ("iptables",):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{programs[name]}\n")
+        (tmp_path / name).chmod(0o755)
+    for _ in range(2):
+        done = subprocess.run(
+            ["/bin/sh", "-c", worker_rules.let_through()], env={"PATH": str(tmp_path)}, capture_output=True, check=True
+        )
+        assert done.stderr == b""
+        assert rules.exists() is docker
+        assert not docker or rules.read_text().splitlines() == ["DOCKER-USER", *ALLOWED]
+    subprocess.run(["/bin/sh", "-c", worker_rules.shut_again()], env={"PATH": str(tmp_path)}, check=True)
+    assert not docker or rules.read_text() == "DOCKER-USER\n"
