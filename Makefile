@@ -18,7 +18,7 @@ faults-hive: machine  ## every fault that a hive bears, at full length (some 25 
 	@$(PYTHON) -m tests.faults hive
 faults-deploy: machine  ## every accident that a deploy bears, at full length (about an hour; on lab hosts)
 	@$(PYTHON) -m tests.faults deploy
-faults-containers: machine  ## every accident that hosts with containers bear (about 40 minutes; on lab hosts)
+faults-containers: machine  ## every accident that hosts with containers bear (about an hour; on lab hosts)
 	@$(PYTHON) -m tests.faults containers
 fuzz-formats: venv  ## 50,000 damaged and random model files (minutes)
 	@RBEE_FUZZ_EXAMPLES=50000 $(PYTHON) -m pytest -q --durations=6 tests/unit/models/test_formats_fuzz.py

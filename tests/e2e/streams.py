@@ -25,7 +25,7 @@ class Stream:
 
     def begin(self) -> Self:
         """Ask, and return at the first token."""
-        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread = threading.Thread(target=self.read, daemon=True)
         self.thread.start()
         if not self.started.wait(30):
             message = f"the stream did not start: {self.error or 'no token within 30 s'}"
@@ -38,7 +38,8 @@ class Stream:
             self.thread.join(seconds)
         return self
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Ask and read to the end, here."""
         messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "count"}]
         try:
             for chunk in self.fleet.client().chat.completions.create(
@@ -50,6 +51,32 @@ class Stream:
                     self.started.set()
         except Exception as error:  # noqa: BLE001 - whatever cut the stream is what the test asserts on
             self.error = f"{type(error).__name__}: {error}"
+
+
+@dataclass
+class Streaming:
+    """Streamed answers, one after the other, until stopped; whoever stops waits for the last to end."""
+
+    fleet: Fleet
+    model: str
+    begun: list[Stream] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._stop = threading.Event()
+        self.begun.append(Stream(self.fleet, model=self.model).begin())
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(120)
+
+    def _go_on(self) -> None:
+        self.begun[0].end()
+        while not self._stop.is_set():
+            self.begun.append(Stream(self.fleet, model=self.model))
+            self.begun[-1].read()
 
 
 @dataclass

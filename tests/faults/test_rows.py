@@ -14,6 +14,7 @@ ROWS = {
         "M8",
     ],
     "containers": [
+        "FLEET",
         "RING",
         "AGAIN",
         "IMAGE",
