@@ -300,3 +300,28 @@ def test_other_firewalls_do_the_same(
         del fleet.hosts[kind]
         fleet.lab.remove_host(host)
     assert fleet.rbee_deploy("apply").code == 0
+
+
+@pytest.mark.full
+def test_one_firewall_takes_over_from_another(fleet: Fleet) -> None:
+    """From ufw to nftables and back by one word each, nobody gets in meanwhile, and the one before keeps nothing."""
+    stranger = fleet.lab.hosts["stranger"]
+    host = fleet.lab.add_host("over", image="bookworm", online=True)
+    fleet.declare(host, engines=[], firewall="ufw")
+    try:
+        _ufw(host)
+        before = host.run("ufw show added").stdout
+        for kind, first in (("ufw", "true"), ("nftables", "ufw disable"), ("ufw", "ufw --force enable")):
+            host.run(first)
+            fleet.hosts["over"]["firewall"] = kind
+            done = fleet.rbee_deploy("apply")
+            assert done.code == 0, done.errors
+            assert (host.run("ufw show added").stdout == before) is (kind == "nftables")
+            assert ("table inet rbee" in host.run("nft list tables").stdout) is (kind == "nftables")
+            assert tried(stranger, host.address, HIVE, WORKER) == {HIVE: "closed", WORKER: "closed"}
+            assert fleet.rbee_deploy("check").code == 0
+        assert fleet.rbee_deploy("purge", "over", "--yes").code == 0
+    finally:
+        del fleet.hosts["over"]
+        fleet.lab.remove_host(host)
+    assert fleet.rbee_deploy("apply").code == 0

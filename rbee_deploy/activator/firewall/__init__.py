@@ -15,24 +15,32 @@ from rbee_deploy.activator.firewall.rules import Kind, Rules
 from rbee_deploy.activator.units import ActivationError
 from rbee_runtime import ports
 
-__all__ = ["FirewallError", "apply", "differences", "is_held", "remove", "start", "stop"]
+__all__ = ["FirewallError", "apply", "differences", "drop_others", "is_held", "remove", "start", "stop"]
 
 _KINDS: dict[Kind, ModuleType] = {Kind.NFTABLES: nftables, Kind.UFW: ufw, Kind.FIREWALLD: firewalld}
 _PROGRAMS = {Kind.NFTABLES: "nft", Kind.UFW: "ufw", Kind.FIREWALLD: "firewall-cmd"}
 
 
 def apply() -> None:
-    """Put the rules of the file in force, and then take away what another kind of firewall holds of ours."""
+    """Put the rules of the file in force; what another kind of firewall holds of ours stays until `drop_others`.
+
+    The unit does this, and has the rights that its own kind needs and no more.
+    """
     text = places.FIREWALL.read_text(encoding="utf-8")
     wanted, record = Rules.parse(text), Record.load()
     kind, mine = _KINDS[wanted.kind], record.of(wanted.kind)
     record = record.holding(wanted.kind, list(dict.fromkeys((*mine, *kind.planned(wanted)))))
     record.save()
-    record = record.holding(wanted.kind, kind.apply(wanted, mine))
-    for other in [known for known in record.held if known != wanted.kind]:
+    record.holding(wanted.kind, kind.apply(wanted, mine), rules=text).save()
+
+
+def drop_others() -> None:
+    """Take away what is ours in other kinds of firewall than the file's."""
+    kind, record = Rules.parse(places.FIREWALL.read_text(encoding="utf-8")).kind, Record.load()
+    for other in [known for known in record.held if known != kind]:
         _remove(Kind(other), record)
         record = record.without(other)
-    record.holding(wanted.kind, record.of(wanted.kind), rules=text).save()
+        record.save()
 
 
 def differences() -> list[str]:
@@ -71,13 +79,13 @@ def _remove(kind: Kind, record: Record) -> None:
 def start(*, stale: bool) -> None:
     """Have the unit put the rules in force, which it does at boot as well, unless they are; raise ActivationError."""
     active = units.look([ports.FIREWALL_UNIT])[ports.FIREWALL_UNIT].active == "active"
-    if active and not stale and not differences():
-        return
-    try:
-        units.systemctl("restart", "--", ports.FIREWALL_UNIT)
-    except ActivationError as error:
-        lines = units.journal(ports.FIREWALL_UNIT)
-        raise ActivationError("\n".join((f"{ports.FIREWALL_UNIT} failed; its last lines:", *lines))) from error
+    if not active or stale or differences():
+        try:
+            units.systemctl("restart", "--", ports.FIREWALL_UNIT)
+        except ActivationError as error:
+            lines = units.journal(ports.FIREWALL_UNIT)
+            raise ActivationError("\n".join((f"{ports.FIREWALL_UNIT} failed; its last lines:", *lines))) from error
+    drop_others()
 
 
 def stop() -> None:

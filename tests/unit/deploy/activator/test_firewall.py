@@ -201,7 +201,11 @@ def test_another_kind_takes_over(tools: FakeTools, kind: Kind) -> None:
         firewall.apply()
     wanted(kind, LINK)
     firewall.apply()
+    assert set(Record.load().held) == set(Kind)
+    assert firewall.differences() == []
+    firewall.drop_others()
     assert list(Record.load().held) == [kind]
+    assert firewall.differences() == []
     filled = [bool(part) for part in (tools.table, tools.ufw, tools.zones[""]["public"])]
     assert filled == [kind is known for known in Kind]
 

@@ -1,9 +1,12 @@
 """An activation puts the firewall in force before the roles, and back with them."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from rbee_deploy.activator import activation, firewall, units
 from rbee_deploy.activator.activation import Told
+from rbee_deploy.activator.firewall import ufw
 from rbee_deploy.activator.firewall.rules import Kind, Rule, Rules
 from rbee_deploy.activator.manifest import Role
 from rbee_deploy.activator.units import ActivationError
@@ -43,9 +46,9 @@ def guard(systemd: FakeSystemd, tools: FakeTools, monkeypatch: pytest.MonkeyPatc
     return Guard(systemd, monkeypatch)
 
 
-def activate(release: str, *rules: Rule) -> None:
+def activate(release: str, *rules: Rule, kind: Kind = Kind.NFTABLES) -> None:
     """Go over to a release, with a firewall if there are rules."""
-    more = {"firewall.json": Rules(Kind.NFTABLES, rules).text()} if rules else {}
+    more = {"firewall.json": Rules(kind, rules).text()} if rules else {}
     activation.activate(staged(release, more, guarded=bool(rules)).id, Told())
 
 
@@ -69,6 +72,25 @@ def test_other_rules_restart_no_role(guard: Guard, tools: FakeTools) -> None:
     )
     assert guard.order[0] == "firewall"
     assert "9000-9099" in str(tools.table)
+
+
+def test_another_firewall_takes_over_outside_of_the_unit(
+    guard: Guard, tools: FakeTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit, which may write to what its own kind needs alone, takes nothing out of the one before."""
+    activate("r1", LINK, kind=Kind.UFW)
+    removed: list[str] = []
+    taking = ufw.remove
+
+    def remove(held: Sequence[str]) -> None:
+        removed.extend(guard.order)
+        taking(held)
+
+    monkeypatch.setattr(ufw, "remove", remove)
+    guard.order.clear()
+    activate("r1", LINK)
+    assert removed == ["firewall"]
+    assert (bool(tools.table), tools.ufw) == (True, [])
 
 
 def test_without_the_field_all_of_it_goes(guard: Guard, systemd: FakeSystemd, tools: FakeTools) -> None:
