@@ -48,7 +48,7 @@ _TURNS = "rbee_turns"
 
 @dataclass(eq=False)
 class Here:
-    """One host during a run; its state is asked for when an operation runs. Only `fallback` changes `declared`."""
+    """One host during a run; its state is asked for when an operation runs. Only `falling_back` changes `declared`."""
 
     host: Any
     site: Site

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rbee_deploy import fallback, report
+from rbee_deploy import fallback, falling_back, report
 from rbee_deploy.errors import DeployError, UnfitRunError
 from rbee_deploy.here import EVERY, HERE, Here
 from rbee_deploy.history import Past
@@ -64,7 +64,7 @@ def _fetch(here: Here, name: str) -> Any:
 
 
 def _choose(here: Here) -> None:
-    fallback.choose(here, tries=tries)
+    falling_back.choose(here, tries=tries)
 
 
 def _load(here: Here, name: str) -> Any:
@@ -77,7 +77,7 @@ def _load(here: Here, name: str) -> Any:
         # Who only brings things does not fall back.
         _ignore_errors=fallback.is_open(here.declared) and chosen is not preseed,
     )
-    fallback.brought(here, loading)
+    falling_back.brought(here, loading)
     return loading
 
 
@@ -86,7 +86,7 @@ def _activate(here: Here, name: str, wanted: Callable[[], Any], blocked: Callabl
     activation = activate.activated(
         name=name, wanted=wanted, wrong=here.to_activate, blocked=blocked, _ignore_errors=may
     )
-    fallback.activated(here, activation)
+    falling_back.activated(here, activation)
     return activation
 
 
@@ -178,7 +178,7 @@ def _fall_back(title: str, *, queen: bool) -> Stage:
     def problems(here: Here) -> list[str]:
         if here.declared.queen is not queen:
             return []
-        return fallback.unsettled(here) or (here.problems() if mine(here) else [])
+        return falling_back.unsettled(here) or (here.problems() if mine(here) else [])
 
     steps = (
         ("settle how it runs", lambda here, name: host.settled(name=name, choose=lambda: _settle(here, title, queen))),
@@ -199,7 +199,7 @@ def _fall_back(title: str, *, queen: bool) -> Stage:
 
 
 def _settle(here: Here, title: str, queen: bool) -> None:
-    if here.declared.queen is queen and fallback.settle(here):
+    if here.declared.queen is queen and falling_back.settle(here):
         here.host.connector_data[report.QUIET].discard(title)
         here.host.connector_data.setdefault(NOTES, {})[title] = fallback.said(here.host)
 

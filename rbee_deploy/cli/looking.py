@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from rbee_deploy import fallback, lease
+from rbee_deploy import fallback, falling_back, lease
 from rbee_deploy.activator import places
 from rbee_deploy.authority import FleetAuthority
 from rbee_deploy.cli import documents, running
@@ -49,7 +49,7 @@ def row(here: Here) -> dict[str, Any]:
     """Return what a host runs, as data."""
     facts = here.known
     if fallback.is_open(here.declared) and fallback.is_taken(facts):
-        fallback.take(here, "it did not get ready in them")
+        falling_back.take(here, "it did not get ready in them")
     past = Past.of(facts.deploy)
     units = {name: facts.unit(name).active for name in here.units() if name != ports.TARGET_UNIT}
     return {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rbee_deploy import fallback, stages
+from rbee_deploy import fallback, falling_back, stages
 from rbee_deploy.errors import ArtefactError, ProcessorError, SecretError, UnfitRunError
 from rbee_deploy.fallback import WHY
 from rbee_deploy.here import Here
@@ -82,7 +82,7 @@ def test_a_host_falls_back_only_where_that_helps(
     """What bars containers and not a bare host has it run bare; what bars both is told as for containers."""
     fits.update(room)
     here = here_of(tmp_path, facts)
-    fallback.choose(here, tries=True)
+    falling_back.choose(here, tries=True)
     assert here.host.connector_data.get(WHY, "").startswith(why)
     assert (here.declared.mode, WHY in here.host.connector_data) == (("bare", True) if why else ("container", False))
     assert here.declared in here.site.hosts
@@ -92,7 +92,7 @@ def test_a_host_falls_back_only_where_that_helps(
 def test_a_host_without_a_fallback_never_takes_it(tmp_path: Path) -> None:
     """It is refused, and stays what the inventory says."""
     here = here_of(tmp_path, NONE, fallback=None)
-    fallback.choose(here, tries=True)
+    falling_back.choose(here, tries=True)
     assert here.declared.mode == "container"
     assert "it has no Podman" in here.problems()[0]
 
@@ -101,7 +101,7 @@ def test_a_host_without_a_fallback_never_takes_it(tmp_path: Path) -> None:
 def test_only_apply_tries_again(tmp_path: Path, facts: dict[str, Any], tries: bool, mode: str) -> None:
     """A host that did not get ready in containers is no drift for who only looks, and is named as what it is."""
     here = here_of(tmp_path, {**PODMAN, **facts})
-    fallback.choose(here, tries=tries)
+    falling_back.choose(here, tries=tries)
     assert here.declared.mode == mode
     assert fallback.said(here.host) == (
         []
@@ -135,9 +135,9 @@ def operation(*lines: str, failed: bool = True) -> Any:
 def test_what_did_not_get_ready_runs_bare(tmp_path: Path, images: Any, activation: Any, why: str | None) -> None:
     """Only where its activation failed in this run, for the reason that came first."""
     here = here_of(tmp_path, PODMAN)
-    fallback.brought(here, images)
-    fallback.activated(here, activation)
-    assert fallback.settle(here) is (why is not None)
+    falling_back.brought(here, images)
+    falling_back.activated(here, activation)
+    assert falling_back.settle(here) is (why is not None)
     assert here.host.connector_data.get(WHY) == why
 
 
@@ -164,11 +164,11 @@ def test_what_is_no_reason_to_fall_back_fails_the_host(
     here = here_of(tmp_path, PODMAN)
     if refused:
         here.host.connector_data[REFUSALS] = refused
-    fallback.brought(here, images)
-    fallback.activated(here, activation)
-    assert not fallback.settle(here)
+    falling_back.brought(here, images)
+    falling_back.activated(here, activation)
+    assert not falling_back.settle(here)
     assert here.declared.mode == "container"
-    found = fallback.unsettled(here)
+    found = falling_back.unsettled(here)
     assert [line.startswith(said or "") for line in found] == ([True] if said is not None else [])
 
 
@@ -186,7 +186,7 @@ def test_a_bare_host_of_a_fallback_is_marked(tmp_path: Path) -> None:
     """By a file, which it has beside what a bare host has, and which is asked for."""
     here = here_of(tmp_path, NONE)
     asked = here.host.connector_data["rbee_asked"]
-    fallback.choose(here, tries=True)
+    falling_back.choose(here, tries=True)
     bare = {file.path for file in owned_files(here.site, here.declared, state_of(here.site))}
     plain = replace(here.declared, fallback=None)
     assert bare - {file.path for file in owned_files(here.site, plain, state_of(here.site))} == {FALLBACK}
@@ -198,7 +198,7 @@ def test_both_ways_find_their_packages(tmp_path: Path) -> None:
     """Setup installs what either way needs as long as either may be gone."""
     here = here_of(tmp_path, PODMAN)
     assert {Need.PODMAN, Need.POLKIT} <= {*here.needs()}
-    fallback.take(here, "why")
+    falling_back.take(here, "why")
     assert Need.PODMAN not in here.needs()
 
 
