@@ -60,7 +60,9 @@ def toolbox(requirements: str, cache: Path | None = None, *, say: Say = say_to_s
     """Return a folder with the pinned build tools of a requirement file: modules in it, programs in its bin/."""
     wanted = pins.read(requirements, Target.this_machine())
     text = "".join(f"{pin.line()}\n" for pin in wanted)
-    key = digest_of(text, sys.version, sys.platform)[:16]
+    # Not of the environment that happens to run this: whoever removes it must not break the tools of all others.
+    base = str(Path(sys.executable).resolve())
+    key = digest_of(text, sys.version, sys.platform, base)[:16]
 
     def install(draft: Path) -> None:
         listing = draft / "requirements.txt"
@@ -70,8 +72,17 @@ def toolbox(requirements: str, cache: Path | None = None, *, say: Say = say_to_s
             "--target", str(draft), "--requirement", str(listing),
         )  # fmt: skip
         run(command, title=f"install build tools of {requirements}", say=say)
+        for script in (draft / "bin").glob("*"):
+            _run_by(base, script)
 
     return cached_dir((cache or cache_root()) / "tools" / key, install)
+
+
+def _run_by(python: str, script: Path) -> None:
+    """Have a script that pip made for the running interpreter run by another one; other programs stay."""
+    content = script.read_bytes()
+    if content.startswith(b"#!"):
+        script.write_bytes(content.replace(sys.executable.encode(), python.encode(), 1))
 
 
 def tool_environment(tools: Path) -> dict[str, str]:
