@@ -19,7 +19,8 @@ MOST_AUDIT_BYTES = 4 << 20
 class Good:
     """A generation that became ready, when (Unix seconds), and the id of the run that brought it.
 
-    `again` is when a rollback came back to it, 0 if none did; `images` are the ids of what its containers are made of.
+    `again` is when a rollback came back to it, 0 if none did; `images` are the ids of what its containers are made of,
+    at its `engine` of containers.
     """
 
     generation: str
@@ -28,6 +29,7 @@ class Good:
     run: str = ""
     again: int = 0
     images: tuple[str, ...] = ()
+    engine: str = ""
 
     @property
     def programs(self) -> tuple[str, tuple[str, ...]]:
@@ -84,7 +86,8 @@ class State:
             good = (*self.good[:at], replace(self.good[at], again=int(now)))
         else:
             kept = tuple(entry for entry in self.good if entry.generation != generation.id)
-            good = (*kept, Good(generation.id, generation.release, int(now), run, images=generation.images))
+            images, engine = generation.images, generation.engine
+            good = (*kept, Good(generation.id, generation.release, int(now), run, images=images, engine=engine))
         return replace(self, current=generation.id, good=good, wanted="", undo={})
 
 

@@ -60,7 +60,9 @@ def row(here: Here) -> dict[str, Any]:
         "units": units,
         "workers": len(facts.workers),
         "fallback": here.declared.mode if fallback.said(here.host) else None,
-        "cut_off": bool(facts.deploy.get("wanted")),
+        "otherwise": otherwise(here, past),
+        "activating": bool(facts.raw.get("activating")),
+        "cut_off": bool(facts.deploy.get("wanted")) and not facts.raw.get("activating"),
         "lease": facts.raw.get("lease"),
         "freeze": facts.raw.get("freeze"),
     }
@@ -73,13 +75,29 @@ def status_line(row: dict[str, Any], width: int) -> str:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["since"]))
     down = [f"{name} is {state or 'not there'}" for name, state in row["units"].items() if state != "active"]
     count = f"{row['workers']} worker{'' if row['workers'] == 1 else 's'}"
+    if row["otherwise"]:
+        # Asked as the inventory has it, it can say neither.
+        down, count = [f"it runs {row['otherwise']}: run apply, or correct the inventory"], "workers not counted"
     instead = ["runs bare instead of in containers: apply tries again"] if row["fallback"] else []
     said = [*(down or ["up"]), *instead, *unfinished(row), *holders(row)]
     return "  ".join((f"{row['host']:<{width}}", row["release"], f"since {since}", count, "; ".join(said)))
 
 
+def otherwise(here: Here, past: Past) -> str:
+    """Return how a host runs where that is not the way of the inventory, which is the one that it was asked about."""
+    declared = here.declared.container_engine
+    wanted, now = ("" if declared is None else declared.value), past.now
+    # What releases of before noted has images and no engine.
+    if now is None or (now.engine == wanted if now.engine or not now.images else wanted):
+        return ""
+    there = f"in containers of {now.engine}" if now.engine else "in containers" if now.images else "without containers"
+    return f"{there}, and the inventory says {wanted or 'without'}"
+
+
 def unfinished(row: dict[str, Any]) -> Iterator[str]:
     """Yield what was begun on a host and did not end."""
+    if row["activating"]:
+        yield "an activation goes on there"
     if row["cut_off"]:
         yield "its last activation was cut off: run apply"
     yield from broken_off(row)

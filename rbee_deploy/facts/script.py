@@ -227,12 +227,15 @@ def _deploys() -> str:
     """Return the part about deploys: what was activated, who is at work, whether a person forbids it."""
     state, lease, freeze = (shlex.quote(str(path)) for path in (places.STATE, places.LEASE, places.FREEZE))
     generations = shlex.quote(str(places.GENERATIONS))
+    lock = shlex.quote(str(places.LOCK))
     touched = f"touched=$(stat -c %Y {lease}) && age=$(($(date +%s) - touched))"
     contents = " ".join(shlex.quote(str(folder)) for folder in (places.BLOBS, places.SECRET_BLOBS))
     return "\n".join(
         (
             "echo @deploy",
             rf'[ -f {state} ] && printf "state\t%s\n" "$(head -c {_MOST_JSON} <{state} | tr -d "\n\t")"',
+            # An activation holds it as long as it goes on; flock says 1 of what is held, and of no mistake of its own.
+            rf"[ -f {lock} ] && {{ flock --nonblock --shared {lock} true; [ $? -eq 1 ] && echo activating; }}",
             rf'{touched} && printf "lease\t%s\t%s\n" "$age" "$(head -n 1 {lease})"',
             rf'[ -f {freeze} ] && printf "freeze\t%s\n" "$(head -n 1 {freeze})"',
             rf'for path in {generations}/*.json; do [ -f "$path" ] && printf "generation\t%s\n" "${{path##*/}}"; done',

@@ -248,6 +248,7 @@ def _deploy(lines: Lines) -> dict[str, Any]:
     leases = (row[1:] for row in rows if row[0] == "lease" and len(row) == 5 and row[1].lstrip("-").isdigit())
     return {
         "deploy": {name: value for name, value in state.items() if name != "undo"},
+        "activating": ["activating"] in rows,
         "generations": [row[1].removesuffix(".json") for row in rows if row[0] == "generation"],
         "contents": [row[1] for row in rows if row[0] == "content" and len(row) == 2],
         "lease": next(({"age": int(age), "id": key, "by": by, "since": since} for age, key, by, since in leases), None),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rbee_deploy import packages, pythons
+from rbee_deploy.activator import places
 from rbee_deploy.facts import script
 from rbee_deploy.facts.state import Asked, RbeeState
 from rbee_deploy.inventory import host
@@ -64,6 +65,19 @@ def test_a_fresh_host_is_taken(hosts: dict[str, LabHost], image: str) -> None:
     assert packages.missing(raw) == ()
     assert raw["queen_link"] == "refused"
     assert [problem.check for problem in judged(hosts, image, raw)] == []
+
+
+def test_an_activation_that_goes_on_is_told(hosts: dict[str, LabHost]) -> None:
+    """Its lock says so: held, free again, and not there on a host that never had one."""
+    where = hosts["trixie"]
+    assert not read(where, where)["activating"]
+    where.run(f"mkdir -p {places.RUN} && touch {places.LOCK}")
+    assert not read(where, where)["activating"]
+    where.run(f"systemd-run --unit=holder flock {places.LOCK} sleep 60")
+    where.run(f"until ! flock --nonblock {places.LOCK} true; do sleep 0.05; done")
+    assert read(where, where)["activating"]
+    where.run("systemctl stop holder")
+    assert not read(where, where)["activating"]
 
 
 def test_container_tools_are_told(hosts: dict[str, LabHost]) -> None:

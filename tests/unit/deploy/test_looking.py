@@ -2,12 +2,16 @@
 
 from tests import unpatched  # noqa: F401, I001 - before the command line, which loads pyinfra
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from rbee_deploy import lease
 from rbee_deploy.cli import locking, looking
+from rbee_deploy.here import Here
+from rbee_deploy.history import Past, Step
+from rbee_deploy.inventory import host
 
 SINCE = "2026-01-02T03:04:05Z"
 FREEZE = {"by": "ann@desk", "since": SINCE, "why": "audit"}
@@ -19,7 +23,8 @@ def row(age: float | None = None, **changes: Any) -> dict[str, Any]:
     """Return a host that runs what it should; `age` is that of the lease that lies there, None without one."""
     held = None if age is None else {"age": age, "id": "run1", "by": "bob@vm", "since": SINCE}
     up = {"host": "gpu1", "release": "0.1.0-aa", "since": 0, "units": {"rbee-hive.service": "active"}, "workers": 1}
-    return {**up, "cut_off": False, "fallback": None, "lease": held, "freeze": None, **changes}
+    none = {"cut_off": False, "activating": False, "otherwise": "", "fallback": None}
+    return {**up, **none, "lease": held, "freeze": None, **changes}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,7 @@ def row(age: float | None = None, **changes: Any) -> dict[str, Any]:
             f"free; {BROKEN_OFF}",
         ),
         (row(freeze=FREEZE), f"up; {FROZEN}", FROZEN),
+        (row(activating=True), "up; an activation goes on there", "free"),
         (row(fallback="bare"), "up; runs bare instead of in containers: apply tries again", "free"),
     ],
 )
@@ -42,6 +48,37 @@ def test_a_deploy_that_died_is_not_at_work(found: dict[str, Any], status: str, l
     """A lease without a sign of life keeps nobody away and is called broken off, beside whether the host is up."""
     assert looking.status_line(found, 4).partition("1 worker  ")[2] == status
     assert locking.lock_line({**found, "frozen_already": False}, 4) == f"gpu1  {lock}"
+
+
+BARE, PODMAN, OLD = (
+    Step("g", "r", 0),
+    Step("g", "r", 0, images=("i",), engine="podman"),
+    Step("g", "r", 0, images=("i",)),
+)
+
+
+@pytest.mark.parametrize(
+    ("now", "fields", "said"),
+    [
+        (BARE, {}, ""),
+        (None, {"mode": "container"}, ""),
+        (PODMAN, {"mode": "container"}, ""),
+        (OLD, {"mode": "container", "engine": "docker"}, ""),
+        (PODMAN, {}, "in containers of podman, and the inventory says without"),
+        (OLD, {}, "in containers, and the inventory says without"),
+        (PODMAN, {"worker_runtime": "container", "engine": "docker"}, "of podman, and the inventory says docker"),
+        (BARE, {"mode": "container", "rootless": True}, "without containers, and the inventory says podman-rootless"),
+    ],
+)
+def test_a_host_that_runs_another_way_is_not_said_to_be_without_workers(
+    now: Step | None, fields: dict[str, Any], said: str
+) -> None:
+    """What the inventory's way asks for cannot be seen of a host that runs otherwise, and that is what is told."""
+    here = cast("Here", SimpleNamespace(declared=host("box1", address="192.0.2.1", queen=True, **fields)))
+    found = looking.otherwise(here, Past((now,) if now else ()))
+    assert (said in found, bool(said)) == (True, bool(found))
+    line = looking.status_line(row(otherwise=found), 4)
+    assert ("workers not counted" in line, "1 worker" in line) == (bool(said), not said)
 
 
 def test_the_first_freeze_stands_and_whoever_comes_second_hears_it() -> None:
