@@ -83,7 +83,7 @@ API key   {endpoint.key}
 
 Ask again:
   export RBEE_URL={endpoint.url} RBEE_API_KEY={endpoint.key}
-  .venv/bin/rbee-keeper chat {model}
+  .venv/bin/rbee-keeper chat {model} "Write one sentence about bees."
 Look around:
   {root}.venv/bin/python -m tests.lab ssh {lab.name} {hosts.GPU_HOST}
 Add a host (in your own inventory: one more line host("gpu2", address="192.0.2.12"), in hosts=[…]):

@@ -180,7 +180,8 @@ def size(low: int) -> Callable[[object], int]:
         if found is not None:
             value = int(Decimal(found[1]) * {**_UNITS, **_BINARY}[found[2] or ""])
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 1 << 63:
-            raise UnfitError(f"it must be bytes, or a size such as '500 GiB', of at least {low}")
+            least = f"{low >> 20} MiB" if low and low % (1 << 20) == 0 else low
+            raise UnfitError(f"it must be bytes, or a size such as '500 GiB', of at least {least}")
         return value
 
     return check

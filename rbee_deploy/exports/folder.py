@@ -48,8 +48,9 @@ def check(folder: Path, files: Collection[str], held: Collection[Held], *, anew:
     Without them, what an earlier export left of secrets has to be what this one names.
     """
     with _told(folder):
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-            raise ExportError(f"{folder} holds what no export wrote: choose an empty folder, or a new one, by -o")
+        foreigner = min(folder.iterdir(), default=None) if folder.is_dir() and not (folder / MARK).is_file() else None
+        if foreigner is not None:
+            raise ExportError(f"{foreigner} was written by no export: choose an empty folder, or a new one, by -o")
         earlier = _held(folder)
         foreign = [] if anew else sorted({*earlier} - {*held})
         if foreign:

@@ -63,6 +63,10 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         lambda: host("g", worker_ports=(9001, 9000)),
         "host 'g': worker_ports is (9001, 9000): the first port must not be above the last",
     ),
+    "no worker's memory": (
+        lambda: host("g", worker_memory="1 MiB"),
+        "host 'g': worker_memory is '1 MiB': it must be bytes, or a size such as '500 GiB', of at least 256 MiB",
+    ),
     "half a range": (lambda: host("g", worker_ports=9000), "host 'g': worker_ports is 9000: it must be (first port,"),
     "one port twice": (
         lambda: a_queen(queen_port=8600),
