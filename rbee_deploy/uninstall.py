@@ -8,7 +8,7 @@ from rbee_deploy import accounts, modes
 from rbee_deploy.activator import engines, places, worker_rules
 from rbee_deploy.activator.engines import ROOTLESS, in_shell, runtime_dir
 from rbee_deploy.activator.images import DIGEST, NAMES, OURS
-from rbee_deploy.activator.rootless.account import LINGER, RESOLVER, USERS
+from rbee_deploy.activator.rootless.account import LINGER, RESOLVER
 from rbee_deploy.site import Host
 from rbee_runtime import ports
 from rbee_runtime.config import ContainerSettings
@@ -21,12 +21,15 @@ STORE_PARTS = (
 )
 """What hive and deployer put into models_dir; the folder may hold other things of the operator's."""
 
+USER_BUSY = 8
+"""How `userdel` ends where a process has the user's id."""
+
 
 def script(host: Host, *, models: bool) -> str:
     """Return it; it goes on past what is not there, and ends with what is still there."""
     users = _users(host) if models else ()
     parts = (*_units(), *_containers(host), *_rootless(), _worker_rules(), *_files(host, models=models), *users)
-    return "\n".join((*_answering(), _firewall(), *parts, _left(host)))
+    return "\n".join((*_answering(), _firewall(), *_account(), *parts, _left(host)))
 
 
 def only_of(fleet: str, host: Host) -> str:
@@ -135,8 +138,9 @@ def _containers(host: Host) -> tuple[str, ...]:
 def _rootless() -> tuple[str, ...]:
     """Return the lines that remove Podman's own user, with all that it has: none of it is anybody else's."""
     user, said = ports.ENGINE_USER, shlex.quote(f"processes of {ports.ENGINE_USER} do not end")
-    podman, all_of_them = in_shell(ROOTLESS), shlex.join((*USERS, user))
+    podman = in_shell(ROOTLESS)
     return (
+        *_engine_s(),
         f"if id {user} >/dev/null 2>&1; then",
         f"  uid=$(id -u {user})",
         # First processes alone: to end all of a container that sees the host's takes a control group of its own.
@@ -145,14 +149,48 @@ def _rootless() -> tuple[str, ...]:
         # The folder of its sockets by itself: who is given that id next would find it there for some seconds.
         f"  rm -f {LINGER / user}; systemctl stop -- user@$uid.service user-runtime-dir@$uid.service 2>/dev/null",
         # Those in containers are theirs to whom the ids were lent, and userdel leaves a user who has one.
-        f"  for one in {all_of_them}; do pkill -KILL -u $one; done 2>/dev/null; tries=0",
-        f"  while for one in {all_of_them}; do pgrep -u $one; done 2>/dev/null | grep -q .; do",
+        '  tries=0; while pids=$(engine_s "$uid"); [ -n "$pids" ]; do kill -KILL $pids 2>/dev/null',
         f"    tries=$((tries + 1)); [ $tries -lt 100 ] || {{ echo {said} >&2; exit 1; }}; sleep 0.1",
         "  done",
         # It takes back what was lent, under the locks of those files.
-        f"  userdel -- {user} || exit 1; rm -rf {ports.ENGINE_STATE}",
+        f"  remove_user {user} || exit 1; rm -rf {ports.ENGINE_STATE}",
         "fi",
         f"[ ! -f {places.RESOLVER_MADE} ] || [ -L {RESOLVER} ] || [ -s {RESOLVER} ] || rm -f {RESOLVER}",
+    )
+
+
+def _engine_s() -> tuple[str, ...]:
+    """Return the lines of a function of the shell that prints the processes of the rootless engine, by its user's id.
+
+    Not those that have its id, or one that was lent to it: a container of anybody's may run with any number.
+    """
+    units = "|".join(unit.replace(".", "[.]") for unit in (ports.PODMAN_UNIT, ports.NETWORK_UNIT))
+    # From the root on: a host in a container of this one has groups of the same names, and users of these ids.
+    groups = f":/(user[.]slice/user-$1[.]slice|system[.]slice/({units}))(/|$)"
+    return (
+        "engine_s() { {",
+        # A namespace with the user's own id and others beside it: nobody else is lent those. Where users have no bus,
+        # control groups say nothing: the first one, which keeps the namespace, is in the session that it was begun in.
+        '  printf "%s\\n" /proc/[0-9]*/uid_map | xargs -r grep -lsE "^ *[0-9]+ +$1 +1$" |',
+        '    xargs -r grep -cHs "" | grep -v ":1$"',
+        f'  printf "%s\\n" /proc/[0-9]*/cgroup | xargs -r grep -lsE "{groups}"; }} |',
+        r"  sed -E 's,.*/([0-9]+)/[^/]*$,\1,' | sort -un; }",
+    )
+
+
+def _account() -> tuple[str, ...]:
+    """Return the lines of a function of the shell that removes a user, and tells of processes that are nobody's then.
+
+    They are others' own: a service or container that was given that very number. None is ended.
+    """
+    return (
+        "remove_user() {",
+        '  id "$1" >/dev/null 2>&1 || return 0',
+        '  number=$(id -u "$1"); others=$(pgrep -d " " -u "$number"); why=$(userdel -- "$1" 2>&1); code=$?',
+        f'  [ $code -ne {USER_BUSY} ] || {{ why=$(userdel --force -- "$1" 2>&1); code=$?; }}',
+        '  [ $code -eq 0 ] || { echo "user $1 could not be removed: $why" >&2; return 1; }',
+        '  [ -z "$others" ] || echo "user $1 is removed; processes of others with its id $number run on: $others"',
+        "}",
     )
 
 
@@ -185,7 +223,8 @@ def _users(host: Host) -> tuple[str, ...]:
     users = [ports.QUEEN_USER, ports.HIVE_USER, ports.WORKER_USER]
     groups = [group.name for group in accounts.groups(host)] or [ports.MODELS_GROUP]
     return (
-        *(f"userdel -- {user} 2>/dev/null" for user in users),
+        # A note to whoever purges and no failure: all else is gone by then.
+        *(f"remove_user {user} 2>&1" for user in users),
         *(f"groupdel -- {group} 2>/dev/null" for group in groups),
     )
 

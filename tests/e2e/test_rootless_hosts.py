@@ -1,6 +1,7 @@
 """A host whose queen, hive and workers are containers of a Podman without root, beside a bare one that tries it too."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,7 +225,8 @@ def test_one_word_takes_a_host_round_the_ring(fleet: Fleet) -> None:
 def test_purging_a_host_leaves_no_user_behind(fleet: Fleet) -> None:
     """Where workers alone are containers as well: no container, image, user or lent id stays, and all comes back.
 
-    Not the queen's host: a queen who begins anew is another one to her hives.
+    What others run with the numbers of the engine's users goes on, and the purge names it. Not the queen's host: a
+    queen who begins anew is another one to her hives.
     """
     host, wanted = fleet.lab.hosts["bare"], answer(fleet, "bare")
     fleet.hosts["bare"] |= {"worker_runtime": "container", "engine": "podman", "rootless": True}
@@ -232,8 +234,15 @@ def test_purging_a_host_leaves_no_user_behind(fleet: Fleet) -> None:
     fleet.wait_ready("smol-bare")
     assert answer(fleet, "bare") == wanted
     assert names(host).keys() == names(host, "rbee-worker-smol-bare").keys() != set()
+    host.run("for user in engine worker; do systemd-run --uid=rbee-$user --unit=others-$user sleep infinity; done")
+    host.run("podman run --detach --name=others --network=none --user=$(id -u rbee-engine) --rootfs /:O sleep infinity")
+    others = wait_for("all", lambda: pids if len(pids := host.run("pgrep -x sleep").stdout.split()) == 3 else None)
+    of_engine_s = host.run("pgrep -d ' ' -u rbee-engine -x sleep").stdout.strip()
     done = fleet.rbee_deploy("purge", "bare", "--yes")
     assert done.code == 0, done.errors
+    assert host.run("pgrep -x sleep").stdout.split() == others
+    assert re.search(rf"user rbee-engine is removed; .* run on: {of_engine_s}$", done.output, re.MULTILINE)
+    host.run("podman rm --force --time=0 others; systemctl stop others-engine others-worker")
     assert host.run("find /etc -maxdepth 1 -name resolv.conf -type f -empty").stdout == ""
     assert host.run("getent passwd rbee-engine; grep rbee /etc/subuid /etc/subgid", check=False).stdout == ""
     assert host.run("ls /var/lib/systemd/linger /var/lib/rbee/engine | grep rbee", check=False).stdout == ""

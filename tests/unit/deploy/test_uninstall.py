@@ -125,22 +125,136 @@ def test_a_link_in_the_place_of_the_resolver_s_file_stays(tmp_path: Path, monkey
     assert resolver.is_symlink()
 
 
+def of_engine_s_user(folder: Path) -> str:
+    """Return the part of a purge that removes the engine's user, with its folders in `folder`."""
+    lines = uninstall.script(host("gpu1"), models=False).splitlines()
+    parts = [
+        lines[lines.index(begin) : lines.index(end, lines.index(begin)) + 1]
+        for begin, end in (("remove_user() {", "}"), ("engine_s() { {", "fi"))
+    ]
+    text = "\n".join(line for part in parts for line in part)
+    return text.replace(str(ports.ENGINE_STATE), f"{folder}/store").replace("/proc/", f"{folder}/proc/")
+
+
+def purged_of_engine_s_user(folder: Path, **programs: str) -> "subprocess.CompletedProcess[str]":
+    """Run that part; what it kills is gone from the made-up /proc, and each `programs` is a script by its name."""
+    (folder / "store").mkdir()
+    usual = {"id": "echo 991", "pgrep": "exit 1", "systemctl": ":", "setpriv": ":", "sleep": ":", "userdel": ":"}
+    for name, text in {**usual, **programs}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    kill = f'kill() {{ shift; for pid; do [ $pid = 1 ] || rm -r "{folder}/proc/$pid"; done; }}\n'
+    return subprocess.run(
+        ["sh", "-c", kill + of_engine_s_user(folder)],
+        env={"PATH": f"{folder}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_what_was_lent_is_taken_back_by_the_tool_that_has_its_locks(tmp_path: Path) -> None:
     """No line of the script writes those files, and one that userdel leaves as they are ends the purge."""
-    script = uninstall.script(host("gpu1"), models=False)
-    assert "/etc/sub" not in script
-    lines = script.splitlines()
-    begin = lines.index("if id rbee-engine >/dev/null 2>&1; then")
-    part = "\n".join(lines[begin : lines.index("fi", begin) + 1]).replace(str(ports.ENGINE_STATE), f"{tmp_path}/store")
-    (tmp_path / "store").mkdir()
-    programs = {"id": "echo 991", "pgrep": "exit 1", "pkill": ":", "systemctl": ":", "setpriv": ":"}
-    for name, text in {**programs, "userdel": "echo 'userdel: cannot lock /etc/subuid' >&2; exit 1"}.items():
+    assert "/etc/sub" not in uninstall.script(host("gpu1"), models=False)
+    done = purged_of_engine_s_user(tmp_path, userdel="echo 'userdel: cannot lock /etc/subuid' >&2; exit 1")
+    said = "user rbee-engine could not be removed: userdel: cannot lock /etc/subuid\n"
+    assert (done.returncode, done.stderr) == (1, said)
+    assert (tmp_path / "store").exists()
+
+
+HOST_S = "0 0 4294967295"
+LENT = "0 991 1\n1 992 1\n2 993 1\n3 994 1\n4 296608 65536"
+PLAIN = "system.slice/ssh.service"
+LEGACY = "9:name=systemd:/{0}\n8:pids:/\n0::/"
+MANAGER = "user.slice/user-991.slice/user@991.service"
+SCOPE = f"libpod-{'a' * 64}.scope"
+
+
+@pytest.mark.parametrize(
+    ("ids", "group", "ends"),
+    [
+        (LENT, f"{MANAGER}/user.slice/{SCOPE}/container", True),
+        (LENT, "system.slice/rbee-podman.service", True),
+        (LENT, "user.slice/user-1000.slice/session-c1.scope", True),
+        ("991 991 1\n992 992 1", PLAIN, True),
+        (HOST_S, f"{MANAGER}/init.scope", True),
+        ("0 991 1", "system.slice/rbee-network.service", True),
+        (HOST_S, f"machine.slice/{SCOPE}/container", False),
+        (HOST_S, f"system.slice/docker-{'b' * 64}.scope", False),
+        (HOST_S, f"docker/{'b' * 64}", False),
+        (HOST_S, "system.slice/foreign.service", False),
+        ("0 991 1", f"docker/{'b' * 64}", False),
+        ("0 1000 1\n1 100000 65536", f"user.slice/user-1000.slice/user@1000.service/user.slice/{SCOPE}", False),
+        ("0 9910 1\n1 100000 65536", PLAIN, False),
+        ("0 0 991\n991 100000 1", f"machine.slice/{SCOPE}", False),
+        (HOST_S, f"machine.slice/machine-box.scope/payload/{MANAGER}", False),
+        (HOST_S, "lxc.payload.box/system.slice/rbee-podman.service", False),
+        (HOST_S, "user.slice/user-9911.slice/session-2.scope", False),
+    ],
+    ids=[
+        *("container", "container without a bus", "what keeps the namespace", "namespace in a container"),
+        *("the user's manager", "the network's own namespace"),
+        *("another Podman's", "Docker's", "Docker's of its own groups", "a service", "a namespace in another's"),
+        *("another rootless", "another number", "another order", "a host inside", "a unit of a host inside"),
+        "another user",
+    ],
+)
+@pytest.mark.parametrize("lines", ["0::/{0}", LEGACY], ids=["unified", "legacy"])
+def test_a_purge_ends_what_the_engine_runs_and_no_equal_number(
+    lines: str, ids: str, group: str, ends: bool, tmp_path: Path
+) -> None:
+    """Whose a process is, its namespace or control group says: others have containers with these ids as well."""
+    process = tmp_path / "proc" / "4711"
+    process.mkdir(parents=True)
+    rows = (f"{row.split()[0]:>10} {row.split()[1]:>10} {row.split()[2]:>10}\n" for row in ids.splitlines())
+    (process / "uid_map").write_text("".join(rows))
+    (process / "cgroup").write_text(lines.format(group) + "\n")
+    done = purged_of_engine_s_user(tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert process.exists() is not ends
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_purge_waits_for_the_engine_s_own_alone(tmp_path: Path) -> None:
+    """One of its processes that nothing ends keeps its user, and the purge says so in place of waiting for ever."""
+    process = tmp_path / "proc" / "1"
+    process.mkdir(parents=True)
+    (process / "uid_map").write_text(f"{LENT}\n")
+    done = purged_of_engine_s_user(tmp_path)
+    assert (done.returncode, done.stderr) == (1, "processes of rbee-engine do not end\n")
+    assert (tmp_path / "store").exists()
+
+
+BUSY = '[ "$1" = --force ] && exit 0; echo "userdel: user is used by process 12" >&2; exit 8'
+
+
+@pytest.mark.parametrize("userdel", [":", BUSY], ids=["in a container", "on the host"])
+def test_a_user_goes_whose_number_others_have_and_they_run_on(userdel: str, tmp_path: Path) -> None:
+    """Neither the purge nor userdel fails on their processes, and whoever purges is told which they are."""
+    done = purged_of_engine_s_user(tmp_path, userdel=userdel, pgrep="echo 12 13")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "user rbee-engine is removed; processes of others with its id 991 run on: 12 13\n"
+
+
+def test_with_the_models_every_user_goes_the_same_way(tmp_path: Path) -> None:
+    """One that cannot be removed is said, and keeps none of the others."""
+    lines = uninstall.script(host("gpu1"), models=True).splitlines()
+    begin = lines.index("remove_user() {")
+    part = [
+        *lines[begin : lines.index("}", begin) + 1],
+        *(line for line in lines if line.startswith("remove_user rbee")),
+    ]
+    busy = f'case $* in *queen*) echo "userdel: locked" >&2; exit 10;; *worker*) {BUSY};; esac'
+    for name, text in {"id": "echo 992", "pgrep": "echo 12", "userdel": busy}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run(["sh", "-c", part], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "userdel: cannot lock /etc/subuid\n")
-    assert (tmp_path / "store").exists()
+    done = subprocess.run(["sh", "-c", "\n".join(part)], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        "user rbee-queen could not be removed: userdel: locked",
+        "user rbee-hive is removed; processes of others with its id 992 run on: 12",
+        "user rbee-worker is removed; processes of others with its id 992 run on: 12",
+    ]
 
 
 def test_whoever_gets_the_id_of_the_engine_s_user_next_finds_nothing_of_it() -> None:
@@ -148,4 +262,4 @@ def test_whoever_gets_the_id_of_the_engine_s_user_next_finds_nothing_of_it() -> 
     lines = uninstall.script(host("gpu1"), models=False).splitlines()
     stops = next(number for number, line in enumerate(lines) if "user@$uid.service" in line)
     assert lines[stops].count("user-runtime-dir@$uid.service") == 1
-    assert stops < next(number for number, line in enumerate(lines) if "userdel -- rbee-engine" in line)
+    assert stops < next(number for number, line in enumerate(lines) if "remove_user rbee-engine" in line)
