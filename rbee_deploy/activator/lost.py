@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import sys
@@ -18,8 +19,20 @@ from rbee_runtime import ports
 PROC = Path("/proc")
 USERS = (ports.QUEEN_USER, ports.HIVE_USER, ports.WORKER_USER)
 UNITS = (ports.QUEEN_SOCKET_UNIT, ports.QUEEN_UNIT, ports.HIVE_UNIT)
-WORKER = f"/{ports.WORKER_TEMPLATE.partition('@')[0]}@"
-"""In the control group of a worker that is a process of the host, and no container's."""
+_ID = "[0-9a-f]{64}"
+CONTAINER = re.compile(
+    r"^(?:/[^/]+\.(?:slice|service))*"
+    rf"(?:(?:/libpod_parent)?/libpod-(?:payload-)?{_ID}(?:\.scope)?(?:/container)?|/docker-{_ID}\.scope|/docker/{_ID})$"
+)
+"""The control group of a container, made by systemd or by the engine itself, and none inside of another container: what
+is a host of its own there has users and programs of these names as well."""
+
+_UNITS = "|".join(map(re.escape, (ports.QUEEN_UNIT, ports.HIVE_UNIT, ports.PODMAN_UNIT)))
+UNIT = re.compile(rf"^/system\.slice/(?:{_UNITS})$")
+"""Of containers without one of their own: those of a user without a bus are in that of what started them."""
+
+FIRST_WORDS = 3
+"""Of a command line, in which its program is, behind an interpreter and its `-m`."""
 
 END_SECONDS = 30.0
 """For requests under way; nobody can ask an engine how far its containers are."""
@@ -69,47 +82,77 @@ def _end(ways: Iterable[Generation]) -> None:
     names = [name for name, unit in units.look(UNITS).items() if unit.load != "not-found"]
     if names:
         units.systemctl("stop", "--", *names)
-    deadline = time.monotonic() + END_SECONDS
-    _send(signal.SIGTERM)
-    while time.monotonic() < deadline and any(True for _ in _processes()):
+    deadline, groups = time.monotonic() + END_SECONDS, _groups()
+    _send(signal.SIGTERM, groups)
+    while time.monotonic() < deadline and any(True for _ in _processes(groups)):
         time.sleep(_POLL_SECONDS)
-    _send(signal.SIGKILL)
+    # Those of before as well: what a program of ours has left there does not bear its name.
+    _send(signal.SIGKILL, groups | _groups())
     for network in {found.network for found in map(images.guarded, ways) if found is not None}:
         published.withdraw(network)
 
 
-def _send(number: signal.Signals) -> None:
-    for pid in _processes():
+def _send(number: signal.Signals, groups: Collection[str]) -> None:
+    for pid in _processes(groups):
         with contextlib.suppress(ProcessLookupError):
             handle = os.pidfd_open(pid)
             try:
                 # Once more, now that the number cannot become another's.
-                if _is_ours(PROC / str(pid), _uids()):
+                if _user(PROC / str(pid), _uids()) and _group(PROC / str(pid)) in groups:
                     signal.pidfd_send_signal(handle, number)
             finally:
                 os.close(handle)
 
 
-def _processes() -> Iterator[int]:
+def _groups() -> set[str]:
+    """Return the control groups of engines in which a program of ours runs as its user.
+
+    A user's number says little by itself: a container of anybody's may run with any.
+    """
+    return {_group(path) for path, user in _running() if _is_program(path, user)} - {""}
+
+
+def _processes(groups: Collection[str]) -> Iterator[int]:
+    """Give the processes of our users in control groups, whatever program they run, such as that of a model."""
+    yield from (int(path.name) for path, _ in _running() if _group(path) in groups)
+
+
+def _running() -> Iterator[tuple[Path, str]]:
+    """Give each process that runs as one of our users, with that."""
     uids = _uids()
-    yield from (int(path.name) for path in PROC.glob("[0-9]*") if _is_ours(path, uids))
+    yield from ((path, user) for path in PROC.glob("[0-9]*") if (user := _user(path, uids)))
 
 
 def _uids() -> dict[int, str]:
     return {known.pw_uid: known.pw_name for known in pwd.getpwall() if known.pw_name in USERS}
 
 
-def _is_ours(process: Path, uids: dict[int, str]) -> bool:
-    """Say whether a process belongs to one of our users, still runs, and is no worker of a unit."""
+def _user(process: Path, uids: dict[int, str]) -> str:
+    """Return which of our users a process belongs to that still runs, "" if to none."""
     try:
         said = dict(line.partition(":\t")[::2] for line in (process / "status").read_text().splitlines())
-        user = uids.get(int(said["Uid"].split()[0]))
-        if user is None or said["State"].startswith(("Z", "X")):
-            return False
-        return user != ports.WORKER_USER or WORKER not in (process / "cgroup").read_text()
+        return "" if said["State"].startswith(("Z", "X")) else uids.get(int(said["Uid"].split()[0]), "")
     except (OSError, KeyError, ValueError):
         # It has ended meanwhile.
+        return ""
+
+
+def _group(process: Path) -> str:
+    """Return the control group of a process if an engine of containers has put it there, "" otherwise."""
+    try:
+        paths = [line.split(":", 2)[-1] for line in (process / "cgroup").read_text().splitlines()]
+    except OSError:
+        return ""
+    return next((path for known in (CONTAINER, UNIT) for path in paths if known.search(path)), "")
+
+
+def _is_program(process: Path, user: str) -> bool:
+    """Say whether a process runs the program that is named as its user, or a part of it."""
+    try:
+        words = (process / "cmdline").read_text(errors="replace").split("\0")[:FIRST_WORDS]
+    except OSError:
         return False
+    return any(Path(word).name == user or word.startswith("rbee_runtime.") for word in words)
 
 
 def _warn(why: str) -> None:

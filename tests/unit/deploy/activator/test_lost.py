@@ -19,6 +19,9 @@ from tests.unit.deploy.activator.conftest import FakeSystemd, staged, state
 GUARD = {"fleet": "f", "hive": "h", "network": "n", "images": []}
 IDS = {"rbee-queen": 994, "rbee-hive": 993, "rbee-worker": 992, "anna": 1000}
 FELL_BACK = {"fallback": "it could not"}
+ONE, TWO = "1" * 64, "a2" * 32
+PODMAN_S, DOCKER_S = f"machine.slice/libpod-{ONE}.scope/container", f"system.slice/docker-{ONE}.scope"
+LLAMA = "/opt/rbee/engines/llama-cpp/llama-server --model /m"
 
 
 class Processes:
@@ -31,11 +34,14 @@ class Processes:
         self.withdrawn: list[str] = []
         self._handles: dict[int, int] = {}
 
-    def begin(self, pid: int, user: str, group: str, state: str = "S (sleeping)") -> None:
+    def begin(self, pid: int, user: str, group: str, command: str = "", *, state: str = "S (sleeping)") -> None:
+        """Have a process, which runs the program of its user unless `command` is another."""
         process = self.folder / str(pid)
         process.mkdir(parents=True)
+        words = command or f"/opt/rbee/releases/0.1/bin/python /opt/rbee/current/bin/{user} --config x"
+        (process / "cmdline").write_text(words.replace(" ", "\0") + "\0")
         (process / "status").write_text(f"Name:\tx\nState:\t{state}\nUid:\t{IDS[user]}\t0\t0\t0\n")
-        (process / "cgroup").write_text(f"0::/{group}\n")
+        (process / "cgroup").write_text(group if ":" in group else f"0::/{group}\n")
 
     def open(self, pid: int) -> int:
         handle = os.open(self.folder, os.O_RDONLY)
@@ -57,14 +63,14 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Processes:
     """Give a host with processes of ours in containers, of a worker that is a unit, of a person, and a dead one."""
     made = Processes(tmp_path / "proc")
     for pid, user, group in (
-        (10, "rbee-queen", "system.slice/rbee-queen.service/libpod-payload-1"),
-        (11, "rbee-hive", "system.slice/docker-2.scope"),
-        (12, "rbee-worker", "machine.slice/libpod-3.scope/container"),
+        (10, "rbee-queen", f"system.slice/rbee-queen.service/libpod-payload-{TWO}"),
+        (11, "rbee-hive", DOCKER_S),
+        (12, "rbee-worker", PODMAN_S),
         (13, "rbee-worker", "system.slice/system-rbee.slice/rbee-worker@echo.service"),
-        (14, "anna", "machine.slice/libpod-4.scope"),
+        (14, "anna", PODMAN_S),
     ):
         made.begin(pid, user, group)
-    made.begin(15, "rbee-worker", "machine.slice/libpod-5.scope", "Z (zombie)")
+    made.begin(15, "rbee-worker", PODMAN_S, state="Z (zombie)")
     users = [SimpleNamespace(pw_name=name, pw_uid=uid) for name, uid in IDS.items()]
     monkeypatch.setattr(lost, "PROC", made.folder)
     monkeypatch.setattr(lost, "END_SECONDS", 0.3)
@@ -180,3 +186,72 @@ def test_nothing_is_asked_of_units_without_a_name(
     way = staged("r1", {"guard.json": json.dumps({"engine": "no-such-engine", **GUARD})}, contained=True)
     lost.end_workers([way], staged("r2"))
     assert [call for call in systemd.calls if call.startswith("stop")] == []
+
+
+GROUPS = {
+    "Podman's": PODMAN_S,
+    "Podman's by runc": f"machine.slice/libpod-{ONE}.scope",
+    "Podman's own": f"libpod_parent/libpod-{ONE}",
+    "of Quadlet": f"system.slice/rbee-queen.service/libpod-payload-{ONE}",
+    "Docker's": DOCKER_S,
+    "Docker's own": f"docker/{ONE}",
+    "rootless": f"user.slice/user-991.slice/user@991.service/user.slice/libpod-{ONE}.scope/container",
+    "rootless without a bus": "system.slice/rbee-podman.service",
+    "legacy": f"9:name=systemd:/{DOCKER_S}\n8:pids:/\n0::/\n",
+}
+OTHERS = {
+    "a host inside": f"machine.slice/machine-box.scope/payload/system.slice/docker-{ONE}.scope",
+    "a host inside another's": f"{DOCKER_S}/system.slice/rbee-queen.service",
+    "an engine inside another's": f"docker/{TWO}/docker/{ONE}",
+    "a unit of a host inside": "lxc.payload.box/system.slice/rbee-podman.service",
+    "a service": "system.slice/foreign.service",
+    "a session": "user.slice/user-1000.slice/session-2.scope",
+    "a worker's unit": "system.slice/system-rbee.slice/rbee-worker@echo.service",
+}
+
+
+def lose(processes: Processes) -> set[int]:
+    """Lose the engine, and return which processes ended."""
+    before = processes.running()
+    way = staged("r1", {"guard.json": json.dumps({"engine": "no-such-engine", **GUARD})}, contained=True)
+    lost.end_workers([way], staged("r2"))
+    return before - processes.running()
+
+
+@pytest.mark.parametrize("deaf", [set(), {21, 22}], ids=["in time", "by force"])
+@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+def test_all_of_a_container_of_ours_ends(
+    group: str, deaf: set[int], systemd: FakeSystemd, processes: Processes
+) -> None:
+    """Also what a program of ours has started there, which does not bear its name, and outlives it."""
+    processes.begin(20, "rbee-worker", group)
+    processes.begin(21, "rbee-worker", group, LLAMA)
+    processes.begin(22, "rbee-queen", group, "python -m rbee_runtime.queen.serve --config x")
+    processes.begin(23, "anna", group)
+    processes.deaf |= deaf
+    assert lose(processes) == {10, 11, 12, 20, 21, 22}
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        ("rbee-worker", "sleep infinity"),
+        ("rbee-queen", "mysqld --datadir /var/lib/mysql rbee-queen"),
+        ("rbee-queen", "/bin/rbee-hive --config x"),
+        ("rbee-hive", "/usr/bin/not-rbee-hive"),
+    ],
+)
+@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+def test_a_container_of_somebody_else_s_runs_on(
+    group: str, user: str, command: str, systemd: FakeSystemd, processes: Processes
+) -> None:
+    """Whatever engine runs it, and with the number of one of our users."""
+    processes.begin(20, user, group.replace(ONE, "f" * 64), command)
+    assert lose(processes) == {10, 11, 12}
+
+
+@pytest.mark.parametrize("group", OTHERS.values(), ids=OTHERS)
+def test_what_is_in_no_container_of_this_host_runs_on(group: str, systemd: FakeSystemd, processes: Processes) -> None:
+    """Even a program of ours: hosts in containers of this one have rbee and numbers of their own."""
+    processes.begin(20, "rbee-queen", group)
+    assert lose(processes) == {10, 11, 12}
