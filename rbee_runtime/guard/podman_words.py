@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_runtime.errors import GuardError
-from rbee_runtime.guard import bounds, views
+from rbee_runtime.guard import bounds, labels, views
 from rbee_runtime.guard.accounts import Account
 from rbee_runtime.guard.config import GuardConfig
 from rbee_runtime.guard.fields import Fields
@@ -99,11 +99,13 @@ def container_body(
 ) -> dict[str, Any]:
     """Return the body that makes a container; `handed` is the folder of its launch file.
 
-    `labelled` is whether the host has SELinux, by which a container reads no folder but one with its label.
+    `labelled` is whether the host has SELinux, by which a container reads no folder but one with its label. Only what
+    is rbee's own gets that; the operator's folders keep theirs, which preflight looks at.
     """
-    binds = [(str(handed), INSIDE), *((str(folder), str(folder)) for folder in wanted.shown.folders)]
     # A Podman without root may label nothing but its user's own files, and makes no container where it cannot.
-    options = [*READ_ONLY, *(["z"] if labelled and account.inside is None else [])]
+    labelling = labelled and account.inside is None
+    binds = [(str(handed), INSIDE, labelling)]
+    binds += [(str(each), str(each), labelling and labels.is_own(each)) for each in wanted.shown.folders]
     scratch = [f"size={wanted.scratch}", "mode=1777"]
     devices = [*(CDI_VENDOR + gpu for gpu in wanted.devices.gpus), *wanted.devices.nodes]
     port, address = wanted.published.port, wanted.published.address
@@ -120,7 +122,7 @@ def container_body(
         "groups": account.group_names,
         "networks": _joined(wanted.worker, config),
         "mounts": [
-            *({"type": "bind", "source": there, "destination": inside, "options": options} for there, inside in binds),
+            *(_bind(*bind) for bind in binds),
             {"type": "tmpfs", "source": "tmpfs", "destination": SCRATCH, "options": scratch},
         ],
         "devices": [{"path": each} for each in devices],
@@ -185,6 +187,11 @@ def _shut(config: GuardConfig) -> dict[str, Any]:
 def _joined(worker: str, config: GuardConfig) -> dict[str, Any]:
     """Return the one network, with the address by which the host's rules know a worker."""
     return {config.network: {"static_mac": mac_of(worker)}}
+
+
+def _bind(source: str, target: str, labelling: bool) -> dict[str, Any]:
+    options = [*READ_ONLY, *(["z"] if labelling else [])]
+    return {"type": "bind", "source": source, "destination": target, "options": options}
 
 
 def _mounts(fields: Fields) -> tuple[list[Mount], int]:

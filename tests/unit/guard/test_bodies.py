@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,16 +36,23 @@ def test_a_launchers_body_comes_out_as_it_went_in(kind: EngineKind) -> None:
     assert marks == bounds.digest(PLACES.config(kind), ACCOUNT)
 
 
-@pytest.mark.parametrize(("labelled", "rootless"), [(False, False), (True, False), (True, True)])
-def test_what_is_shown_is_labelled_where_that_counts(labelled: bool, rootless: bool) -> None:
-    """With SELinux each folder gets the label of containers, but from a Podman without root, which may give none."""
+HANDED = PLACES.handed / "w-1"
+SEEN = ("/home/me/.cache/huggingface", "/mnt/nas/models", "/var/lib", "/var/lib/rbee-models", "/var/lib/rbee/models")
+
+
+@pytest.mark.parametrize(
+    ("labelled", "rootless", "given"),
+    [(False, False, set()), (True, False, {str(HANDED), "/var/lib/rbee/models"}), (True, True, set())],
+)
+def test_what_is_rbees_own_is_labelled_where_that_counts(labelled: bool, rootless: bool, given: set[str]) -> None:
+    """With SELinux rbee's own places get the label of containers, never the operator's, and none without root."""
     account = replace(ACCOUNT, inside=ACCOUNT) if rootless else ACCOUNT
-    wanted, config = understood(P, BODIES[P]), PLACES.config(P)
-    made = podman_words.container_body(wanted, config, account, PLACES.handed / "w-1", labelled=labelled)
-    options = [mount["options"] for mount in made["mounts"] if mount["type"] == "bind"]
-    label = ["z"] if labelled and not rootless else []
-    assert options == [["bind", "private", "ro", *label]] * len(options)
-    assert len(options) > 1
+    wanted = understood(P, BODIES[P])
+    wanted = replace(wanted, shown=replace(wanted.shown, folders=tuple(map(Path, SEEN))))
+    made = podman_words.container_body(wanted, PLACES.config(P), account, HANDED, labelled=labelled)
+    options = {mount["source"]: mount["options"] for mount in made["mounts"] if mount["type"] == "bind"}
+    plain = ["bind", "private", "ro"]
+    assert options == {each: [*plain, "z"] if each in given else plain for each in (str(HANDED), *SEEN)}
 
 
 def test_words_are_those_of_the_launchers() -> None:
