@@ -46,7 +46,7 @@ class HostFacts:
     Docker's images and `cdi` where Docker gives devices so; None where none was asked.
     `gpus` is the memory of each card. `addresses` are the host's own, `queen_link` is reachable,
     refused, `unreachable: why` or "". `firewall` is there where the inventory asks for one, `worker_rules` where it
-    asks for containers.
+    asks for containers, and so is `selinux`: `labels` of folders that workers see, and `switches` that are on.
     `contents` are the sha256 of files that the activator keeps.
     """
 
@@ -81,6 +81,7 @@ class HostFacts:
     queen_link: str = ""
     firewall: Mapping[str, Any] = field(default_factory=dict)
     worker_rules: Mapping[str, Any] = field(default_factory=dict)
+    selinux: Mapping[str, Any] = field(default_factory=dict)
     contents: tuple[str, ...] = ()
 
     @classmethod

@@ -28,6 +28,7 @@ def about(site: Site, host: Host, paths: tuple[str, ...], *, password: bool) -> 
         firewall=host.firewall,
         container_engine=engine,
         image_stores=(IMAGES[engine],) if engine is not None else (),
+        caches=host.store.hf_caches,
     )
 
 

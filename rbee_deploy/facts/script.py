@@ -10,7 +10,7 @@ from typing import Protocol
 from rbee_deploy import installs, pythons
 from rbee_deploy.activator import places
 from rbee_deploy.activator.engines import in_shell
-from rbee_deploy.facts import equipment, guard, reach, worker_rules
+from rbee_deploy.facts import equipment, guard, reach, selinux, worker_rules
 from rbee_deploy.modes import ContainerEngine
 from rbee_runtime import ports
 
@@ -102,6 +102,10 @@ class Questions(Protocol):
     def image_stores(self) -> tuple[str, ...]:
         """Where that one keeps images."""
 
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """Folders of the operator's that workers see."""
+
 
 def build(asked: Questions) -> str:
     """Return the script; it writes nothing and goes on past anything that is missing."""
@@ -116,6 +120,7 @@ def build(asked: Questions) -> str:
         reach.script(asked.queen),
         guard.script(asked.firewall),
         worker_rules.script(asked.container_engine),
+        selinux.script(asked.container_engine, asked.models_dir, asked.caches),
         _LISTEN.strip(),
         _accounts(asked),
         _paths(asked.paths),

@@ -8,7 +8,7 @@ from typing import Any
 from pyinfra.api import FactBase
 
 from rbee_deploy.elevation import probe_as_root
-from rbee_deploy.facts import equipment, guard, reach, script, worker_rules
+from rbee_deploy.facts import equipment, guard, reach, script, selinux, worker_rules
 
 Lines = list[str]
 
@@ -18,7 +18,8 @@ class Asked:
     """What one host is asked about; `password` says that sudo reads one from standard input.
 
     `queen` is the address and port that the host is to try, None where there is nothing to try. `firewall` is the kind
-    that the inventory asks for, `container_engine` the engine, which keeps images in `image_stores`.
+    that the inventory asks for, `container_engine` the engine, which keeps images in `image_stores`. `caches` are
+    folders of the operator's that workers see as well.
     """
 
     paths: tuple[str, ...] = ()
@@ -31,6 +32,7 @@ class Asked:
     firewall: str | None = None
     container_engine: str | None = None
     image_stores: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "this host"
@@ -275,6 +277,7 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "queen": reach.queen,
     "firewall": guard.firewall,
     "worker_rules": worker_rules.worker_rules,
+    "selinux": selinux.selinux,
     "listen": _listen,
     "users": _users,
     "groups": _groups,

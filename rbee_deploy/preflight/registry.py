@@ -1,7 +1,7 @@
 """All checks, in the order in which a host is looked at."""
 
 from rbee_deploy.host_facts import HostFacts
-from rbee_deploy.preflight import access, cards, containers, guards, network, room, rootless, system
+from rbee_deploy.preflight import access, cards, containers, guards, labels, network, room, rootless, system
 from rbee_deploy.preflight import trust as trusts
 from rbee_deploy.preflight.checks import Case, Check, Needs, Problem, Trust
 from rbee_deploy.site import Host, Site
@@ -48,6 +48,7 @@ CHECKS: tuple[Check, ...] = (
     containers.RULES,
     containers.STORE,
     containers.REAL_MODELS,
+    labels.READABLE,
     containers.PODMAN,
     containers.ADVISED,
     containers.DOCKER,

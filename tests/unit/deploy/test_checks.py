@@ -42,6 +42,15 @@ GUARD = {"tool": True, "active": True, "broken": "", "also": [], "differs": []}
 RULES = {"tool": True, "broken": "", "tables": []}
 
 
+CACHE, NAS = "/home/me/.cache/huggingface", "/mnt/nas/models"
+HOME_LABEL, NFS_LABEL = "unconfined_u:object_r:cache_home_t:s0", "system_u:object_r:nfs_t:s0"
+
+
+def labelled(labels: dict[str, str], *switches: str, enforcing: bool = True) -> dict[str, Any]:
+    """Return the facts of a host with SELinux."""
+    return {"selinux": {"enforcing": enforcing, "labels": labels, "switches": list(switches)}}
+
+
 def contained(declared: Host) -> Host:
     """Return the host with its workers in containers."""
     return replace(declared, worker_runtime="container")
@@ -338,6 +347,45 @@ TRIGGERS: dict[str, list[Trigger]] = {
             changed=contained,
         )
     ],
+    "selinux-labels": [
+        Trigger(
+            f"SELinux keeps its workers from reading {CACHE} ({HOME_LABEL}); run `semanage fcontext -a -t "
+            rf"container_ro_file_t '/home/me/\.cache/huggingface(/.*)?' && restorecon -RF {CACHE}` there, unless",
+            labelled({CACHE: HOME_LABEL, "/var/lib/rbee/models": "system_u:object_r:var_lib_t:s0"}),
+            changed=contained,
+        ),
+        Trigger(
+            f"SELinux keeps its workers from reading {NAS} ({NFS_LABEL}); run `setsebool -P virt_use_nfs",
+            labelled({NAS: NFS_LABEL}, "virt_use_samba"),
+            {"models_dir": NAS},
+            contained,
+        ),
+        Trigger(
+            "SELinux keeps its workers from reading /data/models (system_u:object_r:container_file_t:s0:c1,"
+            "c2); run `mkdir -p /data/models && semanage fcontext",
+            labelled({"/data/models": "system_u:object_r:container_file_t:s0:c1,c2"}),
+            {"models_dir": "/data/models"},
+            contained,
+        ),
+        Trigger(
+            "SELinux keeps its workers from reading /data/models (system_u:object_r:default_t:s0); run "
+            "`semanage fcontext",
+            {
+                **labelled({"/data/models": "system_u:object_r:default_t:s0"}),
+                "paths": {"/data/models": {"kind": "directory"}},
+            },
+            {"models_dir": "/data/models"},
+            contained,
+        ),
+        Trigger(
+            "SELinux keeps its workers from reading /var/lib/rbee/models (system_u:object_r:var_lib_t:s0)",
+            {
+                **labelled({"/var/lib/rbee/models": "system_u:object_r:var_lib_t:s0"}),
+                "programs": {"podman": "5.4.2", "newuidmap": "", "newgidmap": "", "pasta": ""},
+            },
+            changed=without_root,
+        ),
+    ],
     "podman-version": [
         Trigger("Podman 4.3.1 is older than 4.4, the oldest", {"programs": {"podman": "4.3.1"}}, changed=contained),
         Trigger("its Podman does not say its version; run `pod", {"programs": {"podman": ""}}, changed=contained),
@@ -460,6 +508,24 @@ QUIET: dict[str, Trigger] = {
     "nftables that setup installs for containers": Trigger(
         "", {"worker_rules": {**RULES, "tool": False}}, {}, contained
     ),
+    "a policy of SELinux that is only tried out": Trigger(
+        "", labelled({CACHE: HOME_LABEL}, enforcing=False), {}, contained
+    ),
+    "labels that workers may read": Trigger(
+        "",
+        labelled(
+            {
+                CACHE: "system_u:object_r:container_ro_file_t:s0",
+                "/data": "system_u:object_r:container_file_t",
+                "/mnt/fuse": "system_u:object_r:fusefs_t:s0",
+            }
+        ),
+        {},
+        contained,
+    ),
+    "a network's disk whose switch is on": Trigger("", labelled({NAS: NFS_LABEL}, "virt_use_nfs"), {}, contained),
+    "a folder of which no label is known": Trigger("", labelled({CACHE: "", NAS: "unlabeled"}), {}, contained),
+    "labels where workers are processes": Trigger("", labelled({CACHE: HOME_LABEL})),
     "our own authority": Trigger("", {"paths": {CA: {"sha256": "ours"}}, "contents": ["ours"]}),
     "our own authority, changed by hand on the host": Trigger(
         "", {"paths": {CA: {"sha256": "by hand"}}, "contents": ["ours"]}
