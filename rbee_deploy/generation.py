@@ -23,6 +23,7 @@ def generation(
     `inside` is the release that queen and hive run where that is the one of an image.
     """
     played = roles(host)
+    made_of = sorted((image.id, image.name.value) for image in images)
     return Generation(
         release=release,
         version=rbee_runtime.__version__,
@@ -33,7 +34,8 @@ def generation(
         helpers=helper_units(played, host.way),
         target=ports.TARGET_UNIT,
         engine=host.container_engine.value if host.container_engine is not None else "",
-        images=tuple(sorted(image.id for image in images)),
+        images=tuple(image for image, _ in made_of),
+        kinds=tuple(kind for _, kind in made_of),
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rbee_deploy.activator.records import Good as Step
+from rbee_deploy.activator.records import switches
 
 __all__ = ["Past", "Step", "back", "lacking", "to"]
 
@@ -27,26 +28,25 @@ class Past:
 
     @property
     def switch(self) -> Step | None:
-        """Return the step by which the host came to its release and images; later ones changed its files only."""
-        return self._same[0] if self._same else None
+        """Return the step by which the host came to its release and images; later ones changed files or ways."""
+        return switches(self.steps)[-1] if self.steps else None
 
     @property
     def since(self) -> int | None:
         """Return when the host came to its release and images, by the switch or a rollback to it, in Unix seconds."""
-        return max((step.again for step in self._same), default=0) or (self.switch.since if self.switch else None)
+        again = max((step.again for step in self.steps[self._begin :]), default=0)
+        return again or (self.switch.since if self.switch else None)
 
     @property
-    def _same(self) -> tuple[Step, ...]:
-        """Return the steps of its release and images, the first of them the switch."""
-        others = [at for at, step in enumerate(self.steps) if self.now is None or step.programs != self.now.programs]
-        return self.steps[others[-1] + 1 if others else 0 :]
+    def _begin(self) -> int:
+        """Return the place of the first step with its release and images; the switch itself may be known no more."""
+        found = switches(self.steps)
+        return max((at + 1 for at, switch in enumerate(found) if switch != found[-1]), default=0)
 
     @property
     def before(self) -> Step | None:
         """Return what it ran before that switch."""
-        switch = self.switch
-        at = self.steps.index(switch) if switch is not None else 0
-        return self.steps[at - 1] if at else None
+        return self.steps[self._begin - 1] if self._begin else None
 
     @property
     def change(self) -> "Change | None":
@@ -75,9 +75,7 @@ class Change:
     @property
     def brought(self) -> Collection[str]:
         """Return what other hosts have of the same change: the release, or new images where the release stayed."""
-        if self.switch.release != self.before.release:
-            return {self.switch.release}
-        return {*self.switch.images} - {*self.before.images}
+        return self.switch.brings(self.before)
 
     def is_one_with(self, other: "Change") -> bool:
         """Say whether one run made both, or both brought the same."""

@@ -42,7 +42,7 @@ class Generation:
     """What a host should be: release, files, what must not be there, units that start at boot, and the one for all.
 
     `helpers` are the units that have to be up before the roles start. `images` are the ids of what containers are
-    made of, at the host's `engine` of containers.
+    made of, at the host's `engine` of containers, and `kinds` says of each in turn what it is for.
     """
 
     release: str
@@ -55,6 +55,7 @@ class Generation:
     helpers: tuple[str, ...] = ()
     engine: str = ""
     images: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -64,7 +65,7 @@ class Generation:
     def text(self) -> str:
         """Return it as one line of JSON, always the same for the same generation."""
         known = asdict(self)
-        for name in ("helpers", "engine", "images"):
+        for name in ("helpers", "engine", "images", "kinds"):
             # Generations of before had none: they keep the ids that hosts know them by.
             if not known[name]:
                 del known[name]
@@ -86,6 +87,7 @@ class Generation:
                 helpers=tuple(known.get("helpers", ())),
                 engine=str(known.get("engine", "")),
                 images=tuple(known.get("images", ())),
+                kinds=tuple(known.get("kinds", ())),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is no generation that this release knows ({error})") from error

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rbee_deploy.activator import blobs, images, places, records, restoring
 from rbee_deploy.activator.manifest import Generation
-from rbee_deploy.activator.records import State
+from rbee_deploy.activator.records import Good, State
 from rbee_runtime import ports
 
 KEPT = 3
-"""Good generations with different releases or images; going back further is an upgrade to an old version."""
+"""Good generations that a rollback goes back to, one after another; further back is an upgrade to an old version."""
 
 
 LEFT_SECONDS = 3600.0
@@ -28,9 +28,9 @@ def prune(*, keep: int, wanted: set[str]) -> list[str]:
     state = State.load()
     if state.undo or not state.current:
         return []
-    good = _newest(state, keep)
-    state = replace(state, good=tuple(entry for entry in state.good if entry.generation in good))
-    state.save()
+    steps = _newest(state, keep)
+    replace(state, good=steps).save()
+    good = list(dict.fromkeys([state.current, *(step.generation for step in steps)]))
     generations = [generation for generation in map(_loaded, good) if generation is not None]
     names = [path.stem for path in places.GENERATIONS.glob("*.json") if path.stem not in good]
     earlier = {name: found for name in names if (found := _loaded(name)) is not None}
@@ -63,12 +63,15 @@ def _kept_by_restores() -> set[str]:
     return {path.name for path in copies[-restoring.KEPT_COPIES :]}
 
 
-def _newest(state: State, keep: int) -> list[str]:
-    """Return the current generation and, of the others, the newest of each of the newest releases and images."""
-    chosen: dict[tuple[str, tuple[str, ...]], str] = {}
-    for entry in reversed(state.good):
-        chosen.setdefault(entry.programs, entry.generation)
-    return list(dict.fromkeys([state.current, *list(chosen.values())[:keep]]))
+def _newest(state: State, keep: int) -> tuple[Good, ...]:
+    """Return the newest step of each of the newest releases and sets of images, the newest last."""
+    last = dict(zip(records.switches(state.good), records.settled(state.good), strict=True))
+    chosen: list[Good] = []
+    for step in reversed(last.values()):
+        # The second is where a rollback goes, also where an inventory has brought back what was before that.
+        if len(chosen) < 2 or step.programs not in {other.programs for other in chosen}:
+            chosen.append(step)
+    return tuple(reversed(chosen[:keep]))
 
 
 def _loaded(name: str) -> Generation | None:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -20,7 +20,8 @@ class Good:
     """A generation that became ready, when (Unix seconds), and the id of the run that brought it.
 
     `again` is when a rollback came back to it, 0 if none did; `images` are the ids of what its containers are made of,
-    at its `engine` of containers.
+    at its `engine` of containers, and `kinds` says of each in turn what it is for. `switch` is the step by which the
+    host came to its release and images, None where that is this one.
     """
 
     generation: str
@@ -30,17 +31,43 @@ class Good:
     again: int = 0
     images: tuple[str, ...] = ()
     engine: str = ""
+    kinds: tuple[str, ...] = ()
+    switch: "Good | None" = None
 
     @property
     def programs(self) -> tuple[str, tuple[str, ...]]:
-        """Return what it runs, by which it is another one to go back to: its release and its images."""
+        """Return what it runs: its release and its images."""
         return self.release, self.images
+
+    def brings(self, before: "Good") -> Collection[str]:
+        """Return what makes it another one to go back over: a release, or other images of the same kinds.
+
+        A host that runs the same release in another way, bare or at another engine, or that has an image more or less,
+        brings nothing: its inventory takes that back.
+        """
+        if self.release != before.release:
+            return {self.release}
+        mine, others = self.made_of, before.made_of
+        if mine is not None and others is not None:
+            return {mine[kind] for kind in mine.keys() & others.keys() if mine[kind] != others[kind]}
+        # Releases of before did not note the kinds: as many images at the same engine are taken for those of the same.
+        alike = (self.engine, len(self.images)) == (before.engine, len(before.images))
+        return {*self.images} - {*before.images} if alike else set()
+
+    @property
+    def made_of(self) -> Mapping[tuple[str, str], str] | None:
+        """Return the images by engine and kind, None where nobody noted their kinds."""
+        if len(self.kinds) != len(self.images):
+            return None
+        return {(self.engine, kind): image for kind, image in zip(self.kinds, self.images, strict=True)}
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> "Good":
         """Return an entry as far as this release knows its fields: a newer one may have written more."""
         known = {name: value for name, value in entry.items() if name in {item.name for item in fields(cls)}}
-        return cls(**{**known, "images": tuple(known.get("images", ()))})
+        lists = {name: tuple(known.get(name, ())) for name in ("images", "kinds")}
+        switch = known.get("switch")
+        return cls(**{**known, **lists, "switch": cls.parse(switch) if switch else None})
 
 
 @dataclass(frozen=True)
@@ -85,10 +112,44 @@ class State:
             at = ids.index(generation.id)
             good = (*self.good[:at], replace(self.good[at], again=int(now)))
         else:
-            kept = tuple(entry for entry in self.good if entry.generation != generation.id)
-            images, engine = generation.images, generation.engine
-            good = (*kept, Good(generation.id, generation.release, int(now), run, images=images, engine=engine))
+            step = Good(
+                generation=generation.id,
+                release=generation.release,
+                since=int(now),
+                run=run,
+                images=generation.images,
+                engine=generation.engine,
+                kinds=generation.kinds,
+            )
+            # Noted while what was before is known: what is gone over to once more, or pruned, leaves its place.
+            *known, step = settled((*self.good, step))
+            if step.switch is not None:
+                step = replace(step, again=known[-1].again)
+            good = (*(entry for entry in known if entry.generation != generation.id), step)
         return replace(self, current=generation.id, good=good, wanted="", undo={})
+
+
+def switches(good: Sequence[Good]) -> tuple[Good, ...]:
+    """Return for each of the steps of a host, the newest last, the one by which it came to that release and images."""
+    found: list[Good] = []
+    for at, step in enumerate(good):
+        if step.switch is not None:
+            found.append(step.switch)
+        elif at and not step.brings(good[at - 1]):
+            found.append(found[-1])
+        else:
+            found.append(_alone(step))
+    return tuple(found)
+
+
+def settled(good: Sequence[Good]) -> tuple[Good, ...]:
+    """Return the steps with their switches noted, so that they are known without the steps before."""
+    pairs = zip(good, switches(good), strict=True)
+    return tuple(replace(step, switch=None if switch == _alone(step) else switch) for step, switch in pairs)
+
+
+def _alone(step: Good) -> Good:
+    return replace(step, again=0, switch=None)
 
 
 def load(generation: str) -> Generation:

@@ -11,7 +11,7 @@ from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.generation import generation, payload
 from rbee_deploy.render import owned_files
 from rbee_deploy.site import Site
-from tests.unit.deploy.sites import one_box, state_of, two_hosts
+from tests.unit.deploy.sites import IMAGE, ROLE_IMAGES, one_box, state_of, two_hosts
 
 
 def made(site: Site, name: str) -> Generation:
@@ -36,12 +36,20 @@ def test_it_arrives_as_it_was_sent(site: Site, name: str) -> None:
     }
 
 
+def test_images_have_their_kinds() -> None:
+    """Each id stands where its kind does, whatever order a host's images come in."""
+    site, images = one_box(), (IMAGE, *reversed(ROLE_IMAGES))
+    found = generation(site.hosts[0], "0.1.0-aaaa", owned_files(site, site.hosts[0], state_of(site)), images)
+    assert found.images == tuple(sorted(image.id for image in images))
+    assert dict(zip(found.images, found.kinds, strict=True)) == {image.id: image.name.value for image in images}
+
+
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Generation)])
 def test_any_difference_gives_another_id(field: str) -> None:
     """No field is left out of the id."""
     site = one_box()
     site = dataclasses.replace(site, hosts=(dataclasses.replace(site.hosts[0], worker_runtime="container"),))
-    first = dataclasses.replace(made(site, "box1"), images=(f"sha256:{'a' * 64}",))
+    first = dataclasses.replace(made(site, "box1"), images=(f"sha256:{'a' * 64}",), kinds=("hive",))
     value = getattr(first, field)
     changed: Any = f"{value}x" if isinstance(value, str) else value[:-1]
     other = dataclasses.replace(first, **{field: changed})

@@ -1,5 +1,6 @@
 """Which hosts a rollback concerns, and where each of them goes."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
@@ -19,13 +20,25 @@ def past(*steps: Ran) -> Past:
 
 
 def imaged(*steps: tuple[Ran, str]) -> Past:
-    """Return the past of a host out of such steps, each with a letter for each of its images."""
-    ran = zip(past(*(step for step, _ in steps)).steps, steps, strict=True)
-    return Past.of({"good": [{**asdict(step), "images": list(letters)} for step, (_, letters) in ran]})
+    """Return the past of a host out of such steps, each with its way of running: see `ran`."""
+    pairs = zip(past(*(step for step, _ in steps)).steps, (way for _, way in steps), strict=True)
+    ways = ((step, ran(step.release, way)) for step, way in pairs)
+    return Past(tuple(replace(step, images=it.images, engine=it.engine, kinds=it.kinds) for step, it in ways))
+
+
+def ran(release: str, way: str, *, noted: bool = True) -> Step:
+    """Return a step that runs a release in a way: "" is bare, "hw" in containers of two kinds, "Hw" another image of h.
+
+    "docker hw" is another engine than the usual one; without `noted` it is as releases of before noted it.
+    """
+    engine, _, letters = way.rpartition(" ")
+    kinds = tuple(letters.lower()) if noted else ()
+    return Step("g", release, 1, images=tuple(letters), engine=engine or ("podman" if letters else ""), kinds=kinds)
 
 
 FIRST, SECOND, THIRD = ("a", "0.1.0-a", 10, "run1"), ("b", "0.2.0-b", 20, "run2"), ("c", "0.3.0-c", 30, "run3")
 EDITED = ("b2", "0.2.0-b", 25, "run9")
+EARLY = ("a2", "0.1.0-a", 15, "run6")
 REBUILT, REBUILT_LATER = ("b3", "0.2.0-b", 26, "run8"), ("b4", "0.2.0-b", 27, "run8again")
 
 CASES: Mapping[str, tuple[Mapping[str, Past], Mapping[str, str]]] = {
@@ -78,8 +91,99 @@ CASES: Mapping[str, tuple[Mapping[str, Past], Mapping[str, str]]] = {
         {"q": imaged((FIRST, "qhw"), (SECOND, "QHW")), "h": imaged((FIRST, ""), (SECOND, ""))},
         {"q": "a", "h": "a"},
     ),
-    "to bare, where containers came last": ({"h": imaged((SECOND, ""), (REBUILT, "hw"))}, {"h": "b"}),
+    "past a switch to containers": (
+        {"h": imaged((FIRST, ""), (SECOND, ""), (REBUILT, "hw")), "q": past(FIRST, SECOND)},
+        {"h": "a", "q": "a"},
+    ),
+    "nobody whose way alone has changed": ({"h": imaged((SECOND, ""), (REBUILT, "hw"))}, {}),
+    "past a switch of one host to bare, to the newest way of before": (
+        {"h": imaged((FIRST, "hw"), (EARLY, ""), (SECOND, ""), (REBUILT, "hw"), (REBUILT_LATER, ""))},
+        {"h": "a2"},
+    ),
+    "past an image more on one host, with all that got the release": (
+        {"h": imaged((FIRST, "hw"), (SECOND, "HW"), (REBUILT, "HVW")), "q": imaged((FIRST, "q"), (SECOND, "Q"))},
+        {"h": "a", "q": "a"},
+    ),
+    "images, and not who was switched to them by the same run": (
+        {
+            "h": imaged((FIRST, "hw"), (SECOND, "hw"), (REBUILT, "HW")),
+            "bare": imaged((FIRST, ""), (SECOND, ""), (("x", "0.2.0-b", 26, "run8"), "HW")),
+        },
+        {"h": "b"},
+    ),
+    "images that were changed before a switch": (
+        {"h": imaged((SECOND, "hw"), (REBUILT, "HW"), (REBUILT_LATER, "")), "q": past(FIRST, SECOND)},
+        {"h": "b"},
+    ),
+    "release and way at once, to both of before": (
+        {"h": imaged((FIRST, ""), (SECOND, "hw")), "q": past(FIRST, SECOND)},
+        {"h": "a", "q": "a"},
+    ),
+    "a host that a deploy in between left out, to what it ran": (
+        {"q": past(FIRST, SECOND, THIRD), "h": past(FIRST, THIRD)},
+        {"q": "b", "h": "a"},
+    ),
 }
+
+
+WAYS = [
+    # before, after, what other hosts have of the same change
+    (("r1", ""), ("r2", ""), {"r2"}),
+    (("r1", "hw"), ("r2", "hw"), {"r2"}),
+    (("r1", ""), ("r2", "hw"), {"r2"}),
+    (("r1", "docker hw"), ("r2", "HW"), {"r2"}),
+    (("r1", ""), ("r1", ""), set()),
+    (("r1", "hw"), ("r1", "hw"), set()),
+    (("r1", "hw"), ("r1", "Hw"), {"H"}),
+    (("r1", "hw"), ("r1", "HW"), {"H", "W"}),
+    (("r1", ""), ("r1", "hw"), set()),
+    (("r1", "hw"), ("r1", ""), set()),
+    (("r1", "hw"), ("r1", "docker hw"), set()),
+    (("r1", "hw"), ("r1", "docker HW"), set()),
+    (("r1", "hw"), ("r1", "hvw"), set()),
+    (("r1", "hvw"), ("r1", "hw"), set()),
+    (("r1", "w"), ("r1", "v"), set()),
+    (("r1", "hw"), ("r1", "Hvw"), {"H"}),
+    (("r1", "hvw"), ("r1", "Hv"), {"H"}),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "brought"), WAYS)
+def test_a_release_or_other_images_of_the_same_kinds_are_a_change(
+    before: tuple[str, str], after: tuple[str, str], brought: set[str]
+) -> None:
+    """A switch between bare and containers or engines, or an image more or less, is nothing to go back over."""
+    assert set(ran(*after).brings(ran(*before))) == brought
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "brought"),
+    [("hw", "HW", {"H", "W"}), ("hw", "hW", {"W"}), ("", "hw", set()), ("hw", "docker HW", set()), ("w", "WV", set())],
+)
+@pytest.mark.parametrize("noted", [(False, False), (False, True), (True, False)])
+def test_as_many_images_are_of_the_same_kinds_where_nobody_noted_them(
+    before: str, after: str, brought: set[str], noted: tuple[bool, bool]
+) -> None:
+    """Hosts that were deployed by a release that noted no kinds can still go back behind new images."""
+    earlier, later = ran("r1", before, noted=noted[0]), ran("r1", after, noted=noted[1])
+    assert set(later.brings(earlier)) == brought
+
+
+def test_a_step_keeps_how_the_host_came_to_its_release() -> None:
+    """Edits, switches and what was taken out of the history since move neither the time nor the run of a release."""
+    state = State()
+    for at, (release, way) in enumerate([("r1", ""), ("r2", ""), ("r2", "hw"), ("r2", "hwv"), ("r2", "")], start=1):
+        step = ran(release, way)
+        wanted = Generation(step.release, "1", engine=step.engine, images=step.images, kinds=step.kinds)
+        state = state.reached(wanted, now=at, run=f"run{at}")
+    # The last is the generation of the second once more, which leaves its place.
+    assert [(step.since, step.images) for step in state.good] == [(1, ()), (3, ("h", "w")), (4, tuple("hwv")), (5, ())]
+    stored = Past.of(json.loads(json.dumps(asdict(state))))
+    assert stored.steps == state.good
+    for steps in (stored.steps, stored.steps[::3]):
+        found = Past(steps)
+        assert found.switch is not None
+        assert (found.since, found.switch.run, found.before) == (2, "run2", steps[0])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -104,6 +208,8 @@ def test_a_host_runs_its_release_since_it_came_to_it_last() -> None:
     again = (*returned[:-1], replace(returned[-1], again=99))
     assert [Past(steps).since for steps in ((), returned[:1], returned, again)] == [None, 10, 20, 99]
     assert Past((*again, Step(*THIRD))).since == 30
+    edited = State("b2", again).reached(Generation("0.2.0-b", "0.2.0"), now=120, run="run10")
+    assert (Past(edited.good).since, Past(edited.good[-1:]).since) == (99, 99)
     assert imaged((SECOND, "hw"), (REBUILT, "HW"), (REBUILT_LATER, "HW")).since == REBUILT[2]
 
 

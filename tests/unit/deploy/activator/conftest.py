@@ -139,11 +139,12 @@ def staged(
     roles: tuple[str, ...] = ("queen", "hive"),
     guarded: bool = False,
     contained: bool = False,
-    images: tuple[str, ...] = (),
+    images: tuple[str, ...] | Mapping[str, str] = (),
 ) -> Generation:
     """Bring a generation with a release, a configuration per role, a secret, and more files by name.
 
-    `guarded` has the host's firewall among its units, `contained` has workers in containers, of these `images`.
+    `guarded` has the host's firewall among its units, `contained` has workers in containers, of these `images`,
+    which may be given by kind.
     """
     helpers = HELPERS if contained else ()
     more = more or {}
@@ -175,7 +176,8 @@ def staged(
         target="rbee.target",
         helpers=helpers,
         engine="podman" if images else "",
-        images=images,
+        images=tuple(images.values()) if isinstance(images, Mapping) else images,
+        kinds=tuple(images) if isinstance(images, Mapping) else (),
     )
     disk.private_folder(places.GENERATIONS)
     (places.GENERATIONS / f"{generation.id}.json").write_text(generation.text())

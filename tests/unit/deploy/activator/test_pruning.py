@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rbee_deploy.activator import activation, blobs, places, pruning
+from rbee_deploy.activator import activation, blobs, places, pruning, records
 from rbee_deploy.activator.__main__ import main
 from rbee_deploy.activator.activation import Told
 from rbee_deploy.activator.units import ActivationError
+from rbee_deploy.history import Past
 from rbee_runtime import ports
 from tests.unit.deploy.activator.conftest import FakeSystemd, staged, state
 
@@ -124,6 +126,65 @@ def test_releases_and_sets_of_images_are_counted_alike(systemd: FakeSystemd, pod
     assert "sha256:a" in pruning.prune(keep=3, wanted=set())
     assert [entry.generation for entry in state().good] == [second, third, wanted.id]
     assert podman.read_text().split() == ["sha256:a"]
+
+
+def way(release: str, note: str = "", **images: str) -> str:
+    """Go over to a release with a note and these images by kind for its containers, or bare where there are none."""
+    ids = {kind: f"sha256:{image}" for kind, image in images.items()}
+    wanted = staged(release, {"note": note}, contained=bool(images), images=ids)
+    activation.activate(wanted.id, Told())
+    return wanted.id
+
+
+def test_another_way_takes_no_place(systemd: FakeSystemd, podman: Path) -> None:
+    """Three releases stay however often the host changed between bare and containers; of each the newest generation."""
+    first, second = way("r1"), way("r2", worker="w2")
+    way("r3")
+    way("r3", worker="w3")
+    way("r3", worker="w3", queen="q3")
+    last = way("r3")
+    gone = pruning.prune(keep=3, wanted=set())
+    assert [entry.generation for entry in state().good] == [first, second, last]
+    assert names(ports.RELEASES) == {"r1", "r2", "r3"}
+    assert {name for name in gone if name.startswith("sha256:")} == {"sha256:w3", "sha256:q3"}
+
+
+WAYS: list[list[tuple[str, dict[str, str]]]] = [
+    [("r1", {"worker": "a"}), ("r1", {"worker": "b"}), ("r1", {})],
+    [("r1", {"worker": "a"}), ("r1", {"worker": "b"}), ("r1", {}), ("r1", {"worker": "a", "note": "edited"})],
+    [("r1", {"worker": "a"}), ("r1", {"worker": "b"}), ("r1", {"worker": "b", "queen": "q"})],
+    [("r1", {"worker": "a"}), ("r1", {}), ("r1", {"worker": "b"})],
+    [("r1", {}), ("r1", {"worker": "a"}), ("r2", {}), ("r2", {"worker": "b"}), ("r2", {"worker": "c"})],
+    [("r1", {}), ("r2", {"worker": "a"}), ("r3", {"worker": "a"}), ("r3", {}), ("r2", {}), ("r2", {"worker": "b"})],
+]
+
+
+@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize("ways", WAYS)
+def test_what_a_rollback_takes_stays(
+    systemd: FakeSystemd, podman: Path, ways: list[tuple[str, dict[str, str]]], noted: bool
+) -> None:
+    """Where a rollback goes, and since when the host runs what it runs, is the same after anything was pruned."""
+    for release, images in ways:
+        way(release, **images)
+    if not noted:
+        # As releases of before left it.
+        replace(state(), good=tuple(replace(step, switch=None) for step in state().good)).save()
+    before = Past(state().good)
+    for _ in range(2):
+        pruning.prune(keep=3, wanted=set())
+        after = Past(state().good)
+        assert state().good[-1].generation == state().current
+        assert (after.since, after.switch) == (before.since, before.switch)
+        assert (after.before is None) == (before.before is None)
+        if after.before is not None and before.before is not None:
+            assert after.before.generation == before.before.generation
+            wanted = records.load(after.before.generation)
+            assert wanted.release in names(ports.RELEASES)
+            assert not {*wanted.images} & {*podman.read_text().split()}
+    if after.before is not None:
+        activation.activate(after.before.generation, Told(), goes_back=True)
+        assert state().current == after.before.generation
 
 
 def test_an_image_that_was_in_use_goes_later(systemd: FakeSystemd, podman: Path) -> None:
