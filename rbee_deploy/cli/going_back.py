@@ -1,7 +1,9 @@
 """rollback: hosts go back to the release that they ran before, the queen first, behind the same gate as a deploy."""
 
 import argparse
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +18,8 @@ from rbee_deploy.site import Site
 from rbee_deploy.stages import Stage
 
 _TARGETS = "rbee_rollback"
+_MOST_NAMES = 8
+"""Of hosts that go the same way; a line of two hundred is read by nobody."""
 
 
 def register(commands: Commands) -> None:
@@ -89,7 +93,29 @@ def _target(release: str, here: Here) -> Step | None:
 
 
 def _targets(release: str, state: Any) -> Mapping[str, Step]:
-    reached = [item for item in state.active_hosts if HERE in item.connector_data]
+    reached = [item for item in state.inventory if item in state.active_hosts and HERE in item.connector_data]
     heres: list[Here] = [item.connector_data[HERE] for item in reached]
     pasts = {here.declared.name: Past.of(here.facts.deploy) for here in heres}
-    return history.to(release, pasts) if release else history.back(pasts)
+    targets = history.to(release, pasts) if release else history.back(pasts)
+    if targets:
+        print(announced(release, pasts, targets), file=sys.stderr, flush=True)
+    return targets
+
+
+def announced(release: str, pasts: Mapping[str, Past], targets: Mapping[str, Step]) -> str:
+    """Return the line that says which hosts go where; `release` is what was asked for, "" for the one before."""
+    ways: dict[str, list[str]] = {}
+    for name, step in targets.items():
+        now = pasts[name].now
+        stays = now is not None and now.release == step.release
+        ways.setdefault(f"the images before, of {step.release}" if stays else step.release, []).append(name)
+    moves = "; ".join(f"{_names(names)} to {way}" for way, names in ways.items())
+    switches = (pasts[name].switch for name in targets)
+    begun = min((switch.since for switch in switches if switch is not None), default=0)
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))
+    return f"rolling back to {release or f'what was before {when}'}: {moves}"
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

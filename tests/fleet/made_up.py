@@ -6,7 +6,8 @@
 A fault is `refused` (sudo), `silent`, `outdated` (runs an old digest until it is activated), `broken` (outdated, and
 the activation fails), `taken` (outdated, and another deploy has its lease), `foreign` (outdated, and deployed with
 another authority), `closed` (`/etc/rbee` has another mode), `spoilt` (outdated, and too old a systemd once it has its
-files) or `stuck` (a queen's: nothing was there before, and workers do not come up).
+files), `upgraded` (ran another release before) or `stuck` (a queen's: nothing was there before, and workers do not come
+up).
 """
 
 import json
@@ -78,7 +79,7 @@ def _state(declared: Host, plan: HostPlan, fault: str, run: str, *, first: bool)
         *("@units", *"\n".join(units).splitlines()),
         *("@running", *running, "@releases", f"complete\t{plan.release.id}"),
         *("@engines", *(f"complete\t{engine.id}" for engine in plan.engines)),
-        *("@deploy", *_deploy(declared, plan, outdated=fault in OUTDATED, run=run, first=first)),
+        *("@deploy", *_deploy(declared, plan, fault, run, first=first)),
     ]
 
 
@@ -90,11 +91,14 @@ def _sha256(file: OwnedFile, fault: str) -> str:
     return THEIRS if fault == "foreign" and file.path == CA else file.sha256
 
 
-def _deploy(declared: Host, plan: HostPlan, *, outdated: bool, run: str, first: bool) -> Iterator[str]:
+def _deploy(declared: Host, plan: HostPlan, fault: str, run: str, *, first: bool) -> Iterator[str]:
     """Return what its activator has noted."""
-    wanted = generation(declared, plan.release.id, plan.files)
+    wanted, outdated = generation(declared, plan.release.id, plan.files), fault in OUTDATED
     ways = [("old", "before"), (wanted.id, run)][first:] if run else []
     good = [{"generation": name, "release": plan.release.id, "since": 1, "run": by} for name, by in ways]
+    if fault == "upgraded":
+        good = [{"generation": "old", "release": "0.0.9-aaaa", "since": 1}]
+        good.append({"generation": wanted.id, "release": plan.release.id, "since": 86400 * 365})
     yield f"state\t{json.dumps({'current': 'old' if outdated else wanted.id, 'good': good})}"
     if not outdated:
         yield f"generation\t{wanted.id}.json"

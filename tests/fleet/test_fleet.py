@@ -153,6 +153,22 @@ def test_a_rollback_that_has_nowhere_to_go_is_a_document(secrets: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_rollback_says_first_where_it_goes(secrets: Path) -> None:
+    """Before a host is touched one line names the time of what is taken back, and which hosts go to which release."""
+    done = run(secrets, "rollback", faults=dict.fromkeys(("box1", "box3"), "upgraded"), hosts=3)
+    assert done.returncode == 0, done.stderr
+    lines = [re.sub(r" {2,}.*", "", line) for line in done.stderr.splitlines()]
+    said = next(at for at, line in enumerate(lines) if line.startswith("rolling back"))
+    assert re.fullmatch(
+        r"rolling back to what was before 197[01]-\d\d-\d\d \d\d:\d\d: box1, box3 to 0\.0\.9-aaaa", lines[said]
+    )
+    stages = [
+        line.split()[1] for line in done.stderr.splitlines() if line.startswith("@fake/") and "remote" not in line
+    ]
+    assert (stages[:3], said) == (["look"] * 3, 3)
+    assert done.stdout == ""
+
+
 def test_the_queen_is_restarted_before_the_hives(secrets: Path) -> None:
     """With all of a hundred outdated, she answers before a hive is touched; then one goes, then a quarter at a time."""
     done = run(secrets, "-y", "-vv", faults=dict.fromkeys(boxes(1, HOSTS), "outdated"), hosts=HOSTS)
