@@ -5,24 +5,23 @@ stands (`MemoryMax=` of the worker's unit); hive and guard make bytes of it for 
 as the guard.
 """
 
-from pathlib import Path
+import os
+from collections.abc import Callable
 
 MEMORY_PERCENT = 90
 """Of all memory that the host has; the rest is enough for the system, queen and hive even on hosts of 8 GiB."""
 
-_MEMINFO = Path("/proc/meminfo")
 
-
-def memory(given: int | None, *, meminfo: Path = _MEMINFO) -> int | None:
+def memory(given: int | None, *, sysconf: Callable[[str], int] = os.sysconf) -> int | None:
     """Return bytes that a worker may take: those that are given, else the share; None where the host does not tell.
 
-    A container shows the memory of its host here, so hive and guard come to the same number wherever they run.
+    The kernel is asked and no file: units that hide those of `/proc` hide none of this, and a container has the memory
+    of its host here. So hive and guard come to the same number wherever they run, and systemd, which asks likewise.
     """
     if given is not None:
         return given
     try:
-        lines = meminfo.read_text(encoding="ascii").splitlines()
-        total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:"))
-    except (OSError, ValueError, IndexError, StopIteration):
+        total = sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
         return None
-    return total * 1024 * MEMORY_PERCENT // 100
+    return total * MEMORY_PERCENT // 100 if total > 0 else None

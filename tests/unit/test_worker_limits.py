@@ -1,6 +1,7 @@
 """How much memory one worker may take where nobody says it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,23 @@ from rbee_runtime.hive.launchers import around
 from tests.unit.guard.test_config import EXAMPLE
 
 
+def _unknown(_: str) -> int:
+    raise ValueError("unrecognized configuration name")
+
+
 @pytest.mark.parametrize(
-    ("given", "text", "bytes_"),
+    ("given", "sysconf", "bytes_"),
     [
-        (7, "MemTotal:       16384 kB\n", 7),
-        (None, "MemTotal:       16384 kB\nMemFree: 1 kB\n", 15099494),
-        (None, "MemFree: 1 kB\n", None),
-        (None, "MemTotal:\n", None),
-        (None, "", None),
+        (7, {"SC_PHYS_PAGES": 4096, "SC_PAGE_SIZE": 4096}.__getitem__, 7),
+        (None, {"SC_PHYS_PAGES": 4096, "SC_PAGE_SIZE": 4096}.__getitem__, 15099494),
+        (None, {"SC_PHYS_PAGES": 256, "SC_PAGE_SIZE": 65536}.__getitem__, 15099494),
+        (None, {"SC_PHYS_PAGES": -1, "SC_PAGE_SIZE": 4096}.__getitem__, None),
+        (None, _unknown, None),
     ],
 )
-def test_a_worker_may_take_a_share(given: int | None, text: str, bytes_: int | None, tmp_path: Path) -> None:
+def test_a_worker_may_take_a_share(given: int | None, sysconf: Callable[[str], int], bytes_: int | None) -> None:
     """What is given counts, else nine tenths of what the host has; a host that does not tell sets no limit."""
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text(text)
-    assert worker_limits.memory(given, meminfo=meminfo) == bytes_
-    assert worker_limits.memory(None, meminfo=tmp_path / "none") is None
+    assert worker_limits.memory(given, sysconf=sysconf) == bytes_
 
 
 def test_hive_and_guard_come_to_the_same_limit(tmp_path: Path) -> None:
