@@ -144,7 +144,9 @@ def _rules(facts: Observed, states: Mapping[str, str]) -> list[str]:
         return [f"{ports.NETWORK_UNIT} has lost its rules"]
     if not known.get("marked", True):
         return [f"{ports.NETWORK_UNIT} could not put its rules in force again"]
-    return [f"rules in force are not those of {ports.NETWORK_RULES}"] if known.get("changed") else []
+    if known.get("changed"):
+        return [f"rules in force are not those of {ports.NETWORK_RULES}"]
+    return ["Docker on this host forwards nothing to workers of Podman"] if known.get("shut") else []
 
 
 def _firewall(facts: Observed, enabled: Iterable[str]) -> list[str]:

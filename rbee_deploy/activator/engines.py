@@ -4,11 +4,12 @@ import pwd
 
 from rbee_runtime import ports
 
+PODMAN = "podman"
 ROOTLESS = "podman-rootless"
 """Podman of the user `ports.ENGINE_USER`."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ROOT_S = ("podman", "docker")
+ROOT_S = (PODMAN, "docker")
 
 
 def program(engine: str) -> str:

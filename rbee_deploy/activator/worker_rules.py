@@ -15,22 +15,39 @@ THROUGH = (f"-o {BRIDGE}", f"-i {BRIDGE} -m conntrack --ctstate RELATED,ESTABLIS
 """What is forwarded for workers, as iptables has it: calls to them, and their answers."""
 
 
+_BOTH = "{ command -v dockerd && command -v iptables; } >/dev/null"
+"""A Docker without that program forwards by other means, and has no such chain."""
+
+
 def let_through() -> str:
     """Return the script by which a Docker beside Podman forwards for Podman's workers.
 
     A Docker that was there first drops all that it does not forward itself, and no rule of another table overrules
-    that. Its chain of users comes before; it never empties it, and takes one that is there before it is.
+    that. Its chain of users comes before; it never empties it, and takes one that is there before it is. It ends as
+    iptables does, and with its words.
     """
-    wanted = "; ".join(
-        f"iptables -w -C DOCKER-USER {what} -j ACCEPT 2>/dev/null || iptables -w -I DOCKER-USER {what} -j ACCEPT"
-        for what in THROUGH
-    )
-    return f"command -v dockerd >/dev/null || exit 0; iptables -w -N DOCKER-USER 2>/dev/null; {wanted}"
+    wanted = " && ".join(f"{{ {_has(what)} || iptables -w -I DOCKER-USER {what} -j ACCEPT; }}" for what in THROUGH)
+    return f"{_BOTH} || exit 0; iptables -w -N DOCKER-USER 2>/dev/null; {wanted}"
+
+
+def is_let_through() -> str:
+    """Return the script that ends with 0 where a Docker of the host lets workers through, or there is none."""
+    return f"! {_BOTH} || {{ {' && '.join(map(_has, THROUGH))}; }}"
+
+
+def _has(what: str) -> str:
+    return f"iptables -w -C DOCKER-USER {what} -j ACCEPT 2>/dev/null"
 
 
 def shut_again() -> str:
     """Return the script that takes this back; where there is nothing of it, or no iptables, it does nothing."""
     return "; ".join((*(f"iptables -w -D DOCKER-USER {what} -j ACCEPT 2>/dev/null" for what in THROUGH), "true"))
+
+
+def shut() -> None:
+    """Have a Docker of this host forward nothing more for workers of a Podman that has none any more."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(["sh", "-c", shut_again()], capture_output=True, check=False, timeout=NFT_SECONDS)
 
 
 def load(*, stale: bool) -> None:
@@ -56,5 +73,4 @@ def remove() -> None:
         subprocess.run(
             ["nft", "-f", "-"], input=script, text=True, capture_output=True, check=False, timeout=NFT_SECONDS
         )
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(["sh", "-c", shut_again()], capture_output=True, check=False, timeout=NFT_SECONDS)
+    shut()

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterable
 
-from rbee_deploy.activator import images, units, worker_rules
+from rbee_deploy.activator import engines, images, units, worker_rules
 from rbee_deploy.activator.images import Guarded
 from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.undo import has_processes
@@ -45,3 +45,5 @@ def _stop(name: str) -> None:
 
 def _end_containers(found: Guarded) -> None:
     images.end(found, seconds=WORKER_SECONDS)
+    if found.engine == engines.PODMAN:
+        worker_rules.shut()

@@ -3,6 +3,7 @@
 import shlex
 from typing import Any
 
+from rbee_deploy.activator.worker_rules import is_let_through
 from rbee_deploy.modes import ContainerEngine
 from rbee_runtime import ports
 from rbee_runtime.worker_bridge import MAC_PREFIX, TABLES
@@ -26,6 +27,7 @@ _MEANT = f"nft -f {shlex.quote(str(ports.NETWORK_RULES))} && {{ {_listed('nft')}
 
 CHANGED = "changed=yes"
 MARKED = "marked=yes"
+SHUT = "shut=yes"
 
 
 def script(engine: str | None) -> str:
@@ -40,8 +42,12 @@ def script(engine: str | None) -> str:
     nft = f"{inside if engine == ContainerEngine.ROOTLESS else ''}nft"
     meant = f"meant=$(unshare -n sh -c {shlex.quote(_MEANT)} 2>/dev/null)"
     compared = f'{meant} && [ "$meant" != "$({{ {_listed(nft)}; }} 2>/dev/null)" ] && echo {CHANGED}'
-    marked = f"[ -e {ports.NETWORK_MARK} ] && echo {MARKED}"
-    asked = f"echo tool=yes; {marked}; {nft} list tables | grep -Fx {wanted}; {{ {tried} || {broken}; }}; {compared};"
+    # A guard of before goes by something else.
+    asked_for = f"grep -qsF '\"{ports.NETWORK_MARK}\"' {ports.ETC}/guard.json"
+    marked = f"{{ [ -e {ports.NETWORK_MARK} ] || ! {asked_for}; }} && echo {MARKED}"
+    shut = f"{{ {is_let_through()}; }} || echo {SHUT};" if engine == ContainerEngine.PODMAN else ""
+    listed = f"{nft} list tables | grep -Fx {wanted}"
+    asked = f"echo tool=yes; {marked}; {listed}; {{ {tried} || {broken}; }}; {compared}; {shut}"
     return f"echo @worker_rules\ncommand -v nft >/dev/null 2>&1 && {{ {asked} }}"
 
 
@@ -49,7 +55,7 @@ def worker_rules(lines: list[str]) -> dict[str, Any]:
     """Return whether nft is there, why it does not work, which of our tables are in force, and if with other rules.
 
     Other than the file on the host has, that is; not where nothing can say what those would be. `marked` is whether the
-    guard takes them to be in force.
+    guard takes them to be in force, `shut` whether a Docker beside Podman forwards nothing to workers.
     """
     broken = (line.partition("=")[2] for line in lines if line.startswith("broken="))
     return {
@@ -59,5 +65,6 @@ def worker_rules(lines: list[str]) -> dict[str, Any]:
             "tables": [table for table in TABLES if f"table {table}" in lines],
             "changed": CHANGED in lines,
             "marked": MARKED in lines,
+            "shut": SHUT in lines,
         }
     }

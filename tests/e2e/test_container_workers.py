@@ -203,6 +203,45 @@ def test_a_firewall_that_starts_anew_leaves_workers_kept_in(fleet: Fleet, engine
     assert reached(fleet, host) == {}
 
 
+@pytest.mark.parametrize("program", ["iptables-nft", "iptables-legacy"])
+def test_what_a_docker_beside_podman_dropped_is_let_through_again(fleet: Fleet, program: str) -> None:
+    """Plan says when its chain has lost rules for workers; apply brings them back by either iptables, for good."""
+    host = fleet.lab.hosts["podman"]
+    used = host.run("readlink -f $(command -v iptables)").stdout.strip()
+    kept = "iptables -w -S DOCKER-USER"
+    before = running(host)
+    try:
+        host.run(
+            f"{kept.replace('-S', '-F')}; update-alternatives --set iptables /usr/sbin/{program}; {kept}", check=False
+        )
+        assert "Docker on this host forwards nothing to workers of Podman" in fleet.rbee_deploy("plan").errors
+        fleet.deploy()
+        assert host.run(f"{kept} | grep -c rbee-workers").stdout.strip() == "2"
+        assert "forwards nothing" not in fleet.rbee_deploy("plan").errors
+    finally:
+        host.run(
+            f"iptables -w -F DOCKER-USER; update-alternatives --set iptables {used}; systemctl reload rbee-network"
+        )
+    assert running(host) == before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_guard_knows_the_share_of_memory(fleet: Fleet, engine: str) -> None:
+    """In its own unit, which hides what tells of the host, the most that a worker may have is the same as elsewhere."""
+    host, drop_in = fleet.lab.hosts[engine], "/run/systemd/system/rbee-guard.service.d/say.conf"
+    limit = "from rbee_runtime import worker_limits; print('limit', worker_limits.memory(None), flush=True)"
+    python = "/opt/rbee/current/bin/python"
+    outside = host.run(f'{python} -I -c "{limit}"').stdout
+    host.put(f'[Service]\nExecStartPre={python} -I -c "{limit}"\n', drop_in)
+    try:
+        host.run("systemctl daemon-reload && systemctl restart rbee-guard")
+        inside = host.run("journalctl --no-pager -o cat -u rbee-guard | grep ^limit").stdout
+    finally:
+        host.run(f"rm {drop_in} && systemctl daemon-reload && systemctl restart rbee-guard")
+    assert inside == outside
+    assert int(inside.split()[1]) > 0
+
+
 def test_all_three_give_the_same_answer(fleet: Fleet) -> None:
     """One command brought up a process and containers of two engines, and a greedy answer is the same from each."""
     answers = {host: answer(fleet, host) for host in fleet.hosts}
@@ -363,6 +402,8 @@ def test_one_word_changes_the_engine(fleet: Fleet) -> None:
         wait_for("an answer", lambda: _answers(fleet, "podman"))
         assert host.run(f"{other} ps --all --quiet --filter label=rbee.worker").stdout == ""
         assert len(host.run(f"{engine} ps --quiet --filter label=rbee.worker").stdout.split()) == 2
+        let_through = host.run("iptables -w -S DOCKER-USER | grep -c rbee-workers", check=False).stdout.strip()
+        assert let_through == {"docker": "0", "podman": "2"}[engine]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

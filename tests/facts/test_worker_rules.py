@@ -1,5 +1,6 @@
 """The part of the state fact about what keeps workers in, run for real beside a made-up nft."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -62,7 +63,13 @@ def write(
 def test_what_is_in_force_is_told(tmp_path: Path, listed: str, tried: str, found: dict[str, Any]) -> None:
     """Our tables are named and nobody else's, and what the kernel does not take comes in the words of nft."""
     write(tmp_path, listed=listed, tried=tried)
-    assert read(tmp_path)["worker_rules"] == {"tool": True, "changed": False, "marked": False, **found}
+    assert read(tmp_path)["worker_rules"] == {
+        "tool": True,
+        "changed": False,
+        "marked": True,
+        "shut": False,
+        **found,
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,14 +82,53 @@ def test_rules_that_somebody_changed_are_told(tmp_path: Path, in_force: str, loa
     assert read(tmp_path)["worker_rules"]["changed"] is changed
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_what_the_guard_goes_by_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    """The mark that the unit of the rules makes is looked for, whatever nft says."""
+@pytest.mark.parametrize(
+    ("there", "guard", "marked"),
+    [
+        (True, "in-force", True),
+        (False, "in-force", False),
+        (False, "", True),
+        (False, None, True),
+        (True, "", True),
+    ],
+)
+def test_what_the_guard_goes_by_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, guard: str | None, marked: bool
+) -> None:
+    """The mark that the unit of the rules makes is looked for where the guard does, which one of before does not."""
     write(tmp_path, listed="")
     monkeypatch.setattr(ports, "NETWORK_MARK", tmp_path / "in-force")
+    monkeypatch.setattr(ports, "ETC", tmp_path)
     if there:
         (tmp_path / "in-force").touch()
-    assert read(tmp_path)["worker_rules"]["marked"] is there
+    if guard is not None:
+        (tmp_path / "guard.json").write_text(json.dumps({"rules": f"{tmp_path}/{guard}".rstrip("/")}, indent=1))
+    assert read(tmp_path)["worker_rules"]["marked"] is marked
+
+
+@pytest.mark.parametrize(
+    ("engine", "there", "lacks", "shut"),
+    [
+        ("podman", ("dockerd", "iptables"), "ESTABLISHED", True),
+        ("podman", ("dockerd", "iptables"), "-o rbee-workers", True),
+        ("podman", ("dockerd", "iptables"), "nothing", False),
+        ("podman", ("iptables",), "-o rbee-workers", False),
+        ("docker", ("dockerd", "iptables"), "-o rbee-workers", False),
+        ("podman-rootless", ("dockerd", "iptables"), "-o rbee-workers", False),
+    ],
+)
+def test_a_docker_that_forwards_nothing_is_told(
+    tmp_path: Path, engine: str, there: tuple[str, ...], lacks: str, shut: bool
+) -> None:
+    """One beside root's Podman is asked for both rules, and on other hosts none."""
+    write(tmp_path)
+    for name in there:
+        text = (
+            f'#!/bin/sh\ncase "$*" in *{lacks.replace(" ", chr(92) + " ")}*) exit 1;; *-C*) exit 0;; *) exit 9;; esac\n'
+        )
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    assert read(tmp_path, engine)["worker_rules"]["shut"] is shut
 
 
 def test_hosts_without_containers_are_not_asked(tmp_path: Path) -> None:

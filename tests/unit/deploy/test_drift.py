@@ -218,6 +218,12 @@ def test_what_is_damaged_is_named(fact: dict[str, Any], said: list[str]) -> None
             {"worker_rules": {"tables": [], "marked": False}},
             ["rbee-network.service has lost its rules"],
         ),
+        ("active", {"worker_rules": {"tables": list(TABLES), "shut": False}}, []),
+        (
+            "active",
+            {"worker_rules": {"tables": list(TABLES), "shut": True}},
+            ["Docker on this host forwards nothing to workers of Podman"],
+        ),
     ],
 )
 def test_rules_that_somebody_changed_are_missed(active: str, fact: dict[str, Any], said: list[str]) -> None:

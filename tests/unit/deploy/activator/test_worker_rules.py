@@ -1,13 +1,16 @@
 """The rules about what workers in containers may reach, as the activator handles them."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from rbee_deploy.activator import units, worker_rules
+from rbee_deploy.activator import images, units, worker_rules, workers
+from rbee_deploy.activator.manifest import Generation
 from rbee_deploy.activator.units import ActivationError
+from tests.unit.deploy.activator.conftest import FakeSystemd, staged
 
 REMOVED = """\
 table inet rbee-workers
@@ -45,6 +48,37 @@ def test_what_nft_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "journal", lambda unit: [f"{unit} says: Operation not supported"])
     with pytest.raises(ActivationError, match=r"rbee-network\.service failed; its last lines:\n.*not supported"):
         worker_rules.load(stale=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shuts"),
+    [
+        ("podman", "docker", True),
+        ("podman", "podman-rootless", True),
+        ("podman", "", True),
+        ("podman", "podman", False),
+        ("docker", "podman", False),
+        ("podman-rootless", "docker", False),
+    ],
+)
+def test_whoever_leaves_podman_is_let_through_no_more(
+    before: str, after: str, shuts: bool, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Docker lets through for workers of root's Podman ends with them, whatever runs workers then."""
+    said: list[str] = []
+    monkeypatch.setattr(images, "end", lambda known, **_how: said.append(f"end {known.engine}"))
+    monkeypatch.setattr(worker_rules, "shut", lambda: said.append("shut"))
+    workers.end([guarded_by(before)], guarded_by(after))
+    ended = [f"end {before}"] if before != after else []
+    assert said == [*ended, *(["shut"] if shuts else [])]
+
+
+def guarded_by(engine: str) -> Generation:
+    """Return a generation whose guard asks this engine; "" is none."""
+    program, _, rootless = engine.partition("-")
+    known = {"engine": program, "fleet": "f", "hive": "h", "network": "n", "images": []}
+    settings = json.dumps(known | ({"engine_user": "u"} if rootless else {}))
+    return staged("r1", {"guard.json": settings} if engine else {})
 
 
 IPTABLES = """\
@@ -85,5 +119,35 @@ def test_a_docker_beside_podman_forwards_for_workers(tmp_path: Path, docker: boo
         assert done.stderr == b""
         assert rules.exists() is docker
         assert not docker or rules.read_text().splitlines() == ["DOCKER-USER", *ALLOWED]
+        asked = subprocess.run(
+            ["/bin/sh", "-c", worker_rules.is_let_through()], env={"PATH": str(tmp_path)}, check=False
+        )
+        assert asked.returncode == 0
     subprocess.run(["/bin/sh", "-c", worker_rules.shut_again()], env={"PATH": str(tmp_path)}, check=True)
     assert not docker or rules.read_text() == "DOCKER-USER\n"
+    asked = subprocess.run(["/bin/sh", "-c", worker_rules.is_let_through()], env={"PATH": str(tmp_path)}, check=False)
+    assert asked.returncode == int(docker)
+
+
+@pytest.mark.parametrize(("fails", "status"), [("-N", 0), ("-o rbee-workers", 4), ("RELATED", 4), ("nothing", 0)])
+def test_a_docker_that_takes_no_rule_is_told(tmp_path: Path, fails: str, status: int) -> None:
+    """The script ends as iptables does, and with its words; that the chain is there already is no fault."""
+    said = f'case "$*" in *"-C "*) exit 1;; *"{fails}"*) echo "iptables: no" >&2; exit 4;; esac'
+    for name in ("iptables", "dockerd"):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{said}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", "-c", worker_rules.let_through()], env={"PATH": str(tmp_path)}, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, b"iptables: no\n" if status else b"")
+
+
+@pytest.mark.parametrize("there", [("dockerd",), ("iptables",)])
+def test_a_docker_that_forwards_by_other_means_is_left_alone(tmp_path: Path, there: tuple[str, ...]) -> None:
+    """Where either program is missing nothing is run, and nothing is amiss."""
+    for name in there:
+        (tmp_path / name).write_text("#!/bin/sh\nexit 9\n")
+        (tmp_path / name).chmod(0o755)
+    for script in (worker_rules.let_through(), worker_rules.is_let_through()):
+        done = subprocess.run(["/bin/sh", "-c", script], env={"PATH": str(tmp_path)}, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
