@@ -81,6 +81,7 @@ def _dnf(python: str, package: str = "python3", docker: tuple[str, ...] = ()) ->
 _EL9 = _dnf("3.12", "python3.12")
 """Its `python3` is 3.9."""
 _EL10 = _dnf("3.12")
+_EL = ("rhel", "rocky", "almalinux", "centos", "ol")
 _MOBY = ("moby-engine",)
 _DEBIAN_DOCKER = ("docker.io", "docker-cli")
 
@@ -95,8 +96,8 @@ DISTRIBUTIONS: Mapping[tuple[str, str], Distribution] = {
     ("fedora", "41"): _dnf("3.13", docker=_MOBY),
     ("fedora", "42"): _dnf("3.13", docker=_MOBY),
     ("fedora", ""): _dnf("3.14", "python3.14", docker=_MOBY),
-    **{(name, "9"): _EL9 for name in ("rhel", "rocky", "almalinux", "centos", "ol")},
-    **{(name, ""): _EL10 for name in ("rhel", "rocky", "almalinux", "centos", "ol")},
+    **{(name, "9"): _EL9 for name in _EL},
+    **{(name, number): _EL10 for name in _EL for number in ("10", "")},
 }
 """By ID and first number of VERSION_ID in /etc/os-release; "" stands for newer ones. Elsewhere nothing is installed."""
 

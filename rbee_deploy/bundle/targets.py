@@ -4,18 +4,24 @@ import platform
 import re
 from collections.abc import Sequence
 
+from rbee_deploy import packages
 from rbee_deploy.artefacts import Target
 from rbee_deploy.errors import BundleError
 
-DISTRIBUTIONS = {
-    "debian-12": ("3.11", "2.36"),
-    "debian-13": ("3.13", "2.41"),
-    "ubuntu-24.04": ("3.12", "2.39"),
-    "fedora-42": ("3.13", "2.41"),
-    "el9": ("3.11", "2.34"),
-    "el10": ("3.12", "2.39"),
+_GLIBC = {
+    "debian-12": ("debian", "12", "2.36"),
+    "debian-13": ("debian", "13", "2.41"),
+    "ubuntu-24.04": ("ubuntu", "24", "2.39"),
+    "fedora-42": ("fedora", "42", "2.41"),
+    "el9": ("rhel", "9", "2.34"),
+    "el10": ("rhel", "10", "2.39"),
 }
-"""Python and glibc of each; EL 9 has Python 3.11 as a package of its own beside its older one."""
+"""ID and first number of VERSION_ID in /etc/os-release, and glibc, of each name."""
+
+DISTRIBUTIONS = {
+    name: (packages.DISTRIBUTIONS[os_id, number].python, glibc) for name, (os_id, number, glibc) in _GLIBC.items()
+}
+"""Python and glibc of each; the Python is the one that setup installs there."""
 
 DEFAULT = ("debian-12", "debian-13", "ubuntu-24.04")
 
