@@ -7,7 +7,7 @@ from rbee_deploy import sources
 from rbee_deploy.artefacts import Target, say_to_stderr
 from rbee_deploy.bundle import targets
 from rbee_deploy.bundle.folder import Bundle, verified
-from rbee_deploy.bundle.make import existing, make
+from rbee_deploy.bundle.make import make
 from rbee_deploy.bundle.source import Bundled
 from rbee_deploy.errors import BundleError
 from rbee_deploy.site import Site
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> Bundle:
 
 def _make(options: argparse.Namespace, folder: Path) -> Bundle:
     operators = targets.parse(options.operator) if options.operator else Target.this_machine()
-    bundle = make(options.site, _targets(options, folder), folder, operators)
+    bundle = make(options.site, _targets(options), folder, operators)
     say_to_stderr(
         f"{folder}: {len(bundle.manifest.entries)} files, {bundle.size / (1 << 20):.0f} MiB, for hosts with "
         f"{targets.described(bundle.manifest.targets)}"
@@ -77,14 +77,12 @@ def _make(options: argparse.Namespace, folder: Path) -> Bundle:
     return bundle
 
 
-def _targets(options: argparse.Namespace, folder: Path) -> tuple[Target, ...]:
-    """Return the targets that are asked for; with none, those of the bundle that is there, else the usual ones."""
+def _targets(options: argparse.Namespace) -> tuple[Target, ...]:
+    """Return the targets that are asked for."""
     given = [targets.parse(text) for text in options.target]
     if options.from_hosts:
         given += _asked(options.inventory, options.site)
-    if given or existing(folder) is not None:
-        return tuple(given)
-    return tuple(targets.parse(name) for name in targets.DEFAULT)
+    return tuple(given)
 
 
 def _asked(inventory: str, site: Site) -> list[Target]:

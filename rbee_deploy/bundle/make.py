@@ -17,6 +17,7 @@ from rbee_deploy.bundle.draft import replaced, taken
 from rbee_deploy.bundle.folder import Bundle, read, strangers
 from rbee_deploy.bundle.manifest import ANY_PYTHON, FOLDERS, MANIFEST, MANIFEST_HASH, Entry, Kind, Manifest, dump, glibc
 from rbee_deploy.bundle.parts import Part, written
+from rbee_deploy.bundle.targets import usual
 from rbee_deploy.errors import ArtefactError, BundleError
 from rbee_deploy.local import DEFAULT_VARIANT
 from rbee_deploy.site import Model, Site
@@ -43,15 +44,11 @@ def make(
 ) -> Bundle:
     """Make the bundle of a fleet for kinds of host in `folder`, and rbee-deploy for an operator's machine.
 
-    A bundle that is there already is replaced in one step and keeps its targets. Raises DeployError.
+    A bundle that is there already is replaced in one step and keeps its targets; without one, no targets stand for the
+    usual ones. Raises DeployError.
     """
-    before = existing(folder)
-    if before and before.manifest.fleet != site.name:
-        raise BundleError(
-            f"{folder} is the bundle of fleet {before.manifest.fleet}, not of {site.name}: give another folder by -o"
-        )
-    wanted = tuple(dict.fromkeys((*(before.manifest.targets if before else ()), *targets)))
     with taken(folder):
+        wanted = _wanted(site, targets, folder)
         parts = _parts(site, wanted, operators, makers or Makers(), say)
         with replaced(folder) as draft:
             entries = tuple(_placed(part, draft, folder) for part in parts)
@@ -66,7 +63,19 @@ def make(
     return read(folder)
 
 
-def existing(folder: Path) -> Bundle | None:
+def _wanted(site: Site, targets: Sequence[Target], folder: Path) -> tuple[Target, ...]:
+    """Return what the bundle is made for; the caller holds the folder, in which another run may just have put one."""
+    before = _existing(folder)
+    if before is None:
+        return tuple(dict.fromkeys(targets)) or usual()
+    if before.manifest.fleet != site.name:
+        raise BundleError(
+            f"{folder} is the bundle of fleet {before.manifest.fleet}, not of {site.name}: give another folder by -o"
+        )
+    return tuple(dict.fromkeys((*before.manifest.targets, *targets)))
+
+
+def _existing(folder: Path) -> Bundle | None:
     """Return the bundle that a new one takes the place of, None for no or an empty folder; raises BundleError."""
     try:
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):

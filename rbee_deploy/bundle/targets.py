@@ -52,6 +52,11 @@ def parse(text: str) -> Target:
     return Target(python=given["python"], arch=given.get("arch", platform.machine()), glibc=given["glibc"])
 
 
+def usual() -> tuple[Target, ...]:
+    """Return the targets of a bundle for which none is named."""
+    return tuple(parse(name) for name in DEFAULT)
+
+
 def _usage() -> str:
     return f"write one of {', '.join(DISTRIBUTIONS)}, or python=3.13,arch=x86_64,glibc=2.41"
 

@@ -1,10 +1,13 @@
 """Making a bundle: all of it or nothing, and never over what is not one."""
 
+import fcntl
 import json
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,8 @@ import pytest
 
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.bundle import operator
-from rbee_deploy.bundle.folder import verified
+from rbee_deploy.bundle.folder import Bundle, verified
+from rbee_deploy.bundle.make import Makers, make
 from rbee_deploy.bundle.manifest import MANIFEST, Kind
 from rbee_deploy.errors import ArtefactError, BundleError
 from rbee_deploy.inventory import host, model
@@ -119,6 +123,52 @@ def test_another_target_is_added(site: Site, folder: Path, tmp_path: Path) -> No
     again = bundle_of(site, folder, NOBLE, makings=Makings(tmp_path))
     assert again.manifest.targets == (BOOKWORM, NOBLE)
     assert {entry.target for entry in again.manifest.of_kind(Kind.RELEASE)} == {BOOKWORM, NOBLE}
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"), [((), (BOOKWORM,)), ((NOBLE,), (BOOKWORM, NOBLE))], ids=["as before", "one more"]
+)
+def test_a_bundle_of_a_killed_run_keeps_its_targets(
+    site: Site, folder: Path, tmp_path: Path, asked: tuple[Target, ...], made: tuple[Target, ...]
+) -> None:
+    """A run that ended between its two renames left the only bundle under another name."""
+    makings = Makings(tmp_path)
+    bundle_of(site, folder, BOOKWORM, makings=makings)
+    folder.rename(folder.with_name(".bundle.old"))
+    makers = Makers(source=makings, packages=makings.packages, download=makings.download)
+    assert make(site, asked, folder, TRIXIE, makers, quiet).manifest.targets == made
+
+
+def test_no_targets_are_the_usual_ones(site: Site, folder: Path, tmp_path: Path) -> None:
+    """Where no bundle says others."""
+    makings = Makings(tmp_path)
+    makers = Makers(source=makings, packages=makings.packages, download=makings.download)
+    made = make(site, (), folder, TRIXIE, makers, quiet).manifest.targets
+    assert [(target.python, target.glibc) for target in made] == [("3.11", "2.36"), ("3.13", "2.41"), ("3.12", "2.39")]
+
+
+def test_two_runs_on_one_folder_add_up(
+    site: Site, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits for the first, and then keeps what that one made."""
+    waits, runs = threading.Event(), ThreadPoolExecutor(max_workers=1)
+    second: list[Future[Bundle]] = []
+
+    def noticed(handle: int, operation: int) -> None:
+        waits.set()
+        take(handle, operation)
+
+    class Slow(Makings):
+        def packages(self, target: Target) -> tuple[Path, ...]:
+            monkeypatch.setattr(fcntl, "flock", noticed)
+            second.append(runs.submit(bundle_of, site, folder, NOBLE, makings=Makings(tmp_path)))
+            assert waits.wait(timeout=30)
+            return super().packages(target)
+
+    take = fcntl.flock
+    with runs:
+        bundle_of(site, folder, BOOKWORM, makings=Slow(tmp_path))
+    assert second[0].result().manifest.targets == (BOOKWORM, NOBLE)
 
 
 def test_a_refresh_takes_what_is_new_and_copies_only_that(site: Site, folder: Path, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import pytest
 
 from rbee_deploy import sources
 from rbee_deploy.bundle import commands
+from rbee_deploy.bundle.folder import Bundle
 from rbee_deploy.bundle.source import Bundled
 from rbee_deploy.errors import BundleError, InventoryError
 from rbee_deploy.inventory import model
+from rbee_deploy.site import Site
 from rbee_deploy.sources import Built
 from tests.unit.deploy_artefacts.bundles import bundle_of, two_boxes
 
@@ -90,3 +92,20 @@ def test_an_interrupt_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     options.site = two_boxes(tmp_path)
     with pytest.raises(BundleError, match=f"^interrupted: {tmp_path}/new is as it was; [^\\n]*$"):
         commands.run(options)
+
+
+def test_only_who_holds_the_folder_looks_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a target named, which ones it is made for is open until no other run can change the bundle."""
+    bundle = bundle_of(two_boxes(tmp_path), tmp_path / "bundle")
+    bundle.folder.rename(tmp_path / ".bundle.old")  # where a killed run left it
+    asked: list[object] = []
+
+    def noted(_site: Site, targets: object, *_: object) -> Bundle:
+        asked.append(targets)
+        return bundle
+
+    monkeypatch.setattr(commands, "make", noted)
+    options = parsed("bundle", "-i", "fleet.py", "-o", "bundle")
+    options.site = two_boxes(tmp_path)
+    assert commands.run(options) == bundle
+    assert asked == [()]
