@@ -1,6 +1,7 @@
 """A folder that is made beside its place and takes it in one step."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -8,6 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rbee_deploy.errors import BundleError
+
+_MAKE_ROOM = "make room, or give another folder by -o"
+
+NO_ROOM = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: "its file system has a limit for one file, as FAT has: give a folder on another by -o",
+}
+"""What to do where a file does not fit into a folder, by the number of the error."""
 
 
 @contextlib.contextmanager
@@ -46,9 +56,8 @@ def replaced(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         draft.rename(folder)
     except OSError as error:
-        raise BundleError(
-            f"cannot write {folder}: {error.strerror}; make room, or give another folder by -o"
-        ) from error
+        advice = NO_ROOM.get(error.errno or 0, "give another folder by -o")
+        raise BundleError(f"cannot write {folder}: {error.strerror}; {advice}") from error
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)

@@ -13,7 +13,7 @@ from pathlib import Path
 import rbee_runtime
 from rbee_deploy.artefacts import Artefact, Say, Target, file_sha256, say_to_stderr
 from rbee_deploy.bundle import downloads, images, operator
-from rbee_deploy.bundle.draft import replaced, taken
+from rbee_deploy.bundle.draft import NO_ROOM, replaced, taken
 from rbee_deploy.bundle.folder import Bundle, read, strangers
 from rbee_deploy.bundle.manifest import ANY_PYTHON, FOLDERS, MANIFEST, MANIFEST_HASH, Entry, Kind, Manifest, dump, glibc
 from rbee_deploy.bundle.parts import Part, written
@@ -178,18 +178,36 @@ def _placed(part: Part, draft: Path, before: Path) -> Entry:
     if isinstance(part.content, str):
         final.write_text(part.content, encoding="utf-8")
     else:
-        # No link: whoever changed the bundle would change the cache.
-        shutil.copyfile(part.content, final)
+        _copied(part.content, final)
     if file_sha256(final) != entry.sha256:
         raise BundleError(f"{part.content} changed while it was copied; run the same command again")
     return entry
 
 
+def _copied(source: Path, final: Path) -> None:
+    """Copy a file; what is wrong with the file itself is a BundleError, what is wrong with the folder an OSError."""
+    try:
+        # No link: whoever changed the bundle would change the cache.
+        shutil.copyfile(source, final)
+    except OSError as error:
+        # A copy that fails on the way names both files, and only its reason says whose fault it is.
+        if error.filename != str(source) or error.errno in NO_ROOM:
+            raise
+        raise BundleError(
+            f"cannot copy {source} into the bundle: {error.strerror}; run the same command again"
+        ) from error
+
+
 def _kept(entry: Entry, old: Path, final: Path) -> bool:
     """Say whether the bundle that is replaced has the same file, and take it from there: models are large."""
-    if old.is_symlink() or not old.is_file() or old.stat().st_size != entry.size or file_sha256(old) != entry.sha256:
+    try:
+        same = not old.is_symlink() and old.is_file() and old.stat().st_size == entry.size
+        if not same or file_sha256(old) != entry.sha256:
+            return False
+        os.link(old, final)
+    except OSError:
+        # It cannot be read, or is on a file system without links, as sticks have.
         return False
-    os.link(old, final)
     return True
 
 

@@ -1,5 +1,6 @@
 """Making a bundle: all of it or nothing, and never over what is not one."""
 
+import errno
 import fcntl
 import json
 import os
@@ -188,6 +189,60 @@ def test_a_refresh_heals_a_damaged_file(site: Site, folder: Path, tmp_path: Path
     flip(first.path(first.manifest.of_kind(Kind.MODEL)[0]))
     bundle_of(site, folder, makings=Makings(tmp_path))
     assert verified(folder, say=quiet)
+
+
+def test_a_bundle_is_made_again_where_there_are_no_links(
+    site: Site, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on sticks with FAT: what stays as it was is copied."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    bundle_of(site, folder, BOOKWORM, makings=Makings(tmp_path))
+    monkeypatch.setattr(os, "link", refused)
+    assert bundle_of(site, folder, NOBLE, makings=Makings(tmp_path)).manifest.targets == (BOOKWORM, NOBLE)
+    assert verified(folder, say=quiet)
+
+
+def test_a_file_that_is_gone_meanwhile_is_named(site: Site, folder: Path, tmp_path: Path) -> None:
+    """More room would not bring it back."""
+
+    class Vanishing(Makings):
+        def packages(self, target: Target) -> tuple[Path, ...]:
+            (tmp_path / "smol.gguf").unlink()
+            return super().packages(target)
+
+    with pytest.raises(BundleError) as raised:
+        bundle_of(site, folder, makings=Vanishing(tmp_path))
+    gone = f"cannot copy {tmp_path}/smol.gguf into the bundle: No such file or directory; run the same command again"
+    assert str(raised.value) == gone
+    assert list(folder.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "No space left on device; make room, or give another folder by -o"),
+        (errno.EDQUOT, "Disk quota exceeded; make room, or give another folder by -o"),
+        (errno.EFBIG, "File too large; its file system has a limit for one file, as FAT has: give a folder on another"),
+        (errno.EROFS, "Read-only file system; give another folder by -o"),
+    ],
+)
+def test_a_folder_that_takes_no_more_is_told_by_its_reason(
+    site: Site, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    """What helps against one reason does not against another."""
+
+    def full(source: Path, final: Path) -> None:
+        # A copy that ends on the way names both files.
+        names = (str(final),) if number == errno.EROFS else (str(source), None, str(final))
+        raise OSError(number, os.strerror(number), *names)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(BundleError) as raised:
+        bundle_of(site, folder, makings=Makings(tmp_path))
+    assert f"cannot write {folder}: {advice}" in str(raised.value)
 
 
 def test_who_changes_a_bundle_does_not_change_the_cache(site: Site, folder: Path, tmp_path: Path) -> None:
