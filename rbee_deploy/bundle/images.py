@@ -20,12 +20,13 @@ def parts(site: Site, archs: Sequence[str], source: ArtefactSource) -> Iterator[
     if all(host.container_engine is None for host in site.hosts):
         return
     known = source.images(site)
-    chosen = [replace(image, repository="", digest="") for image in _chosen(site, archs, known)]
+    chosen = [(image, known.archive(image)) for image in _chosen(site, archs, known)]
     folder = FOLDERS[Kind.IMAGE]
-    yield written(Kind.IMAGE, manifest.NAME, f"{folder}/{manifest.NAME}", manifest.text(chosen))
-    for image in chosen:
+    listed = [replace(image, repository="", digest="") for image, _ in chosen]
+    yield written(Kind.IMAGE, manifest.NAME, f"{folder}/{manifest.NAME}", manifest.text(listed))
+    for image, archive in chosen:
         made = written(Kind.IMAGE, image.tag, f"{folder}/{image.archive}", "").entry
-        yield Part(replace(made, size=image.size, sha256=image.sha256), known.archive(image))
+        yield Part(replace(made, size=image.size, sha256=image.sha256), archive)
 
 
 def _chosen(site: Site, archs: Sequence[str], known: Images) -> list[Image]:

@@ -75,14 +75,24 @@ class Images:
 
     def archive(self, image: Image) -> Path:
         """Return the file of an image, or raise ArtefactError."""
+        if not image.archive:
+            raise ArtefactError(self._without_file(image))
         path = self.folder / image.archive
-        if not image.archive or not path.is_file():
+        if not path.is_file():
             raise ArtefactError(f"{path} is not there: build the images in {self.folder} again, or copy it there")
         if path.stat().st_size != image.size:
             raise ArtefactError(
                 f"{path} is not as long as {self.folder / NAME} says: copy it there whole, or build the images again"
             )
         return path
+
+    def _without_file(self, image: Image) -> str:
+        has = f"{self.folder / NAME} has the image {image.name} for {image.arch}"
+        built = f"build the images here with `rbee-deploy images --out {self.folder}`"
+        if not image.repository:
+            return f"{has} and names no file of it: {built}"
+        where = f"{image.repository}@{image.digest}"
+        return f"{has} only at {where}: pull it and save it as a file there (docs/air-gap.md says how), or {built}"
 
 
 def text(images: Iterable[Image]) -> str:

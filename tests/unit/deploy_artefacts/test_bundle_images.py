@@ -10,6 +10,7 @@ from rbee_deploy.bundle.folder import problems, verified
 from rbee_deploy.bundle.manifest import Kind
 from rbee_deploy.bundle.source import Bundled
 from rbee_deploy.errors import ArtefactError, BundleError
+from rbee_deploy.images import manifest
 from rbee_deploy.inventory import host
 from rbee_deploy.plan import Workshop
 from rbee_deploy.site import Site
@@ -76,6 +77,16 @@ def test_images_that_are_not_there_stop_the_bundle(tmp_path: Path, there: tuple[
     """No bundle is made that a host could not be deployed from."""
     site = boxes(tmp_path, images_of(tmp_path / "images", *there), worker_runtime="container")
     with pytest.raises(ArtefactError, match=r"build it there|build them again"):
+        bundle_of(site, tmp_path / "bundle", TRIXIE)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_image_that_only_a_registry_has_stops_the_bundle(tmp_path: Path) -> None:
+    """As with a release's images.json: the sentence says where the image is."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / manifest.NAME).write_text(manifest.text([PULLED]))
+    site = boxes(tmp_path, tmp_path / "images", worker_runtime="container")
+    with pytest.raises(ArtefactError, match=rf"only at {PULLED.repository}@{PULLED.digest}: pull it and save it"):
         bundle_of(site, tmp_path / "bundle", TRIXIE)
     assert not (tmp_path / "bundle").exists()
 

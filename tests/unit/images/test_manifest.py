@@ -66,6 +66,23 @@ def test_what_is_missing_in_a_folder_is_named(tmp_path: Path) -> None:
         images.archive(IMAGE)
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (
+            {"repository": "registry.example/rbee", "digest": f"sha256:{'8' * 64}"},
+            r"only at registry\.example/rbee@sha256:8{64}: pull it and save it as a file there .*, or build the images",
+        ),
+        ({}, r"has the image worker-llama-cpp for x86_64 and names no file of it: build the images here"),
+    ],
+)
+def test_an_image_without_a_file_says_where_it_is(tmp_path: Path, where: dict[str, str], said: str) -> None:
+    """Its folder is there, and to build it again is not all that can be done."""
+    pulled = replace(IMAGE, archive="", sha256="", size=0, **where)  # type: ignore[arg-type]
+    with pytest.raises(ArtefactError, match=said):
+        manifest.read(folder(tmp_path, pulled)).archive(pulled)
+
+
 def test_workers_are_started_from_workers_images_only() -> None:
     """An image of workers serves its engine and the built-in one, the others none."""
     served = {kind: served_by(kind) for kind in Kind}
