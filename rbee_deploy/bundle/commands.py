@@ -10,7 +10,6 @@ from rbee_deploy.bundle.folder import Bundle, verified
 from rbee_deploy.bundle.make import make
 from rbee_deploy.bundle.source import Bundled
 from rbee_deploy.errors import BundleError
-from rbee_deploy.site import Site
 
 HELP = "make one folder with all that hosts get, or verify one"
 
@@ -69,7 +68,10 @@ def run(options: argparse.Namespace) -> Bundle:
 
 def _make(options: argparse.Namespace, folder: Path) -> Bundle:
     operators = targets.parse(options.operator) if options.operator else Target.this_machine()
-    bundle = make(options.site, _targets(options), folder, operators)
+    given = [targets.parse(text) for text in options.target]
+    asked = _asked(options)
+    processors = {name: target.arch for name, target in asked.items()}
+    bundle = make(options.site, (*given, *asked.values()), folder, operators, processors=processors)
     say_to_stderr(
         f"{folder}: {len(bundle.manifest.entries)} files, {bundle.size / (1 << 20):.0f} MiB, for hosts with "
         f"{targets.described(bundle.manifest.targets)}"
@@ -77,16 +79,11 @@ def _make(options: argparse.Namespace, folder: Path) -> Bundle:
     return bundle
 
 
-def _targets(options: argparse.Namespace) -> tuple[Target, ...]:
-    """Return the targets that are asked for."""
-    given = [targets.parse(text) for text in options.target]
-    if options.from_hosts:
-        given += _asked(options.inventory, options.site)
-    return tuple(given)
-
-
-def _asked(inventory: str, site: Site) -> list[Target]:
+def _asked(options: argparse.Namespace) -> dict[str, Target]:
+    """Return what each host says that it is, by its name, if hosts are to be asked."""
+    if not options.from_hosts:
+        return {}
     # Loads pyinfra, which patches the standard library.
     from rbee_deploy.bundle.hosts import ask  # noqa: PLC0415
 
-    return list(ask(inventory, site))
+    return ask(options.inventory, options.site)

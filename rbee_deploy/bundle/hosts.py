@@ -31,8 +31,8 @@ def look() -> None:
         )
 
 
-def ask(inventory: str, site: Site) -> tuple[Target, ...]:
-    """Return the kinds of host that a fleet has; raises BundleError naming every host that does not say."""
+def ask(inventory: str, site: Site) -> dict[str, Target]:
+    """Return what each host of a fleet is, by its name; raises BundleError naming every host that does not say."""
     pyinfra.is_cli = True
     connection.calm()
     report.alone()
@@ -45,7 +45,7 @@ def ask(inventory: str, site: Site) -> tuple[Target, ...]:
     silent = [host.name for host in site.hosts if host.name not in found]
     if silent:
         raise BundleError(f"{', '.join(silent)} did not say what they are; turn them on, or give --target for them")
-    return tuple(dict.fromkeys(found.values()))
+    return found
 
 
 def _found(state: Any) -> Iterator[tuple[str, Target]]:

@@ -5,10 +5,11 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import rbee_runtime
 from rbee_deploy.artefacts import Artefact, Say, Target, file_sha256, say_to_stderr
@@ -41,15 +42,17 @@ def make(
     operators: Target,
     makers: Makers | None = None,
     say: Say = say_to_stderr,
+    *,
+    processors: Mapping[str, str] = MappingProxyType({}),
 ) -> Bundle:
     """Make the bundle of a fleet for kinds of host in `folder`, and rbee-deploy for an operator's machine.
 
     A bundle that is there already is replaced in one step and keeps its targets; without one, no targets stand for the
-    usual ones. Raises DeployError.
+    usual ones. `processors` (`uname -m`) are those of hosts that were asked, by name. Raises DeployError.
     """
     with taken(folder):
         wanted = _wanted(site, targets, folder)
-        parts = _parts(site, wanted, operators, makers or Makers(), say)
+        parts = _parts(site, wanted, processors, operators, makers or Makers(), say)
         with replaced(folder) as draft:
             entries = tuple(_placed(part, draft, folder) for part in parts)
             manifest = Manifest(
@@ -92,16 +95,24 @@ def _existing(folder: Path) -> Bundle | None:
     return bundle
 
 
-def _parts(site: Site, targets: Sequence[Target], operators: Target, makers: Makers, say: Say) -> list[Part]:
+def _parts(
+    site: Site,
+    targets: Sequence[Target],
+    processors: Mapping[str, str],
+    operators: Target,
+    makers: Makers,
+    say: Say,
+) -> list[Part]:
+    # First, as it takes no time to see that one is missing.
+    archs = tuple(dict.fromkeys(target.arch for target in targets))
+    boxed = list(images.parts(site, archs, processors, makers.source, say))
     parts: dict[tuple[Kind, str], Part] = {}
     for target in targets:
         say(f"for hosts with Python {target.python}, {target.arch}, glibc {target.glibc}")
         for part in _artefacts(site, target, makers.source):
             kept = parts.setdefault((part.entry.kind, part.entry.name), part)
             parts[part.entry.kind, part.entry.name] = min(kept, part, key=_least_glibc)
-    archs = dict.fromkeys(target.arch for target in targets)
-    found = [*parts.values(), *images.parts(site, tuple(archs), makers.source), *_models(site, makers)]
-    return [*found, *_operators(makers.packages(operators), operators)]
+    return [*parts.values(), *boxed, *_models(site, makers), *_operators(makers.packages(operators), operators)]
 
 
 def _least_glibc(part: Part) -> tuple[int, ...]:

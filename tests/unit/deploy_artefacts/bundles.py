@@ -3,11 +3,12 @@
 import io
 import json
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rbee_deploy.artefacts import Artefact, Target, described, file_sha256
+from rbee_deploy.artefacts import Artefact, Say, Target, described, file_sha256
 from rbee_deploy.bundle.folder import Bundle
 from rbee_deploy.bundle.make import Makers, make
 from rbee_deploy.errors import ArtefactError
@@ -21,6 +22,7 @@ from tests.unit.deploy.sites import site_of
 
 BOOKWORM = Target(python="3.11", arch="x86_64", glibc="2.36")
 TRIXIE = Target(python="3.13", arch="x86_64", glibc="2.41")
+ARM = Target(python="3.13", arch="aarch64", glibc="2.41")
 FETCHED = "hf:acme/bee:*.gguf"
 SPLIT = ("bee-00001-of-00002.gguf", "bee-00002-of-00002.gguf")
 
@@ -60,7 +62,7 @@ class Makings:
         if target.arch in self.fails:
             raise ArtefactError(f"an engine for {target.arch} cannot be built")
         facts = json.dumps({"python": target.python, "arch": target.arch, "glibc": self.needs_glibc})
-        engine = f"{name}-{variant}-{target.python}"
+        engine = f"{name}-{variant}-{target.python}-{target.arch}"
         return described(engine, tar(self.folder / f"engine-{engine}.tar", "engine.json", facts))
 
     def model(self, model: Model) -> tuple[HeldFile, ...]:
@@ -108,11 +110,19 @@ def images_of(folder: Path, *images: Image) -> Path:
     return folder
 
 
-def bundle_of(site: Site, folder: Path, *targets: Target, makings: Makings | None = None) -> Bundle:
+def bundle_of(
+    site: Site,
+    folder: Path,
+    *targets: Target,
+    makings: Makings | None = None,
+    processors: Mapping[str, str] | None = None,
+    say: Say = quiet,
+) -> Bundle:
     """Make the bundle of a fleet out of next to nothing."""
     given = makings or Makings(folder.parent)
     makers = Makers(source=given, packages=given.packages, download=given.download)
-    return make(site, targets or (BOOKWORM, TRIXIE), folder, TRIXIE, makers, quiet)
+    wanted = targets or (BOOKWORM, TRIXIE)
+    return make(site, wanted, folder, TRIXIE, makers, say, processors=processors or {})
 
 
 def flip(path: Path, offset: int = -1) -> None:

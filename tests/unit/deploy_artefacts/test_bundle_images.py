@@ -11,14 +11,16 @@ from rbee_deploy.bundle.manifest import Kind
 from rbee_deploy.bundle.source import Bundled
 from rbee_deploy.errors import ArtefactError, BundleError
 from rbee_deploy.images import manifest
+from rbee_deploy.images.manifest import Image
 from rbee_deploy.inventory import host
 from rbee_deploy.plan import Workshop
 from rbee_deploy.site import Site
 from tests.unit.deploy.sites import IMAGE, ROLE_IMAGES, site_of
-from tests.unit.deploy_artefacts.bundles import TRIXIE, bundle_of, flip, images_of, quiet
+from tests.unit.deploy_artefacts.bundles import ARM, TRIXIE, bundle_of, flip, images_of, quiet
 
 ALL = (*ROLE_IMAGES, IMAGE)
 FOREIGN = replace(IMAGE, arch="aarch64", id=f"sha256:{'9' * 64}")
+FOREIGN_QUEEN = replace(ROLE_IMAGES[0], arch="aarch64", id=f"sha256:{'7' * 64}")
 PULLED = replace(IMAGE, repository="registry.example/rbee", digest=f"sha256:{'8' * 64}")
 
 
@@ -79,6 +81,71 @@ def test_images_that_are_not_there_stop_the_bundle(tmp_path: Path, there: tuple[
     with pytest.raises(ArtefactError, match=r"build it there|build them again"):
         bundle_of(site, tmp_path / "bundle", TRIXIE)
     assert not (tmp_path / "bundle").exists()
+
+
+def mixed(folder: Path, *images: Image, queen: str = "container", **fields: Any) -> Site:
+    """Return a fleet of a queen and a hive whose workers run in containers."""
+    boxes = (
+        host("box1", address="192.0.2.1", queen=True, hive=False, mode=queen),
+        host("box2", address="192.0.2.2", worker_runtime="container", **fields),
+    )
+    named = str(images_of(folder / "images", *images))
+    return site_of(*boxes, secrets_dir=str(folder / "secrets"), images=named, version="0.1.0")
+
+
+OTHERS = r"no image worker-llama-cpp for aarch64 \(it has .*\): build it there with `rbee-deploy images`"
+
+
+@pytest.mark.parametrize(
+    ("queen", "processors", "sentence"),
+    [
+        ("bare", {}, f"{OTHERS}, or give --from-hosts if no host on aarch64 runs containers$"),
+        ("bare", {"box1": "x86_64", "box2": "aarch64"}, f"{OTHERS}$"),
+        ("container", {"box1": "x86_64", "box2": "aarch64"}, f"{OTHERS}$"),
+        ("container", {}, r"no image queen for aarch64 .*, or give --from-hosts if no host on aarch64"),
+    ],
+)
+def test_a_processor_without_images_stops_the_bundle(
+    tmp_path: Path, queen: str, processors: dict[str, str], sentence: str
+) -> None:
+    """Also when there are those for another processor: nobody could add them on the other side."""
+    site = mixed(tmp_path, *ALL, queen=queen)
+    with pytest.raises(ArtefactError, match=sentence):
+        bundle_of(site, tmp_path / "bundle", TRIXIE, ARM, processors=processors)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_host_without_images_for_any_processor_stops_the_bundle(tmp_path: Path) -> None:
+    """Though other hosts have theirs for every one."""
+    unlike = replace(IMAGE, arch="riscv64")
+    site = mixed(tmp_path, ROLE_IMAGES[0], FOREIGN_QUEEN, unlike)
+    with pytest.raises(ArtefactError, match=r"has no image worker-llama-cpp for x86_64 \("):
+        bundle_of(site, tmp_path / "bundle", TRIXIE, ARM)
+
+
+KNOWN = {"box1": "aarch64", "box2": "x86_64"}
+MAY_LACK = ["no images for box2 if it is on aarch64"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "processors", "taken", "said"),
+    [
+        ({"queen": "bare"}, KNOWN, {IMAGE}, []),
+        ({}, KNOWN, {IMAGE, FOREIGN_QUEEN}, []),
+        ({}, {}, {IMAGE, FOREIGN_QUEEN, ROLE_IMAGES[0]}, MAY_LACK),
+        ({"queen": "bare", "mode": "container", "fallback": "bare"}, {}, {IMAGE, ROLE_IMAGES[1]}, MAY_LACK),
+    ],
+    ids=["its hosts are bare", "each host has its own", "a host may have none", "hosts can run bare"],
+)
+def test_what_hosts_can_do_without_stops_nothing(
+    tmp_path: Path, fields: dict[str, Any], processors: dict[str, str], taken: set[Image], said: list[str]
+) -> None:
+    """All that is there for hosts is in the bundle, and what one of them may miss is said."""
+    heard: list[str] = []
+    site = mixed(tmp_path, *ALL, FOREIGN_QUEEN, **fields)
+    made = bundle_of(site, tmp_path / "bundle", TRIXIE, ARM, processors=processors, say=heard.append)
+    assert {image.id for image in manifest.read(made.folder / "images").images} == {image.id for image in taken}
+    assert [line.partition(": ")[0] for line in heard if "images" in line] == said
 
 
 def test_an_image_that_only_a_registry_has_stops_the_bundle(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from rbee_deploy.inventory import host, model
 from rbee_deploy.site import Site
 from tests.unit.deploy.sites import site_of
 from tests.unit.deploy_artefacts.bundles import (
+    ARM,
     BOOKWORM,
     SPLIT,
     TRIXIE,
@@ -35,7 +36,6 @@ from tests.unit.deploy_artefacts.bundles import (
 )
 
 NOBLE = Target(python="3.12", arch="x86_64", glibc="2.39")
-ARM = Target(python="3.13", arch="aarch64", glibc="2.41")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from rbee_deploy.errors import BundleError, InventoryError
 from rbee_deploy.inventory import model
 from rbee_deploy.site import Site
 from rbee_deploy.sources import Built
-from tests.unit.deploy_artefacts.bundles import bundle_of, two_boxes
+from tests.unit.deploy_artefacts.bundles import ARM, BOOKWORM, TRIXIE, bundle_of, two_boxes
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_a_run_without_one_builds_as_ever(command: str) -> None:
 def test_an_interrupt_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of minutes that a person ends leaves no folder and no traceback."""
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands, "make", interrupted)
@@ -100,7 +100,7 @@ def test_only_who_holds_the_folder_looks_into_it(tmp_path: Path, monkeypatch: py
     bundle.folder.rename(tmp_path / ".bundle.old")  # where a killed run left it
     asked: list[object] = []
 
-    def noted(_site: Site, targets: object, *_: object) -> Bundle:
+    def noted(_site: Site, targets: object, *_: object, **__: object) -> Bundle:
         asked.append(targets)
         return bundle
 
@@ -109,3 +109,24 @@ def test_only_who_holds_the_folder_looks_into_it(tmp_path: Path, monkeypatch: py
     options.site = two_boxes(tmp_path)
     assert commands.run(options) == bundle
     assert asked == [()]
+
+
+def test_what_hosts_say_is_known_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their kinds are targets beside those that are named, and which processor is whose is not lost."""
+    said: dict[str, object] = {}
+
+    def noted(_site: Site, targets: object, *_: object, processors: object) -> Bundle:
+        said.update(targets=targets, processors=processors)
+        return bundle
+
+    site = two_boxes(tmp_path)
+    bundle = bundle_of(site, tmp_path / "bundle")
+    monkeypatch.setattr(commands, "make", noted)
+    monkeypatch.setattr(commands, "_asked", lambda _: {"box1": BOOKWORM, "box2": ARM})
+    options = parsed("bundle", "-i", "fleet.py", "-o", "bundle", "--target", "python=3.13,arch=x86_64,glibc=2.41")
+    options.site = site
+    commands.run(options)
+    assert said == {
+        "targets": (TRIXIE, BOOKWORM, ARM),
+        "processors": {"box1": "x86_64", "box2": "aarch64"},
+    }

@@ -84,7 +84,8 @@ def test_a_host_gets_what_fits_it(bundled: Bundled, target: Target, fit: Target)
     """The same Python and processor, and a glibc that is no newer than the host's."""
     assert bundled.release("0.1.0", target).id == f"0.1.0-{fit.label}"
     assert bundled.uv(target).id == "uv-1-x86_64"
-    assert bundled.engine("llama-cpp", "cpu-x86_64_v3", target).id == f"llama-cpp-cpu-x86_64_v3-{fit.python}"
+    engine = bundled.engine("llama-cpp", "cpu-x86_64_v3", target)
+    assert engine.id == f"llama-cpp-cpu-x86_64_v3-{fit.python}-{fit.arch}"
 
 
 @pytest.mark.parametrize(
