@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from rbee_deploy import remembered, uninstall
+from rbee_deploy import interrupt, remembered, uninstall
 from rbee_deploy.asking import agreed
 from rbee_deploy.cli import documents, running
 from rbee_deploy.cli.arguments import Commands, command
@@ -58,14 +58,24 @@ def _purge_orphans(options: argparse.Namespace) -> int:
     _ask(options, [item.name for item in lost])
     LOST[:] = remembered.pyinfra_hosts(options.site, lost)
     status = _go(argparse.Namespace(**{**vars(options), "inventory": str(ORPHANS), "limit": []}), options.models)
-    reached = [here for here in running.hosts() if here.host not in here.host.state.failed_hosts]
-    for here in reached:
-        remembered.forget(options.site, here.declared.name)
-    if status:
-        kept = [item.name for item in lost if item.name not in {here.declared.name for here in reached}]
+    gone = _purged()
+    for name in gone:
+        remembered.forget(options.site, name)
+    kept = [item.name for item in lost if item.name not in gone]
+    if status and kept:
         folder = options.site.secrets / "hosts"
         documents.advise(options, f"if {' or '.join(kept)} is no more, delete its folder in {folder}")
     return status
+
+
+def _purged() -> list[str]:
+    """Return the hosts of which nothing is left to keep: their notes are all that is known of them.
+
+    None after Ctrl-C: the same command finds what is purged already as it should be, and forgets it then.
+    """
+    if interrupt.happened():
+        return []
+    return [here.declared.name for here in running.hosts() if here.host.connector_data.get(ask.DONE)]
 
 
 def _ask(options: argparse.Namespace, names: list[str]) -> None:

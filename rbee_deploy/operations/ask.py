@@ -13,6 +13,9 @@ from rbee_deploy.operations.root import REFUSALS, as_root_command, refused
 
 ANSWER = "rbee_answer"
 
+DONE = "rbee_answered"
+"""Key of whether the script that was last asked ended as it should; not there where nobody lived to see its end."""
+
 
 @operation()
 def looked(accept: Callable[[], list[str]] = list) -> Iterator[FunctionCommand]:
@@ -42,8 +45,11 @@ def _ask(
     host: Any,
     command: StringCommand,
 ) -> bool:
+    # An interrupt ends this greenlet while it waits: what an earlier script left must not stand for this one.
+    host.connector_data.pop(DONE, None)
     succeeded, output = host.connector.run_shell_command(command, **command.connector_arguments)
     host.connector_data[ANSWER] = list(output.stdout_lines)
+    host.connector_data[DONE] = bool(succeeded)
     if not succeeded:
         said = [line for line in (*output.stderr_lines, *output.stdout_lines) if line.strip()]
         host.connector_data.setdefault(REFUSALS, []).extend(said or ["it failed and said nothing"])
