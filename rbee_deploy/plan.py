@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rbee_deploy import _x509, externals, model_credentials, model_files
 from rbee_deploy.artefacts import Artefact, Target
-from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, site_state
+from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, issue_anew, site_state
 from rbee_deploy.images import needed
 from rbee_deploy.images.kinds import ROLE_IMAGES
 from rbee_deploy.images.manifest import Image, Images
@@ -149,6 +149,17 @@ class Workshop:
             ends=_x509.end_of(state.ca),
             own_ends=_x509.end_of(client.pem) if client is not None else None,
         )
+
+    def renew_certificates(self) -> tuple[str, ...]:
+        """Replace every certificate of the fleet, once in a run, and return what they are for; plans have the new."""
+
+        def make() -> tuple[str, ...]:
+            issued = issue_anew(FleetAuthority.open(self.site.secrets, self.site.name), self.site)
+            for key in [key for key in self._made if key[0] in {"state", "plan"}]:
+                del self._made[key]
+            return issued
+
+        return self._once(("renewed",), make)
 
     def preseeded(self) -> dict[str, tuple[ModelFile, ...]]:
         """Return the files of the models that the deployer brings to hosts, by model name."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from rbee_deploy import engines, model_files, releases
 from rbee_deploy.artefacts import Artefact, Target
+from rbee_deploy.errors import ArtefactError
 from rbee_deploy.images import manifest as image_manifest
 from rbee_deploy.images.manifest import Images
 from rbee_deploy.site import Model, Site
@@ -77,6 +78,37 @@ class Built:
     def images(self, site: Site) -> Images:
         """Return what lies in the folder that the inventory names."""
         return image_manifest.read(Path(site.images or ""))
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """For a run that brings nothing to hosts: what they get may lie on another machine, or in a bundle."""
+
+    reads_files: bool = False
+
+    def release(self, version: str, target: Target) -> Artefact:
+        """Refuse it."""
+        raise _unasked(f"rbee {version} for {target.label}")
+
+    def uv(self, target: Target) -> Artefact:
+        """Refuse it."""
+        raise _unasked(f"uv for {target.label}")
+
+    def engine(self, name: str, variant: str, target: Target) -> Artefact:
+        """Refuse it."""
+        raise _unasked(f"engine {name} {variant} for {target.label}")
+
+    def model(self, model: Model) -> tuple[HeldFile, ...]:  # noqa: ARG002 - as any source
+        """Return no file."""
+        return ()
+
+    def images(self, site: Site) -> Images:
+        """Refuse it."""
+        raise _unasked(f"the images of fleet {site.name}")
+
+
+def _unasked(what: str) -> ArtefactError:
+    return ArtefactError(f"this command brings nothing to hosts, and wanted {what}")
 
 
 class _Choice:

@@ -18,15 +18,18 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """Give a command that brings things to hosts the options to take them from a bundle."""
     command.add_argument("--bundle", type=Path, metavar="DIR", help="take everything from this bundle, no network")
     command.add_argument("--bundle-sha256", metavar="HEX", help="the hash that was printed when it was made")
-    command.set_defaults(takes_bundle=True)
+    command.set_defaults(takes_bundle=True, brings=True)
 
 
 def take(options: argparse.Namespace) -> None:
     """Have this run take everything from the bundle that the options name, once all of it is verified.
 
     Call it before the inventory is read, whose models may have no file here then, and so before any host is contacted.
-    A command without these options takes nothing from a bundle. Raises BundleError.
+    A command without these options takes nothing from a bundle, and one that brings nothing to hosts takes nothing from
+    anywhere: of what only a bundle holds, it needs none here. Raises BundleError.
     """
+    if not getattr(options, "brings", True):
+        sources.choose(sources.Nothing())
     if not getattr(options, "takes_bundle", False):
         return
     if options.bundle is not None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rbee_deploy import advised
+from rbee_deploy import advised, sources
 from rbee_deploy.bundle import commands as bundle
 from rbee_deploy.cli import (
     adopting,
@@ -66,7 +66,16 @@ def _read(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    bundle.take(options)
+    before = sources.chosen()
+    try:
+        bundle.take(options)
+        return _run_on(options)
+    finally:
+        # For whoever calls `main` again in this process.
+        sources.choose(before)
+
+
+def _run_on(options: argparse.Namespace) -> int:
     # pyinfra would show a mistake in the inventory as one of its own, so that is read here first.
     options.site = None
     if options.inventory:

@@ -23,10 +23,13 @@ def command(
     limits: bool = True,
     hosts: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a command; `hosts` says that it runs on hosts, `limits` that a person may choose which by an option."""
+    """Add a command; `hosts` says that it runs on hosts, `limits` that a person may choose which by an option.
+
+    It is one that brings nothing to hosts, until it gets the options of a bundle.
+    """
     added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     added.add_argument("-i", "--inventory", required=True, help="the inventory, a Python file")
-    added.set_defaults(run=run, limit=[], verbose=False, new_authority=False)
+    added.set_defaults(run=run, limit=[], verbose=False, new_authority=False, brings=False)
     if limits:
         added.add_argument("--limit", action="append", default=[], metavar="HOST", help="only this host or group")
     if hosts:

@@ -1,15 +1,17 @@
 """rotate: new certificates or a new first API key for a fleet that goes on serving."""
 
 import argparse
+from functools import partial
 from typing import Any
 
 from rbee_deploy import advised, api_keys, queens, stages
-from rbee_deploy.authority import FleetAuthority, issue_anew
+from rbee_deploy.authority import FleetAuthority
+from rbee_deploy.bundle import commands as bundle
 from rbee_deploy.cli import documents, looking, running
 from rbee_deploy.cli.arguments import Commands, command
 from rbee_deploy.errors import DeployError
 from rbee_deploy.here import Here
-from rbee_deploy.operations import ask, keys
+from rbee_deploy.operations import ask, keys, noting
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import Site
 from rbee_deploy.stages import Stage
@@ -19,6 +21,7 @@ def register(commands: Commands) -> None:
     """Add the command."""
     text = "replace all certificates, or the first API key; no request fails meanwhile"
     added = command(commands, "rotate", _rotate, text, limits=False)
+    bundle.add_options(added)
     added.add_argument("what", choices=("certificates", "api-key"), help="which of the secrets")
     added.add_argument("--revoke-old", action="store_true", help="api-key: end the key before, once nobody uses it")
 
@@ -35,8 +38,12 @@ def _rotate(options: argparse.Namespace) -> int:
 
 def _certificates(options: argparse.Namespace) -> int:
     site: Site = options.site
-    issued = issue_anew(FleetAuthority.open(site.secrets, site.name), site)
-    status = running.go(options)
+    # Another fleet's, or a damaged one, before any host is asked.
+    FleetAuthority.open(site.secrets, site.name)
+    issued: dict[str, None] = {}
+    status = running.go(options, wanted=partial(_renewing, issued))
+    if status and not issued:
+        raise DeployError("no certificate was replaced; put right what is said above and run the same command again")
     advice = f"{advised.command('apply')} brings them to hosts that lack them" if status else ""
     verdict = f"are made; {advice}" if status else "are in force"
     documents.tell(
@@ -47,6 +54,17 @@ def _certificates(options: argparse.Namespace) -> int:
         in_force=not status,
     )
     return status
+
+
+def _renewing(issued: dict[str, None], site: Site) -> tuple[Stage, ...]:
+    """Return the stages of a deploy that replaces certificates once all that it needs is made and fits a host."""
+
+    def renew(here: Here) -> None:
+        issued.update(dict.fromkeys(here.workshop.renew_certificates()))
+
+    first, *rest = stages.of(site)
+    step = ("replace them", lambda here, name: noting.renewed(name=name, renew=partial(renew, here)))
+    return (first, Stage("certificates", (step,), quiet=True), *rest)
 
 
 def _api_key(options: argparse.Namespace) -> int:

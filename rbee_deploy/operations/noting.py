@@ -1,6 +1,7 @@
-"""Note on the operator's machine how a host that was deployed is reached."""
+"""What a step does on the operator's machine: note how a host is reached, replace the fleet's certificates."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
@@ -21,3 +22,15 @@ def noted(site: Site, declared: Host) -> Iterator[StringCommand]:
             yield from refused([str(error)])
             return
     host.noop("it is noted")
+
+
+@operation()
+def renewed(renew: Callable[[], Any]) -> Iterator[StringCommand]:
+    """Replace what the deployer keeps for hosts, now that nothing stands in the way; nothing is sent to the host."""
+    if host.state.is_executing:
+        try:
+            renew()
+        except DeployError as error:
+            yield from refused([str(error)])
+            return
+    host.noop("it is replaced")

@@ -189,5 +189,7 @@ _queen, _hives = fleet(
 )
 if "engine" in _wanted:
     sources.choose(_EngineFromNowhere())
-_shop = Workshop(_queen[0][1]["rbee"].site, sources.chosen())
+# What is on the hosts has nothing to do with what a command brings there.
+_from = _EngineFromNowhere() if "engine" in _wanted else sources.Built()
+_shop = Workshop(_queen[0][1]["rbee"].site, _from)
 hives = [_made_up(entry) for entry in _hives]

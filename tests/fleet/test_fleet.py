@@ -108,6 +108,22 @@ def test_a_converged_fleet_changes_nothing(secrets: Path) -> None:
     assert commands(done.stderr) == dict.fromkeys(boxes(1, HOSTS), 1)
 
 
+def test_a_rotation_that_fits_no_host_replaces_nothing(tmp_path: Path) -> None:
+    """Where every host is refused or silent, the certificates are as they were; where one fits, all are replaced."""
+
+    def rotated(**faults: str) -> tuple[str, dict[str, bytes]]:
+        done = run(tmp_path / "secrets", "rotate", "certificates", faults=faults, hosts=2)
+        assert done.returncode == 1
+        return done.stdout + done.stderr, {str(path): path.read_bytes() for path in tmp_path.rglob("hosts/*/*.pem")}
+
+    said, before = rotated(box1="refused", box2="silent")
+    assert "no certificate was replaced; put right what is said above" in said
+    assert rotated(box1="silent", box2="refused")[1] == before
+    said, after = rotated(box2="refused")
+    assert f"{len(before)} new certificates are made; " in said
+    assert [path for path in before if before[path] == after[path]] == []
+
+
 def test_hosts_that_fail_leave_the_others_alone(secrets: Path) -> None:
     """Refused, silent and broken hosts have one line each that says why; exit status 1; every other host is done."""
     faults = {"box2": "broken", "box3": "refused", "box4": "silent"}

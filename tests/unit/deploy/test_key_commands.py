@@ -7,6 +7,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 
 from rbee_deploy import api_keys, interrupt
-from rbee_deploy.authority import FleetAuthority
+from rbee_deploy.authority import FleetAuthority, site_state
 from rbee_deploy.cli import database, maintaining, rotating, running
 from rbee_deploy.errors import DeployError
-from rbee_deploy.operations import ask
+from rbee_deploy.operations import ask, noting
+from rbee_deploy.plan import Workshop
 from tests.unit.deploy.sites import two_hosts
 
 
@@ -107,6 +109,79 @@ def test_a_new_key_is_for_a_fleet_that_serves(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(ask, "looked", lambda **given: accepts.append(given["accept"]))
     asked[0].steps[0][1](SimpleNamespace(undeployed="the reasons"), "name")
     assert (asked[0].title, accepts) == ("look", ["the reasons"])
+
+
+def certificates(typed: argparse.Namespace) -> dict[str, str]:
+    """Return the certificates that the operator keeps for hosts, made where they are missing."""
+    authority = FleetAuthority.open(typed.site.secrets, typed.site.name)
+    state = site_state(authority, typed.site, release="", models={})
+    return {" ".join(key): each.pem for key, each in state.certificates.items()}
+
+
+def running_until(monkeypatch: pytest.MonkeyPatch, typed: argparse.Namespace, end: str, status: int) -> list[str]:
+    """Have a run go through the steps of all stages before one, for two hosts, and return the names of the stages."""
+    titles: list[str] = []
+
+    def go(*_: object, wanted: Callable[[Any], Any]) -> int:
+        shop = Workshop(typed.site)
+        for stage in wanted(typed.site):
+            titles.append(stage.title)
+            if stage.title == end:
+                return status
+            if stage.title == "certificates":
+                for declared in typed.site.hosts:
+                    here = SimpleNamespace(workshop=shop, declared=declared)
+                    (step,) = stage.steps
+                    step[1](here, "name")
+        return status
+
+    monkeypatch.setattr(running, "go", go)
+    monkeypatch.setattr(noting, "renewed", lambda *, name, renew: renew())  # noqa: ARG005 - as pyinfra calls it
+    return titles
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "replaced"),
+    [("preflight", 1, False), ("lease", 1, True), ("", 0, True)],
+    ids=["nothing fits", "it broke off later", "all went well"],
+)
+def test_certificates_are_replaced_once_a_host_is_known_to_fit(
+    ends: str, status: int, replaced: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What cannot be made or checked leaves the fleet's certificates alone; then each is replaced once, for all."""
+    typed = options(tmp_path, new_authority=False)
+    typed.what = "certificates"
+    before = certificates(typed)
+    titles = running_until(monkeypatch, typed, ends, status)
+    with nullcontext() if replaced else pytest.raises(DeployError, match=r"^no certificate was replaced; put right"):
+        assert rotating._rotate(typed) == status
+    after = certificates(typed)
+    assert [name for name in before if before[name] != after[name]] == (list(before) if replaced else [])
+    if replaced:
+        assert titles[:3] == ["preflight", "certificates", "lease"]
+        assert (typed.told["certificates"], typed.told["in_force"]) == (list(before), status == 0)
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_nothing_is_replaced_while_a_run_is_only_prepared(runs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is called before the first one runs, and the certificates are as they were until then."""
+    done: list[str] = []
+    host = SimpleNamespace(state=SimpleNamespace(is_executing=runs), noop=lambda _: None)
+    monkeypatch.setattr(noting, "host", host)
+    assert list(noting.renewed._inner(renew=lambda: done.append("renewed"))) == []
+    assert done == ["renewed"] * runs
+
+
+def test_plans_after_a_rotation_have_the_new_certificates(tmp_path: Path) -> None:
+    """A plan that was made to see whether it fits does not bring the old ones; a second host asks for no third ones."""
+    typed = options(tmp_path)
+    shop = Workshop(typed.site)
+    before, fit = shop._common().certificates, shop._once(("plan", "gpu1"), object)
+    assert shop.renew_certificates() == shop.renew_certificates()
+    after = shop._common().certificates
+    assert [key for key in before if before[key].pem == after[key].pem] == []
+    assert certificates(typed) == {" ".join(key): each.pem for key, each in after.items()}
+    assert shop._once(("plan", "gpu1"), object) is not fit
 
 
 @pytest.mark.parametrize(("shell", "promised"), [("", True), ("apt-get upgrade -y", False)])
