@@ -106,6 +106,15 @@ def is_current(pair: KeyPair, authority: KeyPair, uri: str | None, addresses: It
     return list(names) == _names(uri, addresses) and certificate.not_valid_before_utc <= now and left > _third(pair)
 
 
+def addresses_of(pair: KeyPair) -> tuple[str, ...]:
+    """Return the names and addresses that a certificate is for, in its order; none where it has no such extension."""
+    try:
+        names = pair.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return ()
+    return tuple(str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress))
+
+
 def is_valid_at(certificate: x509.Certificate, now: datetime) -> bool:
     """Say whether a certificate has begun and not ended."""
     return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc

@@ -27,6 +27,8 @@ Clock = Callable[[], datetime]
 CLIENT_ROLE = "client"
 """The client endpoint's certificate: names and addresses only, no identity that a link would accept."""
 
+EXPORTED = "_exported"
+"""Where the client endpoint's certificate of exports is kept, as if that were a host; none can have this name."""
 
 _DEPLOY_ANEW = f"deploy every host with a new authority by rbee-deploy apply {NEW_AUTHORITY}"
 
@@ -79,6 +81,11 @@ class FleetAuthority:
                 write_private(folder / f"{role}.pem", pair.pem)
         return Certificate(pair.pem, Secret(pair.key_pem, version=pair.version), pair.version)
 
+    def exported(self) -> tuple[str, ...]:
+        """Return the names that the client endpoint's certificate of exports is for; none where there is no such."""
+        pair = _cached(self.directory / "hosts" / EXPORTED, CLIENT_ROLE)
+        return () if pair is None else _x509.addresses_of(pair)
+
     def first_api_key(self) -> tuple[Secret, str]:
         """Return the first API key and the line `<id8>:<sha256>` that the queen imports, perhaps its successor's."""
         return api_keys.current(self.directory), api_keys.bootstrap_line(self.directory)
@@ -98,11 +105,17 @@ def site_state(
 
 
 def issue_anew(authority: FleetAuthority, site: Site) -> tuple[str, ...]:
-    """Replace every certificate of a fleet that the authority issues, and return what they are for."""
+    """Replace every certificate of a fleet that the authority issues, and return what they are for.
+
+    That of exports is among them; what was exported before has the old one until it is exported again.
+    """
     mine = [(host, role) for host in site.hosts for role in _roles(site, host) if not _is_operators(site, role)]
     for host, role in mine:
         _certificate_for(authority, site, host, role, anew=True)
-    return tuple(f"{role} {host.name}" for host, role in mine)
+    exported = authority.exported()
+    if exported:
+        authority.certificate(CLIENT_ROLE, EXPORTED, exported, anew=True)
+    return (*(f"{role} {host.name}" for host, role in mine), *([f"{CLIENT_ROLE} {EXPORTED}"] if exported else ()))
 
 
 def _is_operators(site: Site, role: str) -> bool:

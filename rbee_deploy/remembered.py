@@ -79,6 +79,11 @@ def orphans(site: Site) -> tuple[Host, ...]:
     return tuple(item for item in found if (item.ssh_address, item.ssh_port) not in taken)
 
 
+def has_any(site: Site) -> bool:
+    """Say whether any host was ever deployed from here, be it one that the inventory lost."""
+    return any((site.secrets / "hosts").glob(f"*/{FILE}"))
+
+
 def pyinfra_hosts(site: Site, lost: tuple[Host, ...]) -> list[PyinfraHost]:
     """Return hosts for pyinfra as if the fleet still had them."""
     whole = replace(site, hosts=(*site.hosts, *lost))

@@ -1,11 +1,12 @@
 """rotate: new certificates or a new first API key for a fleet that goes on serving."""
 
 import argparse
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from rbee_deploy import advised, api_keys, queens, stages
-from rbee_deploy.authority import FleetAuthority
+from rbee_deploy import advised, api_keys, queens, remembered, stages
+from rbee_deploy.authority import FleetAuthority, issue_anew
 from rbee_deploy.bundle import commands as bundle
 from rbee_deploy.cli import documents, looking, running
 from rbee_deploy.cli.arguments import Commands, command
@@ -15,6 +16,10 @@ from rbee_deploy.operations import ask, keys, noting
 from rbee_deploy.secrets import Secret
 from rbee_deploy.site import Site
 from rbee_deploy.stages import Stage
+
+_EXPORT_AGAIN = (
+    "what was exported has the old ones: run rbee-deploy export with --secrets again, and apply what it writes"
+)
 
 
 def register(commands: Commands) -> None:
@@ -39,21 +44,34 @@ def _rotate(options: argparse.Namespace) -> int:
 def _certificates(options: argparse.Namespace) -> int:
     site: Site = options.site
     # Another fleet's, or a damaged one, before any host is asked.
-    FleetAuthority.open(site.secrets, site.name)
+    authority = FleetAuthority.open(site.secrets, site.name)
+    exported = bool(authority.exported())
     issued: dict[str, None] = {}
+    if exported and not remembered.has_any(site):
+        # It runs nowhere but where it was exported to, and no host of it is to be reached.
+        issued.update(dict.fromkeys(issue_anew(authority, site)))
+        return _told(options, issued, "are made", [_EXPORT_AGAIN], in_force=False)
     status = running.go(options, wanted=partial(_renewing, issued))
     if status and not issued:
         raise DeployError("no certificate was replaced; put right what is said above and run the same command again")
-    advice = f"{advised.command('apply')} brings them to hosts that lack them" if status else ""
-    verdict = f"are made; {advice}" if status else "are in force"
+    lacking = [f"{advised.command('apply')} brings them to hosts that lack them"] if status else []
+    again = [_EXPORT_AGAIN] if exported else []
+    _told(options, issued, "are made" if status else "are in force", [*lacking, *again], in_force=not status)
+    return status
+
+
+def _told(
+    options: argparse.Namespace, issued: Iterable[str], verdict: str, advice: Sequence[str], *, in_force: bool
+) -> int:
+    names = list(issued)
     documents.tell(
         options,
-        f"{len(issued)} new certificates {verdict}",
-        advice=advice,
-        certificates=list(issued),
-        in_force=not status,
+        "; ".join((f"{len(names)} new certificates {verdict}", *advice)),
+        advice="; ".join(advice),
+        certificates=names,
+        in_force=in_force,
     )
-    return status
+    return 0
 
 
 def _renewing(issued: dict[str, None], site: Site) -> tuple[Stage, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from rbee_deploy import externals, model_credentials
-from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, site_state, utc_now
+from rbee_deploy.authority import CLIENT_ROLE, EXPORTED, FleetAuthority, site_state, utc_now
 from rbee_deploy.externals import KEYS
 from rbee_deploy.operator_tls import operator_certificate
 from rbee_deploy.render import Certificate, SiteState
@@ -12,8 +12,6 @@ from rbee_deploy.site import Host, Site, TlsPaths
 
 AUTHORITY, BOOTSTRAP = "ca.pem", "bootstrap-key"
 LOCAL = ("localhost", "127.0.0.1", "::1")
-EXPORTED = "_exported"
-"""Where the authority keeps the client endpoint's certificate of exports; no host can have this name."""
 
 
 def names(site: Site, host: Host, role: str) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from rbee_deploy import api_keys, interrupt
-from rbee_deploy.authority import FleetAuthority, site_state
+from rbee_deploy import api_keys, interrupt, remembered
+from rbee_deploy.authority import CLIENT_ROLE, EXPORTED, FleetAuthority, site_state
 from rbee_deploy.cli import database, maintaining, rotating, running
 from rbee_deploy.errors import DeployError
 from rbee_deploy.operations import ask, noting
@@ -160,6 +160,43 @@ def test_certificates_are_replaced_once_a_host_is_known_to_fit(
     if replaced:
         assert titles[:3] == ["preflight", "certificates", "lease"]
         assert (typed.told["certificates"], typed.told["in_force"]) == (list(before), status == 0)
+
+
+def export(typed: argparse.Namespace) -> FleetAuthority:
+    """Issue the client endpoint's certificate of an export."""
+    authority = FleetAuthority.open(typed.site.secrets, typed.site.name)
+    authority.certificate(CLIENT_ROLE, EXPORTED, ["chat.example"])
+    return authority
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_rotation_says_that_exports_are_to_be_made_again(
+    exported: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where there is an export, which has the old ones, and nowhere else; hosts get theirs as ever."""
+    typed = options(tmp_path, new_authority=False)
+    typed.what = "certificates"
+    certificates(typed)
+    remembered.remember(typed.site, typed.site.hosts[1])
+    if exported:
+        export(typed)
+    assert running_until(monkeypatch, typed, "", 0) == []
+    assert rotating._rotate(typed) == 0
+    assert ("client _exported" in typed.told["certificates"]) is exported
+    assert [advice.startswith("what was exported has the old ones") for advice in typed.advice] == [True] * exported
+
+
+def test_a_fleet_that_was_only_exported_needs_no_host_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where no host was ever deployed, none is reached: its certificates are replaced for the next export."""
+    typed = options(tmp_path, new_authority=False)
+    typed.what = "certificates"
+    before, _ = certificates(typed), export(typed)
+    reached: list[object] = []
+    monkeypatch.setattr(running, "go", lambda *given, **_: reached.append(given))
+    assert rotating._rotate(typed) == 0
+    after = certificates(typed)
+    assert (reached, [name for name in before if before[name] == after[name]]) == ([], [])
+    assert (typed.told["certificates"], typed.told["in_force"]) == ([*before, "client _exported"], False)
 
 
 @pytest.mark.parametrize("runs", [True, False])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rbee_deploy import api_keys, drift
-from rbee_deploy.authority import FleetAuthority, issue_anew, site_state
+from rbee_deploy.authority import CLIENT_ROLE, EXPORTED, FleetAuthority, issue_anew, site_state
 from rbee_deploy.errors import AuthorityError
 from rbee_deploy.observed import Observed
 from rbee_deploy.render import OwnedFile, owned_files
@@ -77,6 +77,25 @@ def test_all_certificates_are_replaced_and_the_authority_stays(tmp_path: Path) -
 def test_clients_of_the_fleet_s_own_endpoint_get_a_new_certificate_too(tmp_path: Path) -> None:
     """The one that clients see is issued anew where the authority issues it."""
     assert "client queen" in issue_anew(authority(tmp_path), replace(two_hosts(), client_endpoint="fleet-tls"))
+
+
+def test_an_exported_client_endpoint_gets_a_new_key_too(tmp_path: Path) -> None:
+    """It has the same names with another key, which the next export for those names takes as it is."""
+    site, names = replace(two_hosts(), client_endpoint="fleet-tls"), ["chat.example", "*.example", "192.0.2.1", "::1"]
+    before = authority(tmp_path).certificate(CLIENT_ROLE, EXPORTED, names)
+    assert "client _exported" in issue_anew(authority(tmp_path), site)
+    assert authority(tmp_path).exported() == tuple(names)
+    renewed = authority(tmp_path).certificate(CLIENT_ROLE, EXPORTED, names)
+    assert before.key.reveal() != renewed.key.reveal() == (tmp_path / "secrets/hosts/_exported/client.key").read_text()
+
+
+def test_what_was_never_exported_gets_no_certificate(tmp_path: Path) -> None:
+    """Neither a fleet without an export nor one whose exported pair is damaged, which the next export makes anew."""
+    site = replace(two_hosts(), client_endpoint="fleet-tls")
+    assert "client _exported" not in issue_anew(authority(tmp_path), site)
+    authority(tmp_path).certificate(CLIENT_ROLE, EXPORTED, ["chat.example"])
+    (tmp_path / "secrets/hosts/_exported/client.pem").write_text("damaged")
+    assert "client _exported" not in issue_anew(authority(tmp_path), site)
 
 
 @pytest.fixture
