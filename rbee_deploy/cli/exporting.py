@@ -1,6 +1,7 @@
 """export: the same fleet for Compose, Kubernetes or one pod of Podman."""
 
 import argparse
+import ipaddress
 import re
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from rbee_deploy.site import Site
 
 HELP = "write the fleet as a Compose project, as Kubernetes manifests, or as one pod for `podman kube play`"
 _REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*/?")
-_CLIENT_NAME = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.:-]*[A-Za-z0-9])?")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = re.compile(rf"(?=.{{1,253}}$)(\*\.)?({_LABEL}\.)*(?![0-9]+$){_LABEL}")
+"""With digits alone at its end it would be taken for an address, and is none."""
 
 
 def register(commands: Commands) -> None:
@@ -96,9 +99,18 @@ def _wanted(options: argparse.Namespace) -> Wanted:
 
 def _client_names(options: argparse.Namespace) -> list[str]:
     names: list[str] = options.client_name
-    wrong = next((name for name in names if not _CLIENT_NAME.fullmatch(name)), None)
+    wrong = next((name for name in names if not _is_address(name) and not _DNS_NAME.fullmatch(name)), None)
     if wrong is not None:
         raise ExportError(
-            f"--client-name {wrong!r} is neither a name nor an address; write it without https:// and port"
+            f"--client-name {wrong!r} is neither an address nor a name that a certificate can be for; write it as in "
+            "chat.example, *.example or 192.0.2.1, without https:// and port"
         )
     return names
+
+
+def _is_address(text: str) -> bool:
+    try:
+        # A certificate has no place for the interface of a link-local one.
+        return "%" not in text and bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False

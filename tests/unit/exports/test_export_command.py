@@ -278,8 +278,8 @@ def test_somebody_else_s_folder_is_left_alone(inventory: Path, tmp_path: Path) -
             "--client-name",
             "https://chat.example",
             (
-                "--client-name 'https://chat.example' is neither a name nor an address; write it without https:// and "
-                "port"
+                "--client-name 'https://chat.example' is neither an address nor a name that a certificate can be for; "
+                "write it as in chat.example, *.example or 192.0.2.1, without https:// and port"
             ),
         ),
     ],
@@ -292,6 +292,37 @@ def test_a_wrong_option_is_one_sentence(
         export(inventory, tmp_path / "out", Substrate.KUBERNETES, "--secrets", option, value)
     assert refused.value.code == sentence
     assert not (tmp_path / "out").exists()
+
+
+LABEL, LONGEST = "a" * 63, ".".join(["a" * 63] * 3 + ["b" * 61])
+CLIENT_NAMES = {
+    **dict.fromkeys(
+        ["chat.example", "box", "*.example", "*.chat.example", "a-b.example", "1.example", "3com.com"], True
+    ),
+    **dict.fromkeys(["192.0.2.1", "fd00::1", "::1", "xn--bcher-kva.example", f"{LABEL}.example", LONGEST], True),
+    **dict.fromkeys(["chat.example:8500", "[::1]", "[::1]:8500", "192.0.2.1:8500", "192.0.2.300", "1.2.3"], False),
+    **dict.fromkeys(["https://chat.example", "chat.example/v1", "chat..example", ".example", "chat.example."], False),
+    **dict.fromkeys(["*", "*.", "**.example", "chat.*.example", "*chat.example", "chat.*", "fd00:::1"], False),
+    **dict.fromkeys(["-a.example", "a-.example", "a_b.example", "bücher.example", "", " ", "box\n"], False),
+    **dict.fromkeys([f"{LABEL}a.example", f"{LONGEST}b", f"*.{LONGEST}", "fe80::1%eth0", "192.0.2.0/24"], False),
+}
+"""Names, and whether a client that asks for one can be given a certificate for it."""
+
+
+@pytest.mark.parametrize("name", CLIENT_NAMES)
+def test_only_names_that_a_client_can_match_get_a_certificate(name: str, inventory: Path, tmp_path: Path) -> None:
+    """An address or a DNS name, perhaps of all hosts in a domain, is in the certificate; the rest is refused."""
+    out = tmp_path / "out"
+    words = ("--secrets", f"--client-name={name}")
+    if not CLIENT_NAMES[name]:
+        with pytest.raises(SystemExit, match="is neither an address nor a name that a certificate can be for"):
+            export(inventory, out, Substrate.COMPOSE, *words)
+        assert not (tmp_path / "fleet-secrets").exists()
+        return
+    assert export(inventory, out, Substrate.COMPOSE, *words) == 0
+    certificate = x509.load_pem_x509_certificate((out / "secrets" / "rbee-queen" / "client.pem").read_bytes())
+    held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert name in {str(each.value) for each in held}
 
 
 @pytest.mark.parametrize(("substrate", "told"), [(Substrate.COMPOSE, True), (Substrate.KUBERNETES, False)])
