@@ -69,7 +69,7 @@ def lab_images(revision: str = "") -> Path:
     assert inside.engine is not None
     version = inside.release.id.rpartition("-")[0]
     recipe = Recipe(version=version, arch=LAB_TARGET.arch, base=NAME, revision=revision, options=LIMITS)
-    commands = [" ".join(build.command(kind, recipe, CONTEXT)) for kind in USUAL]
+    commands = [" ".join(build.command(kind, recipe, inside, CONTEXT)) for kind in USUAL]
     scripts = (context.release_script(inside.release.id), context.engine_script(inside))
     written = (context.containerfile().read_text(), *scripts, *commands, BASE.digest, RECIPES["containers"].digest)
     key = hashlib.sha256("\0".join(written).encode()).hexdigest()[:16]
@@ -91,7 +91,7 @@ def _build(recipe: Recipe, inside: Parts, out: Path) -> None:
 
 def _one(host: LabHost, kind: Kind, recipe: Recipe, inside: Parts, out: Path) -> manifest.Image:
     print(f"image {kind}: building", file=sys.stderr)
-    host.run(shlex.join(build.command(kind, recipe, CONTEXT)), timeout=BUILD_SECONDS)
+    host.run(shlex.join(build.command(kind, recipe, inside, CONTEXT)), timeout=BUILD_SECONDS)
     identity = host.run(shlex.join(build.id_command(recipe.tag(kind)))).stdout
     name = recipe.archive_name(kind)
     host.run(shlex.join(build.save_command(recipe.tag(kind), f"{OUT}/{name}")), timeout=BUILD_SECONDS)

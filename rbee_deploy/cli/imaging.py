@@ -127,6 +127,8 @@ def _images(options: argparse.Namespace) -> int:
     wanted = order(options)
     baked = [baking.asked(text) for text in options.bake]
     baking.check_apart(baked)
+    # Before an engine is compiled, which takes minutes.
+    build.check_podman()
     parts = Parts(
         engine=_engine(options, wanted),
         release=releases.build_release(None, wanted.target),

@@ -15,8 +15,11 @@ from rbee_deploy.images.baking import Baked
 from rbee_deploy.images.context import Parts
 from rbee_deploy.images.kinds import PLAIN, USUAL, Kind, Variant
 from rbee_deploy.images.manifest import Image
+from rbee_deploy.versions import version
 
 PODMAN = "podman"
+LEAST_PODMAN = "4.5"
+"""The first with Buildah 1.30, which knows `RUN --network`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +49,15 @@ class Recipe:
         return f"rbee-{kind.value}-{kind.label(self.version, self.variant_of(kind), model)}-{self.arch}.tar"
 
 
-def command(kind: Kind, recipe: Recipe, folder: str) -> list[str]:
+def command(kind: Kind, recipe: Recipe, parts: Parts, folder: str) -> list[str]:
     """Return the command that builds an image from a context folder, the same image for the same content."""
     given = {"BASE": recipe.base, "VERSION": recipe.version, "REVISION": recipe.revision}
+    digests = {"RELEASE_DIGEST": context.release_digest(parts)}
+    if kind.engine:
+        digests["ENGINE_DIGEST"] = context.engine_digest(parts)
     variant = {"VARIANT": recipe.variant.value} if kind.varied else {}
     options = ("--target", kind.value, *recipe.options)
-    return _build(context.CONTAINERFILE, recipe.tag(kind), given | variant, folder, options)
+    return _build(context.CONTAINERFILE, recipe.tag(kind), given | digests | variant, folder, options)
 
 
 def bake_command(baked: Baked, recipe: Recipe, folder: str) -> list[str]:
@@ -101,6 +107,21 @@ def described(
     )
 
 
+def check_podman() -> None:
+    """Raise ArtefactError where this machine has no Podman that builds images of rbee."""
+    if shutil.which(PODMAN) is None:
+        raise ArtefactError(f"building images needs {PODMAN} and this machine has none: apt-get install {PODMAN}")
+    said = subprocess.run([PODMAN, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    have = said.rpartition(" ")[2]
+    if not version(have):
+        raise ArtefactError(f"building images needs {PODMAN}, and `{PODMAN} --version` names none here: mend it")
+    if version(have) < version(LEAST_PODMAN):
+        raise ArtefactError(
+            f"Podman {have} on this machine is older than {LEAST_PODMAN}, the oldest that builds images of rbee: "
+            "upgrade it, or build them on another machine"
+        )
+
+
 def build(
     recipe: Recipe,
     parts: Parts,
@@ -111,15 +132,14 @@ def build(
     baked: Sequence[Baked] = (),
 ) -> list[Image]:
     """Build images on this machine, put them into a folder with `images.json` and return them; ArtefactError."""
-    if shutil.which(PODMAN) is None:
-        raise ArtefactError(f"building images needs {PODMAN} and this machine has none: apt-get install {PODMAN}")
+    check_podman()
     out.mkdir(parents=True, exist_ok=True)
     made = []
     with tempfile.TemporaryDirectory(prefix="rbee-images-") as scratch:
         folder = Path(scratch)
         context.write(folder, parts)
         for kind in kinds:
-            words = command(kind, recipe, str(folder))
+            words = command(kind, recipe, parts, str(folder))
             archive, identity = _saved(words, recipe.tag(kind), out / recipe.archive_name(kind), say)
             made.append(described(kind, recipe, parts, identity, archive))
     for model in baked:

@@ -1,5 +1,6 @@
 """The folder that images are built from: a release, an engine and the scripts that install them."""
 
+import hashlib
 import shlex
 import shutil
 import tarfile
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbee_deploy import engines, releases
-from rbee_deploy.artefacts import Artefact
+from rbee_deploy.artefacts import Artefact, file_sha256
 from rbee_deploy.images import of_base
 from rbee_deploy.images.kinds import ENGINE_OF_BASE
 from rbee_runtime import ports
@@ -70,6 +71,21 @@ def engine_script(parts: Parts) -> str:
     if parts.engine is None:
         return _script([("python3", f"{INSIDE}/{_FINDER}", folder)])
     return _script([("mkdir", "-p", str(ports.ENGINES)), *engines.install_script(f"{INSIDE}/engine.tar", folder)])
+
+
+def release_digest(parts: Parts) -> str:
+    """Return the sha256 of all that the layer of the release is made from, but for the base."""
+    return _digest(parts.release.sha256, parts.uv.sha256, release_script(parts.release.id))
+
+
+def engine_digest(parts: Parts) -> str:
+    """Return the sha256 of all that the layer of the engine is made from, but for the base."""
+    inside = parts.engine.sha256 if parts.engine is not None else file_sha256(Path(of_base.__file__))
+    return _digest(inside, engine_script(parts))
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def _script(steps: Iterable[tuple[str, ...]]) -> str:

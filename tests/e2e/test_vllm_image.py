@@ -9,6 +9,7 @@ import pytest
 
 from rbee_deploy.images import build, context
 from rbee_deploy.images.build import Recipe
+from rbee_deploy.images.context import Parts
 from rbee_deploy.images.kinds import Kind
 from tests.container_images import BASE_TREE, BUILD_SECONDS, CONTEXT, LIMITS, NAME, parts
 from tests.lab import Lab, LabHost, ensure_image
@@ -33,12 +34,17 @@ print(found.version, found.variant, vllm.ANSWER, os.environ["PATH"], os.getuid()
 """
 
 
+def inside() -> Parts:
+    """Return what goes into the image: the engine is that of its base."""
+    return replace(parts(), engine=None)
+
+
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabHost]:
     """Give a host that has the base, and what images are built from."""
     folder = tmp_path_factory.mktemp("context")
     folder.chmod(0o755)
-    context.write(folder, replace(parts(), engine=None))
+    context.write(folder, inside())
     binds = [(folder, CONTEXT, True), (ensure_image(BASE.name), BASE_TREE, True)]
     with Lab.create("vllm") as lab:
         made = lab.add_host("builder", image="containers", binds=binds)
@@ -59,7 +65,7 @@ def test_a_worker_finds_the_vllm_of_its_base(host: LabHost) -> None:
         timeout=BUILD_SECONDS,
     )
     made = recipe(WITH_VLLM)
-    host.run(shlex.join(build.command(Kind.WORKER_VLLM, made, CONTEXT)), timeout=BUILD_SECONDS)
+    host.run(shlex.join(build.command(Kind.WORKER_VLLM, made, inside(), CONTEXT)), timeout=BUILD_SECONDS)
     run = f"podman run --rm --read-only --cap-drop all {' '.join(LIMITS)}"
     tag = made.tag(Kind.WORKER_VLLM)
     assert host.run(f"{run} {tag} --version").stdout.startswith("rbee ")
@@ -73,7 +79,7 @@ def test_a_worker_finds_the_vllm_of_its_base(host: LabHost) -> None:
 
 def test_a_base_without_it_ends_the_build(host: LabHost) -> None:
     """With the sentence that says what to name instead."""
-    words = shlex.join(build.command(Kind.WORKER_VLLM, recipe(NAME), CONTEXT))
+    words = shlex.join(build.command(Kind.WORKER_VLLM, recipe(NAME), inside(), CONTEXT))
     refused = host.run(words, check=False, timeout=BUILD_SECONDS)
     assert refused.returncode != 0
     assert "the python3 of the base image finds no vllm" in refused.stdout + refused.stderr

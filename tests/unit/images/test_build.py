@@ -1,5 +1,6 @@
 """How images are built: the commands, and what their context installs."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -34,9 +35,9 @@ def parts(tmp_path: Path) -> Parts:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_equal_content_is_an_equal_image(kind: Kind) -> None:
+def test_equal_content_is_an_equal_image(kind: Kind, parts: Parts) -> None:
     """Times do not count, the base is as it was named, and the format is one that knows health checks."""
-    command = build.command(kind, RECIPE, "/context")
+    command = build.command(kind, RECIPE, parts, "/context")
     assert command[:2] == ["podman", "build"]
     assert command[command.index("--timestamp") + 1] == "0"
     assert command[command.index("--format") + 1] == "docker"
@@ -45,17 +46,50 @@ def test_equal_content_is_an_equal_image(kind: Kind) -> None:
     assert command[command.index("--tag") + 1] == f"localhost/rbee-{kind}:0.1.0"
 
 
-def test_a_variant_is_in_the_tag_the_file_and_a_label() -> None:
+def test_a_variant_is_in_the_tag_the_file_and_a_label(parts: Parts) -> None:
     """But for the usual one, and only for the image that comes in variants."""
     recipe = replace(RECIPE, variant=Variant.CUDA12)
-    command = build.command(Kind.WORKER_LLAMA_CPP, recipe, "/context")
+    command = build.command(Kind.WORKER_LLAMA_CPP, recipe, parts, "/context")
     assert "VARIANT=cuda12" in command
     assert command[command.index("--tag") + 1] == "localhost/rbee-worker-llama-cpp:0.1.0-cuda12"
     assert recipe.archive_name(Kind.WORKER_LLAMA_CPP) == "rbee-worker-llama-cpp-0.1.0-cuda12-x86_64.tar"
     assert RECIPE.archive_name(Kind.WORKER_LLAMA_CPP) == "rbee-worker-llama-cpp-0.1.0-x86_64.tar"
     for kind in (Kind.QUEEN, Kind.HIVE, Kind.WORKER_VLLM):
-        assert "VARIANT" not in "".join(build.command(kind, recipe, "/context"))
+        assert "VARIANT" not in "".join(build.command(kind, recipe, parts, "/context"))
         assert recipe.tag(kind) == RECIPE.tag(kind)
+
+
+def digests(kind: Kind, parts: Parts) -> dict[str, str]:
+    """Return the digests that a build is given."""
+    words = build.command(kind, RECIPE, parts, "/context")
+    given = dict(word.split("=", 1) for at, word in enumerate(words) if words[at - 1] == "--build-arg")
+    return {name: value for name, value in given.items() if name.endswith("_DIGEST")}
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"), [("release", ["RELEASE_DIGEST"]), ("uv", ["RELEASE_DIGEST"]), ("engine", ["ENGINE_DIGEST"])]
+)
+@pytest.mark.parametrize("of", [{"sha256": "1"}, {"id": "0.2.0-cc"}], ids=["content", "name"])
+def test_no_layer_of_other_content_is_taken_from_a_cache(
+    parts: Parts, part: str, changed: list[str], of: dict[str, str]
+) -> None:
+    """What is mounted counts for nothing in some caches, so the line says what it is, and the same for the same."""
+    if part == "uv" and "id" in of:
+        changed = []  # where it lies in the context does not depend on it
+    before = digests(Kind.WORKER_LLAMA_CPP, parts)
+    after = digests(Kind.WORKER_LLAMA_CPP, replace(parts, **{part: replace(getattr(parts, part), **of)}))
+    assert [name for name in before if before[name] != after[name]] == changed
+    assert before == digests(Kind.WORKER_LLAMA_CPP, parts)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_build_is_given_the_digests_of_its_own_stages(kind: Kind, parts: Parts) -> None:
+    """One without an engine is not told of one, and the engine of a base has a digest too."""
+    wanted = {"RELEASE_DIGEST", "ENGINE_DIGEST"} if kind.engine else {"RELEASE_DIGEST"}
+    for inside in (parts, replace(parts, engine=None)):
+        found = digests(kind, inside)
+        assert found.keys() == wanted
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in found.values())
 
 
 def test_a_model_goes_into_the_image_of_its_variant() -> None:
@@ -79,6 +113,16 @@ def test_the_engine_of_a_base_is_shown_to_workers(tmp_path: Path, parts: Parts) 
     assert (folder / "of_base.py").is_file()
 
 
+def has_podman(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Have this machine a Podman that says what it is, and for any image an id."""
+
+    def said(words: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(words, 0, stdout=version if "--version" in words else f"{'f' * 64}\n")
+
+    monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/podman")
+    monkeypatch.setattr(subprocess, "run", said)
+
+
 @pytest.fixture
 def podman(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
     """Have the commands of Podman noted, each archive written, and every image have an id."""
@@ -89,12 +133,8 @@ def podman(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
         if words[1] == "save":
             Path(words[words.index("--output") + 1]).write_text(words[-1])
 
-    def inspect(words: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(words, 0, stdout=f"{'f' * 64}\n")
-
-    monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/podman")
+    has_podman(monkeypatch, "podman version 5.4.2\n")
     monkeypatch.setattr(build, "run", run)
-    monkeypatch.setattr(subprocess, "run", inspect)
     return called
 
 
@@ -141,3 +181,28 @@ def test_a_machine_without_podman_says_so(tmp_path: Path, parts: Parts, monkeypa
     with pytest.raises(ArtefactError, match="needs podman and this machine has none: apt-get install podman"):
         build.build(RECIPE, parts, tmp_path / "out", say=print)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("podman version 4.4.4\n", "Podman 4.4.4 on this machine is older than 4.5, the oldest that builds images"),
+        ("podman version 4.3.1\n", "upgrade it, or build them on another machine"),
+        ("", "building images needs podman, and `podman --version` names none here: mend it"),
+    ],
+)
+def test_a_podman_that_cannot_build_is_refused(
+    tmp_path: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch, version: str, says: str
+) -> None:
+    """In one sentence, before anything is written."""
+    has_podman(monkeypatch, version)
+    with pytest.raises(ArtefactError, match=says):
+        build.build(RECIPE, parts, tmp_path / "out", say=print)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("version", ["4.5.0", "4.9.3", "5.0.0-dev", "5.10.1"])
+def test_a_podman_that_builds_is_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """The oldest one with `RUN --network`, and newer ones by number, not by letter."""
+    has_podman(monkeypatch, f"podman version {version}\n")
+    build.check_podman()

@@ -61,11 +61,21 @@ def test_an_image_with_a_model_is_that_of_its_worker() -> None:
     assert "/opt/rbee/models/" in text
 
 
+@pytest.mark.parametrize("stage", ["installed", "engine"])
+def test_a_line_that_mounts_files_says_which(stage: str) -> None:
+    """The digest is declared in the stage itself, or it would be empty and count for nothing."""
+    lines = instructions(stage)
+    (run,) = [at for at, line in enumerate(lines) if line.startswith("RUN")]
+    (name,) = re.findall(r"\$\{(\w+_DIGEST)\}", lines[run])
+    assert f'ARG {name}=""' in lines[:run]
+
+
 def test_builds_need_no_network_and_keep_no_tools() -> None:
     """Everything comes from the context, and only what was installed goes into an image."""
     runs = [line for line in TEXT.splitlines() if line.startswith("RUN")]
     assert runs
     assert all("--network=none" in line and "--mount=type=bind,target=/context" in line for line in runs)
+    assert all(re.search(r' "\$\{(RELEASE|ENGINE)_DIGEST\}"$', line) for line in runs)
     for kind in Kind:
         copied = [line for line in instructions(kind.value) if line.startswith(("COPY", "ADD"))]
         assert all(line.startswith("COPY --from=") for line in copied)

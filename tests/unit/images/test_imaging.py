@@ -38,6 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, Parts, list[Kin
     monkeypatch.setattr(releases, "build_release", lambda *_words: made)
     monkeypatch.setattr(releases, "uv_binary", lambda *_words: made)
     monkeypatch.setattr(engines, "build_engine", refused)
+    monkeypatch.setattr(build, "check_podman", lambda: None)
     monkeypatch.setattr(build, "build", built)
     return calls
 
@@ -62,6 +63,20 @@ def test_workers_are_not_left_out_unasked(words: list[str], asked: list[Any], tm
     """Where the engine cannot be compiled, all images or those of workers are refused, and none is built."""
     with pytest.raises(ArtefactError, match="an engine for aarch64 cannot be built"):
         run("--out", str(tmp_path), *words)
+    assert asked == []
+
+
+def test_an_old_podman_is_told_before_anything_is_made(
+    asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiling an engine takes minutes, so the machine is looked at first."""
+
+    def refuse() -> None:
+        raise ArtefactError("Podman is too old")
+
+    monkeypatch.setattr(build, "check_podman", refuse)
+    with pytest.raises(ArtefactError, match="Podman is too old"):
+        run("--out", str(tmp_path))
     assert asked == []
 
 
