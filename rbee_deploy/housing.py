@@ -19,12 +19,8 @@ from rbee_runtime import ports
 
 @dataclass(frozen=True)
 class Quadlet:
-    """Which keys the Quadlet of a Podman knows; for the others the command's own option is passed on."""
+    """Which keys the Quadlet of a Podman knows that not all do; where not, the command's own option is passed on."""
 
-    secret: bool
-    health: bool
-    log: bool
-    pull: bool
     stop: bool
 
 
@@ -36,10 +32,7 @@ def quadlet(podman: str | None) -> Quadlet:
     if podman is not None and not version(podman):
         raise RenderError("its Podman does not say its version: run `podman --version` there and mend what it says")
 
-    def has(least: str) -> bool:
-        return podman is None or version(podman) >= version(least)
-
-    return Quadlet(secret=has("4.5"), health=has("4.5"), log=has("4.5"), pull=has("4.6"), stop=has("5.0"))
+    return Quadlet(stop=podman is None or version(podman) >= version("5.0"))
 
 
 ROLE_OF = {ports.QUEEN_QUADLET: "queen", ports.QUEEN_UNIT: "queen", ports.HIVE_QUADLET: "hive", ports.HIVE_UNIT: "hive"}

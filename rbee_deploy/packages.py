@@ -86,11 +86,12 @@ _MOBY = ("moby-engine",)
 _DEBIAN_DOCKER = ("docker.io", "docker-cli")
 
 DISTRIBUTIONS: Mapping[tuple[str, str], Distribution] = {
-    # Its Podman is 4.3, which knows no Quadlet.
+    # Its Podman is 4.3, which knows no Quadlet, and its netavark 1.4.
     ("debian", "12"): _apt("3.11", podman=()),
     ("debian", "13"): _apt("3.13", _DEBIAN_DOCKER),
     ("debian", ""): _apt("3.13", _DEBIAN_DOCKER),
-    ("ubuntu", "24"): _apt("3.12"),
+    # Its netavark is 1.4, which gives every network a way out.
+    ("ubuntu", "24"): _apt("3.12", podman=()),
     ("ubuntu", "25"): _apt("3.13"),
     ("ubuntu", ""): _apt("3.14"),
     ("fedora", "41"): _dnf("3.13", docker=_MOBY),

@@ -8,7 +8,8 @@ from rbee_deploy.preflight.checks import Case, Check, Finding, Scope, Severity
 from rbee_deploy.versions import version
 from rbee_runtime import ports
 
-LEAST_PODMAN = "4.4"
+LEAST_PODMAN = "4.6"
+"""The first that makes a network without a way out, and says which netavark it has."""
 ADVISED_PODMAN = "5.0"
 """Of a line that is still mended."""
 LEAST_DOCKER = "25.0"
@@ -80,7 +81,7 @@ def _podman_is_new_enough(case: Case) -> Iterator[Finding]:
     elif have and version(have) < version(LEAST_PODMAN):
         yield Finding(
             f"Podman {have} is older than {LEAST_PODMAN}, the oldest that containers of rbee are made for",
-            f"upgrade the host to Debian 13, Ubuntu 24.04 or newer, or write {way_out(case.host.way)}",
+            f"upgrade the host to Debian 13, Ubuntu 26.04 or newer, or write {way_out(case.host.way)}",
         )
 
 
@@ -117,7 +118,8 @@ ENGINE = Check(
     looks_at="`podman --version` or `docker --version`, by the host's `engine`",
     fails_when="it is not there and setup knows no package for it",
     why="it is what runs the containers of workers",
-    fix="install it; on Debian, Ubuntu and Fedora setup does it, on Enterprise Linux for Podman",
+    fix="install it; on Debian, Ubuntu and Fedora setup does it, on Enterprise Linux for Podman; but Podman of Debian "
+    "12 and Ubuntu 24.04 is too old, or comes with a netavark that is",
     find=_engine_is_there,
     scope=Scope.CONTAINER,
 )

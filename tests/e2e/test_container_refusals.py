@@ -27,7 +27,7 @@ def test_an_engine_that_is_too_old_is_a_sentence(way: dict[str, str]) -> None:
         (word,) = way
         out = "mode='bare'" if word == "mode" else "worker_runtime='process'"
         assert done.code == 1
-        assert f"it has no Podman 4.4 or newer; install Podman 4.4 or newer there, or write {out}" in done.errors
+        assert f"it has no Podman 4.6 or newer; install Podman 4.6 or newer there, or write {out}" in done.errors
         assert lab.hosts["box"].run("ls -d /opt/rbee /etc/rbee", check=False).stdout == ""
         fleet.close()
 
@@ -132,7 +132,7 @@ def test_a_fallback_serves_all_the_same(fallen: Fleet) -> None:
     break_engine(new)
     done = fallen.rbee_deploy("apply")
     assert done.code == 0, done.errors
-    assert "it runs bare instead of in containers: it has no Podman 4.4 or newer" in done.errors
+    assert "it runs bare instead of in containers: it has no Podman 4.6 or newer" in done.errors
     assert "it runs bare instead of in containers: rbee-hive.service did not become ready" in done.errors
     assert answer(fallen, "echo")
     bare = answer(fallen, "smol")

@@ -306,7 +306,12 @@ TRIGGERS: dict[str, list[Trigger]] = {
         )
     ],
     "container-engine": [
-        Trigger("it has no Podman 4.4 or newer; install Podman", {"os_id": "arch"}, changed=contained),
+        Trigger("it has no Podman 4.6 or newer; install Podman", {"os_id": "arch"}, changed=contained),
+        Trigger(
+            "it has no Podman 4.6 or newer; install Podman",
+            {"os_id": "ubuntu", "os_version": "24.04"},
+            changed=contained,
+        ),
         Trigger("it has no Docker; install Docker", {"os_id": "rocky", "os_version": "9.4"}, changed=in_docker),
     ],
     "container-engine-answers": [
@@ -387,7 +392,7 @@ TRIGGERS: dict[str, list[Trigger]] = {
         ),
     ],
     "podman-version": [
-        Trigger("Podman 4.3.1 is older than 4.4, the oldest", {"programs": {"podman": "4.3.1"}}, changed=contained),
+        Trigger("Podman 4.5.1 is older than 4.6, the oldest", {"programs": {"podman": "4.5.1"}}, changed=contained),
         Trigger("its Podman does not say its version; run `pod", {"programs": {"podman": ""}}, changed=contained),
     ],
     "podman-advised": [

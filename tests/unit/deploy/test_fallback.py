@@ -63,8 +63,8 @@ SILENT = {"programs": {"podman": "5.4.2"}, "engine": []}
     ("facts", "room", "why"),
     [
         (PODMAN, {}, ""),
-        (NONE, {}, "it has no Podman 4.4 or newer; install"),
-        (OLD, {}, "Podman 4.3.1 is older than 4.4"),
+        (NONE, {}, "it has no Podman 4.6 or newer; install"),
+        (OLD, {}, "Podman 4.3.1 is older than 4.6"),
         (SILENT, {}, "podman is installed there and does not answer"),
         (PODMAN, {"container": ProcessorError("images.json has no image queen for aarch64")}, "images.json has no im"),
         (PODMAN, {"container": ArtefactError("the images in /i are of rbee 0.0.9; build them again")}, ""),

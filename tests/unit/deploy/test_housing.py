@@ -18,7 +18,7 @@ from tests.unit.deploy.sites import IMAGES, housed, housed_by_docker, housed_wit
 from tests.unit.deploy.test_render import REWRITE
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "quadlet"
-PODMANS = ("4.4.0", "4.5.1", "4.6.1", "4.9.3", "5.0.3", "5.4.2", "5.6.0", None)
+PODMANS = ("4.6.1", "4.9.3", "5.0.3", "5.4.2", "5.6.0", None)
 SINCE = {
     **dict.fromkeys(("ContainerName", "Image", "User", "Group", "PodmanArgs", "Network", "Notify", "ReadOnly"), "4.4"),
     **dict.fromkeys(("NoNewPrivileges", "DropCapability", "Environment", "Volume", "Exec"), "4.4"),
