@@ -43,7 +43,8 @@ class HostFacts:
     own, of which `kind` and `sha256` do. `cpu_baseline` is the x86-64 level such as `x86_64_v3`. `cgroup` is unified,
     legacy or "", `programs` maps container tools to their versions, `userns` says that users may have user namespaces,
     `user_bus` that each gets a bus. `engine` has `answers` where the asked one does, `containerd` where that keeps
-    Docker's images and `cdi` where Docker gives devices so; None where none was asked.
+    Docker's images and `cdi` where Docker gives devices so; None where none was asked. `networks` are the `backend`
+    and `version` of what makes networks for a Podman that answers, each "" where it does not say so.
     `gpus` is the memory of each card. `addresses` are the host's own, `queen_link` is reachable,
     refused, `unreachable: why` or "". `firewall` is there where the inventory asks for one, `worker_rules` where it
     asks for containers, and so is `selinux`: `labels` of folders that workers see, and `switches` that are on.
@@ -76,6 +77,7 @@ class HostFacts:
     userns: bool = True
     user_bus: bool = True
     engine: tuple[str, ...] | None = None
+    networks: Mapping[str, str] = field(default_factory=dict)
     gpus: Sequence[int] = ()
     addresses: tuple[str, ...] = ()
     queen_link: str = ""

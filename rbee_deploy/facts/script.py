@@ -281,13 +281,23 @@ case $(docker info --format '{{.DriverStatus}}') in *containerd.snapshotter*) ec
 case $(docker info --format '{{.CDISpecDirs}}' 2>/dev/null) in *[/]*) echo cdi;; esac"""
 
 
+# What makes its networks, twice: by its kind, and as it says of itself, such as "netavark 1.14.0".
+_BACKEND = "{{.Host.NetworkBackendInfo.Backend}} {{.Host.NetworkBackendInfo.Version}}"
+
+
+def _networks(name: str) -> str:
+    """Return the part that asks a Podman what makes its networks; one before 4.6 says nothing."""
+    said = f"timeout 20 {name} info --format {shlex.quote(_BACKEND)} </dev/null | head -n 1"
+    return f'echo "networks $({said} | tr -dc "A-Za-z0-9 ._+-")"'
+
+
 def _images(engine: str | None) -> str:
     if engine is None:
         return ""
     # The words of a command; it fails where the engine's user is yet to be made.
     name, program = in_shell(engine), shlex.quote(ContainerEngine(engine).program)
-    more = f"; {_DOCKER}" if engine == ContainerEngine.DOCKER else ""
-    answers = f"timeout 20 {name} ps --quiet >/dev/null </dev/null && {{ echo answers{more}; }}"
+    more = _DOCKER if engine == ContainerEngine.DOCKER else _networks(name)
+    answers = f"timeout 20 {name} ps --quiet >/dev/null </dev/null && {{ echo answers; {more}; }}"
     images = f"timeout 20 {name} images --quiet --no-trunc </dev/null | sort -u | grep '^sha256:[0-9a-f]*$'"
     running = f"timeout 20 {name} ps --filter label=rbee.worker --format '{{{{.Names}}}}' </dev/null"
     workers = f"{running} | grep '^{CONTAINERS}[A-Za-z0-9._-]*$'"

@@ -1,6 +1,7 @@
 """RbeeState: everything that a deploy reads from a host, in one command that needs a POSIX shell and little else."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -191,8 +192,18 @@ def _unit(unit: dict[str, str]) -> dict[str, Any]:
     }
 
 
+_NUMBER = re.compile(r"\d+(?:\.\d+)+")
+
+
 def _engine(lines: Lines) -> dict[str, Any]:
-    return {"engine": [line for line in lines if line in {"answers", "containerd", "cdi"}]}
+    """Return what an engine said, and what makes the networks of a Podman that was asked."""
+    rows = (line.partition(" ")[2].split() for line in lines if line.partition(" ")[0] == "networks")
+    networks = next(([*words, ""] for words in rows), None)
+    said: dict[str, Any] = {"engine": [line for line in lines if line in {"answers", "containerd", "cdi"}]}
+    if networks is not None:
+        found = _NUMBER.search(" ".join(networks[1:]))
+        said["networks"] = {"backend": networks[0], "version": found[0] if found else ""}
+    return said
 
 
 def _images(lines: Lines) -> dict[str, Any]:

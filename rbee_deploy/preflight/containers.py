@@ -10,6 +10,8 @@ from rbee_runtime import ports
 
 LEAST_PODMAN = "4.6"
 """The first that makes a network without a way out, and says which netavark it has."""
+LEAST_NETAVARK = "1.7"
+"""The first that makes a network without a way out; older ones give it one without a word."""
 ADVISED_PODMAN = "5.0"
 """Of a line that is still mended."""
 LEAST_DOCKER = "25.0"
@@ -20,6 +22,7 @@ LEAST_CRUN = "1.30"
 """The first without CVE-2026-84042, CVE-2026-88264 and CVE-2026-88265."""
 
 _NAMES = {"podman": f"Podman {LEAST_PODMAN} or newer", "docker": "Docker"}
+_UPGRADE = "upgrade the host to Debian 13, Ubuntu 26.04 or newer"
 _BACKPORTED = "upgrade it, or make sure that your distribution has brought the fixes to this version"
 
 
@@ -29,7 +32,8 @@ def _engine_is_there(case: Case) -> Iterator[Finding]:
         return
     name = _NAMES[engine.program]
     if case.installs is None or not case.installs.packages[Need(engine.program)]:
-        yield Finding(f"it has no {name}", f"install {name} there, or write {way_out(case.host.way)}")
+        beside = f" with netavark {LEAST_NETAVARK} or newer" if engine.program == "podman" and case.host.hive else ""
+        yield Finding(f"it has no {name}", f"install {name}{beside} there, or write {way_out(case.host.way)}")
 
 
 def _engine_answers(case: Case) -> Iterator[Finding]:
@@ -81,7 +85,31 @@ def _podman_is_new_enough(case: Case) -> Iterator[Finding]:
     elif have and version(have) < version(LEAST_PODMAN):
         yield Finding(
             f"Podman {have} is older than {LEAST_PODMAN}, the oldest that containers of rbee are made for",
-            f"upgrade the host to Debian 13, Ubuntu 26.04 or newer, or write {way_out(case.host.way)}",
+            f"{_UPGRADE}, or write {way_out(case.host.way)}",
+        )
+
+
+def _networks_are_closed(case: Case) -> Iterator[Finding]:
+    said = case.facts.networks
+    # A host without a hive has no network of workers, and an old Podman says nothing of this.
+    if not case.host.hive or not said or version(case.facts.programs.get("podman", "")) < version(LEAST_PODMAN):
+        return
+    backend, have = said["backend"], said["version"]
+    if backend not in {"netavark", ""}:
+        yield Finding(
+            f"its Podman makes networks by {backend}, which gives workers a way out of theirs",
+            f"have it use netavark (network_backend in /etc/containers/containers.conf), or write "
+            f"{way_out(case.host.way)}",
+        )
+    elif not version(have):
+        yield Finding(
+            "its Podman does not say which netavark makes its networks",
+            "run `podman info` there and mend what it says",
+        )
+    elif version(have) < version(LEAST_NETAVARK):
+        yield Finding(
+            f"netavark {have} is older than {LEAST_NETAVARK}, and gives workers a way out of their network",
+            f"{_UPGRADE}, or write {way_out(case.host.way)}",
         )
 
 
@@ -171,6 +199,16 @@ PODMAN = Check(
     why="what older ones make of the same request differs, and they are not tried; nor are units written by guess",
     fix="upgrade the host, or have its workers run as processes",
     find=_podman_is_new_enough,
+    scope=Scope.PODMAN,
+)
+NETAVARK = Check(
+    id="netavark-version",
+    title="Networks of workers have no way out",
+    looks_at="the backend of networks in `podman info`, and its version",
+    fails_when=f"it is not netavark, is older than {LEAST_NETAVARK}, or Podman does not say what it is",
+    why="others pass over that a network is to have no way out, and the workers in it get one without a word",
+    fix="upgrade the host (netavark of Debian 12 and Ubuntu 24.04 is too old), or have its workers run as processes",
+    find=_networks_are_closed,
     scope=Scope.PODMAN,
 )
 ADVISED = Check(

@@ -50,6 +50,7 @@ CHECKS: tuple[Check, ...] = (
     containers.REAL_MODELS,
     labels.READABLE,
     containers.PODMAN,
+    containers.NETAVARK,
     containers.ADVISED,
     containers.DOCKER,
     containers.RUNTIMES,

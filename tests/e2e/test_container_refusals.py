@@ -27,7 +27,8 @@ def test_an_engine_that_is_too_old_is_a_sentence(way: dict[str, str]) -> None:
         (word,) = way
         out = "mode='bare'" if word == "mode" else "worker_runtime='process'"
         assert done.code == 1
-        assert f"it has no Podman 4.6 or newer; install Podman 4.6 or newer there, or write {out}" in done.errors
+        fix = "install Podman 4.6 or newer with netavark 1.7 or newer there"
+        assert f"it has no Podman 4.6 or newer; {fix}, or write {out}" in done.errors
         assert lab.hosts["box"].run("ls -d /opt/rbee /etc/rbee", check=False).stdout == ""
         fleet.close()
 

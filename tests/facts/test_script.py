@@ -149,3 +149,37 @@ def test_an_engine_without_root_is_asked_once_its_user_is_up(
     words = ["sh", "-c", script._images("podman-rootless")]
     subprocess.run(words, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, capture_output=True)
     assert (tmp_path / "asked").exists() is asked
+
+
+SAYS = """\
+#!/bin/sh
+case "$*" in
+"ps --quiet") exit 0;;
+"info --format "*NetworkBackendInfo*) {info};;
+*) exit 1;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "info", "networks"),
+    [
+        ("podman", 'echo "netavark netavark 1.14.0"', {"backend": "netavark", "version": "1.14.0"}),
+        ("podman", 'echo "netavark netavark 1.4.0-dev"', {"backend": "netavark", "version": "1.4.0"}),
+        ("podman", 'printf "cni \\n@os\\n"', {"backend": "cni", "version": ""}),
+        ("podman", "echo no such field >&2; exit 125", {"backend": "", "version": ""}),
+        ("docker", "exit 1", None),
+    ],
+    ids=["netavark", "a build of somebody's", "cni", "an old Podman", "Docker"],
+)
+def test_a_podman_says_what_makes_its_networks(
+    engine: str, info: str, networks: dict[str, str] | None, tmp_path: Path
+) -> None:
+    """By kind and version, each empty where it does not say so; Docker is not asked."""
+    (tmp_path / engine).write_text(SAYS.replace("{info}", info))
+    (tmp_path / engine).chmod(0o755)
+    words = ["sh", "-c", script._images(engine)]
+    done = subprocess.run(words, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, capture_output=True, text=True)
+    fact = RbeeState().process(["@sudo ok", *done.stdout.splitlines()])
+    assert fact["engine"] == ["answers"]
+    assert fact.get("networks") == networks

@@ -51,6 +51,15 @@ def labelled(labels: dict[str, str], *switches: str, enforcing: bool = True) -> 
     return {"selinux": {"enforcing": enforcing, "labels": labels, "switches": list(switches)}}
 
 
+def networks(backend: str, version: str, **programs: str) -> dict[str, Any]:
+    """Return the facts of a host whose Podman says what makes its networks."""
+    return {
+        "programs": {"podman": "5.4.2", **programs},
+        "engine": ["answers"],
+        "networks": {"backend": backend, "version": version},
+    }
+
+
 def contained(declared: Host) -> Host:
     """Return the host with its workers in containers."""
     return replace(declared, worker_runtime="container")
@@ -395,6 +404,32 @@ TRIGGERS: dict[str, list[Trigger]] = {
         Trigger("Podman 4.5.1 is older than 4.6, the oldest", {"programs": {"podman": "4.5.1"}}, changed=contained),
         Trigger("its Podman does not say its version; run `pod", {"programs": {"podman": ""}}, changed=contained),
     ],
+    "netavark-version": [
+        Trigger(
+            "netavark 1.6.0 is older than 1.7, and gives workers a way out of their network; upgrade the host to "
+            "Debian 13, Ubuntu 26.04 or newer, or write worker_runtime='process'",
+            networks("netavark", "1.6.0"),
+            changed=contained,
+        ),
+        Trigger(
+            "netavark 1.4.0 is older than 1.7, and",
+            networks("netavark", "1.4.0", newuidmap="", newgidmap="", pasta=""),
+            changed=without_root,
+        ),
+        Trigger(
+            "its Podman makes networks by cni, which gives workers a way out of theirs; have it use netavark",
+            networks("cni", ""),
+            changed=contained,
+        ),
+        *(
+            Trigger(
+                "its Podman does not say which netavark makes its networks; run `podman info` there",
+                networks(backend, ""),
+                changed=contained,
+            )
+            for backend in ("netavark", "")
+        ),
+    ],
     "podman-advised": [
         Trigger("Podman 4.9.3 is older than 5.0, of a line", {"programs": {"podman": "4.9.3"}}, changed=contained)
     ],
@@ -467,6 +502,29 @@ def test_a_check_says_what_is_wrong_and_what_to_do(name: str, trigger: Trigger) 
     assert problem.check == name
     assert f"{problem.cause}; {problem.fix}".startswith(trigger.says)
     assert problem.fatal == (next(item for item in CHECKS if item.id == name).severity is Severity.FATAL)
+
+
+@pytest.mark.parametrize(
+    ("facts", "changed"),
+    [
+        (networks("netavark", "1.7.0"), contained),
+        (networks("netavark", "1.10.3"), contained),
+        (networks("netavark", "2.1.0"), housed),
+        ({"programs": {"podman": "5.4.2"}, "engine": ["answers"]}, contained),
+        ({**networks("netavark", "1.4.0"), "programs": {"docker": "28.0"}}, in_docker),
+        (networks("netavark", "1.4.0"), lambda declared: replace(housed(declared), hive=False)),
+    ],
+    ids=["the oldest", "by number", "newer", "not asked yet", "Docker", "no workers"],
+)
+def test_a_network_that_is_closed_is_not_complained_of(facts: dict[str, Any], changed: Callable[[Host], Host]) -> None:
+    """Nor what nobody has asked yet, nor what makes no network of workers."""
+    assert found(Trigger("", facts, changed=changed)) == ()
+
+
+def test_an_old_podman_is_told_once() -> None:
+    """It cannot say which netavark it has, and that is not complained of as well."""
+    (problem,) = found(Trigger("", {**networks("", ""), "programs": {"podman": "4.5.1"}}, changed=contained))
+    assert problem.check == "podman-version"
 
 
 def test_every_check_is_seen_to_speak() -> None:
