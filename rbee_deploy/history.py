@@ -75,7 +75,8 @@ class Change:
     @property
     def brought(self) -> Collection[str]:
         """Return what other hosts have of the same change: the release, or new images where the release stayed."""
-        return self.switch.brings(self.before)
+        # It may have run bare, or at another engine, just before.
+        return self.switch.brings(self.before) or {*self.switch.images}
 
     def is_one_with(self, other: "Change") -> bool:
         """Say whether one run made both, or both brought the same."""

@@ -130,15 +130,26 @@ class State:
 
 
 def switches(good: Sequence[Good]) -> tuple[Good, ...]:
-    """Return for each of the steps of a host, the newest last, the one by which it came to that release and images."""
+    """Return for each of the steps of a host, the newest last, the one by which it came to that release and images.
+
+    Images are held to those that it had last for the same, since its last switch: in between it may have run bare.
+    """
     found: list[Good] = []
+    had: dict[tuple[str, str], str] = {}
     for at, step in enumerate(good):
+        mine = step.made_of or {}
         if step.switch is not None:
-            found.append(step.switch)
-        elif at and not step.brings(good[at - 1]):
-            found.append(found[-1])
+            switch = step.switch
+        elif (
+            at and not step.brings(good[at - 1]) and all(had.get(kind, image) == image for kind, image in mine.items())
+        ):
+            switch = found[-1]
         else:
-            found.append(_alone(step))
+            switch = _alone(step)
+        if found[-1:] != [switch]:
+            had = {**(switch.made_of or {})}
+        had |= mine
+        found.append(switch)
     return tuple(found)
 
 

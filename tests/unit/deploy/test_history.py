@@ -95,6 +95,23 @@ CASES: Mapping[str, tuple[Mapping[str, Past], Mapping[str, str]]] = {
         {"h": imaged((FIRST, ""), (SECOND, ""), (REBUILT, "hw")), "q": past(FIRST, SECOND)},
         {"h": "a", "q": "a"},
     ),
+    "images that came once a host ran in containers again": (
+        {
+            "h": imaged((FIRST, "hw"), (SECOND, "hw"), (REBUILT_LATER, "HW")),
+            "fell back": imaged(
+                (FIRST, "hw"), (SECOND, "hw"), (REBUILT, ""), (("x", "0.2.0-b", 27, "run8again"), "HW")
+            ),
+        },
+        {"h": "b", "fell back": "b3"},
+    ),
+    "images that one host alone got so": (
+        {"h": imaged((FIRST, "w"), (SECOND, "w"), (REBUILT, ""), (REBUILT_LATER, "W"))},
+        {"h": "b3"},
+    ),
+    "not the same images once a host ran in containers again": (
+        {"h": imaged((FIRST, "w"), (SECOND, "w"), (REBUILT, ""), (REBUILT_LATER, "w"))},
+        {"h": "a"},
+    ),
     "nobody whose way alone has changed": ({"h": imaged((SECOND, ""), (REBUILT, "hw"))}, {}),
     "past a switch of one host to bare, to the newest way of before": (
         {"h": imaged((FIRST, "hw"), (EARLY, ""), (SECOND, ""), (REBUILT, "hw"), (REBUILT_LATER, ""))},
