@@ -169,9 +169,9 @@ def _engine_s() -> tuple[str, ...]:
     groups = f":/(user[.]slice/user-$1[.]slice|system[.]slice/({units}))(/|$)"
     return (
         "engine_s() { {",
-        # A namespace with the user's own id and others beside it: nobody else is lent those. Where users have no bus,
-        # control groups say nothing: the first one, which keeps the namespace, is in the session that it was begun in.
-        '  printf "%s\\n" /proc/[0-9]*/uid_map | xargs -r grep -lsE "^ *[0-9]+ +$1 +1$" |',
+        # A namespace whose root is the user, with other ids beside it: nobody else is lent those. Where users have no
+        # bus, control groups say nothing: the first one, which keeps it, is in the session that it was begun in.
+        '  printf "%s\\n" /proc/[0-9]*/uid_map | xargs -r grep -lsE "^ *0 +$1 +1$" |',
         '    xargs -r grep -cHs "" | grep -v ":1$"',
         f'  printf "%s\\n" /proc/[0-9]*/cgroup | xargs -r grep -lsE "{groups}"; }} |',
         r"  sed -E 's,.*/([0-9]+)/[^/]*$,\1,' | sort -un; }",
