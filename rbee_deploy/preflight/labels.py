@@ -25,6 +25,8 @@ def _advice(case: Case, folder: str, label: str) -> str:
     switch = labels.SWITCHES.get(labels.type_of(label))
     if switch is not None:
         return f"run `setsebool -P {switch} on` there"
+    if labels.type_of(label) in labels.WITHOUT_LABELS:
+        return f"mount what it lies on with the option `context={labels.SHARED}` there"
     # A policy knows paths by regular expressions; and restorecon leaves categories and some types alone unless forced.
     pattern = re.sub(r"[.+]", r"\\\g<0>", folder)
     made = "" if folder != case.host.models_dir or folder in case.facts.paths else f"mkdir -p {folder} && "
@@ -39,11 +41,12 @@ READABLE = Check(
     title="SELinux lets workers read the operator's folders",
     looks_at="where SELinux is enforcing, the labels of `hf_caches`, and of `models_dir` unless it is below "
     "`/var/lib/rbee`; with `rootless` there too",
-    fails_when="the type is none that containers may read (`container_ro_file_t`, `container_file_t`), the label has "
-    "categories, or it is that of a network's file system and the switch for such is off",
+    fails_when="the type is none that containers may read (`container_ro_file_t`, `container_file_t`, `usr_t`), the "
+    "label has categories, or it is that of a network's file system and the switch for such is off",
     why="rbee labels its own places alone: to label a folder may take long, fails on many network disks, and takes it "
     "from others who read it by the label that it has",
-    fix="label it with `semanage fcontext` and `restorecon`, or turn the switch on with `setsebool`",
+    fix="label it with `semanage fcontext` and `restorecon`, or turn the switch on with `setsebool`; mount a disk that "
+    "takes no labels with `context=`",
     find=_workers_may_read,
     severity=Severity.HINT,
     scope=Scope.PODMAN,

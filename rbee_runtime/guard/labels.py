@@ -1,7 +1,8 @@
 """What SELinux lets workers in containers read, and which of the folders that they see are rbee's to label. Pure.
 
 Types and switches are those of container-selinux, its container.te and container.if: there every container's domain
-manages `container_file_t` and `fusefs_t` and reads `container_ro_file_t`, and a switch opens each of the others.
+manages `container_file_t` and `fusefs_t` and reads `container_ro_file_t`, and switches open others. `usr_t`, which is
+all below `/opt` and `/usr`, every domain of Fedora's policy reads (domain.te: `files_read_all_base_ro_files`).
 """
 
 from collections.abc import Collection, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from rbee_runtime import ports
 
-READABLE = frozenset({"container_file_t", "container_ro_file_t", "fusefs_t"})
+READABLE = frozenset({"container_file_t", "container_ro_file_t", "fusefs_t", "usr_t"})
 SWITCHES: Mapping[str, str] = {
     "nfs_t": "virt_use_nfs",
     "cifs_t": "virt_use_samba",
@@ -19,6 +20,10 @@ SWITCHES: Mapping[str, str] = {
     "public_content_rw_t": "container_read_public_content",
 }
 """Types that workers may read once a switch is on; file systems of most of them take no label of their own."""
+
+WITHOUT_LABELS = frozenset({"dosfs_t", "iso9660_t", "hugetlbfs_t"})
+"""Types of file systems of which no file has a label of its own, and that no switch opens."""
+SHARED = "system_u:object_r:container_ro_file_t:s0"
 
 
 def is_own(folder: Path) -> bool:

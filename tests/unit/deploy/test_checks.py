@@ -382,6 +382,13 @@ TRIGGERS: dict[str, list[Trigger]] = {
             contained,
         ),
         Trigger(
+            f"SELinux keeps its workers from reading {NAS} (system_u:object_r:dosfs_t:s0); mount what it lies on with "
+            "the option `context=system_u:object_r:container_ro_file_t:s0` there",
+            labelled({NAS: "system_u:object_r:dosfs_t:s0"}),
+            {"models_dir": NAS},
+            contained,
+        ),
+        Trigger(
             "SELinux keeps its workers from reading /data/models (system_u:object_r:default_t:s0); run "
             "`semanage fcontext",
             {
@@ -581,6 +588,7 @@ QUIET: dict[str, Trigger] = {
                 CACHE: "system_u:object_r:container_ro_file_t:s0",
                 "/data": "system_u:object_r:container_file_t",
                 "/mnt/fuse": "system_u:object_r:fusefs_t:s0",
+                "/opt/models": "system_u:object_r:usr_t:s0",
             }
         ),
         {},
