@@ -26,22 +26,26 @@ def let_through() -> str:
     that. Its chain of users comes before; it never empties it, and takes one that is there before it is. It ends as
     iptables does, and with its words.
     """
-    wanted = " && ".join(f"{{ {_has(what)} || iptables -w -I DOCKER-USER {what} -j ACCEPT; }}" for what in THROUGH)
-    return f"{_BOTH} || exit 0; iptables -w -N DOCKER-USER 2>/dev/null; {wanted}"
+    wanted = " && ".join(f"{{ {_has(what)} || iptables -w 5 -I DOCKER-USER {what} -j ACCEPT; }}" for what in THROUGH)
+    return f"{_BOTH} || exit 0; iptables -w 5 -N DOCKER-USER 2>/dev/null; {wanted}"
 
 
 def is_let_through() -> str:
-    """Return the script that ends with 0 where a Docker of the host lets workers through, or there is none."""
-    return f"! {_BOTH} || {{ {' && '.join(map(_has, THROUGH))}; }}"
+    """Return the script that ends with 0 where a Docker of the host lets workers through, or asks its chain of nothing.
+
+    One that is not in use, and an iptables that does not work, keep nothing from workers.
+    """
+    asked = "iptables -w 5 -C FORWARD -j DOCKER-USER 2>/dev/null"
+    return f"! {_BOTH} || ! {asked} || {{ {' && '.join(map(_has, THROUGH))}; }}"
 
 
 def _has(what: str) -> str:
-    return f"iptables -w -C DOCKER-USER {what} -j ACCEPT 2>/dev/null"
+    return f"iptables -w 5 -C DOCKER-USER {what} -j ACCEPT 2>/dev/null"
 
 
 def shut_again() -> str:
     """Return the script that takes this back; where there is nothing of it, or no iptables, it does nothing."""
-    return "; ".join((*(f"iptables -w -D DOCKER-USER {what} -j ACCEPT 2>/dev/null" for what in THROUGH), "true"))
+    return "; ".join((*(f"iptables -w 5 -D DOCKER-USER {what} -j ACCEPT 2>/dev/null" for what in THROUGH), "true"))
 
 
 def shut() -> None:

@@ -45,7 +45,9 @@ def script(engine: str | None) -> str:
     # A guard of before goes by something else.
     asked_for = f"grep -qsF '\"{ports.NETWORK_MARK}\"' {ports.ETC}/guard.json"
     marked = f"{{ [ -e {ports.NETWORK_MARK} ] || ! {asked_for}; }} && echo {MARKED}"
-    shut = f"{{ {is_let_through()}; }} || echo {SHUT};" if engine == ContainerEngine.PODMAN else ""
+    # One command may wait for others' for five seconds.
+    let_through = f"timeout 20 sh -c {shlex.quote(is_let_through())}"
+    shut = f"{let_through} || [ $? = 124 ] || echo {SHUT};" if engine == ContainerEngine.PODMAN else ""
     listed = f"{nft} list tables | grep -Fx {wanted}"
     asked = f"echo tool=yes; {marked}; {listed}; {{ {tried} || {broken}; }}; {compared}; {shut}"
     return f"echo @worker_rules\ncommand -v nft >/dev/null 2>&1 && {{ {asked} }}"

@@ -208,20 +208,18 @@ def test_what_a_docker_beside_podman_dropped_is_let_through_again(fleet: Fleet, 
     """Plan says when its chain has lost rules for workers; apply brings them back by either iptables, for good."""
     host = fleet.lab.hosts["podman"]
     used = host.run("readlink -f $(command -v iptables)").stdout.strip()
-    kept = "iptables -w -S DOCKER-USER"
+    chain, jump = "DOCKER-USER", "FORWARD -j DOCKER-USER"
     before = running(host)
     try:
-        host.run(
-            f"{kept.replace('-S', '-F')}; update-alternatives --set iptables /usr/sbin/{program}; {kept}", check=False
-        )
+        host.run(f"update-alternatives --set iptables /usr/sbin/{program}")
+        # As a Docker does that starts; the rules of the other iptables are not seen by this one.
+        host.run(f"iptables -w -N {chain}; iptables -w -F {chain}; iptables -w -I {jump}", check=False)
         assert "Docker on this host forwards nothing to workers of Podman" in fleet.rbee_deploy("plan").errors
         fleet.deploy()
-        assert host.run(f"{kept} | grep -c rbee-workers").stdout.strip() == "2"
+        assert host.run(f"iptables -w -S {chain} | grep -c rbee-workers").stdout.strip() == "2"
         assert "forwards nothing" not in fleet.rbee_deploy("plan").errors
     finally:
-        host.run(
-            f"iptables -w -F DOCKER-USER; update-alternatives --set iptables {used}; systemctl reload rbee-network"
-        )
+        host.run(f"iptables -w -D {jump}; update-alternatives --set iptables {used}; systemctl reload rbee-network")
     assert running(host) == before
 
 

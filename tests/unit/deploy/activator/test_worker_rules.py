@@ -85,7 +85,9 @@ IPTABLES = """\
 import pathlib, sys
 rules = pathlib.Path({rules!r})
 lines = rules.read_text().splitlines() if rules.exists() else []
-match sys.argv[2:]:
+match sys.argv[3:]:
+    case ["-C", "FORWARD", "-j", "DOCKER-USER"]:
+        sys.exit(0)
     case ["-N", "DOCKER-USER"]:
         sys.exit(int("DOCKER-USER" in lines) or rules.write_text("DOCKER-USER\\n") and 0)
     case ["-C", "DOCKER-USER", *rule]:
@@ -140,6 +142,20 @@ def test_a_docker_that_takes_no_rule_is_told(tmp_path: Path, fails: str, status:
         ["/bin/sh", "-c", worker_rules.let_through()], env={"PATH": str(tmp_path)}, capture_output=True, check=False
     )
     assert (done.returncode, done.stderr) == (status, b"iptables: no\n" if status else b"")
+
+
+@pytest.mark.parametrize(
+    ("fails", "in_its_way"), [("-C FORWARD", False), ("-C DOCKER-USER", True), ("-C", False), ("nothing", False)]
+)
+def test_a_docker_that_asks_its_chain_of_nothing_is_in_nobody_s_way(
+    tmp_path: Path, fails: str, in_its_way: bool
+) -> None:
+    """One that is not in use, or an iptables that does not work, is no fault that every run would find anew."""
+    for name in ("iptables", "dockerd"):
+        (tmp_path / name).write_text(f'#!/bin/sh\ncase "$*" in *"{fails}"*) exit 4;; esac\n')
+        (tmp_path / name).chmod(0o755)
+    asked = subprocess.run(["/bin/sh", "-c", worker_rules.is_let_through()], env={"PATH": str(tmp_path)}, check=False)
+    assert (asked.returncode != 0) is in_its_way
 
 
 @pytest.mark.parametrize("there", [("dockerd",), ("iptables",)])
