@@ -36,7 +36,7 @@ def _advice(case: Case, folder: str, label: str) -> str:
     )
 
 
-READABLE = Check(
+SELINUX = Check(
     id="selinux-labels",
     title="SELinux lets workers read the operator's folders",
     looks_at="where SELinux is enforcing, the labels of `hf_caches`, and of `models_dir` unless it is below "

@@ -48,7 +48,7 @@ CHECKS: tuple[Check, ...] = (
     containers.RULES,
     containers.STORE,
     containers.REAL_MODELS,
-    labels.READABLE,
+    labels.SELINUX,
     containers.PODMAN,
     containers.NETAVARK,
     containers.ADVISED,
