@@ -9,12 +9,14 @@ from xdist.scheduler import LoadScopeScheduling
 
 from rbee_deploy.local import install_engine
 from rbee_deploy.model_files import lab_model
+from tests.failures import AtOnce
 from tests.faults.rows import FULL
 from tests.scheduling import SHARED, ByFleet
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Hear Ctrl-C, for the tests of it: what a shell starts in the background ignores it, and so would its children."""
+    config.pluginmanager.register(AtOnce(config.pluginmanager))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
