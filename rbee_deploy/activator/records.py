@@ -21,7 +21,8 @@ class Good:
 
     `again` is when a rollback came back to it, 0 if none did; `images` are the ids of what its containers are made of,
     at its `engine` of containers, and `kinds` says of each in turn what it is for. `switch` is the step by which the
-    host came to its release and images, None where that is this one.
+    host came to its release and images, None where that is this one. `had` is what it had last since then for the same,
+    by engine and kind: in between it may have run bare.
     """
 
     generation: str
@@ -33,6 +34,8 @@ class Good:
     engine: str = ""
     kinds: tuple[str, ...] = ()
     switch: "Good | None" = None
+    # Not what tells steps apart: of one that an older release wrote it is found out later.
+    had: tuple[tuple[str, str, str], ...] = field(default=(), compare=False)
 
     @property
     def programs(self) -> tuple[str, tuple[str, ...]]:
@@ -61,13 +64,18 @@ class Good:
             return None
         return {(self.engine, kind): image for kind, image in zip(self.kinds, self.images, strict=True)}
 
+    @property
+    def last(self) -> Mapping[tuple[str, str], str]:
+        """Return the images that it had last, by engine and kind."""
+        return {(engine, kind): image for engine, kind, image in self.had}
+
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> "Good":
         """Return an entry as far as this release knows its fields: a newer one may have written more."""
         known = {name: value for name, value in entry.items() if name in {item.name for item in fields(cls)}}
         lists = {name: tuple(known.get(name, ())) for name in ("images", "kinds")}
-        switch = known.get("switch")
-        return cls(**{**known, **lists, "switch": cls.parse(switch) if switch else None})
+        switch, had = known.get("switch"), tuple(map(tuple, known.get("had", ())))
+        return cls(**{**known, **lists, "switch": cls.parse(switch) if switch else None, "had": had})
 
 
 @dataclass(frozen=True)
@@ -130,37 +138,41 @@ class State:
 
 
 def switches(good: Sequence[Good]) -> tuple[Good, ...]:
-    """Return for each of the steps of a host, the newest last, the one by which it came to that release and images.
-
-    Images are held to those that it had last for the same, since its last switch: in between it may have run bare.
-    """
-    found: list[Good] = []
-    had: dict[tuple[str, str], str] = {}
-    for at, step in enumerate(good):
-        mine = step.made_of or {}
-        if step.switch is not None:
-            switch = step.switch
-        elif (
-            at and not step.brings(good[at - 1]) and all(had.get(kind, image) == image for kind, image in mine.items())
-        ):
-            switch = found[-1]
-        else:
-            switch = _alone(step)
-        if found[-1:] != [switch]:
-            had = {**(switch.made_of or {})}
-        had |= mine
-        found.append(switch)
-    return tuple(found)
+    """Return for each of the steps of a host, the newest last, the one by which it came to that release and images."""
+    return tuple(map(_switch, settled(good)))
 
 
 def settled(good: Sequence[Good]) -> tuple[Good, ...]:
-    """Return the steps with their switches noted, so that they are known without the steps before."""
-    pairs = zip(good, switches(good), strict=True)
-    return tuple(replace(step, switch=None if switch == _alone(step) else switch) for step, switch in pairs)
+    """Return the steps with all noted of them that is to be known without the steps before."""
+    found: list[Good] = []
+    for step in good:
+        found.append(_settled(step, found[-1] if found else None))
+    return tuple(found)
+
+
+def _settled(step: Good, before: Good | None) -> Good:
+    """Return a step as what it is after the one before, whose own way there is noted already."""
+    former = None if before is None else _switch(before)
+    switch = step.switch
+    if switch is None and before is not None and not _is_change(step, before):
+        switch = former
+    had = before.last if before is not None and switch == former else (switch or step).made_of or {}
+    last = {**had, **(step.made_of or {})}
+    return replace(step, switch=switch, had=step.had or tuple((*kind, image) for kind, image in last.items()))
+
+
+def _is_change(step: Good, before: Good) -> bool:
+    """Say whether a step has another release, or other images than the host had last: it may have run bare since."""
+    mine = step.made_of or {}
+    return bool(step.brings(before)) or any(before.last.get(kind, image) != image for kind, image in mine.items())
+
+
+def _switch(step: Good) -> Good:
+    return _alone(step) if step.switch is None else step.switch
 
 
 def _alone(step: Good) -> Good:
-    return replace(step, again=0, switch=None)
+    return replace(step, again=0, switch=None, had=())
 
 
 def load(generation: str) -> Generation:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,17 +160,16 @@ WAYS: list[list[tuple[str, dict[str, str]]]] = [
 ]
 
 
-@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize("unnoted", [{}, {"had": ()}, {"had": (), "switch": None}])
 @pytest.mark.parametrize("ways", WAYS)
 def test_what_a_rollback_takes_stays(
-    systemd: FakeSystemd, podman: Path, ways: list[tuple[str, dict[str, str]]], noted: bool
+    systemd: FakeSystemd, podman: Path, ways: list[tuple[str, dict[str, str]]], unnoted: dict[str, Any]
 ) -> None:
     """Where a rollback goes, and since when the host runs what it runs, is the same after anything was pruned."""
     for release, images in ways:
         way(release, **images)
-    if not noted:
-        # As releases of before left it.
-        replace(state(), good=tuple(replace(step, switch=None) for step in state().good)).save()
+    # As releases of before left it.
+    replace(state(), good=tuple(replace(step, **unnoted) for step in state().good)).save()
     before = Past(state().good)
     for _ in range(2):
         pruning.prune(keep=3, wanted=set())
