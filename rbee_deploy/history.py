@@ -75,8 +75,8 @@ class Change:
     @property
     def brought(self) -> Collection[str]:
         """Return what other hosts have of the same change: the release, or new images where the release stayed."""
-        # It may have run bare, or at another engine, just before.
-        return self.switch.brings(self.before) or {*self.switch.images}
+        # Releases of before did not note it; the host may have run bare, or at another engine, just before.
+        return self.switch.brought or self.switch.brings(self.before) or {*self.switch.images}
 
     def is_one_with(self, other: "Change") -> bool:
         """Say whether one run made both, or both brought the same."""

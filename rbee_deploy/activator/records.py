@@ -22,7 +22,8 @@ class Good:
     `again` is when a rollback came back to it, 0 if none did; `images` are the ids of what its containers are made of,
     at its `engine` of containers, and `kinds` says of each in turn what it is for. `switch` is the step by which the
     host came to its release and images, None where that is this one. `had` is what it had last since then for the same,
-    by engine and kind: in between it may have run bare.
+    by engine and kind: in between it may have run bare. `brought` is what other hosts have of a change that this step
+    is: the release, or those of its images that are others than the host had last.
     """
 
     generation: str
@@ -34,8 +35,9 @@ class Good:
     engine: str = ""
     kinds: tuple[str, ...] = ()
     switch: "Good | None" = None
-    # Not what tells steps apart: of one that an older release wrote it is found out later.
+    # These do not tell steps apart: of those that an older release wrote they are found out later.
     had: tuple[tuple[str, str, str], ...] = field(default=(), compare=False)
+    brought: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def programs(self) -> tuple[str, tuple[str, ...]]:
@@ -73,7 +75,7 @@ class Good:
     def parse(cls, entry: Mapping[str, Any]) -> "Good":
         """Return an entry as far as this release knows its fields: a newer one may have written more."""
         known = {name: value for name, value in entry.items() if name in {item.name for item in fields(cls)}}
-        lists = {name: tuple(known.get(name, ())) for name in ("images", "kinds")}
+        lists = {name: tuple(known.get(name, ())) for name in ("images", "kinds", "brought")}
         switch, had = known.get("switch"), tuple(map(tuple, known.get("had", ())))
         return cls(**{**known, **lists, "switch": cls.parse(switch) if switch else None, "had": had})
 
@@ -153,18 +155,22 @@ def settled(good: Sequence[Good]) -> tuple[Good, ...]:
 def _settled(step: Good, before: Good | None) -> Good:
     """Return a step as what it is after the one before, whose own way there is noted already."""
     former = None if before is None else _switch(before)
-    switch = step.switch
-    if switch is None and before is not None and not _is_change(step, before):
-        switch = former
+    switch, brought = step.switch, step.brought
+    if switch is None and before is not None and not brought:
+        brought = _brought(step, before)
+        switch = None if brought else former
     had = before.last if before is not None and switch == former else (switch or step).made_of or {}
-    last = {**had, **(step.made_of or {})}
-    return replace(step, switch=switch, had=step.had or tuple((*kind, image) for kind, image in last.items()))
+    last = step.had or tuple((*kind, image) for kind, image in {**had, **(step.made_of or {})}.items())
+    return replace(step, switch=switch, had=last, brought=brought)
 
 
-def _is_change(step: Good, before: Good) -> bool:
-    """Say whether a step has another release, or other images than the host had last: it may have run bare since."""
+def _brought(step: Good, before: Good) -> tuple[str, ...]:
+    """Return the release, or the images that are others than the host had last: it may have run bare since."""
+    if step.release != before.release:
+        return (step.release,)
     mine = step.made_of or {}
-    return bool(step.brings(before)) or any(before.last.get(kind, image) != image for kind, image in mine.items())
+    others = {image for kind, image in mine.items() if before.last.get(kind, image) != image}
+    return tuple(sorted(others | {*step.brings(before)}))
 
 
 def _switch(step: Good) -> Good:

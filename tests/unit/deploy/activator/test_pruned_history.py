@@ -1,7 +1,10 @@
 """What a rollback knows of a host on which, as on every one, each deploy was followed by its pruning."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +52,22 @@ CASES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
         {"b1": "r1 | r2 | r2 hw | r2 docker hw | r2 hW"},
         {"b1": "r2 docker hw"},
     ),
+    "not who got before what stayed over a while in bare": (
+        {"b1": "r1 | r2 hw | r2 Hw | r2 | r2 HW", "b2": "r1 | r2 hv | r2 Hv | - | -"},
+        {"b1": "r2"},
+    ),
+    "nor after an image more since then": (
+        {"b1": "r1 | r2 hw | r2 Hw | r2 | r2 HW | r2 HWx", "b2": "r1 | r2 hv | r2 Hv | - | - | -"},
+        {"b1": "r2"},
+    ),
+    "not who got before what stayed while another image was away": (
+        {"b1": "r1 | r2 hv | r2 Hv | r2 H | r2 HV", "b2": "r1 | r2 hw | r2 Hw | - | -"},
+        {"b1": "r2 H"},
+    ),
+    "with all that got an image while one host ran bare": (
+        {"b1": "r1 | r2 hw | r2 | r2 Hw", "b2": "r1 | r2 hv | r2 Hv | -"},
+        {"b1": "r2", "b2": "r2 hv"},
+    ),
     "past the same images after a while in bare": ({"b1": "r1 | r2 | r2 hw | r2 | r2 hw"}, {"b1": "r1"}),
     "past another engine, in whatever images": ({"b1": "r1 | r2 | r2 hw | r2 | r2 docker hW"}, {"b1": "r1"}),
     "past the images of the release before": ({"b1": "r1 | r1 hw | r2 | r2 hW"}, {"b1": "r1 hw"}),
@@ -76,3 +95,49 @@ def test_what_was_taken_back_is_a_change_when_it_comes_again(root: Path) -> None
         assert (past.since, past.before) == (run, past.steps[-2])
         assert past.steps[-2].programs == ("r2", ())
         deploy(run, "r2", goes_back=True)
+
+
+def test_a_change_stays_one_when_what_was_before_it_leaves_its_place(root: Path) -> None:
+    """A host that comes to what it ran before the last change once more can still go back twice."""
+    past = host("r2 hw | r2 Hw | r2 h | r2 Hw")
+    for run, before in ((5, "r2 h"), (6, "r2 hw")):
+        assert past.before is not None
+        assert past.before.programs == brings(before).programs
+        deploy(run, before, goes_back=True)
+        past = Past(State.load().good)
+
+
+def without(noted: Any, *names: str) -> Any:
+    """Return records as they are without these fields."""
+    if isinstance(noted, dict):
+        return {name: without(value, *names) for name, value in noted.items() if name not in names}
+    return [without(item, *names) for item in noted] if isinstance(noted, list | tuple) else noted
+
+
+def test_images_that_came_with_the_release_are_known_from_older_records(root: Path) -> None:
+    """Where nobody noted what a host had last, new images are held to those of its last change."""
+    past = host("r1 | r2 hw | r2")
+    known = without(asdict(State("r2", past.steps)), "had", "brought")
+    places.STATE.write_text(json.dumps(known))
+    deploy(4, "r2 hW")
+    found = Past(State.load().good)
+    assert (found.since, found.before) == (4, past.steps[-1])
+
+
+AS_OF_OLD = {
+    "b1": "r2 hw | r2 | r2 HW | r2 HWx",
+    "b2": "r2 hw | r2 hW | r2 hWx",
+    "b3": "r2 hv | - | - | - | r2 Hv",
+    "not who got what b2 had before": "r2 Hy | r2 hy",
+}
+
+
+def test_all_images_count_where_nobody_noted_which_came(root: Path) -> None:
+    """Hosts that an older release deployed are still one with those that got the same images."""
+    pasts = {}
+    for name, text in AS_OF_OLD.items():
+        steps = [asdict(step) for step in host(text).steps]
+        pasts[name] = Past.of(json.loads(json.dumps({"good": without(steps, "had", "brought", "run")})))
+    assert {name: step.programs for name, step in back(pasts).items()} == {
+        name: brings(way).programs for name, way in {"b1": "r2", "b2": "r2 hw", "b3": "r2 hv"}.items()
+    }

@@ -160,7 +160,7 @@ WAYS: list[list[tuple[str, dict[str, str]]]] = [
 ]
 
 
-@pytest.mark.parametrize("unnoted", [{}, {"had": ()}, {"had": (), "switch": None}])
+@pytest.mark.parametrize("unnoted", [{}, {"had": (), "brought": ()}, {"had": (), "brought": (), "switch": None}])
 @pytest.mark.parametrize("ways", WAYS)
 def test_what_a_rollback_takes_stays(
     systemd: FakeSystemd, podman: Path, ways: list[tuple[str, dict[str, str]]], unnoted: dict[str, Any]
