@@ -135,7 +135,9 @@ class State:
             *known, step = settled((*self.good, step))
             if step.switch is not None:
                 step = replace(step, again=known[-1].again)
-            good = (*(entry for entry in known if entry.generation != generation.id), step)
+            # But not what was before the switch: bare, new images, bare again is still to be gone back over.
+            before = next((entry for entry in reversed(known) if _switch(entry) != step.switch), None)
+            good = (*(entry for entry in known if entry.generation != generation.id or entry is before), step)
         return replace(self, current=generation.id, good=good, wanted="", undo={})
 
 

@@ -64,6 +64,10 @@ CASES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
         {"b1": "r1 | r2 hv | r2 Hv | r2 H | r2 HV", "b2": "r1 | r2 hw | r2 Hw | - | -"},
         {"b1": "r2 H"},
     ),
+    "new images from which one host went away again by another way": (
+        {"b1": "r1 | r2 | r2 hw | r2 | r2 hW | r2", "b2": "r1 hw | r2 hw | - | - | r2 hW | -"},
+        {"b1": "r2", "b2": "r2 hw"},
+    ),
     "with all that got an image while one host ran bare": (
         {"b1": "r1 | r2 hw | r2 | r2 Hw", "b2": "r1 | r2 hv | r2 Hv | -"},
         {"b1": "r2", "b2": "r2 hv"},
@@ -141,3 +145,13 @@ def test_all_images_count_where_nobody_noted_which_came(root: Path) -> None:
     assert {name: step.programs for name, step in back(pasts).items()} == {
         name: brings(way).programs for name, way in {"b1": "r2", "b2": "r2 hw", "b3": "r2 hv"}.items()
     }
+
+
+def test_going_back_over_images_that_are_away_leaves_the_host_as_it_is(root: Path) -> None:
+    """A host that ran bare before new images and does so again has them taken back by a rollback, and no release."""
+    past = host("r1 | r2 | r2 hw | r2 | r2 hW | r2")
+    assert past.before is not None
+    assert (past.before.generation, past.before.run) == (past.steps[-1].generation, "run4")
+    deploy(7, "r2", goes_back=True)
+    found = Past(State.load().good)
+    assert (found.since, found.before, found.steps[-1].run) == (7, past.steps[0], "run4")

@@ -157,6 +157,7 @@ WAYS: list[list[tuple[str, dict[str, str]]]] = [
     [("r1", {"worker": "a"}), ("r1", {}), ("r1", {"worker": "b"})],
     [("r1", {}), ("r1", {"worker": "a"}), ("r2", {}), ("r2", {"worker": "b"}), ("r2", {"worker": "c"})],
     [("r1", {}), ("r2", {"worker": "a"}), ("r3", {"worker": "a"}), ("r3", {}), ("r2", {}), ("r2", {"worker": "b"})],
+    [("r1", {}), ("r2", {}), ("r2", {"worker": "a"}), ("r2", {}), ("r2", {"worker": "b"}), ("r2", {})],
 ]
 
 
