@@ -95,10 +95,11 @@ def _become(here: Here, site: Site, declared: Host, workshop: Workshop) -> None:
 def _of_host(here: Here) -> str:
     """Return what about a host bars the way that it is to go, "" for nothing of it.
 
-    What the operator has to put right on this machine is no reason to run another way; the next step fails with it.
+    What the operator has to put right on this machine is no reason to run another way, nor what may be over in a
+    minute; the next step fails with it.
     """
     try:
-        return next(iter(here.problems() or here.room()), "")
+        return next(iter(here.problems(passing=False) or here.room()), "")
     except ProcessorError as error:
         return str(error)
     except DeployError:

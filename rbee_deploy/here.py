@@ -43,7 +43,7 @@ QUEEN_LINK = "rbee_queen_link"
 EVERY = "rbee_every_model"
 """Key of whether all that is sure to run on the host is fetched ahead, and not only what the inventory says."""
 
-_TURNS = "rbee_turns"
+_TURNS, _NETWORKS = "rbee_turns", "rbee_networks"
 
 
 @dataclass(eq=False)
@@ -90,19 +90,19 @@ class Here:
         """Return what was last read of the host, when the run is over."""
         return last_known(self.host)
 
-    def problems(self) -> list[str]:
-        """Return what forbids the deploy; judged once for each state that was read, as every step asks."""
+    def problems(self, *, passing: bool = True) -> list[str]:
+        """Return what forbids the deploy, judged once for each state that was read; without `passing` what may pass."""
         facts = self.facts
         read, known = self.host.connector_data.get(PROBLEMS, (None, []))
         if read is not facts:
-            known = [_sentence(problem) for problem in self._checked() if problem.fatal]
+            known = [problem for problem in self._checked() if problem.fatal]
             self.host.connector_data[PROBLEMS] = (facts, known)
-        return list(known)
+        return [problem.sentence for problem in known if passing or not problem.passes]
 
     def rootless(self) -> list[str]:
         """Return why nothing can be done as root."""
         facts = preflight.HostFacts.parse(dict(self.facts.raw))
-        return [_sentence(problem) for problem in preflight.root_problems(self.site, self.declared, facts)]
+        return [problem.sentence for problem in preflight.root_problems(self.site, self.declared, facts)]
 
     def undeployed(self) -> list[str]:
         """Return why nothing can be asked of what was deployed: nothing can be done as root, or nothing was."""
@@ -117,13 +117,13 @@ class Here:
         sooner = {spec.name for spec in self.ahead()}
         fetches = fetched(self.site, self.declared, self.facts, {*sooner, *(model.name for model, _ in plan.models)})
         self.host.connector_data[FETCHES] = fetches
-        hints = [_sentence(problem) for problem in found if not problem.fatal]
+        hints = [problem.sentence for problem in found if not problem.fatal]
         self.host.connector_data[WARNINGS] = [
             *fallback.said(self.host),
             *hints,
             *(f"its hive fetches {it}" for it in fetches),
         ]
-        return [_sentence(problem) for problem in found if problem.fatal]
+        return [problem.sentence for problem in found if problem.fatal]
 
     def needs(self) -> tuple[packages.Need, ...]:
         """Return what the host needs from its distribution."""
@@ -135,7 +135,7 @@ class Here:
 
     def _checked(self, needed: preflight.Needs | None = None) -> tuple[preflight.Problem, ...]:
         facts = preflight.HostFacts.parse(dict(self.facts.raw))
-        facts = replace(facts, queen_link=self._first_answer(facts.queen_link))
+        facts = replace(facts, queen_link=self._first_answer(facts.queen_link), networks=self._told(facts.networks))
         trust = self.workshop.trust()
         if self.host.data.get(NEW_AUTHORITY_DATA) is True:
             trust = replace(trust, authority="")
@@ -147,6 +147,12 @@ class Here:
         first: str = data.setdefault(QUEEN_LINK, now)
         data[ASKED] = replace(data[ASKED], queen=None)
         return first
+
+    def _told(self, networks: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """Return what makes networks there; what it told before in this run, where it is too busy to tell again."""
+        known: dict[str, str] = self.host.connector_data.setdefault(_NETWORKS, {})
+        known.update(networks or {})
+        return known or networks
 
     def plan(self) -> HostPlan:
         """Return what the host should have; it must fit."""
@@ -386,10 +392,6 @@ def _failed_to_activate(state: Any, item: Any) -> bool:
         meta.is_complete() and meta.did_error() and next(iter(state.op_meta[op_hash].names)).startswith(ACTIVATION)
         for op_hash, meta in done
     )
-
-
-def _sentence(problem: preflight.Problem) -> str:
-    return f"{problem.cause}; {problem.fix}"
 
 
 def _workshop(state: Any, site: Site) -> Workshop:

@@ -44,7 +44,8 @@ class HostFacts:
     legacy or "", `programs` maps container tools to their versions, `userns` says that users may have user namespaces,
     `user_bus` that each gets a bus. `engine` has `answers` where the asked one does, `containerd` where that keeps
     Docker's images and `cdi` where Docker gives devices so; None where none was asked. `networks` are the `backend`
-    and `version` of what makes networks for a Podman that answers, each "" where it does not say so.
+    and `version` of what makes networks for a Podman that answers, each "" where it does not say so; None where it
+    failed to answer that. `deploy` is what was activated.
     `gpus` is the memory of each card. `addresses` are the host's own, `queen_link` is reachable,
     refused, `unreachable: why` or "". `firewall` is there where the inventory asks for one, `worker_rules` where it
     asks for containers, and so is `selinux`: `labels` of folders that workers see, and `switches` that are on.
@@ -77,7 +78,8 @@ class HostFacts:
     userns: bool = True
     user_bus: bool = True
     engine: tuple[str, ...] | None = None
-    networks: Mapping[str, str] = field(default_factory=dict)
+    networks: Mapping[str, str] | None = field(default_factory=dict)
+    deploy: Mapping[str, Any] = field(default_factory=dict)
     gpus: Sequence[int] = ()
     addresses: tuple[str, ...] = ()
     queen_link: str = ""

@@ -281,14 +281,18 @@ case $(docker info --format '{{.DriverStatus}}') in *containerd.snapshotter*) ec
 case $(docker info --format '{{.CDISpecDirs}}' 2>/dev/null) in *[/]*) echo cdi;; esac"""
 
 
-# What makes its networks, twice: by its kind, and as it says of itself, such as "netavark 1.14.0".
+NO_ANSWER = "failed"
+"""In place of what makes its networks, where a Podman that answers did not say."""
+
+# Twice: by its kind, and as it says of itself, such as "netavark 1.14.0".
 _BACKEND = "{{.Host.NetworkBackendInfo.Backend}} {{.Host.NetworkBackendInfo.Version}}"
 
 
 def _networks(name: str) -> str:
-    """Return the part that asks a Podman what makes its networks; one before 4.6 says nothing."""
-    said = f"timeout 20 {name} info --format {shlex.quote(_BACKEND)} </dev/null | head -n 1"
-    return f'echo "networks $({said} | tr -dc "A-Za-z0-9 ._+-")"'
+    """Return the part that asks a Podman what makes its networks; on a busy host, or before 4.6, it may say nothing."""
+    asked = f"networks=$(timeout 20 {name} info --format {shlex.quote(_BACKEND)} </dev/null)"
+    line = r'printf "%s\n" "$networks" | head -n 1 | tr -dc "A-Za-z0-9 ._+-"'
+    return f'{asked} && echo "networks $({line})" || echo "networks {NO_ANSWER}"'
 
 
 def _images(engine: str | None) -> str:

@@ -196,11 +196,13 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)+")
 
 
 def _engine(lines: Lines) -> dict[str, Any]:
-    """Return what an engine said, and what makes the networks of a Podman that was asked."""
+    """Return what an engine said, and what makes the networks of a Podman that was asked, None where it failed."""
     rows = (line.partition(" ")[2].split() for line in lines if line.partition(" ")[0] == "networks")
     networks = next(([*words, ""] for words in rows), None)
     said: dict[str, Any] = {"engine": [line for line in lines if line in {"answers", "containerd", "cdi"}]}
-    if networks is not None:
+    if networks == [script.NO_ANSWER, ""]:
+        said["networks"] = None
+    elif networks is not None:
         found = _NUMBER.search(" ".join(networks[1:]))
         said["networks"] = {"backend": networks[0], "version": found[0] if found else ""}
     return said

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from rbee_deploy import packages
+from rbee_deploy.history import Past
 from rbee_deploy.host_facts import HostFacts
 from rbee_deploy.modes import ContainerEngine
 from rbee_deploy.site import Host, Site
@@ -40,16 +41,25 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """What stands in the way on one host; one that is not `fatal` is a hint. `check` is the id of who found it."""
+    """What stands in the way on one host; one that is not `fatal` is a hint. `check` is the id of who found it.
+
+    One that `passes` may be over by itself in a minute: it is no reason to run a host in another way.
+    """
 
     host: str
     cause: str
     fix: str
     fatal: bool = True
     check: str = ""
+    passes: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """Return it as it is said beside the host's name."""
+        return f"{self.cause}; {self.fix}"
 
     def __str__(self) -> str:
-        return f"host {self.host!r}: {self.cause}; {self.fix}"
+        return f"host {self.host!r}: {self.sentence}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,12 @@ class Case:
         known = packages.distribution(self.facts.os_id, self.facts.os_version)
         return known if self.needs.installs_packages else None
 
+    @property
+    def is_at_its_engine(self) -> bool:
+        """Say whether the host runs in containers of the very engine that it is to run at."""
+        now = Past.of(self.facts.deploy).now
+        return now is not None and now.engine == self.host.container_engine
+
 
 class Finding(NamedTuple):
     """What is wrong and what to do about it: the two halves of a sentence."""
@@ -115,7 +131,8 @@ class Finding(NamedTuple):
 class Check:
     """One check. The texts are a page of the documentation; `find` yields what is wrong with a host.
 
-    Where a `gate` finds something, the host is not looked at further: the rest would repeat it in other words.
+    Where a `gate` finds something, the host is not looked at further: the rest would repeat it in other words. What
+    `passes` may be over by itself, as in a Problem.
     """
 
     id: str
@@ -128,12 +145,13 @@ class Check:
     severity: Severity = Severity.FATAL
     scope: Scope = Scope.EVERY
     gate: bool = False
+    passes: bool = False
 
     def problems(self, case: Case) -> Iterator[Problem]:
         """Yield what is wrong with a host that the check is for."""
         if _APPLIES[self.scope](case):
             for cause, fix in self.find(case):
-                yield Problem(case.host.name, cause, fix, self.severity is Severity.FATAL, self.id)
+                yield Problem(case.host.name, cause, fix, self.severity is Severity.FATAL, self.id, self.passes)
 
 
 def _has_card(case: Case) -> bool:

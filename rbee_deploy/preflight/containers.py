@@ -113,6 +113,26 @@ def _networks_are_closed(case: Case) -> Iterator[Finding]:
         )
 
 
+def _podman_tells(case: Case) -> Iterator[Finding]:
+    if not case.is_at_its_engine:
+        yield from _is_not_told(case, "run it there, mend what it says and try again")
+
+
+def _podman_tells_later(case: Case) -> Iterator[Finding]:
+    if case.is_at_its_engine:
+        yield from _is_not_told(case, "run it there and mend what it says")
+
+
+def _is_not_told(case: Case, fix: str) -> Iterator[Finding]:
+    # An old Podman cannot say it, and is refused for its age.
+    old = version(case.facts.programs.get("podman", "")) < version(LEAST_PODMAN)
+    if case.host.hive and case.facts.networks is None and not old:
+        yield Finding(
+            "`podman info` fails there or takes longer than 20 s, so it is not known which netavark makes its networks",
+            fix,
+        )
+
+
 def _podman_is_whole(case: Case) -> Iterator[Finding]:
     have = case.facts.programs.get("podman")
     if have and version(LEAST_PODMAN) <= version(have) < version(ADVISED_PODMAN):
@@ -209,6 +229,29 @@ NETAVARK = Check(
     why="others pass over that a network is to have no way out, and the workers in it get one without a word",
     fix="upgrade the host (netavark of Debian 12 and Ubuntu 24.04 is too old), or have its workers run as processes",
     find=_networks_are_closed,
+    scope=Scope.PODMAN,
+)
+INFO = Check(
+    id="podman-info",
+    title="Podman tells of itself",
+    looks_at="`podman info`, where the host does not run in containers of this Podman yet",
+    fails_when="it fails, or does not answer within 20 s",
+    why="workers are not put into networks of which it is not known whether they have a way out; as this may be over "
+    "in a minute, no host takes its `fallback` for it",
+    fix="run it there, and try again when the host has less to do",
+    find=_podman_tells,
+    scope=Scope.PODMAN,
+    passes=True,
+)
+INFO_LATER = Check(
+    id="podman-info-later",
+    title="Podman goes on telling of itself",
+    looks_at="`podman info`, where the host runs in containers of this Podman",
+    fails_when="it fails, or does not answer within 20 s",
+    why="what makes its networks was looked at when it went into containers, and is not looked at again now",
+    fix="run it there, and mend what it says",
+    find=_podman_tells_later,
+    severity=Severity.HINT,
     scope=Scope.PODMAN,
 )
 ADVISED = Check(

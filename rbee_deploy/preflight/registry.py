@@ -51,6 +51,8 @@ CHECKS: tuple[Check, ...] = (
     labels.SELINUX,
     containers.PODMAN,
     containers.NETAVARK,
+    containers.INFO,
+    containers.INFO_LATER,
     containers.ADVISED,
     containers.DOCKER,
     containers.RUNTIMES,

@@ -167,19 +167,22 @@ esac
         ("podman", 'echo "netavark netavark 1.14.0"', {"backend": "netavark", "version": "1.14.0"}),
         ("podman", 'echo "netavark netavark 1.4.0-dev"', {"backend": "netavark", "version": "1.4.0"}),
         ("podman", 'printf "cni \\n@os\\n"', {"backend": "cni", "version": ""}),
-        ("podman", "echo no such field >&2; exit 125", {"backend": "", "version": ""}),
-        ("docker", "exit 1", None),
+        ("podman", 'echo " "', {"backend": "", "version": ""}),
+        ("podman", "echo no such field >&2; exit 125", None),
+        ("podman", "exec sleep 9", None),
+        ("podman", 'echo "netavark netavark 1.14.0"; exit 125', None),
+        ("docker", "exit 1", "not asked"),
     ],
-    ids=["netavark", "a build of somebody's", "cni", "an old Podman", "Docker"],
+    ids=["netavark", "a build of somebody's", "cni", "says nothing", "an old Podman", "slow", "cut off", "Docker"],
 )
 def test_a_podman_says_what_makes_its_networks(
-    engine: str, info: str, networks: dict[str, str] | None, tmp_path: Path
+    engine: str, info: str, networks: dict[str, str] | str | None, tmp_path: Path
 ) -> None:
-    """By kind and version, each empty where it does not say so; Docker is not asked."""
+    """By kind and version, each empty where it does not say so; a failure is known from an answer."""
     (tmp_path / engine).write_text(SAYS.replace("{info}", info))
     (tmp_path / engine).chmod(0o755)
-    words = ["sh", "-c", script._images(engine)]
+    words = ["sh", "-c", script._images(engine).replace("timeout 20", "timeout 1")]
     done = subprocess.run(words, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, capture_output=True, text=True)
     fact = RbeeState().process(["@sudo ok", *done.stdout.splitlines()])
     assert fact["engine"] == ["answers"]
-    assert fact.get("networks") == networks
+    assert fact.get("networks", "not asked") == networks

@@ -27,6 +27,7 @@ from tests.unit.deploy.made_up_hosts import (
     in_docker,
     labelled,
     networks,
+    silent,
     without_root,
 )
 from tests.unit.deploy.test_preflight import GIB, NOW
@@ -368,6 +369,28 @@ TRIGGERS: dict[str, list[Trigger]] = {
                 changed=contained,
             )
             for backend in ("netavark", "")
+        ),
+    ],
+    "podman-info": [
+        Trigger(
+            "`podman info` fails there or takes longer than 20 s, so it is not known which netavark makes its "
+            "networks; run it there, mend what it says and try again",
+            silent(),
+            changed=contained,
+        ),
+        Trigger(
+            "`podman info` fails there",
+            silent("docker"),
+            changed=contained,
+        ),
+        Trigger("`podman info` fails there", silent("podman", ""), changed=housed),
+    ],
+    "podman-info-later": [
+        Trigger(
+            "`podman info` fails there or takes longer than 20 s, so it is not known which netavark makes its "
+            "networks; run it there and mend what it says",
+            silent("", "podman"),
+            changed=contained,
         ),
     ],
     "podman-advised": [

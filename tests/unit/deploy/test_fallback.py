@@ -12,6 +12,7 @@ import pytest
 
 from rbee_deploy import fallback, falling_back, stages
 from rbee_deploy.errors import ArtefactError, ProcessorError, SecretError, UnfitRunError
+from rbee_deploy.facts.memo import observe_anew
 from rbee_deploy.fallback import WHY
 from rbee_deploy.here import Here
 from rbee_deploy.inventory import host
@@ -19,6 +20,7 @@ from rbee_deploy.operations.root import REFUSALS
 from rbee_deploy.packages import Need
 from rbee_deploy.plan import Workshop
 from rbee_deploy.render import FALLBACK, owned_files
+from tests.unit.deploy.made_up_hosts import networks, silent
 from tests.unit.deploy.sites import IMAGES, site_of, state_of
 from tests.unit.deploy.test_preflight import GOOD
 
@@ -87,6 +89,34 @@ def test_a_host_falls_back_only_where_that_helps(
     assert (here.declared.mode, WHY in here.host.connector_data) == (("bare", True) if why else ("container", False))
     assert here.declared in here.site.hosts
     assert here.workshop.site is here.site
+
+
+@pytest.mark.parametrize(("engines", "refused"), [((), True), (("podman", ""), True), (("podman",), False)])
+def test_one_slow_answer_ends_no_containers(tmp_path: Path, engines: tuple[str, ...], refused: bool) -> None:
+    """A Podman that does not tell of itself in time keeps a host out of containers, and takes none out of them."""
+    here = here_of(tmp_path, silent(*engines))
+    falling_back.choose(here, tries=True)
+    assert (here.declared.mode, fallback.said(here.host)) == ("container", [])
+    assert [line.startswith("`podman info` fails") for line in here.problems()] == [True] * refused
+
+
+@pytest.mark.parametrize(("first", "refused"), [(networks("netavark", "1.14.0"), False), (PODMAN, True)])
+def test_what_podman_told_of_itself_once_holds_for_the_run(
+    first: dict[str, Any], refused: bool, tmp_path: Path
+) -> None:
+    """Loading its images keeps the disk busy, and a host that was let through does not fail in the middle for that."""
+    here = here_of(tmp_path, first)
+    assert here.problems() == []
+    here.host.get_fact = lambda *_words, **_named: {**GOOD, "clock_unix": time.time(), **silent()}
+    observe_anew(here.host)
+    assert len(here.problems()) == refused
+
+
+def test_a_host_that_has_more_against_it_falls_back_for_that(tmp_path: Path) -> None:
+    """What may pass by itself hides no other reason."""
+    here = here_of(tmp_path, {**silent(), "worker_rules": {"tool": True, "broken": "no such table", "tables": []}})
+    falling_back.choose(here, tries=True)
+    assert here.host.connector_data[WHY].startswith("its kernel takes no rules about workers")
 
 
 def test_a_host_without_a_fallback_never_takes_it(tmp_path: Path) -> None:
