@@ -21,6 +21,9 @@ STORE_PARTS = (
 )
 """What hive and deployer put into models_dir; the folder may hold other things of the operator's."""
 
+_REMOVALS = 5
+"""How often a container is removed: one that its hive was about to remove refuses the first time."""
+
 USER_BUSY = 8
 """How `userdel` ends where a process has the user's id."""
 
@@ -28,7 +31,8 @@ USER_BUSY = 8
 def script(host: Host, *, models: bool) -> str:
     """Return it; it goes on past what is not there, and ends with what is still there."""
     users = _users(host) if models else ()
-    parts = (*_units(), *_containers(host), *_rootless(), _worker_rules(), *_files(host, models=models), *users)
+    ends = (*_units(), *_containers(host), *_rootless(), *_all_ended())
+    parts = (*ends, _worker_rules(), *_files(host, models=models), *users)
     return "\n".join((*_answering(), _firewall(), *_account(), *parts, _left(host)))
 
 
@@ -92,16 +96,19 @@ def _answering() -> tuple[str, ...]:
     named = r"grep -rhos '\"engine\": *\"[a-z-]*\"'"
     # Whose Podman the guard asks, its settings say apart.
     guard = f"grep -qs engine_user {ports.ETC}/guard.json || {named} {ports.ETC}/guard.json"
-    said = shlex.quote("does not answer, and has containers or images of rbee; start it, and purge the host again")
     return (
         f"engines=$({{ {named} {places.GENERATIONS}; {guard}; }} | sort -u)",
         f"for engine in {_ENGINES}; do",
         "  command -v $engine >/dev/null 2>&1 || continue",
         # In quotes: what generations have had of a rootless one is none of root's.
         """  case $engines in *'"'"$engine"'"'*) ;; *) continue;; esac""",
-        f"""  $engine ps --quiet >/dev/null 2>&1 || {{ echo "$engine" {said} >&2; exit 1; }}""",
+        f"""  $engine ps --quiet >/dev/null 2>&1 || {_AWAY}""",
         "done",
     )
+
+
+_SAID = shlex.quote("does not answer, and has containers or images of rbee; start it, and purge the host again")
+_AWAY = f'{{ echo "$engine" {_SAID} >&2; exit 1; }}'
 
 
 def _containers(host: Host) -> tuple[str, ...]:
@@ -114,15 +121,20 @@ def _containers(host: Host) -> tuple[str, ...]:
     mine = f"--filter label=rbee.hive={shlex.quote(host.name)}"
     ours = " ".join(f"--filter name='^rbee-{role}(-leaving-[0-9a-f]*)?$'" for role in ROLES)
     return (
-        f"images=$({named} | sort -u)",
+        f"images=$({named} | sort -u); left=",
+        f'of_rbee() {{ $engine ps --all "$@" {mine} && $engine ps --all "$@" {ours}; }}',
         f"for engine in {_ENGINES}; do",
         "  command -v $engine >/dev/null 2>&1 || continue",
         # Its socket would wake it, and once up it forwards for no other engine of the host.
         "  [ $engine != docker ] || pgrep -x dockerd >/dev/null ||",
         """    case $engines in *'"docker"'*) ;; *) continue;; esac""",
         "  $engine ps --quiet >/dev/null 2>&1 || continue",
-        f"  ids=$($engine ps --all --quiet {mine}; $engine ps --all --quiet {ours})",
-        '  [ -z "$ids" ] || $engine rm --force --volumes $ids >/dev/null',
+        f'  tries=0; while ids=$(of_rbee --quiet); [ -n "$ids" ] && [ $tries -lt {_REMOVALS} ]; do',
+        "    [ $tries -eq 0 ] || sleep 1",
+        "    tries=$((tries + 1)); $engine rm --force --volumes $ids >/dev/null",
+        "  done",
+        f"  names=$(of_rbee --format '{{{{.Names}}}}') || {_AWAY}",
+        '  for name in $names; do left="$left, container $name of $engine"; done',
         f"  $engine network rm {ContainerSettings().network} >/dev/null 2>&1",
         "  for id in $images; do",
         '    $engine image rm "$id" >/dev/null 2>&1 && continue',
@@ -132,6 +144,24 @@ def _containers(host: Host) -> tuple[str, ...]:
         "  done",
         "done",
         _secrets(),
+    )
+
+
+def _all_ended() -> tuple[str, ...]:
+    """Return the lines that end the script where something of ours runs on: what it knows of that is still there."""
+    # Of units that are stopped no other word is left. Below slices alone: a host inside has units of the same names.
+    unit = r"rbee-(worker@[^/]*|queen|hive)[.]service"
+    groups = f":/([^/]*[.]slice/)*{unit}(/|$)"
+    said = shlex.quote("could not be ended: %s; restart the host, and purge it again") + r"'\n'"
+    return (
+        # From processes: one that a driver holds is in the group of its unit although systemd has given that up.
+        """running() { printf "%s\\n" /proc/[0-9]*/cgroup | xargs -r grep -hsoE "$1" | sed -E 's,/$,,' |""",
+        f"  grep -oE '{unit}$' | sort -u; }}",
+        f"tries=0; while units=$(running '{groups}'); [ -n \"$units\" ] && [ $tries -lt 100 ]; do",
+        "  tries=$((tries + 1)); sleep 0.1",
+        "done",
+        'for unit in $units; do left="$left, $unit"; done',
+        f'[ -z "$left" ] || {{ printf {said} "${{left#, }}" >&2; exit 1; }}',
     )
 
 

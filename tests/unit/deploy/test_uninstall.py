@@ -125,6 +125,71 @@ def test_a_link_in_the_place_of_the_resolver_s_file_stays(tmp_path: Path, monkey
     assert resolver.is_symlink()
 
 
+ENGINE = """\
+#!/bin/sh
+case "$*" in
+"ps --quiet") exit 0;;
+ps*name=*) exit 0;;
+ps*--quiet*) [ ! -s {folder}/containers ] || echo 1a2b;;
+ps*) cat {folder}/containers;;
+rm*) echo x >>{folder}/tries; {rm};;
+esac
+"""
+GOES, STAYS = ": >{folder}/containers", "echo 'could not kill container' >&2; exit 1"
+AT_ONCE = {"podman": ":", "id": "exit 1", "systemctl": ":", "sleep": ":", "nft": ":", "pgrep": ":"}
+
+
+def ended(folder: Path, *, rm: str, group: str) -> "subprocess.CompletedProcess[str]":
+    """Run what a purge does from its containers to its files, where Docker has a worker and a process has a group."""
+    (folder / "containers").write_text("rbee-worker-w1\n")
+    (folder / "proc" / "4711").mkdir(parents=True)
+    (folder / "proc" / "4711" / "cgroup").write_text(f"0::{group}\n")
+    docker = ENGINE.replace("{rm}", rm).replace("{folder}", str(folder))
+    for name, text in {**AT_ONCE, "docker": docker}.items():
+        (folder / name).write_text(text if name == "docker" else f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    lines = uninstall.script(host("gpu1"), models=False).splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("images="))
+    end = next(number for number, line in enumerate(lines) if "nft delete" in line)
+    text = "\n".join((*lines[begin:end], "echo goes on")).replace("/proc/", f"{folder}/proc/")
+    environment = {"PATH": f"{folder}:/usr/bin:/bin"}
+    return subprocess.run(["sh", "-c", text], env=environment, capture_output=True, text=True, check=False)
+
+
+WORKERS = "/system.slice/system-rbee\\x2dworker.slice"
+W1, W2 = "container rbee-worker-w1 of docker", "rbee-worker@w2.service"
+FIX = "restart the host, and purge it again\n"
+
+
+@pytest.mark.parametrize(
+    ("rm", "group", "left"),
+    [
+        (GOES, "/system.slice/ssh.service", ""),
+        (GOES, "/machine.slice/machine-box.scope/payload/system.slice/rbee-hive.service", ""),
+        (STAYS, "/system.slice/ssh.service", W1),
+        (f"[ $(wc -l <{{folder}}/tries) -lt 2 ] || {GOES}", "/system.slice/ssh.service", ""),
+        (GOES, f"{WORKERS}/{W2}", W2),
+        (GOES, "/system.slice/rbee-hive.service/libpod-payload-1a2b", "rbee-hive.service"),
+        (GOES, "/mine.slice/rbee-queen.service", "rbee-queen.service"),
+        (STAYS, f"{WORKERS}/{W2}", f"{W1}, {W2}"),
+    ],
+    ids=["none", "a host inside", "container", "in a while", "worker", "hive", "queen in a slice", "both"],
+)
+def test_a_purge_ends_where_something_of_rbee_does_not(rm: str, group: str, left: str, tmp_path: Path) -> None:
+    """What it knows of the host stays for the next one, as do the rules about a worker that is still there."""
+    done = ended(tmp_path, rm=rm, group=group)
+    assert (done.returncode, done.stdout) == ((1, "") if left else (0, "goes on\n"))
+    assert done.stderr.endswith(f"could not be ended: {left}; {FIX}" if left else "")
+
+
+def test_what_a_purge_knows_of_a_host_goes_once_nothing_runs() -> None:
+    """The user of an engine is removed before that is looked at, and what names containers and images after it."""
+    lines = uninstall.script(host("gpu1"), models=True).splitlines()
+    (looks,) = [number for number, line in enumerate(lines) if "could not be ended" in line]
+    removes = [number for number, line in enumerate(lines) if line.startswith("rm -rf")]
+    assert lines.index("engine_s() { {") < looks < min(removes)
+
+
 def of_engine_s_user(folder: Path) -> str:
     """Return the part of a purge that removes the engine's user, with its folders in `folder`."""
     lines = uninstall.script(host("gpu1"), models=False).splitlines()
