@@ -11,7 +11,7 @@ import pyinfra
 from pyinfra.context import ctx_state
 from pyinfra_cli.cli import cli as pyinfra_command
 
-from rbee_deploy import connection, report
+from rbee_deploy import connection, packages, report
 from rbee_deploy.artefacts import Target
 from rbee_deploy.errors import BundleError
 from rbee_deploy.here import Here
@@ -25,10 +25,10 @@ def look() -> None:
     """Note what the host at hand is; pyinfra runs this on every host."""
     here = Here.of_context()
     raw = here.facts.raw
-    if raw.get("python") and raw.get("arch") and raw.get("glibc"):
-        here.host.connector_data[FOUND] = Target(
-            python=str(raw["python"]), arch=str(raw["arch"]), glibc=str(raw["glibc"])
-        )
+    # The one that setup installs, where that of the host does not do.
+    python = packages.python_to_be(raw)
+    if python and raw.get("arch") and raw.get("glibc"):
+        here.host.connector_data[FOUND] = Target(python=python, arch=str(raw["arch"]), glibc=str(raw["glibc"]))
 
 
 def ask(inventory: str, site: Site) -> dict[str, Target]:
