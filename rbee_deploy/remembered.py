@@ -1,4 +1,4 @@
-"""How hosts are reached, noted with the operator's secrets at each deploy: an inventory forgets those it loses.
+"""How hosts are reached, noted with the operator's secrets by whatever puts something on them: inventories lose hosts.
 
 hosts/<host>/connection.json    no secret in it: of a sudo password only where it comes from
 """
@@ -24,7 +24,10 @@ _UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Connection:
-    """What it takes to reach a host and to find its models; the fields are those of Host."""
+    """What it takes to reach a host and to find its models; the fields are those of Host.
+
+    But for `activated`, which says that rbee may run there, and not only lie there. Notes of before do not say it.
+    """
 
     address: str
     ssh_user: str | None
@@ -35,13 +38,14 @@ class Connection:
     ssh_host_keys: str
     models_dir: str
     sudo_password: tuple[str, ...] = ()
+    activated: bool = True
 
     @classmethod
-    def of(cls, declared: Host) -> "Connection":
+    def of(cls, declared: Host, *, activated: bool) -> "Connection":
         """Return it for a declared host."""
-        same = {field.name: getattr(declared, field.name) for field in fields(cls)}
+        same = {field.name: getattr(declared, field.name) for field in fields(cls) if field.name != "activated"}
         source = _noted(declared.sudo_password)
-        return cls(**{**same, "address": declared.ssh_address, "sudo_password": source})
+        return cls(**{**same, "address": declared.ssh_address, "sudo_password": source, "activated": activated})
 
     def host(self, name: str) -> Host:
         """Return the host as an inventory would declare it; raise DeployError if its password is nowhere."""
@@ -51,15 +55,17 @@ class Connection:
                 f"host {name!r}: where its sudo password came from is not on record; add it to the inventory again and "
                 f"run {advised.command(f'purge {name}')}"
             )
-        known = {key: value for key, value in asdict(self).items() if value is not None and key != "sudo_password"}
+        others = {"sudo_password", "activated"}
+        known = {key: value for key, value in asdict(self).items() if value is not None and key not in others}
         source = {"sudo_password": _source(kind, words)} if kind else {}
         return host(name, engines=[], **known, **source)
 
 
-def remember(site: Site, declared: Host) -> None:
-    """Note how a host is reached, unless just that is noted."""
+def remember(site: Site, declared: Host, *, activated: bool) -> None:
+    """Note how a host is reached, unless just that is noted; one that was `activated` once stays so."""
     folder = _folder(site, declared.name)
-    text = json.dumps(asdict(Connection.of(declared)), indent=1) + "\n"
+    activated = activated or _may_run(folder / FILE)
+    text = json.dumps(asdict(Connection.of(declared, activated=activated)), indent=1) + "\n"
     make_private_folder(folder.parent)
     make_private_folder(folder)
     if read_private(folder / FILE) != text:
@@ -72,7 +78,7 @@ def forget(site: Site, name: str) -> None:
 
 
 def orphans(site: Site) -> tuple[Host, ...]:
-    """Return the hosts that were deployed and are not in the inventory any more, by name."""
+    """Return the hosts that something was put on and that are not in the inventory any more, by name."""
     taken = {(item.ssh_address, item.ssh_port) for item in site.hosts}
     found = _noted_hosts(site, {item.name for item in site.hosts})
     # A host that was given another name is not lost.
@@ -81,7 +87,7 @@ def orphans(site: Site) -> tuple[Host, ...]:
 
 def has_any(site: Site) -> bool:
     """Say whether any host was ever deployed from here, be it one that the inventory lost."""
-    return any((site.secrets / "hosts").glob(f"*/{FILE}"))
+    return any(map(_may_run, (site.secrets / "hosts").glob(f"*/{FILE}")))
 
 
 def pyinfra_hosts(site: Site, lost: tuple[Host, ...]) -> list[PyinfraHost]:
@@ -94,6 +100,14 @@ def _noted_hosts(site: Site, declared: set[str]) -> Iterator[Host]:
     for path in sorted((site.secrets / "hosts").glob(f"*/{FILE}")):
         if path.parent.name not in declared:
             yield _read(path).host(path.parent.name)
+
+
+def _may_run(path: Path) -> bool:
+    """Say whether a host was activated by its note; one that cannot be read does not rule it out."""
+    try:
+        return path.is_file() and _read(path).activated
+    except DeployError:
+        return True
 
 
 def _read(path: Path) -> Connection:

@@ -45,9 +45,17 @@ PREFLIGHT = Stage(
     ),
 )
 LEASE = Stage("lease", (("take it", lambda here, name: lease.taken(name=name, needed=here.has_work)),))
+
+
+def _noted(here: Here, name: str, *, activated: bool) -> Any:
+    return noting.noted(name=name, site=here.site, declared=here.declared, activated=activated)
+
+
 SETUP = Stage(
     "setup",
     (
+        # From here on there is something for a purge to find, whatever becomes of the rest.
+        ("note how it is reached", partial(_noted, activated=False)),
         ("install packages", lambda here, name: host.packages(name=name, needed=here.fits, wanted=here.needs())),
         # What was installed meanwhile could be other than it was to be.
         ("settle again how it runs", CHOOSE[1]),
@@ -101,6 +109,7 @@ STAGING = Stage(
         ("fetch models ahead", _fetch),
     ),
 )
+NOTE = Stage("note", (("that it is deployed", partial(_noted, activated=True)),), quiet=True)
 QUEEN = Stage(
     "activate queen",
     (("go over to it", lambda here, name: _activate(here, name, here.queens_generation)),),
@@ -126,10 +135,7 @@ UNDO = Stage(
 )
 VERIFY = Stage(
     "verify",
-    (
-        ("compare", lambda here, name: activate.converged(name=name, wrong=here.damaged_or_wrong, left=here.left)),
-        ("note how it is reached", lambda here, name: noting.noted(name=name, site=here.site, declared=here.declared)),
-    ),
+    (("compare", lambda here, name: activate.converged(name=name, wrong=here.damaged_or_wrong, left=here.left)),),
 )
 PRUNE = Stage(
     "prune",
@@ -208,7 +214,7 @@ def of(site: Site) -> tuple[Stage, ...]:
     """Return the stages of a deploy of a fleet."""
     open_ = any(fallback.is_open(item) for item in site.hosts)
     queen = (_fall_back("activate bare queen", queen=True),) if open_ else ()
-    return (PREFLIGHT, LEASE, SETUP, STAGING, QUEEN, *queen, *_late(site))
+    return (PREFLIGHT, LEASE, SETUP, STAGING, NOTE, QUEEN, *queen, *_late(site))
 
 
 def preseed(_site: Site) -> tuple[Stage, ...]:

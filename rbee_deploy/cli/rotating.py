@@ -50,7 +50,9 @@ def _certificates(options: argparse.Namespace) -> int:
     if exported and not remembered.has_any(site):
         # It runs nowhere but where it was exported to, and no host of it is to be reached.
         issued.update(dict.fromkeys(issue_anew(authority, site)))
-        return _told(options, issued, "are made", [_EXPORT_AGAIN], in_force=False)
+        # A note is all that is known of hosts, and the folder may be a copy from before there were any.
+        elsewhere = f"hosts that were deployed after all get theirs by {advised.command('apply')}"
+        return _told(options, issued, "are made", [_EXPORT_AGAIN, elsewhere], in_force=False)
     status = running.go(options, wanted=partial(_renewing, issued))
     if status and not issued:
         raise DeployError("no certificate was replaced; put right what is said above and run the same command again")

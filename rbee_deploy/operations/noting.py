@@ -13,11 +13,11 @@ from rbee_deploy.site import Host, Site
 
 
 @operation()
-def noted(site: Site, declared: Host) -> Iterator[StringCommand]:
+def noted(site: Site, declared: Host, *, activated: bool) -> Iterator[StringCommand]:
     """Keep it for when the inventory has lost the host; nothing is sent to the host, and nothing counts as changed."""
     if host.state.is_executing:
         try:
-            remembered.remember(site, declared)
+            remembered.remember(site, declared, activated=activated)
         except DeployError as error:
             yield from refused([str(error)])
             return

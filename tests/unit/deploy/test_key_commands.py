@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rbee_deploy import api_keys, interrupt, remembered
+from rbee_deploy import advised, api_keys, interrupt, remembered
 from rbee_deploy.authority import CLIENT_ROLE, EXPORTED, FleetAuthority, site_state
 from rbee_deploy.cli import database, maintaining, rotating, running
 from rbee_deploy.errors import DeployError
@@ -177,7 +177,7 @@ def test_a_rotation_says_that_exports_are_to_be_made_again(
     typed = options(tmp_path, new_authority=False)
     typed.what = "certificates"
     certificates(typed)
-    remembered.remember(typed.site, typed.site.hosts[1])
+    remembered.remember(typed.site, typed.site.hosts[1], activated=True)
     if exported:
         export(typed)
     assert running_until(monkeypatch, typed, "", 0) == []
@@ -186,17 +186,23 @@ def test_a_rotation_says_that_exports_are_to_be_made_again(
     assert [advice.startswith("what was exported has the old ones") for advice in typed.advice] == [True] * exported
 
 
-def test_a_fleet_that_was_only_exported_needs_no_host_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("set_up", [False, True])
+def test_a_fleet_that_was_only_exported_needs_no_host_for_it(
+    set_up: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Where no host was ever deployed, none is reached: its certificates are replaced for the next export."""
     typed = options(tmp_path, new_authority=False)
     typed.what = "certificates"
     before, _ = certificates(typed), export(typed)
+    if set_up:
+        remembered.remember(typed.site, typed.site.hosts[1], activated=False)
     reached: list[object] = []
     monkeypatch.setattr(running, "go", lambda *given, **_: reached.append(given))
     assert rotating._rotate(typed) == 0
     after = certificates(typed)
     assert (reached, [name for name in before if before[name] == after[name]]) == ([], [])
     assert (typed.told["certificates"], typed.told["in_force"]) == ([*before, "client _exported"], False)
+    assert typed.advice[0].endswith(f"; hosts that were deployed after all get theirs by {advised.command('apply')}")
 
 
 @pytest.mark.parametrize("runs", [True, False])

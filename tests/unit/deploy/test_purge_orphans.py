@@ -27,7 +27,7 @@ def typed(tmp_path: Path) -> argparse.Namespace:
     (tmp_path / "hosts").mkdir()
     site = site_of(QUEEN, secrets_dir=tmp_path)
     for declared in LOST:
-        remembered.remember(site, declared)
+        remembered.remember(site, declared, activated=declared.name == "gpu1")
     return argparse.Namespace(
         site=site,
         inventory="x.py",
