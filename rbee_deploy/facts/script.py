@@ -289,10 +289,10 @@ _BACKEND = "{{.Host.NetworkBackendInfo.Backend}} {{.Host.NetworkBackendInfo.Vers
 
 
 def _networks(name: str) -> str:
-    """Return the part that asks a Podman what makes its networks; on a busy host, or before 4.6, it may say nothing."""
+    """Return the command that asks a Podman what makes its networks; on a busy host, or before 4.6, it may fail."""
     asked = f"networks=$(timeout 20 {name} info --format {shlex.quote(_BACKEND)} </dev/null)"
     line = r'printf "%s\n" "$networks" | head -n 1 | tr -dc "A-Za-z0-9 ._+-"'
-    return f'{asked} && echo "networks $({line})" || echo "networks {NO_ANSWER}"'
+    return f'{asked} && echo "@networks $({line})"'
 
 
 def _images(engine: str | None) -> str:
@@ -300,19 +300,22 @@ def _images(engine: str | None) -> str:
         return ""
     # The words of a command; it fails where the engine's user is yet to be made.
     name, program = in_shell(engine), shlex.quote(ContainerEngine(engine).program)
-    more = _DOCKER if engine == ContainerEngine.DOCKER else _networks(name)
+    more = _DOCKER if engine == ContainerEngine.DOCKER else f"{_networks(name)} || echo @networks {NO_ANSWER}"
     answers = f"timeout 20 {name} ps --quiet >/dev/null </dev/null && {{ echo answers; {more}; }}"
     images = f"timeout 20 {name} images --quiet --no-trunc </dev/null | sort -u | grep '^sha256:[0-9a-f]*$'"
     running = f"timeout 20 {name} ps --filter label=rbee.worker --format '{{{{.Names}}}}' </dev/null"
     workers = f"{running} | grep '^{CONTAINERS}[A-Za-z0-9._-]*$'"
     asked = f"echo @engine; {answers}; echo @images; {images}; echo @containers; {workers};"
-    there = f"command -v {program} >/dev/null 2>&1"
+    may_be_asked, otherwise = "true", "true"
     if engine == ContainerEngine.ROOTLESS:
         # An engine whose user has no service manager yet is not asked: it would say nothing of what is to come. The
         # folder of its sockets would not tell: that of an earlier user with this id may be there for some seconds.
         manager = f"user@$(id -u {ports.ENGINE_USER}).service"
-        there += f' && id {ports.ENGINE_USER} >/dev/null 2>&1 && systemctl --quiet is-active "{manager}"'
-    return f"{there} && {{ {asked} }}"
+        may_be_asked = f'id {ports.ENGINE_USER} >/dev/null 2>&1 && systemctl --quiet is-active "{manager}"'
+        # Root's has the same programs beside it, and is asked for those alone.
+        otherwise = _networks(program)
+    either = f"if {may_be_asked}; then {asked} else {otherwise}; fi"
+    return f"command -v {program} >/dev/null 2>&1 && {{ {either}; }}"
 
 
 def _plain_name() -> str:

@@ -196,16 +196,16 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)+")
 
 
 def _engine(lines: Lines) -> dict[str, Any]:
-    """Return what an engine said, and what makes the networks of a Podman that was asked, None where it failed."""
-    rows = (line.partition(" ")[2].split() for line in lines if line.partition(" ")[0] == "networks")
-    networks = next(([*words, ""] for words in rows), None)
-    said: dict[str, Any] = {"engine": [line for line in lines if line in {"answers", "containerd", "cdi"}]}
-    if networks == [script.NO_ANSWER, ""]:
-        said["networks"] = None
-    elif networks is not None:
-        found = _NUMBER.search(" ".join(networks[1:]))
-        said["networks"] = {"backend": networks[0], "version": found[0] if found else ""}
-    return said
+    return {"engine": [line for line in lines if line in {"answers", "containerd", "cdi"}]}
+
+
+def _networks(lines: Lines) -> dict[str, Any]:
+    """Return what makes the networks of a Podman that was asked, None where that failed."""
+    if lines == [script.NO_ANSWER]:
+        return {"networks": None}
+    backend, _, more = " ".join(lines).strip().partition(" ")
+    found = _NUMBER.search(more)
+    return {"networks": {"backend": backend, "version": found[0] if found else ""}}
 
 
 def _images(lines: Lines) -> dict[str, Any]:
@@ -303,6 +303,7 @@ _READERS: dict[str, Callable[[Lines], dict[str, Any]]] = {
     "tools": _listing("tools"),
     "incoming": _listing("incoming"),
     "engine": _engine,
+    "networks": _networks,
     "images": _images,
     "containers": _containers,
     "models": _models,

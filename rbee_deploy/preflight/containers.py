@@ -224,7 +224,8 @@ PODMAN = Check(
 NETAVARK = Check(
     id="netavark-version",
     title="Networks of workers have no way out",
-    looks_at="the backend of networks in `podman info`, and its version",
+    looks_at="the backend of networks in `podman info`, and its version; with `rootless` in that of root's until "
+    "Podman's own user is there",
     fails_when=f"it is not netavark, is older than {LEAST_NETAVARK}, or Podman does not say what it is",
     why="others pass over that a network is to have no way out, and the workers in it get one without a word",
     fix="upgrade the host (netavark of Debian 12 and Ubuntu 24.04 is too old), or have its workers run as processes",

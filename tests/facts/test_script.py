@@ -186,3 +186,31 @@ def test_a_podman_says_what_makes_its_networks(
     fact = RbeeState().process(["@sudo ok", *done.stdout.splitlines()])
     assert fact["engine"] == ["answers"]
     assert fact.get("networks", "not asked") == networks
+
+
+@pytest.mark.parametrize(
+    ("up", "of_root", "networks"),
+    [
+        (False, 'echo "netavark netavark 1.4.0"', {"backend": "netavark", "version": "1.4.0"}),
+        (False, "exit 125", "not asked"),
+        (True, "exit 125", {"backend": "netavark", "version": "1.14.0"}),
+    ],
+    ids=["root's says it", "root's fails", "its own says it"],
+)
+def test_root_s_podman_speaks_for_one_whose_user_is_yet_to_be_made(
+    up: bool, of_root: str, networks: dict[str, str] | str, tmp_path: Path
+) -> None:
+    """Both have one netavark; what else root's is like says nothing of the other, nor is that taken for asked."""
+    programs = {
+        "podman": f'[ "$1" = info ] || exit 1; {of_root}',
+        "setpriv": '[ "$(for word; do echo "$word"; done | grep -cx info)" = 0 ] || echo "netavark netavark 1.14.0"',
+        "id": f"echo 991; exit {int(not up)}",
+        "systemctl": ":",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    words = ["sh", "-c", script._images("podman-rootless")]
+    done = subprocess.run(words, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, capture_output=True, text=True)
+    fact = RbeeState().process(["@sudo ok", *done.stdout.splitlines()])
+    assert (fact.get("networks", "not asked"), "engine" in fact) == (networks, up)

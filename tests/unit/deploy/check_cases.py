@@ -358,6 +358,11 @@ TRIGGERS: dict[str, list[Trigger]] = {
             changed=without_root,
         ),
         Trigger(
+            "netavark 1.4.0 is older than 1.7, and",
+            {**networks("netavark", "1.4.0", newuidmap="", newgidmap="", pasta=""), "engine": None},
+            changed=without_root,
+        ),
+        Trigger(
             "its Podman makes networks by cni, which gives workers a way out of theirs; have it use netavark",
             networks("cni", ""),
             changed=contained,
