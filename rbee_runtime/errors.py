@@ -114,7 +114,11 @@ class EngineLoadError(EngineError):
 
 
 class EngineCrashedError(EngineError):
-    """The engine died or answered something that is not an answer."""
+    """The engine died or answered something that is not an answer; `reason` is an `ExitReason` where one is known."""
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class RequestError(RbeeError):

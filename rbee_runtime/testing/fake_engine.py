@@ -15,12 +15,14 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
-from rbee_runtime.errors import EngineLoadError, RequestError
+from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestError
 from rbee_runtime.protocol import WorkerLaunch
 from rbee_runtime.states import ExitReason
 from rbee_runtime.testing.fake_script import FakeScript, parse_options, read_script
-from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Progress, Usage
+from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Gauges, Generation, Progress, TextRequest, Usage
 
 __all__ = ["GARBAGE", "FakeEngine", "FakeScript", "create", "parse_options", "read_script"]
 
@@ -35,6 +37,7 @@ class FakeEngine:
         self.slots = script.slots or slots
         self.context = context
         self._script = script
+        self._busy = 0
         self._turns = asyncio.Semaphore(self.slots)
 
     async def load(self, progress: Progress) -> None:
@@ -53,26 +56,62 @@ class FakeEngine:
                     "the fake model does not fit into memory, as its source asks for", reason=ExitReason.OUT_OF_MEMORY
                 )
 
+    @property
+    def gauges(self) -> Gauges:
+        """Return the slots that are taken; a script keeps no tokens."""
+        return Gauges(busy=self._busy)
+
+    @property
+    def trouble(self) -> str:
+        """Return nothing: its accidents are seen by whoever asks it."""
+        return ""
+
+    async def broken(self) -> EngineCrashedError:
+        """Never return: its crashes take the whole process with them."""
+        await _forever()
+        raise AssertionError("for ever is over")
+
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Yield the scripted tokens, one per delta."""
-        prompt = self._prompt_tokens(request)
-        async with self._turns:
+        texts = (message.content for message in request.messages)
+        prompt = self._counted(sum(_TEMPLATE_TOKENS + len(text.split()) for text in texts))
+        async for delta in self._answer(prompt, request.generation):
+            yield delta
+
+    async def complete(self, request: TextRequest) -> AsyncGenerator[Delta, None]:
+        """Yield the same tokens, whatever the text."""
+        prompt = request.prompt.split() if isinstance(request.prompt, str) else request.prompt
+        async for delta in self._answer(self._counted(len(prompt)), request.generation):
+            yield delta
+
+    @asynccontextmanager
+    async def _taken(self) -> AsyncIterator[None]:
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+
+    async def _answer(self, prompt: int, generation: Generation) -> AsyncIterator[Delta]:
+        async with self._turns, self._taken():
             if self._script.fail == "hang":
                 await _forever()
             if self._script.fail == "garbage":
                 yield Delta(raw=GARBAGE)
                 return
-            words = self._script.words(request.max_tokens)
-            async for delta in self._play(words):
-                yield delta
-            finish = Finish.LENGTH if request.max_tokens else Finish.STOP
-            yield Delta(finish=finish, usage=Usage(prompt, len(words)))
+            words = self._script.words(generation.max_tokens)
+            finish = Finish.LENGTH if generation.max_tokens else Finish.STOP
+            for choice in range(generation.choices):
+                async for delta in self._play(words):
+                    yield replace(delta, choice=choice)
+                last = choice == generation.choices - 1
+                usage = Usage(prompt, len(words) * generation.choices) if last else None
+                yield Delta(finish=finish, usage=usage, choice=choice)
 
     async def close(self) -> None:
         """Do nothing: there is nothing to free."""
 
-    def _prompt_tokens(self, request: ChatRequest) -> int:
-        count = sum(_TEMPLATE_TOKENS + len(message.content.split()) for message in request.messages)
+    def _counted(self, count: int) -> int:
         if count >= self.context:
             raise RequestError(
                 400,

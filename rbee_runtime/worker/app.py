@@ -7,7 +7,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rbee_runtime import __version__
@@ -15,8 +15,8 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.link import Link, Role
 from rbee_runtime.server import RoleGate, RoutePolicy
 from rbee_runtime.worker.lifecycle import Phase, Worker
-from rbee_runtime.worker.surface import openai
-from rbee_runtime.worker.surface.chat import ChatRoute
+from rbee_runtime.worker.surface import completions, openai
+from rbee_runtime.worker.surface.answering import AnswerRoute
 
 _QUEEN = frozenset({Role.QUEEN})
 _WATCHERS = frozenset({Role.QUEEN, Role.HIVE})
@@ -34,7 +34,8 @@ def build(worker: Worker, link: Link) -> RoleGate:
     """Return the worker's ASGI app behind its gate."""
     views = _Views(worker)
     routes = [
-        Route("/v1/chat/completions", ChatRoute(worker), methods=["POST"]),
+        Route("/v1/chat/completions", AnswerRoute(worker, openai.parse), methods=["POST"]),
+        Route("/v1/completions", AnswerRoute(worker, completions.parse), methods=["POST"]),
         Route("/v1/models", views.models),
         Route("/health", views.health),
         Route("/ready", views.ready),
@@ -71,10 +72,13 @@ class _Views:
 
     async def metrics(self, _: Request) -> Response:
         worker = self._worker
-        text = worker.metrics.render(
-            in_flight=worker.in_flight, slots=worker.engine.slots, ready=worker.phase is Phase.READY
+        text, media = worker.metrics.exposed(
+            worker.engine.gauges,
+            in_flight=worker.in_flight,
+            slots=worker.engine.slots,
+            ready=worker.phase is Phase.READY,
         )
-        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+        return Response(text, media_type=media)
 
     def _info(self) -> dict[str, Any]:
         worker = self._worker

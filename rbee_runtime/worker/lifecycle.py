@@ -58,6 +58,8 @@ class Worker:
             raise _unready(f"model {self.spec.model} is loading ({self.progress:.0%})", "model_loading")
         if self.phase is Phase.DRAINING:
             raise _unready("this worker is draining", "worker_draining")
+        if trouble := self.engine.trouble:
+            raise _unready(f"this worker answers nothing now: {trouble}", "engine_stalled")
 
     @contextmanager
     def flight(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from socket import socket
 import uvloop
 
 from rbee_runtime import logs
-from rbee_runtime.errors import ConfigError, EngineError, EngineLoadError, RbeeError
+from rbee_runtime.errors import ConfigError, EngineCrashedError, EngineError, EngineLoadError, RbeeError
 from rbee_runtime.protocol import WorkerLaunch
 from rbee_runtime.server import bind
 from rbee_runtime.states import WORKER_EXIT_CODES, ExitReason
@@ -75,7 +75,7 @@ def _greet(launch: WorkerLaunch, port: int) -> None:
 
 
 def _status_of(error: RbeeError) -> int:
-    if isinstance(error, EngineLoadError):
+    if isinstance(error, EngineLoadError | EngineCrashedError) and error.reason:
         return _STATUS.get(ExitReason(error.reason), _SOFTWARE)
     if isinstance(error, EngineError):
         return _SOFTWARE

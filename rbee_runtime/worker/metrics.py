@@ -1,9 +1,37 @@
-"""Counters of one worker and their Prometheus text."""
+"""Figures of one worker and their Prometheus text; the same names whatever its engine."""
 
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
-from rbee_runtime.worker.engines import Usage
+from rbee_runtime.worker.engines import Gauges, Usage
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+"""Upper bounds of the buckets: an H100 needs 5 ms for a token, a queue in front of a laptop minutes for the first."""
+
+
+@dataclass
+class Durations:
+    """How often something took how long, in seconds."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.total += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return Prometheus' cumulative buckets."""
+        bounds = [*(f"{bound:g}" for bound in SECONDS), "+Inf"]
+        return [(bound, float(count)) for bound, count in zip(bounds, accumulate(self.counts), strict=True)]
 
 
 @dataclass
@@ -14,6 +42,9 @@ class Metrics:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    first: Durations = field(default_factory=Durations)
+    between: Durations = field(default_factory=Durations)
+    whole: Durations = field(default_factory=Durations)
 
     def finished(self, outcome: str) -> None:
         """Count one request by how it ended."""
@@ -25,24 +56,54 @@ class Metrics:
         self.cached_tokens += usage.cached
         self.completion_tokens += usage.completion
 
-    def render(self, *, in_flight: int, slots: int, ready: bool) -> str:
-        """Return the Prometheus text format."""
-        rows = [
-            _row("in_flight", "gauge", "Requests being answered or waiting for a slot.", in_flight),
-            _row("slots", "gauge", "Answers at a time.", slots),
-            _row("ready", "gauge", "1 when it takes traffic.", int(ready)),
-            _row("prompt_tokens_total", "counter", "Tokens of prompts.", self.prompt_tokens),
-            _row("cached_prompt_tokens_total", "counter", "Tokens of prompts not computed again.", self.cached_tokens),
-            _row("completion_tokens_total", "counter", "Tokens of answers.", self.completion_tokens),
-            _head("requests_total", "counter", "Requests by how they ended."),
-        ]
-        rows += [f'rbee_worker_requests_total{{outcome="{name}"}} {n}\n' for name, n in sorted(self.requests.items())]
-        return "".join(rows)
+    def exposed(self, gauges: Gauges, *, in_flight: int, slots: int, ready: bool) -> tuple[bytes, str]:
+        """Return the text of `/metrics` and its media type."""
+        # Most workers are never asked; the library brings an HTTP server of its own.
+        from prometheus_client import CollectorRegistry  # noqa: PLC0415 - see above
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - see above
+
+        levels = {
+            ("in_flight", "Requests being answered or waiting for a slot."): in_flight,
+            ("slots", "Answers at a time."): slots,
+            ("slots_busy", "Answers being produced, prompts being computed included."): gauges.busy,
+            ("queue", "Answers that wait for a slot."): gauges.waiting,
+            ("kv_tokens", "Tokens whose state is kept, for answers that run or for prompts to come."): gauges.held,
+            ("kv_tokens_limit", "Tokens whose state can be kept."): gauges.cells,
+            ("ready", "1 when it takes traffic."): int(ready),
+        }
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Collector(self, levels))
+        return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
-def _head(name: str, kind: str, text: str) -> str:
-    return f"# HELP rbee_worker_{name} {text}\n# TYPE rbee_worker_{name} {kind}\n"
+class _Collector:
+    def __init__(self, metrics: Metrics, levels: dict[tuple[str, str], int]) -> None:
+        self._metrics = metrics
+        self._levels = levels
 
+    def collect(self) -> "Iterator[Metric]":
+        from prometheus_client.core import (  # noqa: PLC0415 - see `exposed`
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
 
-def _row(name: str, kind: str, text: str, value: int) -> str:
-    return f"{_head(name, kind, text)}rbee_worker_{name} {value}\n"
+        for (name, text), level in self._levels.items():
+            yield GaugeMetricFamily(f"rbee_worker_{name}", text, value=float(level))
+        metrics = self._metrics
+        for name, text, count in (
+            ("prompt_tokens", "Tokens of prompts.", metrics.prompt_tokens),
+            ("cached_prompt_tokens", "Tokens of prompts not computed again.", metrics.cached_tokens),
+            ("completion_tokens", "Tokens of answers.", metrics.completion_tokens),
+        ):
+            yield CounterMetricFamily(f"rbee_worker_{name}", text, value=float(count))
+        ends: Any = CounterMetricFamily("rbee_worker_requests", "Requests by how they ended.", labels=("outcome",))
+        for outcome, count in sorted(metrics.requests.items()):
+            ends.add_metric([outcome], float(count))
+        yield ends
+        for name, text, taken in (
+            ("time_to_first_token_seconds", "From the request to the first piece of its answer.", metrics.first),
+            ("inter_token_seconds", "Between two pieces of an answer.", metrics.between),
+            ("request_seconds", "From the request to the end of its answer.", metrics.whole),
+        ):
+            yield HistogramMetricFamily(f"rbee_worker_{name}", text, buckets=taken.buckets(), sum_value=taken.total)

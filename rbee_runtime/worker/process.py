@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from socket import socket
 
 from rbee_runtime import logs
@@ -34,13 +34,15 @@ async def serve(worker: Worker, link: Link, listener: socket) -> None:
     try:
         if await _load_unless_stopped(worker):
             _announce(worker, listener)
-            await worker.stop.wait()
+            async with _watched(worker):
+                await worker.stop.wait()
         await _drain(worker)
     finally:
         server.should_exit = True
         await serving
     if worker.broken is not None:
-        raise EngineCrashedError(f"the engine failed: {worker.broken}") from worker.broken
+        reason = getattr(worker.broken, "reason", "")
+        raise EngineCrashedError(f"the engine failed: {worker.broken}", reason=reason) from worker.broken
 
 
 async def _load_unless_stopped(worker: Worker) -> bool:
@@ -59,6 +61,21 @@ async def _load_unless_stopped(worker: Worker) -> bool:
         await asyncio.gather(load, stop, beat, return_exceptions=True)
     worker.enter(Phase.READY)
     return True
+
+
+@contextlib.asynccontextmanager
+async def _watched(worker: Worker) -> AsyncIterator[None]:
+    """End the worker as soon as its engine is beyond use, whether a request finds out or not."""
+
+    async def watch() -> None:
+        worker.fail(await worker.engine.broken())
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 def _reporter(worker: Worker) -> Callable[[float], None]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, cast
 
-from rbee_runtime.errors import ConfigError
+from rbee_runtime.errors import ConfigError, EngineCrashedError
 from rbee_runtime.protocol import WorkerLaunch
 
 Progress = Callable[[float], None]
@@ -23,32 +23,115 @@ class Finish(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model asks for; `arguments` is JSON."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; text only."""
+    """One turn of a conversation; text only.
+
+    `calls` are those that an assistant asked for; a tool's answer names the one it answers by `call` and its tool by
+    `name`.
+    """
 
     role: str
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    call: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may ask for; `parameters` is a JSON schema as text."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
+
+
+class ToolChoice(StrEnum):
+    """Whether a model may ask for tools."""
+
+    NONE = "none"
+    AUTO = "auto"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools of one request; `choice` REQUIRED with `only` asks for that one; `several` allows calls in one turn."""
+
+    tools: tuple[Tool, ...] = ()
+    choice: ToolChoice = ToolChoice.AUTO
+    only: str = ""
+    several: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn; None means what the engine holds for good, of `seed` a random one.
+
+    `temperature` 0 takes the likeliest token. `logit_bias` is pairs of token id and what is added to its logit;
+    `grammar` is GBNF with a rule named root ("": none).
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: str = ""
+
+
+GREEDY = Sampling(temperature=0)
+"""Always the likeliest token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What every request for text may set, whatever it starts from.
+
+    `max_tokens` None means until the context is full; `choices` answers are given to one prompt; `logprobs` is how many
+    of the likeliest tokens are told beside each token (None: no probabilities at all).
+    """
+
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+    choices: int = 1
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A validated chat request, free of any wire format.
-
-    `max_tokens` None means until the context is full; `temperature` and `top_p` None mean what the engine holds for
-    good; `seed` None means a random one.
-    """
+    """A validated chat request, free of any wire format; `schema` is a JSON schema that the answer has to fit."""
 
     messages: tuple[Message, ...]
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
+    generation: Generation = Generation()
+    tools: Tools = Tools()
+    schema: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """A validated request to go on with a text or with token ids, as they are."""
+
+    prompt: str | tuple[int, ...]
+    generation: Generation = Generation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +144,40 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
-    """A piece of an answer: whole characters only. The last one of an answer carries `finish` and `usage`.
+class TokenLogprob:
+    """The bytes of a token, its natural log probability, and the same of the likeliest tokens in its place."""
 
-    `raw` goes out on the wire as it is; only the fake engine sets it, to play an engine that answers nonsense.
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer: whole characters only, and of which choice.
+
+    `calls` are whole calls of tools, each once. The last delta of a choice carries `finish`, the last one of all
+    `usage` too. `logprobs` are those of the tokens whose text is out with this piece. `raw` goes out on the wire as it
+    is; only the fake engine sets it, to play an engine that answers nonsense.
     """
 
     text: str = ""
     finish: Finish | None = None
     usage: Usage | None = None
     raw: bytes = b""
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """How busy an engine is: slots taken, answers that wait for one, tokens kept and tokens that can be."""
+
+    busy: int = 0
+    waiting: int = 0
+    held: int = 0
+    cells: int = 0
 
 
 class Engine(Protocol):
@@ -93,6 +200,20 @@ class Engine(Protocol):
         Raises RequestError before the first delta when the request cannot be served, EngineCrashedError when the engine
         is beyond use. Closing the iterator frees the slot.
         """
+
+    def complete(self, request: TextRequest) -> AsyncGenerator[Delta, None]:
+        """Yield what follows a text, otherwise as `chat`."""
+
+    @property
+    def gauges(self) -> Gauges:
+        """Return how busy it is, as of a moment ago."""
+
+    @property
+    def trouble(self) -> str:
+        """Return why it answers nothing right now though it is loaded, or ""."""
+
+    async def broken(self) -> EngineCrashedError:
+        """Return why it is beyond use, as soon as it is."""
 
     async def close(self) -> None:
         """Free what the engine holds."""

@@ -1,26 +1,26 @@
-"""OpenAI's chat request and answer shapes: bounds on what comes in, builders of what goes out.
-
-Unknown fields are ignored. A known field that would change the answer but is not served is refused, so that nobody
-gets prose where they asked for a schema.
-"""
+"""OpenAI's chat: bounds on what comes in, builders of what goes out."""
 
 import time
 import uuid
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rbee_runtime.errors import RequestError
-from rbee_runtime.worker.engines import ChatRequest, Finish, Message, Usage
-
-MAX_N = 8
-"""vLLM had a denial of service by a large `n`; OpenAI's own limit is 128."""
-
-_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
-_Count = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
-_Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
-_Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+from rbee_runtime.worker.engines import ChatRequest, Delta, Message, TokenLogprob, ToolCall, Usage
+from rbee_runtime.worker.surface.generation import (
+    MAX_LOGPROBS,
+    GenerationBody,
+    decode,
+    generation_of,
+    invalid,
+    refuse_named,
+    unsupported,
+)
+from rbee_runtime.worker.surface.shapes import Call, Choice, text_of, usage_of
+from rbee_runtime.worker.surface.tools import MOST_TOOLS, CallBody, NamedChoice, ToolBody, told_call, tools_of
 
 
 class TextPart(msgspec.Struct, frozen=True):
@@ -35,151 +35,172 @@ class Turn(msgspec.Struct, frozen=True):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], msgspec.Meta(max_length=1024)] | None = None
+    tool_calls: Annotated[list[CallBody], msgspec.Meta(max_length=128)] | None = None
+    tool_call_id: Annotated[str, msgspec.Meta(max_length=512)] | None = None
+    name: Annotated[str, msgspec.Meta(max_length=512)] | None = None
 
 
-class StreamOptions(msgspec.Struct, frozen=True):
-    """`stream_options`."""
+class JsonSchema(msgspec.Struct, frozen=True):
+    """`response_format.json_schema`."""
 
-    include_usage: bool | None = None
+    schema: dict[str, Any]
+    name: str = ""
+    strict: bool | None = None
 
 
-class ChatBody(msgspec.Struct, frozen=True):
-    """`POST /v1/chat/completions`; None means the field was null or absent."""
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """`response_format`."""
 
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
+class ChatBody(GenerationBody, frozen=True, kw_only=True):
+    """`POST /v1/chat/completions`."""
+
     messages: Annotated[list[Turn], msgspec.Meta(min_length=1, max_length=4096)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: _Count | None = None
-    max_completion_tokens: _Count | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_N)] | None = None
-    stop: _Stop | Annotated[list[_Stop], msgspec.Meta(max_length=4)] | None = None
-    seed: _Seed | None = None
-    frequency_penalty: _Penalty | None = None
-    presence_penalty: _Penalty | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None = None
     logprobs: bool | None = None
-    logit_bias: dict[str, float] | None = None
-    response_format: dict[str, Any] | None = None
-    tools: Annotated[list[Any], msgspec.Meta(max_length=1024)] | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[ToolBody], msgspec.Meta(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
     functions: Annotated[list[Any], msgspec.Meta(max_length=1024)] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ChatCall:
-    """A request that this worker can serve: what to answer and in which form."""
-
-    model: str
-    request: ChatRequest
-    stream: bool
-    include_usage: bool
 
 
 _decoder = msgspec.json.Decoder(ChatBody)
 
 
-def parse(raw: bytes) -> ChatCall:
+def parse(raw: bytes) -> Call:
     """Return the call in a request body or raise RequestError (400) naming the field."""
-    try:
-        body = _decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$")
-        param = where.rstrip("`").lstrip(".") or None
-        raise _invalid(f"{param}: {message}" if param else message, param) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid(f"the request body is not JSON: {error}", None) from error
-    _refuse_what_is_not_served(body)
-    return ChatCall(
+    body = decode(raw, _decoder)
+    request = request_of(body)
+    return Call(
         model=body.model,
-        request=_request(body),
         stream=bool(body.stream),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        choices=request.generation.choices,
+        shape=ChatAnswer(body.model),
+        ask=lambda engine: engine.chat(request),
     )
 
 
-def _refuse_what_is_not_served(body: ChatBody) -> None:
-    if body.stream_options is not None and not body.stream:
-        raise _invalid("stream_options: only allowed when stream is true", "stream_options")
-    if (body.response_format or {}).get("type", "text") != "text":
-        raise _unsupported("response_format", "this engine answers plain text only")
-    if body.n is not None and body.n > 1:
-        raise _unsupported("n", "this engine gives one choice per request; send the request several times instead")
-    for name, what in (("tools", "tool calls"), ("functions", "function calls"), ("logit_bias", "token biases")):
-        if getattr(body, name):
-            raise _unsupported(name, f"this engine does not support {what}")
-    if body.logprobs:
-        raise _unsupported("logprobs", "this engine does not return log probabilities")
-
-
-def _request(body: ChatBody) -> ChatRequest:
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+def request_of(body: ChatBody) -> ChatRequest:
+    """Return what the engine is asked for."""
+    refuse_named(body, (("functions", "functions of the older form; send them as tools"),))
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("top_logprobs: only allowed when logprobs is true", "top_logprobs")
+    limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    messages = tuple(_message(turn, index) for index, turn in enumerate(body.messages))
     return ChatRequest(
-        messages=tuple(_message(turn, index) for index, turn in enumerate(body.messages)),
-        max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        presence_penalty=body.presence_penalty or 0.0,
-        stop=stop,
-        seed=body.seed,
+        messages,
+        generation_of(body, max_tokens=limit, logprobs=top),
+        tools_of(body.tools or (), body.tool_choice, several=body.parallel_tool_calls is not False),
+        _schema(body.response_format or ResponseFormat()),
     )
+
+
+def _schema(form: ResponseFormat) -> str:
+    if form.type == "json_object":
+        return '{"type":"object"}'
+    if form.type == "text":
+        return ""
+    if form.json_schema is None:
+        raise invalid("response_format.json_schema: needed with type json_schema", "response_format")
+    return msgspec.json.encode(form.json_schema.schema).decode()
 
 
 def _message(turn: Turn, index: int) -> Message:
     # Models know the older name of the role only.
     role = "system" if turn.role == "developer" else turn.role
+    calls = tuple(ToolCall(each.id, each.function.name, each.function.arguments) for each in turn.tool_calls or ())
+    if calls and role != "assistant":
+        raise invalid(f"messages[{index}].tool_calls: only an assistant calls tools", f"messages[{index}].tool_calls")
+    return Message(role, _text(turn, index), calls, turn.tool_call_id or "", turn.name or "")
+
+
+def _text(turn: Turn, index: int) -> str:
     if not isinstance(turn.content, list):
-        return Message(role, turn.content or "")
+        return turn.content or ""
     other = next((part.type for part in turn.content if part.type != "text"), None)
     if other is not None:
-        raise _unsupported(f"messages[{index}].content", f"this model takes text only, not {other[:40]!r}")
-    return Message(role, "".join(part.text for part in turn.content))
-
-
-def _invalid(message: str, param: str | None) -> RequestError:
-    return RequestError(400, message, param=param)
-
-
-def _unsupported(param: str, message: str) -> RequestError:
-    return RequestError(400, f"{param}: {message}", code="unsupported_parameter", param=param)
+        raise unsupported(f"messages[{index}].content", f"this model takes text only, not {other[:40]!r}")
+    return "".join(part.text for part in turn.content)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ChatAnswer:
     """Identity of one answer: the same `id` and `created` (Unix seconds) in every chunk."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
+    _called: Counter[int] = field(default_factory=Counter)
 
-    def chunk(self, delta: dict[str, str], finish: Finish | None = None) -> dict[str, Any]:
+    def opening(self, choice: int) -> dict[str, Any]:
+        """Return the chunk that says who speaks."""
+        return self._chunk(choice, {"role": "assistant", "content": ""})
+
+    def piece(self, delta: Delta) -> dict[str, Any]:
         """Return one `chat.completion.chunk`."""
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return self._head("chat.completion.chunk") | {"choices": [choice]}
+        said: dict[str, Any] = {"content": delta.text} if delta.text or not delta.calls else {}
+        if delta.calls:
+            first = self._called[delta.choice]
+            self._called[delta.choice] += len(delta.calls)
+            said["tool_calls"] = [{"index": first + i, **told_call(each)} for i, each in enumerate(delta.calls)]
+        return self._chunk(delta.choice, said, logprobs=_logprobs(delta.logprobs))
 
-    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
-        """Return the chunk without choices that `include_usage` asks for."""
+    def ending(self, delta: Delta) -> dict[str, Any]:
+        """Return the last chunk of a choice."""
+        return self._chunk(delta.choice, {}, finish=delta.finish)
+
+    def usage(self, usage: Usage) -> dict[str, Any]:
+        """Return the chunk without choices."""
         return self._head("chat.completion.chunk") | {"choices": [], "usage": usage_of(usage)}
 
-    def whole(self, text: str, finish: Finish, usage: Usage) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
         """Return one `chat.completion`."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-        return self._head("chat.completion") | {"choices": [choice], "usage": usage_of(usage)}
+        listed = [
+            {
+                "index": index,
+                "message": _spoken(choice),
+                "logprobs": _logprobs(choice.logprobs),
+                "finish_reason": choice.finish,
+            }
+            for index, choice in enumerate(choices)
+        ]
+        return self._head("chat.completion") | {"choices": listed, "usage": usage_of(usage)}
+
+    def _chunk(self, choice: int, delta: dict[str, Any], *, finish: Any = None, logprobs: Any = None) -> dict[str, Any]:
+        entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return self._head("chat.completion.chunk") | {"choices": [entry]}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """Return OpenAI's usage object."""
-    return {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
-    }
+def _spoken(choice: Choice) -> dict[str, Any]:
+    text = "".join(choice.texts)
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if choice.calls:
+        message |= {"content": text or None, "tool_calls": [told_call(each) for each in choice.calls]}
+    return message
+
+
+def _logprobs(found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    if not found:
+        return None
+    content = [
+        _token(each.piece, each.logprob) | {"top_logprobs": [_token(piece, value) for piece, value in each.top]}
+        for each in found
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(piece: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": text_of(piece), "logprob": logprob, "bytes": list(piece)}
 
 
 def model_list(name: str, created: int) -> dict[str, Any]:

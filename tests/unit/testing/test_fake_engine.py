@@ -8,7 +8,7 @@ import pytest
 
 from rbee_runtime.errors import ConfigError, EngineLoadError, RequestError
 from rbee_runtime.testing.fake_engine import GARBAGE, FakeEngine, parse_options, read_script
-from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Message, Usage
+from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Generation, Message, Usage
 
 HELLO = ChatRequest(messages=(Message("user", "hello you"),))
 
@@ -36,7 +36,7 @@ async def test_an_answer_is_exactly_what_the_script_says(
     script: str, limit: int | None, text: str, finish: Finish
 ) -> None:
     """Text, number of tokens and reason of the end follow the script and the client's limit."""
-    deltas = await answer(engine(f"tokens_per_s=0,{script}"), ChatRequest(HELLO.messages, max_tokens=limit))
+    deltas = await answer(engine(f"tokens_per_s=0,{script}"), ChatRequest(HELLO.messages, Generation(max_tokens=limit)))
     assert "".join(delta.text for delta in deltas) == text
     assert deltas[-1] == Delta(finish=finish, usage=Usage(prompt=5, completion=len(deltas) - 1))
 

@@ -59,7 +59,7 @@ class Served:
 async def served(
     script: str = "", *, link: Link | None = None, engine: Engine | None = None, **spec: int
 ) -> AsyncIterator[Served]:
-    """Serve a fake engine, or the given one, loaded and ready."""
+    """Serve a fake engine, or the given one: load it, and close it in the end."""
     launch = fake_launch(script, **spec)
     worker = Worker(launch.worker, engine or engines.create(launch))
     await worker.engine.load(list[float]().append)
@@ -78,6 +78,7 @@ async def served(
         worker.cut.set()
         server.should_exit = True
         await serving
+        await worker.engine.close()
 
 
 class Notices:

@@ -1,5 +1,6 @@
 """Who may call a worker, and what it says about itself."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -102,9 +103,31 @@ async def test_metrics_count_tokens() -> None:
         for _ in range(2):
             await worker.ask(max_tokens=3)
         lines = (await worker.client.get("/metrics")).text.splitlines()
-    assert "rbee_worker_completion_tokens_total 6" in lines
-    assert "rbee_worker_prompt_tokens_total 10" in lines
-    assert 'rbee_worker_requests_total{outcome="ok"} 2' in lines
+    assert "rbee_worker_completion_tokens_total 6.0" in lines
+    assert "rbee_worker_prompt_tokens_total 10.0" in lines
+    assert 'rbee_worker_requests_total{outcome="ok"} 2.0' in lines
+
+
+async def test_metrics_tell_how_long_clients_waited() -> None:
+    """The first piece, the time between two, and whole requests are counted, each in its bucket."""
+    async with served("tokens_per_s=100") as worker:
+        await worker.ask(max_tokens=3)
+        lines = (await worker.client.get("/metrics")).text.splitlines()
+    assert "rbee_worker_time_to_first_token_seconds_count 1.0" in lines
+    assert "rbee_worker_inter_token_seconds_count 3.0" in lines
+    assert "rbee_worker_request_seconds_count 1.0" in lines
+    assert 'rbee_worker_time_to_first_token_seconds_bucket{le="0.005"} 0.0' in lines
+
+
+async def test_metrics_tell_how_busy_the_engine_is() -> None:
+    """Slots that are taken show while an answer runs."""
+    async with served("fail=hang_after_1", slots=2) as worker:
+        ask = asyncio.create_task(worker.ask(stream=True))
+        await worker.until(in_flight=1)
+        await asyncio.sleep(0.05)
+        lines = (await worker.client.get("/metrics")).text.splitlines()
+        ask.cancel()
+    assert {"rbee_worker_slots 2.0", "rbee_worker_slots_busy 1.0", "rbee_worker_queue 0.0"} <= {*lines}
 
 
 async def test_the_model_list_has_openais_shape() -> None:

@@ -108,7 +108,7 @@ async def test_a_neighbour_is_untouched_by_a_client_that_leaves() -> None:
         ({"model": "other"}, 404, "model_not_found"),
         ({"messages": [{"role": "user", "content": "w " * 90}]}, 400, "context_length_exceeded"),
         ({"messages": [{"role": "user", "content": "w " * 90}], "stream": True}, 400, "context_length_exceeded"),
-        ({"n": 3}, 400, "unsupported_parameter"),
+        ({"functions": [{"name": "x"}]}, 400, "unsupported_parameter"),
     ],
 )
 async def test_refusals_are_openai_errors(fields: dict[str, object], status: int, code: str) -> None:
@@ -207,6 +207,6 @@ async def test_answers_keep_the_connection_open() -> None:
         async with httpx.AsyncClient(
             base_url=worker.client.base_url, headers=worker.client.headers, limits=limits
         ) as one:
-            for fields in ({}, {"stream": True}, {"n": 2}, {}):
+            for fields in ({}, {"stream": True}, {"tools": [1]}, {}):
                 answer = await one.post("/v1/chat/completions", json=worker.chat(**fields))
                 assert answer.headers.get("connection") != "close"

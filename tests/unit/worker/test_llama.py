@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rbee_runtime.errors import EngineLoadError, RequestError
 from rbee_runtime.protocol import WorkerSpec
-from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Message
+from rbee_runtime.worker.engines import GREEDY, ChatRequest, Delta, Finish, Generation, Message, Sampling
 from rbee_runtime.worker.engines.llamacpp.engine import LlamaEngine
 from tests.unit.models.gguf_builder import STRING, entry, gguf
 from tests.unit.worker.serving import ended, served, start_process
@@ -25,8 +26,8 @@ STORY = (Message("user", "Write a long story about bees"),)
 def make(llama_engine_dir: Path, smol_model: Path) -> partial[LlamaEngine]:
     """Build engines for a path or context of the test's choice."""
 
-    def build(*, path: Path = smol_model, context: int = 512) -> LlamaEngine:
-        spec = WorkerSpec(id="llama-000001", model="smol", engine="llama-cpp", context=context)
+    def build(*, path: Path = smol_model, context: int = 512, slots: int = 1) -> LlamaEngine:
+        spec = WorkerSpec(id="llama-000001", model="smol", engine="llama-cpp", context=context, slots=slots)
         return LlamaEngine(spec, path, llama_engine_dir)
 
     return partial(build)
@@ -42,6 +43,10 @@ async def loaded(engine: LlamaEngine) -> AsyncIterator[LlamaEngine]:
         await engine.close()
 
 
+def story(sampling: Sampling = GREEDY, **generation: Any) -> ChatRequest:
+    return ChatRequest(STORY, Generation(sampling=sampling, **generation))
+
+
 async def answer(engine: LlamaEngine, request: ChatRequest) -> tuple[str, Delta]:
     deltas = [delta async for delta in engine.chat(request)]
     return "".join(delta.text for delta in deltas), deltas[-1]
@@ -50,7 +55,7 @@ async def answer(engine: LlamaEngine, request: ChatRequest) -> tuple[str, Delta]
 async def test_a_real_answer_comes_token_by_token(make: partial[LlamaEngine]) -> None:
     """A real model answers in several deltas, and counts what it used."""
     async with loaded(make()) as engine:
-        deltas = [delta async for delta in engine.chat(ChatRequest(STORY, max_tokens=12, temperature=0))]
+        deltas = [delta async for delta in engine.chat(story(max_tokens=12))]
     assert sum(bool(delta.text) for delta in deltas) >= 6
     assert deltas[-1].finish is Finish.LENGTH
     assert deltas[-1].usage is not None
@@ -60,7 +65,7 @@ async def test_a_real_answer_comes_token_by_token(make: partial[LlamaEngine]) ->
 
 async def test_a_repeated_prompt_is_not_computed_again(make: partial[LlamaEngine]) -> None:
     """The second time all but the last token of the prompt come from the context, and the answer is the same."""
-    request = ChatRequest(STORY, max_tokens=8, temperature=0)
+    request = story(max_tokens=8)
     async with loaded(make()) as engine:
         (first, cold), (second, warm) = await answer(engine, request), await answer(engine, request)
     assert first == second
@@ -72,7 +77,7 @@ async def test_a_repeated_prompt_is_not_computed_again(make: partial[LlamaEngine
 async def test_a_seed_makes_an_answer_repeatable(make: partial[LlamaEngine]) -> None:
     """One seed, one answer; other seeds, other answers."""
     async with loaded(make()) as engine:
-        texts = [(await answer(engine, ChatRequest(STORY, max_tokens=16, seed=seed)))[0] for seed in (1, 1, 2, 3)]
+        texts = [(await answer(engine, story(Sampling(seed=seed), max_tokens=16)))[0] for seed in (1, 1, 2, 3)]
     assert texts[0] == texts[1]
     assert len(set(texts)) == 3
 
@@ -80,25 +85,25 @@ async def test_a_seed_makes_an_answer_repeatable(make: partial[LlamaEngine]) -> 
 async def test_a_stop_sequence_ends_an_answer(make: partial[LlamaEngine]) -> None:
     """Text before the sequence comes, the sequence does not, the reason is `stop`."""
     async with loaded(make()) as engine:
-        whole, _ = await answer(engine, ChatRequest(STORY, max_tokens=24, temperature=0))
+        whole, _ = await answer(engine, story(max_tokens=24))
         middle = whole[len(whole) // 2 :][:5]
-        text, last = await answer(engine, ChatRequest(STORY, max_tokens=24, temperature=0, stop=(middle,)))
+        text, last = await answer(engine, story(max_tokens=24, stop=(middle,)))
     assert text == whole[: whole.index(middle)]
     assert last.finish is Finish.STOP
 
 
 @pytest.mark.parametrize("settings", [{"top_p": 0.5}, {"frequency_penalty": 2.0, "presence_penalty": 2.0}])
-async def test_sampling_settings_reach_the_model(make: partial[LlamaEngine], settings: dict[str, float]) -> None:
+async def test_sampling_settings_reach_the_model(make: partial[LlamaEngine], settings: dict[str, Any]) -> None:
     """Nucleus sampling and penalties change what the same seed gives."""
     async with loaded(make()) as engine:
-        plain, _ = await answer(engine, ChatRequest(STORY, max_tokens=32, seed=5))
-        changed, _ = await answer(engine, ChatRequest(STORY, max_tokens=32, seed=5, **settings))  # type: ignore[arg-type]
+        plain, _ = await answer(engine, story(Sampling(seed=5), max_tokens=32))
+        changed, _ = await answer(engine, story(Sampling(seed=5, **settings), max_tokens=32))
     assert plain != changed
 
 
 async def test_an_answer_fills_the_context_at_most(make: partial[LlamaEngine]) -> None:
     """Without a limit of its own an answer ends where the context ends."""
-    request = ChatRequest(STORY, temperature=0, frequency_penalty=0.1)
+    request = story(Sampling(temperature=0, frequency_penalty=0.1))
     async with loaded(make(context=80)) as engine:
         _, last = await answer(engine, request)
     assert last.usage is not None
@@ -125,7 +130,7 @@ async def test_answers_wait_in_order(make: partial[LlamaEngine]) -> None:
     async with loaded(make()) as engine:
 
         async def ask(name: str) -> None:
-            async for _ in engine.chat(ChatRequest(STORY, max_tokens=5, temperature=0)):
+            async for _ in engine.chat(story(max_tokens=5)):
                 order.append(name)
 
         await asyncio.gather(ask("a"), ask("b"))
@@ -136,8 +141,9 @@ async def test_answers_wait_in_order(make: partial[LlamaEngine]) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_ends_the_prefill(make: partial[LlamaEngine], stream: bool) -> None:
     """Seconds of prompt processing stop within one second after the client is gone, and the next answer is right."""
-    async with loaded(make(context=8192)) as engine, served(engine=engine) as worker:
-        expected, _ = await answer(engine, ChatRequest((Message("user", "hi there"),), max_tokens=5, temperature=0))
+    engine = make(context=8192)
+    async with served(engine=engine) as worker:
+        expected, _ = await answer(engine, ChatRequest((Message("user", "hi there"),), Generation(5, sampling=GREEDY)))
         long = [{"role": "user", "content": "word " * 7000}]
         ask = asyncio.create_task(worker.ask(messages=long, stream=stream))
         await worker.until(in_flight=1)

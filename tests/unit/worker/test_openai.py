@@ -1,12 +1,15 @@
 """What the OpenAI surface takes, refuses and gives."""
 
 import json
+from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from rbee_runtime.errors import RequestError
-from rbee_runtime.worker.engines import ChatRequest, Finish, Message, Usage
-from rbee_runtime.worker.surface.openai import Answer, parse
+from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Generation, Message, Sampling, TokenLogprob, Usage
+from rbee_runtime.worker.surface.openai import ChatAnswer, ChatBody, parse, request_of
+from rbee_runtime.worker.surface.shapes import Choice
 
 USER = {"role": "user", "content": "hi"}
 
@@ -15,42 +18,76 @@ def body(**fields: object) -> bytes:
     return json.dumps({"model": "m", "messages": [USER], **fields}).encode()
 
 
+def request(**fields: object) -> ChatRequest:
+    return request_of(msgspec.json.decode(body(**fields), type=ChatBody))
+
+
 def test_what_is_not_said_is_left_to_the_engine() -> None:
     """A request with nothing but messages sets no sampling, no limit, no stream."""
     call = parse(body())
-    assert call.request == ChatRequest(messages=(Message("user", "hi"),))
+    assert request() == ChatRequest(messages=(Message("user", "hi"),))
     assert (call.model, call.stream, call.include_usage) == ("m", False, False)
+
+
+SETTINGS: dict[str, object] = {
+    "temperature": 0,
+    "top_p": 0.5,
+    "top_k": 9,
+    "min_p": 0.1,
+    "repeat_penalty": 1.1,
+    "frequency_penalty": 1,
+    "presence_penalty": -1,
+    "seed": 3,
+    "logit_bias": {"5": -100},
+    "grammar": 'root ::= "x"',
+}
 
 
 def test_every_setting_reaches_the_engine() -> None:
     """What a client sets is what the engine is asked for."""
-    call = parse(
-        body(max_tokens=7, temperature=0, top_p=0.5, frequency_penalty=1, presence_penalty=-1, stop=["a", "b"], seed=3)
-    )
-    assert call.request == ChatRequest((Message("user", "hi"),), 7, 0.0, 0.5, 1.0, -1.0, ("a", "b"), 3)
+    asked = request(max_tokens=7, stop=["a", "b"], n=2, logprobs=True, top_logprobs=4, **SETTINGS)
+    sampling = Sampling(0.0, 0.5, 9, 0.1, 1.1, 1.0, -1.0, 3, ((5, -100.0),), 'root ::= "x"')
+    assert asked.generation == Generation(7, ("a", "b"), sampling, choices=2, logprobs=4)
 
 
 @pytest.mark.parametrize(
     ("fields", "check"),
     [
-        ({"stop": "x"}, lambda call: call.request.stop == ("x",)),
-        ({"max_tokens": 5, "max_completion_tokens": 6}, lambda call: call.request.max_tokens == 6),
-        ({"stream": True, "stream_options": {"include_usage": True}}, lambda call: call.include_usage),
-        ({"stream": True, "stream_options": None}, lambda call: call.stream and not call.include_usage),
-        ({"temperature": None, "n": None, "tools": None, "stop": None}, lambda call: call.request.temperature is None),
-        ({"n": 1, "logprobs": False, "tools": [], "response_format": {"type": "text"}}, lambda call: call.model == "m"),
-        ({"user": "u", "some_new_field": {"deep": [1]}}, lambda call: call.model == "m"),
-        ({"messages": [{"role": "developer", "content": "x"}]}, lambda call: call.request.messages[0].role == "system"),
-        ({"messages": [{"role": "assistant", "content": None}]}, lambda call: call.request.messages[0].content == ""),
+        ({"stop": "x"}, lambda asked: asked.generation.stop == ("x",)),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, lambda asked: asked.generation.max_tokens == 6),
+        ({"temperature": None, "n": None, "stop": None}, lambda asked: asked.generation == Generation()),
+        ({"n": 1, "logprobs": False, "response_format": {"type": "text"}}, lambda asked: asked == request()),
+        ({"tools": [], "functions": None, "logit_bias": {}}, lambda asked: asked == request()),
+        ({"logprobs": True}, lambda asked: asked.generation.logprobs == 0),
+        ({"top_k": -1}, lambda asked: asked.generation.sampling.top_k == 0),
+        ({"repetition_penalty": 1.2}, lambda asked: asked.generation.sampling.repeat_penalty == 1.2),
+        ({"user": "u", "some_new_field": {"deep": [1]}}, lambda asked: asked == request()),
+        ({"messages": [{"role": "developer", "content": "x"}]}, lambda asked: asked.messages[0].role == "system"),
+        ({"messages": [{"role": "assistant", "content": None}]}, lambda asked: asked.messages[0].content == ""),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]},
-            lambda call: call.request.messages[0].content == "ab",
+            lambda asked: asked.messages[0].content == "ab",
         ),
     ],
 )
-def test_what_clients_send_is_taken(fields: dict[str, object], check: object) -> None:
+def test_what_clients_send_is_taken(fields: dict[str, object], check: Callable[[ChatRequest], bool]) -> None:
     """Nulls, unknown fields, both spellings of the limit and text parts are understood."""
-    assert check(parse(body(**fields)))  # type: ignore[operator]
+    assert check(request(**fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "usage"),
+    [
+        ({}, False),
+        ({"stream_options": None}, False),
+        ({"stream_options": {}}, False),
+        ({"stream_options": {"include_usage": True}}, True),
+    ],
+)
+def test_usage_comes_in_a_stream_if_asked_for(fields: dict[str, object], usage: bool) -> None:
+    """Only `include_usage` brings the event that some clients cannot read."""
+    call = parse(body(stream=True, **fields))
+    assert (call.stream, call.include_usage) == (True, usage)
 
 
 BOUNDS: dict[str, tuple[list[object], list[object]]] = {
@@ -61,7 +98,22 @@ BOUNDS: dict[str, tuple[list[object], list[object]]] = {
     "presence_penalty": ([-2, 2], [-2.1, 2.1]),
     "seed": ([-(2**63), 2**63 - 1], [2**63, "x"]),
     "stop": (["x" * 512, list("abcd")], ["", "x" * 513, list("abcde"), [""], 5]),
-    "n": ([1], [0, 9, 1000]),
+    "n": ([1, 8], [0, 9, 100]),
+    "top_k": ([-1, 0, 1_000_000], [-2, 1_000_001]),
+    "min_p": ([0, 1], [-0.1, 1.1]),
+    "repeat_penalty": ([0.01, 10], [0, 10.1]),
+    "repetition_penalty": ([0.01, 10], [0, 10.1]),
+    "logit_bias": (
+        [{"1": -100, "2": 100}, {str(token): 1 for token in range(1024)}],
+        [{"1": 101}, {"x": 1}, [1], {str(token): 1 for token in range(1025)}],
+    ),
+    "grammar": (["x" * 65536], ["x" * 65537, 5]),
+    "response_format": (
+        [{"type": "text"}, {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": {}}}],
+        [{"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}, "json"],
+    ),
+    "tools": ([[]], [[{"type": "function"}], [{"type": "search", "function": {"name": "x"}}], {}]),
+    "tool_choice": (["none", "auto"], ["required", "always", {"type": "function", "function": {"name": "x"}}]),
     "model": (["m"], ["", "m" * 201, 5]),
     "stream": ([True], ["yes", 1]),
     "messages": ([[USER] * 4096], [[], [USER] * 4097, "hi", [5], [{"role": "robot", "content": "x"}]]),
@@ -88,13 +140,7 @@ def test_beyond_a_bound_is_a_400_with_the_field(name: str, value: object) -> Non
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"n": 2}, "n"),
-        ({"n": 8}, "n"),
-        ({"tools": [{"type": "function"}]}, "tools"),
         ({"functions": [{}]}, "functions"),
-        ({"logprobs": True}, "logprobs"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
     ],
 )
@@ -117,6 +163,8 @@ def test_what_is_not_served_is_refused_in_words(fields: dict[str, object], param
         b'{"x": ' + b"[" * 100_000,
         b'{"model":"m","messages":[{"role":"user","content":"x"}],"logit_bias":' + b'{"a":' * 100_000,
         body(stream_options={"include_usage": True}),
+        body(top_logprobs=2),
+        body(logprobs=True, top_logprobs=21),
     ],
 )
 def test_a_body_that_is_no_request_is_a_400(raw: bytes) -> None:
@@ -129,8 +177,8 @@ def test_a_body_that_is_no_request_is_a_400(raw: bytes) -> None:
 
 def test_answers_have_openais_shape() -> None:
     """Chunks and whole answers share identity; usage adds up."""
-    answer = Answer("m", "chatcmpl-1", 5)
-    whole = answer.whole("text", Finish.STOP, Usage(3, 2, 1))
+    answer = ChatAnswer("m", "chatcmpl-1", 5)
+    whole = answer.whole([Choice(["te", "xt"])], Usage(3, 2, 1))
     assert whole["usage"] == {
         "prompt_tokens": 3,
         "completion_tokens": 2,
@@ -138,5 +186,22 @@ def test_answers_have_openais_shape() -> None:
         "prompt_tokens_details": {"cached_tokens": 1},
     }
     assert whole["choices"][0]["message"] == {"role": "assistant", "content": "text", "refusal": None}
-    assert answer.usage_chunk(Usage(3, 2))["choices"] == []
-    assert {answer.chunk({})["id"], whole["id"]} == {"chatcmpl-1"}
+    assert answer.usage(Usage(3, 2))["choices"] == []
+    assert {answer.opening(0)["id"], whole["id"]} == {"chatcmpl-1"}
+
+
+def test_choices_keep_their_number() -> None:
+    """Every event says of which choice it is, and the whole answer has them in order."""
+    answer = ChatAnswer("m")
+    whole = answer.whole([Choice(["a"]), Choice(["b"], finish=Finish.LENGTH)], Usage(3, 2))
+    assert [(each["index"], each["message"]["content"]) for each in whole["choices"]] == [(0, "a"), (1, "b")]
+    events = [answer.opening(1), answer.piece(Delta("x", choice=1)), answer.ending(Delta(finish=Finish.STOP, choice=1))]
+    assert [event["choices"][0]["index"] for event in events] == [1, 1, 1]
+
+
+def test_log_probabilities_have_openais_shape() -> None:
+    """Each token has its text, its bytes and its likeliest rivals; half a character is bytes all the same."""
+    found = TokenLogprob(b"\xe2", -0.5, ((b"a", -0.5), (b"b", -1.5)))
+    (entry,) = ChatAnswer("m").piece(Delta("", logprobs=(found,)))["choices"][0]["logprobs"]["content"]
+    assert (entry["token"], entry["bytes"], entry["logprob"]) == ("\ufffd", [0xE2], -0.5)
+    assert [each["token"] for each in entry["top_logprobs"]] == ["a", "b"]

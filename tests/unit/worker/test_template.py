@@ -3,14 +3,13 @@
 import pytest
 
 from rbee_runtime.errors import EngineLoadError, RequestError
-from rbee_runtime.worker.engines import Message
 from rbee_runtime.worker.engines.llamacpp.template import CHATML, compile_template
 
-TURNS = (Message("system", "Be brief."), Message("user", "hi {{ 7 * 7 }}"))
+TURNS = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi {{ 7 * 7 }}"})
 
 
 def render(source: str) -> str:
-    return compile_template(source, bos="<s>", eos="</s>")(TURNS)
+    return compile_template(source, bos="<s>", eos="</s>")(TURNS, None)
 
 
 def test_the_fallback_is_chatml() -> None:

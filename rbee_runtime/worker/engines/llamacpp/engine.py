@@ -1,170 +1,260 @@
-"""llama.cpp as the front sees it: one decode thread, one answer at a time, the others wait in order of arrival."""
+"""llama.cpp as the front sees it: a process that answers many requests at once, and a watch over it."""
 
 import asyncio
+import json
 import os
-import queue
-import threading
-from collections.abc import AsyncGenerator, Callable
-from functools import partial
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from rbee_runtime.errors import EngineLoadError, ModelStoreError, RequestError
-from rbee_runtime.models import gguf
+from rbee_runtime import logs
+from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestError
 from rbee_runtime.protocol import WorkerSpec
-from rbee_runtime.worker.engines import ChatRequest, Delta, Progress, artefact
-from rbee_runtime.worker.engines.llamacpp import native
-from rbee_runtime.worker.engines.llamacpp.generate import Job, generate
-from rbee_runtime.worker.engines.llamacpp.template import CHATML, Render, compile_template
+from rbee_runtime.states import ExitReason
+from rbee_runtime.worker.engines import ChatRequest, Delta, Gauges, Generation, Progress, TextRequest, ToolChoice
+from rbee_runtime.worker.engines.llamacpp import wire
+from rbee_runtime.worker.engines.llamacpp.calling import with_calls
+from rbee_runtime.worker.engines.llamacpp.child import Child
+from rbee_runtime.worker.engines.llamacpp.conversation import turns
+from rbee_runtime.worker.engines.llamacpp.preparer import Preparer
+from rbee_runtime.worker.engines.llamacpp.preparing import Compile
+from rbee_runtime.worker.engines.llamacpp.template import CHATML
+from rbee_runtime.worker.engines.llamacpp.tool_forms import (
+    SPECIAL,
+    ToolForm,
+    definition,
+    form_of,
+    schema_of,
+    told,
+    wrapped,
+)
 from rbee_runtime.worker.engines.options import read_llama
 
-T = TypeVar("T")
 _ALL_LAYERS = 999
+
+BEAT_SECONDS = 1.0
+"""Between two questions to the engine's process."""
+
+TROUBLE_SECONDS = 5.0
+"""A process that answers none for so long gets no traffic for now."""
+
+SILENCE_SECONDS = 30.0
+"""A process that answers none for so long is stopped or hangs. Its reader answers while a step is computed, however
+long that takes, and a machine that swaps for so long serves nobody."""
+
+CLOSE_SECONDS = 3.0
+
+_Heard = asyncio.Queue[wire.Piece | RequestError | EngineCrashedError]
 
 
 class LlamaEngine:
-    """A GGUF model served by llama.cpp in this process."""
-
-    slots = 1
+    """A GGUF model served by llama.cpp in a process of its own."""
 
     def __init__(self, spec: WorkerSpec, path: Path, directory: Path | None) -> None:
         options = read_llama(spec.options)
+        self.slots = spec.slots
         self.context = spec.context
-        self._path = path
-        self._directory = directory
+        self.gauges = Gauges()
         cpu = set(spec.devices) <= {"cpu"}
-        self._gpu_layers = options.gpu_layers if options.gpu_layers is not None else (0 if cpu else _ALL_LAYERS)
-        self._threads = options.threads or len(os.sched_getaffinity(0))
-        self._abort = native.Abort()
-        self._turn = asyncio.Semaphore(1)
-        self._thread = _DecodeThread()
-        self._model: native.NativeModel | None = None
-        self._render: Render | None = None
+        gpu_layers = options.gpu_layers if options.gpu_layers is not None else (0 if cpu else _ALL_LAYERS)
+        self._order = wire.Load(
+            path=str(path),
+            directory=str(directory or ""),
+            context=spec.context,
+            slots=spec.slots,
+            gpu_layers=gpu_layers,
+            threads=options.threads or len(os.sched_getaffinity(0)),
+        )
+        self._numbers = count(1)
+        self._waiting: dict[int, _Heard] = {}
+        self._child: Child | None = None
+        self._crash: EngineCrashedError | None = None
+        self._progress: Progress | None = None
+        self._loaded: asyncio.Future[wire.Loaded] | None = None
+        self._preparer: Preparer | None = None
+        self._form = ToolForm.PLAIN
+        self._watch: asyncio.Task[None] | None = None
+        self._answered = 0.0
+        self._broken = asyncio.Event()
+
+    @property
+    def trouble(self) -> str:
+        """Return why no request is answered right now, or ""."""
+        silent = asyncio.get_running_loop().time() - self._answered
+        if self._watch is None or silent < TROUBLE_SECONDS:
+            return ""
+        return f"the engine's process has been silent for {silent:.0f} s"
+
+    @property
+    def pid(self) -> int:
+        """Return the id of its process, 0 if there is none."""
+        return self._child.pid if self._child is not None else 0
 
     async def load(self, progress: Progress) -> None:
-        """Check the file, load it and compile its chat template."""
+        """Start the process, have it load the file, and compile the model's chat template."""
+        self._progress = progress
+        self._loaded = asyncio.get_running_loop().create_future()
+        self._child = Child(self._heard, self._gone)
         try:
-            await self._thread.run(lambda: self._load(progress))
-        except asyncio.CancelledError:
-            self._abort.set(True)
+            await self._child.start(self._order)
+            loaded = await self._loaded
+            template = loaded.template or CHATML
+            self._preparer = Preparer(Compile(template, loaded.bos, loaded.eos, self._order.directory))
+            await self._preparer.start()
+        except BaseException:
+            # Whoever gives up on a load, by a stop or an error, has nobody to close it later.
+            await self.close()
             raise
+        self._form, self.context = form_of(template), loaded.context
+        self._answered = asyncio.get_running_loop().time()
+        self._watch = asyncio.create_task(self._watch_over(self._child))
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        """Yield the answer; closing the iterator ends the decode step that runs."""
-        job = await asyncio.to_thread(self._prepare, request)
-        async with self._turn:
-            deltas: asyncio.Queue[Delta | None] = asyncio.Queue()
-            work = self._start(job, deltas)
-            try:
-                while (delta := await deltas.get()) is not None:
-                    yield delta
-                await asyncio.shield(work)
-            finally:
-                self._abort.set(True)
-                # The next answer may start only when the thread has let go of the context.
-                await _settled(work)
+        """Yield the answer; closing the iterator frees its slots within a step."""
+        self._alive()
+        tools, preparer = request.tools, self._preparer
+        if preparer is None:
+            raise _unloaded()
+        called = bool(tools.tools) and tools.choice is not ToolChoice.NONE
+        generation = replace(
+            request.generation,
+            sampling=replace(request.generation.sampling, grammar=await self._grammar(preparer, request)),
+        )
+        prompt = await self._prompt(preparer, request, called=called)
+        deltas = self._generate(prompt, generation, shown=SPECIAL if called else ())
+        async with aclosing(with_calls(deltas, self._form) if called else deltas) as answer:
+            async for delta in answer:
+                yield delta
+
+    async def complete(self, request: TextRequest) -> AsyncGenerator[Delta, None]:
+        """Yield what follows a text."""
+        prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
+        async for delta in self._generate(prompt, request.generation):
+            yield delta
+
+    async def broken(self) -> EngineCrashedError:
+        """Return why the process is beyond use, as soon as it is."""
+        await self._broken.wait()
+        if self._crash is None:
+            raise AssertionError("broken without a reason")
+        return self._crash
 
     async def close(self) -> None:
-        """Free the model when the running step is over."""
-        self._abort.set(True)
-        if self._model is not None:
-            await self._thread.run(self._model.close)
-            self._model = None
+        """End the process."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._preparer is not None:
+            await self._preparer.close()
+        if self._child is not None:
+            await self._child.close(CLOSE_SECONDS)
+            self._child = None
 
-    def _load(self, progress: Progress) -> None:
+    async def _prompt(self, preparer: Preparer, request: ChatRequest, *, called: bool) -> str:
+        tools = request.tools.tools if called else ()
+        if self._form is ToolForm.PLAIN and called:
+            return await preparer.render(turns(told(request.messages, tools)))
+        return await preparer.render(turns(request.messages), [definition(tool) for tool in tools])
+
+    async def _grammar(self, preparer: Preparer, request: ChatRequest) -> str:
+        """Return what the answer is held to: calls, a schema, the client's own grammar, or nothing."""
+        tools = request.tools
+        if tools.tools and tools.choice is ToolChoice.REQUIRED:
+            one = await preparer.grammar_of(json.dumps(schema_of(tools, self._form)), "tools")
+            return wrapped(one, self._form, several=tools.several and not tools.only)
+        if request.schema:
+            return await preparer.grammar_of(request.schema, "response_format")
+        return request.generation.sampling.grammar
+
+    async def _generate(
+        self, prompt: str | list[int], generation: Generation, *, shown: tuple[str, ...] = ()
+    ) -> AsyncGenerator[Delta, None]:
+        child = self._alive()
+        number, heard = next(self._numbers), _Heard()
+        self._waiting[number] = heard
+        over = False
         try:
-            gguf.read(self._path)
-        except ModelStoreError as error:
-            raise EngineLoadError(str(error)) from error
-        if self._directory is not None:
-            artefact.activate(self._directory, "llama-cpp")
-        model = native.load(
-            self._path,
-            context=self.context,
-            gpu_layers=self._gpu_layers,
-            threads=self._threads,
-            progress=progress,
-            abort=self._abort,
-        )
-        self._render = compile_template(model.template or CHATML, bos=model.bos, eos=model.eos)
-        self._model, self.context = model, min(self.context, model.size)
+            child.send(_submission(number, prompt, generation, shown))
+            while not over:
+                piece = await heard.get()
+                over = isinstance(piece, Exception) or piece.usage is not None
+                if isinstance(piece, Exception):
+                    raise piece
+                yield Delta(piece.text, piece.finish, piece.usage, choice=piece.choice, logprobs=piece.logprobs)
+        finally:
+            del self._waiting[number]
+            if not over:
+                child.send(wire.Cancel(number))
 
-    def _prepare(self, request: ChatRequest) -> Job:
-        model, render = self._loaded()
-        prompt = model.tokens_of(render(request.messages))
-        room = self.context - len(prompt)
-        if not prompt:
-            raise RequestError(400, "the messages hold no text", param="messages")
-        if room < 1:
-            raise RequestError(
-                400,
-                f"the prompt has {len(prompt)} tokens, this model takes {self.context} for prompt and answer together; "
-                "shorten the messages or raise the model's context in the inventory",
-                code="context_length_exceeded",
-                param="messages",
-            )
-        return Job(request, prompt, room if request.max_tokens is None else min(room, request.max_tokens))
+    def _alive(self) -> Child:
+        if self._crash is not None:
+            raise self._crash
+        if self._child is None:
+            raise _unloaded()
+        return self._child
 
-    def _start(self, job: Job, deltas: asyncio.Queue[Delta | None]) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        model, _ = self._loaded()
-        self._abort.set(False)
+    def _heard(self, message: Any) -> None:
+        match message:
+            case wire.Pieces():
+                for piece in message.pieces:
+                    self._tell(piece.request, piece)
+            case wire.Refused():
+                kind = "server_error" if message.status >= 500 else "invalid_request_error"
+                self._tell(
+                    message.request,
+                    RequestError(message.status, message.message, kind=kind, code=message.code, param=message.param),
+                )
+            case wire.Progress() if self._progress is not None:
+                self._progress(message.share)
+            case wire.Pong():
+                self._answered = asyncio.get_running_loop().time()
+                self.gauges = Gauges(message.busy, message.waiting, message.held, self.context * self.slots)
+            case wire.Loaded() if self._loaded is not None and not self._loaded.done():
+                self._loaded.set_result(message)
+            case wire.NotLoaded() if self._loaded is not None and not self._loaded.done():
+                self._loaded.set_exception(EngineLoadError(message.message, reason=ExitReason(message.reason)))
 
-        def work() -> None:
-            try:
-                for delta in generate(model, job):
-                    loop.call_soon_threadsafe(deltas.put_nowait, delta)
-                    if self._abort.is_set:
-                        return
-            finally:
-                loop.call_soon_threadsafe(deltas.put_nowait, None)
+    def _tell(self, request: int, what: wire.Piece | RequestError | EngineCrashedError) -> None:
+        # One that was cancelled meanwhile has no queue any more.
+        if (heard := self._waiting.get(request)) is not None:
+            heard.put_nowait(what)
 
-        return self._thread.run(work)
+    def _gone(self, error: EngineCrashedError) -> None:
+        self._crash = self._crash or error
+        self._broken.set()
+        if self._loaded is not None and not self._loaded.done():
+            self._loaded.set_exception(self._crash)
+        for heard in self._waiting.values():
+            heard.put_nowait(self._crash)
 
-    def _loaded(self) -> tuple[native.NativeModel, Render]:
-        if self._model is None or self._render is None:
-            raise RequestError(503, "the model is not loaded", kind="server_error", retry_after=1)
-        return self._model, self._render
-
-
-class _DecodeThread:
-    """Runs functions one after the other in one daemon thread: a hung native call must not keep the process alive."""
-
-    def __init__(self) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        threading.Thread(target=self._loop, name="decode", daemon=True).start()
-
-    def _loop(self) -> None:
-        while True:
-            self._work.get()()
-
-    def run(self, function: Callable[[], T]) -> "asyncio.Future[T]":
-        """Return a future of `function`'s result."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-
-        def call() -> None:
-            try:
-                result = function()
-            except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller
-                _deliver(loop, future, partial(future.set_exception, error))
-            else:
-                _deliver(loop, future, partial(future.set_result, result))
-
-        self._work.put(call)
-        return future
+    async def _watch_over(self, child: Child) -> None:
+        """Ask the process again and again whether it is there, and end it if it is silent."""
+        clock = asyncio.get_running_loop().time
+        for number in count(1):
+            child.send(wire.Ping(number))
+            await asyncio.sleep(BEAT_SECONDS)
+            if clock() - self._answered > SILENCE_SECONDS:
+                message = f"its process has not answered for {SILENCE_SECONDS:g} s"
+                logs.error("engine_silent", pid=child.pid, seconds=SILENCE_SECONDS)
+                self._gone(EngineCrashedError(message))
+                child.kill()
+                return
 
 
-def _deliver(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]", settle: Callable[[], None]) -> None:
-    loop.call_soon_threadsafe(lambda: None if future.done() else settle())
+def _unloaded() -> RequestError:
+    return RequestError(503, "the model is not loaded", kind="server_error", retry_after=1)
 
 
-async def _settled(work: "asyncio.Future[None]") -> None:
-    """Wait for the thread even if the caller is cancelled once more."""
-    while not work.done():
-        try:
-            await asyncio.wait({work})
-        except asyncio.CancelledError:
-            continue
-    if not work.cancelled():
-        work.exception()
+def _submission(number: int, prompt: str | list[int], generation: Generation, shown: tuple[str, ...]) -> wire.Submit:
+    return wire.Submit(
+        request=number,
+        prompt=prompt,
+        room=generation.max_tokens,
+        stop=generation.stop,
+        sampling=generation.sampling,
+        choices=generation.choices,
+        logprobs=generation.logprobs,
+        shown=shown,
+    )

@@ -1,4 +1,4 @@
-"""One model and its context in llama.cpp: load, tokenise, decode one sequence.
+"""One model and its context in llama.cpp: load, tokenise, decode a step of many sequences.
 
 Not safe for use from two threads, except `tokens_of`, which only reads the vocabulary.
 """
@@ -9,6 +9,8 @@ import re
 import sys
 from collections import deque
 from collections.abc import Sequence
+from enum import StrEnum
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -16,6 +18,7 @@ from typing import Any, cast
 from rbee_runtime.errors import EngineCrashedError, EngineLoadError
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import Progress
+from rbee_runtime.worker.engines.llamacpp.batching import Entry
 
 BATCH = 512
 """Tokens per prefill step; llama.cpp's default micro-batch."""
@@ -23,9 +26,10 @@ BATCH = 512
 _WARN, _ERROR = 3, 4
 """ggml.h's levels; the binding's comments show an older numbering."""
 
-_ABORTED = 2
 _NO_MEMORY = re.compile(r"out of memory|(cannot|failed to|unable to) alloc|alloc\w* failed|bad_alloc", re.IGNORECASE)
 
+_EASY = 8
+"""Characters per cell of context: texts up to there are tokenised, whether they fit or not."""
 
 _CALLBACKS: list[Any] = []
 """llama.cpp keeps a pointer to the log callback for the life of the process."""
@@ -84,8 +88,19 @@ class NativeLog:
         return EngineLoadError(f"{what}: {said}", reason=ExitReason.BAD_MODEL)
 
 
+class Outcome(StrEnum):
+    """How a step went: computed, ended by the abort flag, or no cells were left for it."""
+
+    DONE = "done"
+    ABORTED = "aborted"
+    NO_ROOM = "no_room"
+
+
+_OUTCOMES = {0: Outcome.DONE, 1: Outcome.NO_ROOM, 2: Outcome.ABORTED}
+
+
 class NativeModel:
-    """A loaded model with one sequence in its context; `held` is the tokens whose state the context holds."""
+    """A loaded model, its context of several sequences, and the batch that steps are written into."""
 
     def __init__(self, library: ModuleType, model: Any, context: Any, abort: Abort) -> None:
         self.library = library
@@ -93,14 +108,22 @@ class NativeModel:
         self.context = context
         self.abort = abort
         self.vocab = library.llama_model_get_vocab(model)
-        self.held: list[int] = []
-        self._piece = ctypes.create_string_buffer(512)
+        self.size: int = library.llama_vocab_n_tokens(self.vocab)
+        self._memory = library.llama_get_memory(context)
+        self._batch = Batch(library, BATCH)
+        self._pieces: dict[int, bytes] = {}
         self._bos: str | None = None
+        self._longest: int | None = None
 
     @property
-    def size(self) -> int:
-        """Return how many tokens the context holds at most."""
+    def cells(self) -> int:
+        """Return how many tokens the context holds at most, all sequences together."""
         return int(self.library.llama_n_ctx(self.context))
+
+    @property
+    def shares(self) -> bool:
+        """Say whether cells can be copied between sequences: recurrent state cannot be cut at a token."""
+        return not (self.library.llama_model_is_recurrent(self.model) or self.library.llama_model_is_hybrid(self.model))
 
     @property
     def template(self) -> str | None:
@@ -120,10 +143,10 @@ class NativeModel:
         """Return the text of the token that ends a sequence ("" if the vocabulary has none)."""
         return self._text_of(self.library.llama_vocab_eos(self.vocab))
 
-    def tokens_of(self, text: str) -> list[int]:
-        """Return a rendered prompt as tokens, with the beginning-of-sequence token once."""
+    def tokens_of(self, text: str, *, begin: bool = True) -> list[int]:
+        """Return a rendered prompt as tokens; if it is the beginning, with the beginning-of-sequence token once."""
         raw = text.encode("utf-8", "replace")
-        add_special = not (self.bos and text.startswith(self.bos))
+        add_special = begin and not (self.bos and text.startswith(self.bos))
         room = len(raw) + 8
         buffer = (self.library.llama_token * room)()
         count = self.library.llama_tokenize(self.vocab, raw, len(raw), buffer, room, add_special, True)
@@ -131,45 +154,58 @@ class NativeModel:
             raise EngineCrashedError(f"llama.cpp needs {-count} tokens for {len(raw)} bytes of text")
         return list(buffer[:count])
 
+    def special(self, texts: Sequence[str]) -> dict[int, bytes]:
+        """Return those of these texts that are one token each, by token."""
+        found = ((self.tokens_of(text, begin=False), text) for text in texts)
+        return {tokens[0]: text.encode() for tokens, text in found if len(tokens) == 1}
+
+    def fewest_tokens(self, text: str) -> int:
+        """Return a number of tokens that `text` has at least; 0 for texts that are no trouble to tokenise."""
+        if len(text) <= _EASY * self.cells:
+            return 0
+        if self._longest is None:
+            pieces = (len(self._text_of(token).encode()) for token in range(self.size))
+            self._longest = max(1, max(pieces, default=1))
+        return len(text) // self._longest
+
     def piece_of(self, token: int) -> bytes:
         """Return the bytes of a token; control tokens have none."""
-        count = self.library.llama_token_to_piece(self.vocab, token, self._piece, len(self._piece), 0, False)
-        if count < 0:
-            self._piece = ctypes.create_string_buffer(-count)
-            return self.piece_of(token)
-        return self._piece.raw[:count]
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._piece(token, 64)
+        return piece
 
     def ends(self, token: int) -> bool:
         """Say whether a token ends the answer."""
         return bool(self.library.llama_vocab_is_eog(self.vocab, token))
 
-    def keep_prefix_of(self, tokens: Sequence[int]) -> int:
-        """Drop from the context what differs from `tokens` and return how many tokens are kept."""
-        # The last token is always decoded anew: its logits are what the first sample needs.
-        limit = min(len(self.held), len(tokens) - 1)
-        kept = next((i for i in range(limit) if self.held[i] != tokens[i]), limit)
-        memory = self.library.llama_get_memory(self.context)
-        if not self.library.llama_memory_seq_rm(memory, 0, kept, -1):
-            self.library.llama_memory_clear(memory, True)
-            kept = 0
-        del self.held[kept:]
-        return kept
+    def keep(self, slot: int, count: int) -> int:
+        """Drop all but the first `count` tokens of a sequence and return how many are left."""
+        if self.library.llama_memory_seq_rm(self._memory, slot, count, -1):
+            return count
+        self.library.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return 0
 
-    def decode(self, tokens: Sequence[int]) -> bool:
-        """Run at most BATCH further tokens; False if aborted, EngineCrashedError if llama.cpp cannot go on."""
-        buffer = (self.library.llama_token * len(tokens))(*tokens)
-        status = self.library.llama_decode(self.context, self.library.llama_batch_get_one(buffer, len(tokens)))
-        if status == _ABORTED:
-            return False
-        if status != 0:
-            raise EngineCrashedError(f"llama.cpp stopped at token {len(self.held)} with status {status}")
-        self.held.extend(tokens)
-        return True
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Let an empty sequence begin with the first `count` tokens of another; no data moves."""
+        self.library.llama_memory_seq_cp(self._memory, source, target, 0, count)
+
+    def decode(self, entries: Sequence[Entry]) -> Outcome:
+        """Run one step, or raise EngineCrashedError if llama.cpp cannot go on."""
+        status = self.library.llama_decode(self.context, self._batch.fill(entries))
+        if status in _OUTCOMES:
+            return _OUTCOMES[status]
+        raise EngineCrashedError(f"llama.cpp stopped in a step of {len(entries)} sequences with status {status}")
 
     def close(self) -> None:
         """Free context and model."""
         self.library.llama_free(self.context)
         self.library.llama_model_free(self.model)
+
+    def _piece(self, token: int, room: int) -> bytes:
+        buffer = ctypes.create_string_buffer(room)
+        count = self.library.llama_token_to_piece(self.vocab, token, buffer, room, 0, False)
+        return buffer.raw[:count] if count >= 0 else self._piece(token, -count)
 
     def _text_of(self, token: int) -> str:
         if token < 0:
@@ -178,8 +214,48 @@ class NativeModel:
         return text.decode("utf-8", "replace")
 
 
-def load(path: Path, *, context: int, gpu_layers: int, threads: int, progress: Progress, abort: Abort) -> NativeModel:
-    """Return the model at `path` with room for `context` tokens, or raise EngineLoadError."""
+class Batch:
+    """The arrays of one step in C's memory, written in slices: token by token Python would take longer than the GPU."""
+
+    def __init__(self, library: ModuleType, size: int) -> None:
+        self._struct = library.llama_batch()
+        self._tokens = (library.llama_token * size)()
+        self._positions = (library.llama_pos * size)()
+        self._sequences = (library.llama_seq_id * size)()
+        self._wanted = (ctypes.c_int8 * size)()
+        self._ones = (ctypes.c_int32 * size)(*[1] * size)
+        each = ctypes.POINTER(library.llama_seq_id)
+        width = ctypes.sizeof(library.llama_seq_id)
+        first = ctypes.addressof(self._sequences)
+        self._pointers = (each * size)(*(ctypes.cast(first + width * index, each) for index in range(size)))
+        self._struct.token, self._struct.pos = self._tokens, self._positions
+        self._struct.seq_id, self._struct.n_seq_id = self._pointers, self._ones
+        self._struct.logits = self._wanted
+
+    def fill(self, entries: Sequence[Entry]) -> Any:
+        """Return the batch of these entries."""
+        at = 0
+        for entry in entries:
+            end = at + len(entry.tokens)
+            self._tokens[at:end] = entry.tokens
+            self._positions[at:end] = list(range(entry.start, entry.start + len(entry.tokens)))
+            self._sequences[at:end] = [entry.slot.index] * len(entry.tokens)
+            self._wanted[at:end] = [0] * len(entry.tokens)
+            self._wanted[end - 1] = entry.sample
+            at = end
+        self._struct.n_tokens = at
+        return self._struct
+
+
+def outputs(entries: Sequence[Entry]) -> list[int]:
+    """Return where in the batch the last token of each entry is."""
+    return [end - 1 for end in accumulate(len(entry.tokens) for entry in entries)]
+
+
+def load(
+    path: Path, *, context: int, slots: int, gpu_layers: int, threads: int, progress: Progress, abort: Abort
+) -> NativeModel:
+    """Return the model at `path` with room for `slots` sequences of `context` tokens, or raise EngineLoadError."""
     library = _library()
     log = NativeLog(library, abort)
     library.llama_backend_init()
@@ -190,10 +266,13 @@ def load(path: Path, *, context: int, gpu_layers: int, threads: int, progress: P
     model = library.llama_model_load_from_file(os.fsencode(path), options)
     if model is None:
         raise log.failure(f"llama.cpp cannot load {path}")
-    handle = library.llama_init_from_model(model, _context_options(library, model, context, threads, abort))
+    trained: int = library.llama_model_n_ctx_train(model)
+    # Beyond what it was trained for a model answers nonsense without any error.
+    context = min(context, trained) if trained > 0 else context
+    handle = library.llama_init_from_model(model, _context_options(library, context, slots, threads, abort))
     if handle is None:
         library.llama_model_free(model)
-        raise log.failure(f"llama.cpp cannot make a context of {context} tokens for {path}")
+        raise log.failure(f"llama.cpp cannot make {slots} x {context} tokens of context for {path}")
     return NativeModel(library, model, handle, abort)
 
 
@@ -202,13 +281,13 @@ def _report(progress: Progress, share: float, abort: Abort) -> bool:
     return not abort.is_set
 
 
-def _context_options(library: ModuleType, model: Any, context: int, threads: int, abort: Abort) -> Any:
+def _context_options(library: ModuleType, context: int, slots: int, threads: int, abort: Abort) -> Any:
     options = library.llama_context_default_params()
-    trained: int = library.llama_model_n_ctx_train(model)
-    # Beyond what it was trained for a model answers nonsense without any error.
-    options.n_ctx = min(context, trained) if trained > 0 else context
+    options.n_ctx = context * slots
     options.n_batch = options.n_ubatch = BATCH
-    options.n_seq_max = 1
+    options.n_seq_max = slots
+    # One pool of cells: only in it can sequences share what they begin with.
+    options.kv_unified = True
     options.n_threads = options.n_threads_batch = threads
     options.abort_callback = ctypes.cast(abort.function, library.ggml_abort_callback)
     options.abort_callback_data = abort.data

@@ -1,16 +1,16 @@
 """The chat template: Jinja out of the model file, that is, a program by a stranger, run in Jinja's sandbox.
 
+Its time and memory are bounded by the process that it runs in (preparing.py).
+
 Jinja comes with the engine artefact, hence the late import.
 """
 
 import datetime as dt
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rbee_runtime.errors import EngineLoadError, RequestError
-from rbee_runtime.worker.engines import Message
 
 MAX_SOURCE = 1 << 20
 MAX_PROMPT = 16 << 20
@@ -22,7 +22,8 @@ CHATML = (
 )
 """For models that bring no template; llama.cpp falls back to the same form."""
 
-Render = Callable[[Sequence[Message]], str]
+Render = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]] | None], str]
+"""From messages and tools to a prompt."""
 
 
 class _RefusedError(Exception):
@@ -47,10 +48,11 @@ def compile_template(source: str, *, bos: str, eos: str) -> Render:
     except (TemplateError, RecursionError) as error:
         raise EngineLoadError(f"the model's chat template is damaged: {_line(error)}") from error
 
-    def render(messages: Sequence[Message]) -> str:
-        turns = [asdict(message) for message in messages]
+    def render(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
         try:
-            text = template.render(messages=turns, add_generation_prompt=True, tools=None, documents=None)
+            text = template.render(messages=messages, add_generation_prompt=True, tools=tools, documents=None)
+        except MemoryError:
+            raise
         except Exception as error:  # a stranger's program may raise anything
             reason = _line(error)
             raise RequestError(

@@ -35,12 +35,12 @@ class TextStream:
         if found:
             self.stopped, self._held = True, ""
             return pending[: min(found)]
-        keep = max((_overlap(pending, sequence) for sequence in self._stop), default=0)
+        keep = max((overlap(pending, sequence) for sequence in self._stop), default=0)
         self._held = pending[len(pending) - keep :]
         return pending[: len(pending) - keep]
 
 
-def _overlap(text: str, sequence: str) -> int:
+def overlap(text: str, sequence: str) -> int:
     """Return how many characters at the end of `text` may be the beginning of `sequence`."""
     longest = min(len(text), len(sequence) - 1)
     return next((size for size in range(longest, 0, -1) if sequence.startswith(text[-size:])), 0)

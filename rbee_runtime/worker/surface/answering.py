@@ -1,8 +1,8 @@
-"""`POST /v1/chat/completions`: one request from body to last byte, ended early when its client goes."""
+"""One request for text from body to last byte, ended early when its client goes."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -11,19 +11,20 @@ from starlette.types import Receive, Scope, Send
 from rbee_runtime.errors import EngineCrashedError, RequestError
 from rbee_runtime.worker.engines import Delta
 from rbee_runtime.worker.lifecycle import Worker
-from rbee_runtime.worker.surface import openai
 from rbee_runtime.worker.surface.body import disconnected, receive_body
 from rbee_runtime.worker.surface.reply import ClientGoneError, Reply
+from rbee_runtime.worker.surface.shapes import Call, Choice
 
 log = logging.getLogger(__name__)
 _DONE = b"data: [DONE]\n\n"
 
 
-class ChatRoute:
-    """ASGI app of the route; plain ASGI, because it must see the client leave while it answers."""
+class AnswerRoute:
+    """ASGI app of a route whose bodies `parse` reads; plain ASGI, because it must see the client leave."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, parse: Callable[[bytes], Call]) -> None:
         self._worker = worker
+        self._parse = parse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -38,7 +39,7 @@ class ChatRoute:
         try:
             self._worker.demand_ready()
             with self._worker.flight():
-                call = openai.parse(await receive_body(scope, receive))
+                call = self._parse(await receive_body(scope, receive))
                 self._demand_model(call.model)
                 await self._unless_ended(receive, reply, self._answer(reply, call))
         except RequestError as refusal:
@@ -75,9 +76,9 @@ class ChatRoute:
             message = "this worker was stopped before the answer was complete"
             raise RequestError(503, message, kind="server_error", code="worker_stopped")
 
-    async def _answer(self, reply: Reply, call: openai.ChatCall) -> None:
+    async def _answer(self, reply: Reply, call: Call) -> None:
         try:
-            async with aclosing(self._worker.engine.chat(call.request)) as deltas:
+            async with aclosing(self._timed(call.ask(self._worker.engine))) as deltas:
                 await (self._stream if call.stream else self._whole)(reply, call, deltas)
         except (RequestError, ClientGoneError):
             raise
@@ -88,38 +89,62 @@ class ChatRoute:
             log.exception("a request failed in a way that nobody foresaw")
             raise _broken() from error
 
-    async def _stream(self, reply: Reply, call: openai.ChatCall, deltas: AsyncIterator[Delta]) -> None:
-        answer = openai.Answer(call.model)
+    async def _timed(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+        """Pass an answer on and note how long it let wait."""
+        clock, metrics = asyncio.get_running_loop().time, self._worker.metrics
+        begun = last = clock()
+        taken = metrics.first
+        try:
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    now = clock()
+                    taken.add(now - last)
+                    last, taken = now, metrics.between
+                    yield delta
+        finally:
+            metrics.whole.add(clock() - begun)
+
+    async def _stream(self, reply: Reply, call: Call, deltas: AsyncIterator[Delta]) -> None:
+        opened: set[int] = set()
         async for delta in deltas:
             if delta.raw:
                 await reply.event(delta.raw)
                 break
-            if not reply.started:
-                # Not before the first token: until then the queen may still try another worker.
-                await reply.event(answer.chunk({"role": "assistant", "content": ""}))
-            if delta.text:
-                await reply.event(answer.chunk({"content": delta.text}))
-            if delta.finish is not None and delta.usage is not None:
+            events = list(_events(call, delta, opened))
+            if delta.usage is not None:
                 self._worker.metrics.used(delta.usage)
-                usage = [answer.usage_chunk(delta.usage)] if call.include_usage else []
-                await reply.event(answer.chunk({}, delta.finish), *usage, _DONE)
+                await reply.event(*events, *([call.shape.usage(delta.usage)] if call.include_usage else []), _DONE)
                 break
+            if events:
+                await reply.event(*events)
         else:
             raise _broken()
         await reply.end()
 
-    async def _whole(self, reply: Reply, call: openai.ChatCall, deltas: AsyncIterator[Delta]) -> None:
-        pieces: list[str] = []
+    async def _whole(self, reply: Reply, call: Call, deltas: AsyncIterator[Delta]) -> None:
+        choices = [Choice() for _ in range(call.choices)]
         async for delta in deltas:
             if delta.raw:
                 await reply.raw(delta.raw)
                 return
-            pieces.append(delta.text)
-            if delta.finish is not None and delta.usage is not None:
+            choices[delta.choice].add(delta)
+            if delta.usage is not None:
                 self._worker.metrics.used(delta.usage)
-                await reply.json(openai.Answer(call.model).whole("".join(pieces), delta.finish, delta.usage))
+                await reply.json(call.shape.whole(choices, delta.usage))
                 return
         raise _broken()
+
+
+def _events(call: Call, delta: Delta, opened: set[int]) -> Iterator[Mapping[str, Any]]:
+    # Nothing before the first token: until then the queen may still try another worker.
+    if delta.choice not in opened:
+        opened.add(delta.choice)
+        if (opening := call.shape.opening(delta.choice)) is not None:
+            yield opening
+    if delta.text or delta.logprobs or delta.calls:
+        yield call.shape.piece(delta)
+    if delta.finish is not None:
+        yield call.shape.ending(delta)
 
 
 def _broken() -> RequestError:

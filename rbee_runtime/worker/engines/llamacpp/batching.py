@@ -1,0 +1,207 @@
+"""Which tokens of which sequences go into the next step: continuous batching, as a plan without llama.cpp.
+
+Every step takes one token of each answer that runs, and of the prompts that wait as many as the caller allows: so a
+long prompt cannot hold up the answers of others. Prompts share what they begin with: a slot takes over the cells of
+another one instead of computing them, and waits for a neighbour that is about to compute them.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState, common_prefix
+
+WORTH_WAITING = 32
+"""Tokens. To wait for a neighbour's prompt costs nothing but order; for fewer it would only put an answer off."""
+
+OLDEST_SHARE = 4
+"""The prompt that waits longest gets this part (one over it) of a step's tokens, however many shorter ones come."""
+
+
+class Cells(Protocol):
+    """The memory of a context, by slot."""
+
+    def keep(self, slot: int, count: int) -> int:
+        """Drop all but the first `count` tokens and return how many are left (0 where only a whole one can go)."""
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Let the empty `target` begin with the first `count` tokens of `source`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Tokens of one slot in a step: positions `start` and up; `sample` if the last one's logits are wanted."""
+
+    slot: Slot
+    tokens: list[int]
+    start: int
+    sample: bool
+
+
+class Batcher:
+    """Owns the slots and who waits for one. `shares` is whether cells can be copied between sequences."""
+
+    def __init__(self, cells: Cells, *, slots: int, batch: int, shares: bool, clock: Callable[[], float]) -> None:
+        self.slots = [Slot(index) for index in range(slots)]
+        self.waiting: deque[Job] = deque()
+        self._cells = cells
+        self._batch = batch
+        self._shares = shares
+        self._clock = clock
+
+    def submit(self, job: Job) -> None:
+        """Queue one answer."""
+        self.waiting.append(job)
+
+    def cancel(self, request: int) -> None:
+        """Forget all answers to a request."""
+        self.waiting = deque(job for job in self.waiting if job.request != request)
+        for slot in self.slots:
+            if slot.job is not None and slot.job.request == request:
+                self.free(slot)
+
+    def free(self, slot: Slot) -> None:
+        """Take a slot from its job; what its cells hold stays."""
+        slot.enter(SlotState.FREE)
+        slot.job, slot.source = None, -1
+        slot.used = self._clock()
+
+    def forget(self, slot: Slot, count: int) -> None:
+        """Note that the cells of a slot hold no more than `count` tokens: a step failed halfway."""
+        del slot.held[self._cells.keep(slot.index, min(count, len(slot.held))) :]
+
+    def drop_caches(self) -> bool:
+        """Empty the cells of free slots; False if there was nothing to empty."""
+        kept = [slot for slot in self.slots if slot.state is SlotState.FREE and slot.held]
+        for slot in kept:
+            self.forget(slot, 0)
+        return bool(kept)
+
+    @property
+    def answering(self) -> int:
+        """Return how many answers run, prompts not counted."""
+        return sum(slot.state is SlotState.DECODE for slot in self.slots)
+
+    @property
+    def busy(self) -> int:
+        """Return how many slots are taken."""
+        return sum(slot.state is not SlotState.FREE for slot in self.slots)
+
+    def plan(self, prompts: int) -> list[Entry]:
+        """Return the next step with at most `prompts` tokens of prompts; [] when there is nothing to do."""
+        self._admit()
+        entries = [_answer(slot) for slot in self.slots if slot.state is SlotState.DECODE]
+        self._take_over()
+        begun = [slot for slot in self.slots if slot.state is SlotState.PREFILL]
+        begun.sort(key=lambda slot: slot.used)
+        counts = shares([slot.missing for slot in begun], min(prompts, self._batch - len(entries)))
+        entries += [_prompt(slot, count) for slot, count in zip(begun, counts, strict=True) if count]
+        return entries
+
+    def decoded(self, entries: Sequence[Entry]) -> None:
+        """Note that a planned step is done."""
+        for entry in entries:
+            entry.slot.held += entry.tokens
+
+    def answer(self, slot: Slot, token: int) -> None:
+        """Go on with `token`, which was sampled for a slot."""
+        if slot.state is SlotState.PREFILL:
+            slot.enter(SlotState.DECODE)
+        slot.next = token
+
+    def _admit(self) -> None:
+        while self.waiting:
+            free = [slot for slot in self.slots if slot.state is SlotState.FREE]
+            if not free:
+                return
+            self._begin(self.waiting.popleft(), free)
+
+    def _begin(self, job: Job, free: Sequence[Slot]) -> None:
+        """Give a slot to a job: the one that it continues, else the one unused for longest."""
+        own = {slot.index: common_prefix(slot.held, job.prompt) for slot in free}
+        slot = max(free, key=lambda each: (own[each.index] if _continues(each, own[each.index]) else 0, -each.used))
+        slot.job, slot.used, slot.cached = job, self._clock(), 0
+        # The last token is always computed anew: its logits are what the first sample needs.
+        usable = len(job.prompt) - 1
+        source, wanted = self._neighbour(slot, job.prompt)
+        if min(wanted, usable) - self._best(slot, job.prompt) >= WORTH_WAITING:
+            slot.source, slot.wanted = source, min(wanted, usable)
+            slot.enter(SlotState.SHARING)
+        else:
+            self._start(slot)
+
+    def _neighbour(self, slot: Slot, prompt: list[int]) -> tuple[int, int]:
+        """Return the slot that will hold most of the beginning of `prompt`, and how much of it."""
+        if not self._shares:
+            return -1, 0
+        others = [each for each in self.slots if each.state is SlotState.PREFILL and each is not slot]
+        found = [(common_prefix(each.prompt, prompt), each.index) for each in others]
+        wanted, source = max(found, default=(0, -1))
+        return source, wanted
+
+    def _best(self, slot: Slot, prompt: list[int]) -> int:
+        """Return how many tokens of `prompt` are in cells that `slot` can have now."""
+        usable = len(prompt) - 1
+        within = self.slots if self._shares else [slot]
+        return min(usable, max(common_prefix(each.held, prompt) for each in within))
+
+    def _take_over(self) -> None:
+        """Let those go on whose neighbour has computed what they wait for, or never will."""
+        for slot in self.slots:
+            if slot.state is not SlotState.SHARING:
+                continue
+            source = self.slots[slot.source]
+            coming = common_prefix(source.prompt, slot.prompt) if source.state is SlotState.PREFILL else 0
+            if coming >= slot.wanted > len(source.held):
+                continue
+            self._start(slot)
+
+    def _start(self, slot: Slot) -> None:
+        """Begin a prompt with the most that any slot's cells hold of it."""
+        prompt = slot.prompt
+        usable = len(prompt) - 1
+        kept = min(usable, common_prefix(slot.held, prompt))
+        source = max(self.slots, key=lambda each: common_prefix(each.held, prompt)) if self._shares else slot
+        count = min(usable, common_prefix(source.held, prompt))
+        if count > kept:
+            self._cells.keep(slot.index, 0)
+            self._cells.copy(source.index, slot.index, count)
+            slot.held = prompt[:count]
+        else:
+            del slot.held[self._cells.keep(slot.index, kept) :]
+        slot.cached = len(slot.held)
+        slot.source = -1
+        slot.enter(SlotState.PREFILL)
+
+
+def shares(missing: Sequence[int], room: int) -> list[int]:
+    """Return how many tokens each prompt gets, given what each still misses, the oldest first.
+
+    The shortest first, because that is what makes the mean wait least; but a part for the oldest, so that none waits
+    for ever behind short ones.
+    """
+    given = [0] * len(missing)
+    if not missing or room <= 0:
+        return given
+    given[0] = min(missing[0], max(1, room // OLDEST_SHARE))
+    room -= given[0]
+    for index in sorted(range(len(missing)), key=lambda each: missing[each]):
+        more = min(room, missing[index] - given[index])
+        given[index] += more
+        room -= more
+    return given
+
+
+def _continues(slot: Slot, common: int) -> bool:
+    """Say whether a prompt goes on with most of what a slot holds; else its cells are worth more to somebody else."""
+    return common * 2 >= len(slot.held) and common > 0
+
+
+def _answer(slot: Slot) -> Entry:
+    return Entry(slot, [slot.next], len(slot.held), sample=True)
+
+
+def _prompt(slot: Slot, count: int) -> Entry:
+    start = len(slot.held)
+    return Entry(slot, slot.prompt[start : start + count], start, sample=count == slot.missing)

@@ -1,0 +1,29 @@
+"""Turn the deltas of an answer into deltas with calls, where a model was told of tools."""
+
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+
+from rbee_runtime.worker.engines import Delta, Finish
+from rbee_runtime.worker.engines.llamacpp.tool_calls import CallReader
+from rbee_runtime.worker.engines.llamacpp.tool_forms import ToolForm
+
+
+def new_id() -> str:
+    """Return an id of a call; nine letters and digits, because that is what Mistral's templates take and no other."""
+    return secrets.token_hex(5)[:9]
+
+
+async def with_calls(deltas: AsyncIterator[Delta], form: ToolForm) -> AsyncGenerator[Delta, None]:
+    """Yield the same answer, with what is a call of a tool taken out of its text."""
+    readers: dict[int, CallReader] = {}
+    async for delta in deltas:
+        reader = readers.setdefault(delta.choice, CallReader(form, new_id))
+        found = reader.push(delta.text)
+        text, calls, finish = found.text, found.calls, delta.finish
+        if finish is not None:
+            rest = reader.finish()
+            text, calls = text + rest.text, calls + rest.calls
+            finish = Finish.TOOL_CALLS if reader.found else finish
+        if text or calls or finish is not None or delta.logprobs:
+            yield replace(delta, text=text, calls=calls, finish=finish)

@@ -1,0 +1,138 @@
+"""The engine's process as the front has it: start it, talk with it, see it end and why."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from rbee_runtime.errors import EngineCrashedError
+from rbee_runtime.states import ExitReason
+from rbee_runtime.worker.engines import starvation
+from rbee_runtime.worker.engines.llamacpp import wire
+
+_MODULE = "rbee_runtime.worker.engines.llamacpp.program"
+_LAST_LINES = 20
+
+
+class Child:
+    """One process. `heard` is called with each of its messages, `gone` once with why it ended unasked."""
+
+    def __init__(self, heard: Callable[[Any], None], gone: Callable[[EngineCrashedError], None]) -> None:
+        self._heard = heard
+        self._gone = gone
+        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._crash = ""
+        self._asked = False
+        self._kills = starvation.kills()
+
+    async def start(self, order: wire.Load) -> None:
+        """Start it and tell it what to load."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-c", f"from {_MODULE} import main; main()", str(theirs.fileno())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=sys.stderr.fileno(),
+                    stderr=asyncio.subprocess.PIPE,
+                    pass_fds=(theirs.fileno(),),
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            except OSError as error:
+                ours.close()
+                raise EngineCrashedError(f"the engine's process cannot be started: {error.strerror}") from error
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        self.send(order)
+        self._tasks = {asyncio.create_task(self._hear(reader)), asyncio.create_task(self._copy_log())}
+
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        return self._process.pid
+
+    def send(self, message: wire.ToEngine) -> None:
+        """Send a message; what a dead process does not take is lost, its end is told by `gone`."""
+        if not self._writer.is_closing():
+            self._writer.write(wire.frame(message))
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def close(self, seconds: float) -> None:
+        """Ask it to end, and end it if it has not within `seconds`."""
+        self._asked = True
+        self.send(wire.Quit())
+        self._writer.close()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _hear(self, reader: asyncio.StreamReader) -> None:
+        damage = ""
+        try:
+            while True:
+                head = await reader.readexactly(wire.HEAD)
+                message = wire.for_front(await reader.readexactly(wire.length_of(head)))
+                if isinstance(message, wire.Crashed):
+                    self._crash = message.message
+                self._heard(message)
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        except Exception as error:  # noqa: BLE001 - whatever it sent, it is beyond use
+            damage = f"it sent what cannot be read: {error}"
+            self.kill()
+        status = await self._process.wait()
+        self._writer.close()
+        if not self._asked:
+            self._gone(self._why(status, damage))
+
+    async def _copy_log(self) -> None:
+        """Pass its stderr on and remember the last lines: they say what an abort in C was about."""
+        if self._process.stderr is None:
+            raise AssertionError("the engine's process was started without a pipe for its log")
+        while line := await _line(self._process.stderr):
+            self._lines.append(line)
+            sys.stderr.write(line + "\n")
+
+    def _why(self, status: int, damage: str) -> EngineCrashedError:
+        if self._crash or damage:
+            return EngineCrashedError(self._crash or damage)
+        if status >= 0:
+            return EngineCrashedError(f"its process ended with status {status}{self._last_words()}")
+        starved = status == -signal.SIGKILL and self._kills is not None and self._kills != starvation.kills()
+        name = signal.Signals(-status).name if -status in signal.valid_signals() else f"signal {-status}"
+        by = "by the kernel, for want of memory" if starved else f"by {name}"
+        reason = ExitReason.OUT_OF_MEMORY if starved else ""
+        return EngineCrashedError(f"its process was ended {by}{self._last_words()}", reason=reason)
+
+    def _last_words(self) -> str:
+        telling = [line for line in self._lines if "assert" in line.lower() or "error" in line.lower()]
+        words = telling[-1:] or list(self._lines)[-1:]
+        return f": {words[0][:300]}" if words else ""
+
+
+async def _line(stream: asyncio.StreamReader) -> str:
+    """Return the next line that is not empty, "" at the end; what is longer than the buffer is cut."""
+    while True:
+        try:
+            raw = await stream.readline()
+        except ValueError:  # asyncio: longer than its buffer, which it has dropped
+            return "(a line that was too long)"
+        if not raw:
+            return ""
+        if text := raw.decode("utf-8", "replace").rstrip():
+            return text

@@ -1,0 +1,216 @@
+"""The steps of one engine: take requests in, decode, sample, send what became certain. Owns all state of answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rbee_runtime.errors import RequestError
+from rbee_runtime.worker.engines import TokenLogprob, Usage
+from rbee_runtime.worker.engines.llamacpp.answers import Answer, Said, Words
+from rbee_runtime.worker.engines.llamacpp.batching import Batcher, Entry
+from rbee_runtime.worker.engines.llamacpp.native import NativeModel, Outcome, outputs
+from rbee_runtime.worker.engines.llamacpp.pace import Pace
+from rbee_runtime.worker.engines.llamacpp.sampling import Sampler, logprobs
+from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot
+from rbee_runtime.worker.engines.llamacpp.wire import Piece, Pieces, Refused, Submit, ToFront
+
+MOST_GONE = 1024
+"""Requests that were cancelled before they came, or after they ended: which of both, nobody can tell."""
+
+
+@dataclass(slots=True)
+class _Choice:
+    answer: Answer
+    sampler: Sampler
+
+
+@dataclass(slots=True)
+class _Request:
+    submit: Submit
+    prompt: int
+    choices: dict[int, _Choice]
+    cached: int = -1
+    produced: int = 0
+
+
+class Loop:
+    """Called from one thread only; `send` takes a message to the front, `clock` is in seconds."""
+
+    def __init__(
+        self,
+        model: NativeModel,
+        *,
+        slots: int,
+        context: int,
+        batch: int,
+        send: Callable[[ToFront], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.batcher = Batcher(model, slots=slots, batch=batch, shares=model.shares, clock=clock)
+        self._model = model
+        self._context = context
+        self._pace = Pace(batch)
+        self._send = send
+        self._clock = clock
+        self._requests: dict[int, _Request] = {}
+        self._gone: set[int] = set()
+        self._stepping: set[int] = set()
+
+    def submit(self, submit: Submit, prompt: list[int]) -> None:
+        """Queue the choices of a request whose prompt is tokenised, or refuse it."""
+        if submit.request in self._gone:
+            self._gone.discard(submit.request)
+            return
+        try:
+            self._take(submit, prompt)
+        except RequestError as error:
+            self._drop(submit.request)
+            self._send(Refused(submit.request, error.status, str(error), error.code, error.param))
+
+    def refuse(self, submit: Submit, least: int) -> None:
+        """Answer that a prompt of at least so many tokens is too long."""
+        if submit.request in self._gone:
+            self._gone.discard(submit.request)
+            return
+        error = too_long(least, self._context)
+        self._send(Refused(submit.request, error.status, str(error), error.code, error.param))
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return slots taken, answers that wait for one, and tokens in cells; from any thread."""
+        slots = self.batcher.slots
+        return self.batcher.busy, len(self.batcher.waiting), sum(len(slot.held) for slot in slots)
+
+    def cancel(self, request: int) -> None:
+        """Free all that a request holds; one that is not known yet is forgotten when it comes."""
+        if request in self._requests:
+            self._drop(request)
+            return
+        self._gone.add(request)
+        # Those that had ended when the word came are never asked about again.
+        self._gone.difference_update(sorted(self._gone)[:-MOST_GONE])
+
+    def abandon(self, request: int) -> None:
+        """End the running step if it computes for nobody else; from any thread, and `cancel` comes as well.
+
+        A step that has just ended may take the next one with it, which is then computed again.
+        """
+        self._stepping.discard(request)
+        if not self._stepping:
+            self._model.abort.set(True)
+
+    def step(self) -> bool:
+        """Run one step; False if there was nothing to do."""
+        entries = self.batcher.plan(self._pace.room(self.batcher.answering))
+        if not entries:
+            return False
+        begin = self._clock()
+        self._stepping = {entry.slot.job.request for entry in entries if entry.slot.job is not None}
+        self._model.abort.set(False)
+        outcome = self._model.decode(entries)
+        if outcome is not Outcome.DONE:
+            self._undo(entries, outcome)
+            return True
+        self.batcher.decoded(entries)
+        pieces: list[Piece] = []
+        for entry, output in zip(entries, outputs(entries), strict=True):
+            if entry.sample:
+                pieces += self._advance(entry.slot, output)
+        if pieces:
+            self._send(Pieces(pieces))
+        self._learn(entries, self._clock() - begin)
+        return True
+
+    def _drop(self, request: int) -> None:
+        known = self._requests.pop(request, None)
+        self.batcher.cancel(request)
+        for choice in known.choices.values() if known is not None else ():
+            choice.sampler.close()
+
+    def _take(self, submit: Submit, prompt: list[int]) -> None:
+        room = self._context - len(prompt)
+        if not all(0 <= token < self._model.size for token in prompt):
+            raise RequestError(400, f"token ids of this model are 0 to {self._model.size - 1}", param="prompt")
+        if not prompt:
+            raise RequestError(400, "the prompt holds no text", param="messages")
+        if room < 1:
+            raise too_long(len(prompt), self._context)
+        room = room if submit.room is None else min(room, submit.room)
+        request = self._requests[submit.request] = _Request(submit, len(prompt), {})
+        library, vocab = self._model.library, self._model.vocab
+        words = Words(self._model, self._model.special(submit.shown)) if submit.shown else self._model
+        for index in range(submit.choices):
+            sampler = Sampler(library, vocab, submit.sampling, prompt=prompt, choice=index)
+            request.choices[index] = _Choice(Answer(words, stop=submit.stop, room=room), sampler)
+            self.batcher.submit(Job(submit.request, index, prompt))
+
+    def _advance(self, slot: Slot, output: int) -> list[Piece]:
+        """Sample for one slot and return what became certain."""
+        if slot.job is None:
+            raise AssertionError(f"slot {slot.index} was freed within a step")
+        request, index = self._requests[slot.job.request], slot.job.choice
+        choice = request.choices[index]
+        if request.cached < 0:
+            request.cached = slot.cached
+        token = choice.sampler.sample(self._model.context, output)
+        said = choice.answer.take(token, self._logprob(request.submit, token, output))
+        number = slot.job.request
+        if said.finish is None:
+            self.batcher.answer(slot, token)
+            quiet = not said.text and not said.logprobs
+            return [] if quiet else [Piece(number, index, said.text, logprobs=said.logprobs)]
+        self.batcher.free(slot)
+        return [self._ended(number, request, index, said)]
+
+    def _ended(self, number: int, request: _Request, index: int, said: Said) -> Piece:
+        """Return the last piece of a choice; that of the last choice carries the usage of all."""
+        choice = request.choices.pop(index)
+        choice.sampler.close()
+        request.produced += choice.answer.produced
+        usage = None
+        if not request.choices:
+            del self._requests[number]
+            usage = Usage(request.prompt, request.produced, max(0, request.cached))
+        return Piece(number, index, said.text, said.finish, usage, said.logprobs)
+
+    def _logprob(self, submit: Submit, token: int, output: int) -> TokenLogprob | None:
+        if submit.logprobs is None:
+            return None
+        model = self._model
+        return logprobs(
+            model.library,
+            model.context,
+            output,
+            size=model.size,
+            token=token,
+            top=submit.logprobs,
+            piece_of=model.piece_of,
+        )
+
+    def _undo(self, entries: Sequence[Entry], outcome: Outcome) -> None:
+        """Bring slots and cells to what they were before a step that was not computed."""
+        for entry in entries:
+            self.batcher.forget(entry.slot, entry.start)
+        if outcome is Outcome.NO_ROOM and not self.batcher.drop_caches():
+            newest = max((entry.slot for entry in entries), key=lambda slot: slot.used)
+            if newest.job is not None:
+                self._give_up(newest.job.request)
+
+    def _give_up(self, request: int) -> None:
+        self._drop(request)
+        message = "the engine's memory for context is full; ask again when other answers have ended"
+        self._send(Refused(request, 503, message, "no_context_room"))
+
+    def _learn(self, entries: Sequence[Entry], seconds: float) -> None:
+        alone = [entry for entry in entries if entry.tokens is not None and len(entry.tokens) == 1 and entry.sample]
+        prompts = sum(len(entry.tokens) for entry in entries) - len(alone)
+        self._pace.took(seconds, prompts=prompts, answering=len(alone))
+
+
+def too_long(tokens: int, context: int) -> RequestError:
+    """Return the refusal of a prompt that leaves no room for an answer."""
+    return RequestError(
+        400,
+        f"the prompt has {tokens} tokens, this model takes {context} for prompt and answer together; "
+        "shorten the messages or raise the model's context in the inventory",
+        code="context_length_exceeded",
+        param="messages",
+    )

@@ -1,0 +1,107 @@
+"""The front's side of preparing.py: ask, and start it anew after a question that it did not survive."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rbee_runtime.errors import EngineLoadError, RequestError
+from rbee_runtime.worker.engines.llamacpp import preparing, wire
+from rbee_runtime.worker.engines.llamacpp.preparing import Compile, Question, Rendering, Schema, Wrong
+
+PATIENCE_SECONDS = 60.0
+"""Of the clock: the process bounds its own processor time, but a machine that swaps gives it none."""
+
+_MODULE = "rbee_runtime.worker.engines.llamacpp.preparing"
+
+
+class Preparer:
+    """One process, asked one question at a time; further ones wait in order."""
+
+    def __init__(self, template: Compile) -> None:
+        self._template = template
+        self._turn = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+        self._asking: set[asyncio.Task[preparing.Text | Wrong | None]] = set()
+
+    async def start(self) -> None:
+        """Start it and compile the template; EngineLoadError if that is none."""
+        answer = await self._exchange(self._template)
+        if answer is None:
+            raise EngineLoadError("the process that runs the model's chat template does not start")
+        if isinstance(answer, Wrong):
+            raise EngineLoadError(answer.message)
+
+    async def render(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> str:
+        """Return the prompt of a conversation; RequestError if the template refuses it or does not end."""
+        return await self._ask(Rendering(list(messages), list(tools) or None), "messages")
+
+    async def grammar_of(self, schema: str, param: str) -> str:
+        """Return the grammar of a JSON schema, which came in field `param`; RequestError if it has none."""
+        return await self._ask(Schema(schema), param)
+
+    async def close(self) -> None:
+        """End it."""
+        for task in self._asking:
+            task.cancel()
+        await self._end()
+
+    async def _ask(self, question: Question, param: str) -> str:
+        task = asyncio.create_task(self._answered(question))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        # A client that leaves must not leave half a question in the pipe.
+        answer = await asyncio.shield(task)
+        if answer is None:
+            what = "the model's chat template takes" if param == "messages" else "this schema takes"
+            message = f"{what} more than {preparing.SECONDS:g} s of processor time or too much memory"
+            raise RequestError(400, message, code="too_expensive", param=param)
+        if isinstance(answer, Wrong):
+            raise RequestError(
+                400, f"{param}: {answer.message}" if answer.param is None else answer.message, param=param
+            )
+        return answer.text
+
+    async def _answered(self, question: Question) -> preparing.Text | Wrong | None:
+        async with self._turn:
+            if self._process is None:
+                await self._exchange(self._template)
+            return await self._exchange(question)
+
+    async def _exchange(self, question: Question) -> preparing.Text | Wrong | None:
+        """Return the answer, None if the process ended instead; it is gone then."""
+        process = self._process = self._process or await self._started()
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError("the process was started without pipes")
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                process.stdin.write(preparing.framed(question))
+                await process.stdin.drain()
+                head = await process.stdout.readexactly(wire.HEAD)
+                return preparing.answer_in(await process.stdout.readexactly(wire.length_of(head)))
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            await self._end()
+            return None
+        except BaseException:
+            await self._end()
+            raise
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-c", f"from {_MODULE} import main; main()"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=wire.LARGEST,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            await process.wait()

@@ -1,0 +1,180 @@
+"""The process that holds the model: `python -m rbee_runtime.worker.engines.llamacpp.program FD`.
+
+One thread reads what the front sends and tokenises, the main thread decodes. It ends with the front: when the socket
+closes, or when the front's process is gone.
+"""
+
+import contextlib
+import ctypes
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rbee_runtime.errors import EngineError, EngineLoadError, ModelStoreError
+from rbee_runtime.models import gguf
+from rbee_runtime.states import ExitReason
+from rbee_runtime.worker.engines import artefact
+from rbee_runtime.worker.engines.llamacpp import native, wire
+from rbee_runtime.worker.engines.llamacpp.loop import Loop
+
+_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
+
+
+class Channel:
+    """The socket to the front, blocking."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._file = connection.makefile("rb")
+        self._lock = threading.Lock()
+
+    def send(self, message: wire.ToFront) -> None:
+        """Send a whole message; BrokenPipeError when the front is gone."""
+        with self._lock:
+            self._socket.sendall(wire.frame(message))
+
+    def receive(self) -> Any:
+        """Return the next message, None at the end."""
+        head = self._file.read(wire.HEAD)
+        if len(head) < wire.HEAD:
+            return None
+        payload = self._file.read(wire.length_of(head))
+        return wire.for_engine(payload)
+
+
+class Program:
+    """The halves of the process: a thread that reads, one that tokenises, and the main one that decodes."""
+
+    def __init__(self, channel: Channel, clock: Callable[[], float]) -> None:
+        self._channel = channel
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Callable[[Loop], None] | None] = queue.SimpleQueue()
+        self._texts: queue.SimpleQueue[wire.Submit] = queue.SimpleQueue()
+        self._abort = native.Abort()
+        self._loop: Loop | None = None
+        self._since = 0.0
+
+    def run(self, order: wire.Load) -> None:
+        """Load the model and serve until the front ends."""
+        # Reading begins at once: a front that gives up while the model loads is heard.
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        try:
+            model = self._load(order)
+        except EngineLoadError as error:
+            self._channel.send(wire.NotLoaded(str(error), error.reason))
+            return
+        context = min(order.context, model.cells // order.slots)
+        self._loop = Loop(
+            model, slots=order.slots, context=context, batch=native.BATCH, send=self._channel.send, clock=self._clock
+        )
+        threading.Thread(target=self._tokenise, args=(model,), name="tokeniser", daemon=True).start()
+        self._channel.send(wire.Loaded(context, model.template or "", model.bos, model.eos))
+        self._serve(self._loop)
+        model.close()
+
+    def _load(self, order: wire.Load) -> native.NativeModel:
+        path = Path(order.path)
+        try:
+            gguf.read(path)
+        except ModelStoreError as error:
+            raise EngineLoadError(str(error)) from error
+        if order.directory:
+            artefact.activate(Path(order.directory), "llama-cpp")
+        return native.load(
+            path,
+            context=order.context,
+            slots=order.slots,
+            gpu_layers=order.gpu_layers,
+            threads=order.threads,
+            progress=lambda share: self._channel.send(wire.Progress(share)),
+            abort=self._abort,
+        )
+
+    def _serve(self, loop: Loop) -> None:
+        worked = True
+        while True:
+            try:
+                # While there is something to compute: what came meanwhile, without waiting for more.
+                call = self._inbox.get(block=not worked)
+            except queue.Empty:
+                self._since = self._clock()
+                worked = loop.step()
+                self._since = 0.0
+                continue
+            if call is None:
+                return
+            call(loop)
+            worked = True
+
+    def _read(self) -> None:
+        try:
+            while (message := self._channel.receive()) is not None and not isinstance(message, wire.Quit):
+                self._take(message)
+        finally:
+            self._abort.set(True)
+            self._inbox.put(None)
+
+    def _take(self, message: Any) -> None:
+        match message:
+            case wire.Submit():
+                self._texts.put(message)
+            case wire.Cancel():
+                if self._loop is not None:
+                    self._loop.abandon(message.request)
+                self._inbox.put(lambda loop: loop.cancel(message.request))
+            case wire.Ping():
+                since = self._since
+                busy = self._loop.counts() if self._loop is not None else (0, 0, 0)
+                self._channel.send(wire.Pong(message.number, *busy, self._clock() - since if since else 0.0))
+
+    def _tokenise(self, model: native.NativeModel) -> None:
+        while True:
+            submit = self._texts.get()
+            self._inbox.put(_submission(model, submit))
+
+
+def _submission(model: native.NativeModel, submit: wire.Submit) -> Callable[[Loop], None]:
+    if not isinstance(submit.prompt, str):
+        prompt = submit.prompt
+    elif (least := model.fewest_tokens(submit.prompt)) > model.cells:
+        # What is surely too long is not tokenised: some vocabularies take minutes for ten million characters.
+        return lambda loop: loop.refuse(submit, least)
+    else:
+        prompt = model.tokens_of(submit.prompt)
+    return lambda loop: loop.submit(submit, prompt)
+
+
+def main() -> None:
+    """Serve the socket whose number is the only argument."""
+    # Ctrl-C goes to the whole group of a terminal; the front decides when its engine ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    order = channel.receive()
+    if not isinstance(order, wire.Load):
+        return
+    with contextlib.suppress(BrokenPipeError):
+        try:
+            Program(channel, time.monotonic).run(order)
+        except EngineError as error:
+            channel.send(wire.Crashed(str(error)))
+        except MemoryError:
+            channel.send(wire.NotLoaded("out of memory", ExitReason.OUT_OF_MEMORY))
+    sys.stderr.flush()
+    # Not sys.exit: a decode step that hangs in native code would turn the interpreter's clean-up into a crash.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

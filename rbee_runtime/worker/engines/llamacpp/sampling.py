@@ -1,0 +1,152 @@
+"""Choose the next token: chains of llama.cpp's samplers, one for each answer.
+
+Order as in llama.cpp's own programs: biases, penalties, then what narrows the choice, then the draw. A grammar is asked
+about the token that was drawn; only if it refuses that one the whole vocabulary goes through it, which takes
+milliseconds.
+"""
+
+import ctypes
+from collections.abc import Callable
+from secrets import randbits
+from types import ModuleType
+from typing import Any
+
+from rbee_runtime.errors import RequestError
+from rbee_runtime.worker.engines import Sampling, TokenLogprob
+
+TEMPERATURE, TOP_P, TOP_K, MIN_P = 0.8, 0.95, 40, 0.05
+"""llama.cpp's own defaults, for what a client leaves open: OpenAI's (1.0 over the whole vocabulary) suit large models
+only, a small one drifts into noise within some hundred tokens."""
+
+PENALTY_TOKENS = 1024
+"""How far back penalties look."""
+
+_SEED_MASK = 0x7FFFFFFF
+"""llama.cpp takes 32 bits, and all ones mean a random seed."""
+
+_ROOT = b"root"
+
+
+class Sampler:
+    """Draws tokens for one answer from the logits of one context; `close` frees what C holds."""
+
+    def __init__(self, library: ModuleType, vocab: Any, sampling: Sampling, *, prompt: list[int], choice: int) -> None:
+        self._library = library
+        self._size = library.llama_vocab_n_tokens(vocab)
+        self._grammar = _grammar(library, vocab, sampling.grammar) if sampling.grammar else None
+        self._chain = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
+        self._candidates: Any = None
+        for step in _steps(library, self._size, sampling, prompt, choice):
+            library.llama_sampler_chain_add(self._chain, step)
+
+    def sample(self, context: Any, output: int) -> int:
+        """Return the token drawn from the logits of the step's token number `output`."""
+        if self._grammar is None:
+            return int(self._library.llama_sampler_sample(self._chain, context, output))
+        token = self._draw(context, output, by_grammar=False)
+        if not self._allowed(token):
+            token = self._draw(context, output, by_grammar=True)
+        self._library.llama_sampler_accept(self._chain, token)
+        self._library.llama_sampler_accept(self._grammar, token)
+        return token
+
+    def close(self) -> None:
+        """Free the chain."""
+        self._library.llama_sampler_free(self._chain)
+        if self._grammar is not None:
+            self._library.llama_sampler_free(self._grammar)
+
+    def _draw(self, context: Any, output: int, *, by_grammar: bool) -> int:
+        array = self._filled(context, output)
+        if by_grammar:
+            self._library.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        self._library.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
+    def _allowed(self, token: int) -> bool:
+        one = (self._library.llama_token_data * 1)()
+        one[0].id, one[0].logit, one[0].p = token, 1.0, 0.0
+        array = self._library.llama_token_data_array(data=one, size=1, selected=-1, sorted=False)
+        self._library.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        return bool(one[0].logit != float("-inf"))
+
+    def _filled(self, context: Any, output: int) -> Any:
+        """Return all candidates with the model's logits; the memory is the sampler's and used again."""
+        import numpy as np  # noqa: PLC0415 - in the engine artefact
+
+        if self._candidates is None:
+            self._candidates = (self._library.llama_token_data * self._size)()
+        view = np.frombuffer(self._candidates, dtype=[("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+        view["id"] = np.arange(self._size, dtype=np.int32)
+        view["logit"] = np.ctypeslib.as_array(self._library.llama_get_logits_ith(context, output), (self._size,))
+        view["p"] = 0
+        return self._library.llama_token_data_array(data=self._candidates, size=self._size, selected=-1, sorted=False)
+
+
+def logprobs(
+    library: ModuleType, context: Any, output: int, *, size: int, token: int, top: int, piece_of: Callable[[int], bytes]
+) -> TokenLogprob:
+    """Return the log probability of `token` and of the `top` likeliest by the model's own logits, samplers apart."""
+    import numpy as np  # noqa: PLC0415 - in the engine artefact
+
+    logits = np.ctypeslib.as_array(library.llama_get_logits_ith(context, output), (size,)).astype(np.float64)
+    largest = logits.max()
+    total = float(largest + np.log(np.exp(logits - largest).sum()))
+    best = np.argpartition(logits, -top)[-top:] if top else np.empty(0, dtype=np.int64)
+    ranked = best[np.argsort(-logits[best], kind="stable")]
+    others = tuple((piece_of(int(each)), float(logits[each]) - total) for each in ranked)
+    return TokenLogprob(piece_of(token), float(logits[token]) - total, others)
+
+
+def _grammar(library: ModuleType, vocab: Any, text: str) -> Any:
+    grammar = library.llama_sampler_init_grammar(vocab, text.encode(), _ROOT)
+    if not grammar:
+        raise RequestError(400, "the grammar cannot be read; it has to be GBNF with a rule named root", param="grammar")
+    return grammar
+
+
+def _steps(library: ModuleType, size: int, sampling: Sampling, prompt: list[int], choice: int) -> list[Any]:
+    steps = []
+    if sampling.logit_bias:
+        biases = (library.llama_logit_bias * len(sampling.logit_bias))(
+            *(library.llama_logit_bias(token=token, bias=bias) for token, bias in sampling.logit_bias)
+        )
+        steps.append(library.llama_sampler_init_logit_bias(size, len(biases), biases))
+    steps += _penalties(library, size, sampling, prompt)
+    if sampling.temperature == 0:
+        return [*steps, library.llama_sampler_init_greedy()]
+    steps += _narrowing(library, sampling)
+    steps.append(library.llama_sampler_init_temp(TEMPERATURE if sampling.temperature is None else sampling.temperature))
+    seed = randbits(31) if sampling.seed is None else (sampling.seed + choice) & _SEED_MASK
+    return [*steps, library.llama_sampler_init_dist(seed)]
+
+
+def _penalties(library: ModuleType, size: int, sampling: Sampling, prompt: list[int]) -> list[Any]:
+    steps = []
+    if sampling.repeat_penalty != 1.0:
+        # Counts the prompt too, as everywhere; OpenAI's two count the answer alone.
+        repeated = library.llama_sampler_init_penalties(size, PENALTY_TOKENS, sampling.repeat_penalty, 0.0, 0.0)
+        for token in prompt[-PENALTY_TOKENS:]:
+            library.llama_sampler_accept(repeated, token)
+        steps.append(repeated)
+    if sampling.frequency_penalty or sampling.presence_penalty:
+        steps.append(
+            library.llama_sampler_init_penalties(
+                size, PENALTY_TOKENS, 1.0, sampling.frequency_penalty, sampling.presence_penalty
+            )
+        )
+    return steps
+
+
+def _narrowing(library: ModuleType, sampling: Sampling) -> list[Any]:
+    """Return the samplers that leave the likely tokens; whoever names one of the three means no others."""
+    named = (sampling.top_k, sampling.top_p, sampling.min_p)
+    top_k, top_p, min_p = (TOP_K, TOP_P, MIN_P) if named == (None, None, None) else named
+    steps = []
+    if top_k:
+        steps.append(library.llama_sampler_init_top_k(top_k))
+    if top_p is not None and top_p < 1:
+        steps.append(library.llama_sampler_init_top_p(top_p, 1))
+    if min_p:
+        steps.append(library.llama_sampler_init_min_p(min_p, 1))
+    return steps

@@ -1,0 +1,164 @@
+"""What the front and the engine's process say to each other: msgpack messages, each behind its length (4 bytes).
+
+Both are of one release and end together, so there are no versions here.
+"""
+
+import struct
+from typing import Any
+
+import msgspec
+
+from rbee_runtime.errors import EngineCrashedError
+from rbee_runtime.worker.engines import Finish, Sampling, TokenLogprob, Usage
+
+LARGEST = 256 << 20
+"""Bytes of one message; a prompt is at most 16 MiB, so more is damage."""
+
+_HEAD = struct.Struct("<I")
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """The first message: which model, and how. `directory` is the engine artefact ("": installed packages)."""
+
+    path: str
+    directory: str
+    context: int
+    slots: int
+    gpu_layers: int
+    threads: int
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Answer a prompt (text or token ids). `room` None is until the context is full; `logprobs` None is none.
+
+    `shown` is texts of control tokens that are given out as text, where others are not.
+    """
+
+    request: int
+    prompt: str | list[int]
+    room: int | None
+    stop: tuple[str, ...]
+    sampling: Sampling
+    choices: int = 1
+    logprobs: int | None = None
+    shown: tuple[str, ...] = ()
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Nobody waits for this request any more."""
+
+    request: int
+
+
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """Say that you are there, and how busy."""
+
+    number: int
+
+
+class Quit(msgspec.Struct, frozen=True, tag=True):
+    """End, and free the model."""
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """So much (0..1) of the model is loaded."""
+
+    share: float
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The model is ready; `context` is tokens per sequence, `template` its chat template ("": none)."""
+
+    context: int
+    template: str
+    bos: str
+    eos: str
+
+
+class NotLoaded(msgspec.Struct, frozen=True, tag=True):
+    """The model cannot be loaded; `reason` is an exit reason."""
+
+    message: str
+    reason: str
+
+
+class Piece(msgspec.Struct, frozen=True, tag=True):
+    """A part of an answer; `finish` with the last part of a choice, `usage` with the last part of the request."""
+
+    request: int
+    choice: int
+    text: str = ""
+    finish: Finish | None = None
+    usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Pieces(msgspec.Struct, frozen=True, tag=True):
+    """All that one step brought."""
+
+    pieces: list[Piece]
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """A request that cannot be served, as an answer to its client."""
+
+    request: int
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+
+
+class Pong(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a ping: slots taken, prompts that wait, tokens in cells, seconds since the running step began."""
+
+    number: int
+    busy: int = 0
+    waiting: int = 0
+    held: int = 0
+    step: float = 0.0
+
+
+class Crashed(msgspec.Struct, frozen=True, tag=True):
+    """The engine is beyond use, and this is why."""
+
+    message: str
+
+
+ToEngine = Load | Submit | Cancel | Ping | Quit
+ToFront = Progress | Loaded | NotLoaded | Pieces | Refused | Pong | Crashed
+
+_encoder = msgspec.msgpack.Encoder()
+_to_engine = msgspec.msgpack.Decoder(ToEngine)
+_to_front = msgspec.msgpack.Decoder(ToFront)
+
+HEAD = _HEAD.size
+"""Bytes before each message."""
+
+
+def frame(message: ToEngine | ToFront) -> bytes:
+    """Return a message as it goes over the socket."""
+    return framed(_encoder.encode(message))
+
+
+def framed(payload: bytes) -> bytes:
+    """Return bytes behind their length."""
+    return _HEAD.pack(len(payload)) + payload
+
+
+def length_of(head: bytes) -> int:
+    """Return how many bytes follow a head; EngineCrashedError if no message is that long."""
+    length: int = _HEAD.unpack(head)[0]
+    if length > LARGEST:
+        raise EngineCrashedError(f"the engine's process sends damaged messages ({length} bytes announced)")
+    return length
+
+
+def for_engine(payload: bytes) -> Any:
+    """Return a message to the engine's process."""
+    return _to_engine.decode(payload)
+
+
+def for_front(payload: bytes) -> Any:
+    """Return a message to the front."""
+    return _to_front.decode(payload)
