@@ -4,7 +4,8 @@ No engine is imported for it.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -16,11 +17,47 @@ from rbee_runtime.worker.engines.mistakes import first_mistake
 Options = Mapping[str, str | int | float | bool]
 
 
+_LARGEST_SHARE = 1e6
+
+
+class FlashAttention(StrEnum):
+    """Whether attention is computed without its large matrix; `auto` does so where the hardware can."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class LlamaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of a worker spec: layers on the GPU (None: all if it has one), threads (0: one per CPU allowed)."""
+    """Options of a llama-cpp worker.
+
+    `gpu_layers` is layers on the GPU (None: all if it has one), `threads` 0 is one per CPU allowed, `batch` tokens of a
+    step at most, `kv_type` the element type of the context's memory (a quantised one needs flash attention),
+    `tensor_split` shares of the devices as numbers with commas between them ("": by their free memory).
+    """
 
     gpu_layers: Annotated[int, msgspec.Meta(ge=0)] | None = None
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    batch: Annotated[int, msgspec.Meta(ge=32, le=16384)] = 512
+    flash_attention: FlashAttention = FlashAttention.AUTO
+    kv_type: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = "f16"
+    tensor_split: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+    def shares(self) -> tuple[float, ...]:
+        """Return the shares of the devices; ValueError if they are not numbers."""
+        return tuple(float(share) for share in self.tensor_split.split(",")) if self.tensor_split else ()
+
+    def mistake(self) -> str:
+        """Return what is wrong with the options together, or ""."""
+        try:
+            good = all(0 <= share <= _LARGEST_SHARE for share in self.shares())
+        except ValueError:
+            good = False
+        if not good:
+            return f"tensor_split is {self.tensor_split!r}: write the devices' shares like 3,1"
+        if self.kv_type.startswith("q") and self.flash_attention is FlashAttention.OFF:
+            return f"kv_type {self.kv_type} needs flash attention; leave flash_attention out, or set kv_type to f16"
+        return ""
 
 
 def read_llama(options: Options) -> LlamaOptions:
@@ -29,7 +66,10 @@ def read_llama(options: Options) -> LlamaOptions:
     if wrong:
         known = ", ".join(LlamaOptions.__struct_fields__)
         raise ConfigError(f"an option of engine llama-cpp is wrong: {wrong}; known: {known}")
-    return msgspec.convert(options, LlamaOptions, strict=False)
+    read = msgspec.convert(options, LlamaOptions, strict=False)
+    if wrong := read.mistake():
+        raise ConfigError(f"an option of engine llama-cpp is wrong: {wrong}")
+    return read
 
 
 def check(engine: str, source: str, options: Options) -> None:

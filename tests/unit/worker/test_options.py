@@ -12,6 +12,7 @@ GGUF = "file:/x.gguf"
 GOOD: list[tuple[str, str, options.Options]] = [
     ("llama-cpp", GGUF, {}),
     ("llama-cpp", "hf:acme/bee", {"threads": "4", "gpu_layers": 0}),
+    ("llama-cpp", GGUF, {"kv_type": "q8_0", "flash_attention": "on", "tensor_split": "3,1.5", "batch": "64"}),
     ("fake", "fake:", {"load_s": 1}),
     ("fake", "fake:tokens=3,fail=crash_after_2", {"text": "a b"}),
     ("an engine that is not known here", GGUF, {"anything": True}),
@@ -25,9 +26,24 @@ def test_what_a_worker_takes_is_taken(engine: str, source: str, given: options.O
 
 
 BAD: list[tuple[str, str, options.Options, str]] = [
-    ("llama-cpp", GGUF, {"threads": 2000}, "threads is 2000: expected `int` <= 1024; known: gpu_layers, threads"),
+    (
+        "llama-cpp",
+        GGUF,
+        {"threads": 2000},
+        "threads is 2000: expected `int` <= 1024; known: gpu_layers, threads",
+    ),
     ("llama-cpp", GGUF, {"threads": True}, "threads is True: expected `int`, got `bool`"),
     ("llama-cpp", GGUF, {"colour": "red"}, "there is no 'colour'; known: gpu_layers, threads"),
+    ("llama-cpp", GGUF, {"kv_type": "q3"}, "kv_type is 'q3': invalid enum value 'q3'"),
+    ("llama-cpp", GGUF, {"tensor_split": "3;1"}, "tensor_split is '3;1': write the devices' shares like 3,1"),
+    ("llama-cpp", GGUF, {"tensor_split": "1,-2"}, "tensor_split is '1,-2'"),
+    ("llama-cpp", GGUF, {"batch": 8}, "batch is 8: expected `int` >= 32"),
+    (
+        "llama-cpp",
+        GGUF,
+        {"kv_type": "q8_0", "flash_attention": "off"},
+        "kv_type q8_0 needs flash attention; leave flash_attention out, or set kv_type to f16",
+    ),
     ("fake", "fake:tokens", {}, "tokens is '': expected `int`, got `str`"),
     ("fake", "fake:tokens=1", {"slot": 2}, "unknown option 'slot' of a fake engine; did you mean 'slots'"),
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_runtime import logs
-from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestError
+from rbee_runtime.errors import ConfigError, EngineCrashedError, EngineLoadError, RequestError
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import ChatRequest, Delta, Gauges, Generation, Progress, TextRequest, ToolChoice
@@ -33,7 +33,8 @@ from rbee_runtime.worker.engines.llamacpp.tool_forms import (
 )
 from rbee_runtime.worker.engines.options import read_llama
 
-_ALL_LAYERS = 999
+MOST_SLOTS = 256
+"""LLAMA_MAX_SEQ: sequences that llama.cpp is compiled for."""
 
 BEAT_SECONDS = 1.0
 """Between two questions to the engine's process."""
@@ -55,11 +56,13 @@ class LlamaEngine:
 
     def __init__(self, spec: WorkerSpec, path: Path, directory: Path | None) -> None:
         options = read_llama(spec.options)
+        if spec.slots > MOST_SLOTS:
+            raise ConfigError(f"engine llama-cpp has at most {MOST_SLOTS} slots, this model asks for {spec.slots}")
         self.slots = spec.slots
         self.context = spec.context
         self.gauges = Gauges()
         cpu = set(spec.devices) <= {"cpu"}
-        gpu_layers = options.gpu_layers if options.gpu_layers is not None else (0 if cpu else _ALL_LAYERS)
+        gpu_layers = 0 if cpu and options.gpu_layers is None else options.gpu_layers
         self._order = wire.Load(
             path=str(path),
             directory=str(directory or ""),
@@ -67,6 +70,11 @@ class LlamaEngine:
             slots=spec.slots,
             gpu_layers=gpu_layers,
             threads=options.threads or len(os.sched_getaffinity(0)),
+            # A step holds a token of each answer at least.
+            batch=max(options.batch, spec.slots),
+            flash_attention=options.flash_attention,
+            kv_type=options.kv_type,
+            shares=options.shares(),
         )
         self._numbers = count(1)
         self._waiting: dict[int, _Heard] = {}

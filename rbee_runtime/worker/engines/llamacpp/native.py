@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import accumulate
-from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -19,9 +18,15 @@ from rbee_runtime.errors import EngineCrashedError, EngineLoadError
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import Progress
 from rbee_runtime.worker.engines.llamacpp.batching import Entry
+from rbee_runtime.worker.engines.llamacpp.wire import Load
 
-BATCH = 512
-"""Tokens per prefill step; llama.cpp's default micro-batch."""
+_ALL_LAYERS = 999
+
+_FLASH = {"auto": -1, "off": 0, "on": 1}
+"""llama.h's llama_flash_attn_type."""
+
+_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+"""ggml.h's ggml_type; the binding lacks the last one."""
 
 _WARN, _ERROR = 3, 4
 """ggml.h's levels; the binding's comments show an older numbering."""
@@ -30,6 +35,9 @@ _NO_MEMORY = re.compile(r"out of memory|(cannot|failed to|unable to) alloc|alloc
 
 _EASY = 8
 """Characters per cell of context: texts up to there are tokenised, whether they fit or not."""
+
+_OF_A_POOL = "possible training context overflow"
+"""A warning that takes the cells of all slots for those of one; which slot gets how many is ours to see to."""
 
 _CALLBACKS: list[Any] = []
 """llama.cpp keeps a pointer to the log callback for the life of the process."""
@@ -72,7 +80,7 @@ class NativeLog:
 
     def _take(self, level: int, text: bytes, _: Any) -> None:
         line = text.decode("utf-8", "replace").strip()
-        if level in (_WARN, _ERROR) and line and not self._abort.is_set:
+        if level in (_WARN, _ERROR) and line and _OF_A_POOL not in line and not self._abort.is_set:
             if level == _ERROR:
                 self._errors.append(line)
             sys.stderr.write(f"llama.cpp: {line}\n")
@@ -110,7 +118,7 @@ class NativeModel:
         self.vocab = library.llama_model_get_vocab(model)
         self.size: int = library.llama_vocab_n_tokens(self.vocab)
         self._memory = library.llama_get_memory(context)
-        self._batch = Batch(library, BATCH)
+        self._batch = Batch(library, library.llama_n_batch(context))
         self._pieces: dict[int, bytes] = {}
         self._bos: str | None = None
         self._longest: int | None = None
@@ -252,27 +260,29 @@ def outputs(entries: Sequence[Entry]) -> list[int]:
     return [end - 1 for end in accumulate(len(entry.tokens) for entry in entries)]
 
 
-def load(
-    path: Path, *, context: int, slots: int, gpu_layers: int, threads: int, progress: Progress, abort: Abort
-) -> NativeModel:
-    """Return the model at `path` with room for `slots` sequences of `context` tokens, or raise EngineLoadError."""
+def load(order: Load, *, progress: Progress, abort: Abort) -> NativeModel:
+    """Return the model with room for the slots that are ordered, or raise EngineLoadError."""
     library = _library()
     log = NativeLog(library, abort)
     library.llama_backend_init()
-    report = library.llama_progress_callback(lambda share, _: _report(progress, share, abort))
     options = library.llama_model_default_params()
-    options.n_gpu_layers = gpu_layers
+    options.n_gpu_layers = _ALL_LAYERS if order.gpu_layers is None else order.gpu_layers
+    report = library.llama_progress_callback(lambda share, _: _report(progress, share, abort))
     options.progress_callback = report
-    model = library.llama_model_load_from_file(os.fsencode(path), options)
+    shares = (ctypes.c_float * max(library.llama_max_devices(), len(order.shares)))(*order.shares)
+    if order.shares:
+        options.tensor_split = shares
+    model = library.llama_model_load_from_file(os.fsencode(order.path), options)
     if model is None:
-        raise log.failure(f"llama.cpp cannot load {path}")
+        raise log.failure(f"llama.cpp cannot load {order.path}")
     trained: int = library.llama_model_n_ctx_train(model)
     # Beyond what it was trained for a model answers nonsense without any error.
-    context = min(context, trained) if trained > 0 else context
-    handle = library.llama_init_from_model(model, _context_options(library, context, slots, threads, abort))
+    context = min(order.context, trained) if trained > 0 else order.context
+    handle = library.llama_init_from_model(model, _context_options(library, order, context, abort))
     if handle is None:
         library.llama_model_free(model)
-        raise log.failure(f"llama.cpp cannot make {slots} x {context} tokens of context for {path}")
+        slots = f"{order.slots} x " if order.slots > 1 else ""
+        raise log.failure(f"llama.cpp cannot make a context of {slots}{context} tokens for {order.path}")
     return NativeModel(library, model, handle, abort)
 
 
@@ -281,14 +291,16 @@ def _report(progress: Progress, share: float, abort: Abort) -> bool:
     return not abort.is_set
 
 
-def _context_options(library: ModuleType, context: int, slots: int, threads: int, abort: Abort) -> Any:
+def _context_options(library: ModuleType, order: Load, context: int, abort: Abort) -> Any:
     options = library.llama_context_default_params()
-    options.n_ctx = context * slots
-    options.n_batch = options.n_ubatch = BATCH
-    options.n_seq_max = slots
+    options.n_ctx = context * order.slots
+    options.n_batch = options.n_ubatch = order.batch
+    options.n_seq_max = options.n_outputs_max = order.slots
     # One pool of cells: only in it can sequences share what they begin with.
     options.kv_unified = True
-    options.n_threads = options.n_threads_batch = threads
+    options.n_threads = options.n_threads_batch = order.threads
+    options.flash_attn_type = _FLASH[order.flash_attention]
+    options.type_k = options.type_v = _TYPES[order.kv_type]
     options.abort_callback = ctypes.cast(abort.function, library.ggml_abort_callback)
     options.abort_callback_data = abort.data
     return options

@@ -73,7 +73,7 @@ class Program:
             return
         context = min(order.context, model.cells // order.slots)
         self._loop = Loop(
-            model, slots=order.slots, context=context, batch=native.BATCH, send=self._channel.send, clock=self._clock
+            model, slots=order.slots, context=context, batch=order.batch, send=self._channel.send, clock=self._clock
         )
         threading.Thread(target=self._tokenise, args=(model,), name="tokeniser", daemon=True).start()
         self._channel.send(wire.Loaded(context, model.template or "", model.bos, model.eos))
@@ -88,15 +88,7 @@ class Program:
             raise EngineLoadError(str(error)) from error
         if order.directory:
             artefact.activate(Path(order.directory), "llama-cpp")
-        return native.load(
-            path,
-            context=order.context,
-            slots=order.slots,
-            gpu_layers=order.gpu_layers,
-            threads=order.threads,
-            progress=lambda share: self._channel.send(wire.Progress(share)),
-            abort=self._abort,
-        )
+        return native.load(order, progress=lambda share: self._channel.send(wire.Progress(share)), abort=self._abort)
 
     def _serve(self, loop: Loop) -> None:
         worked = True

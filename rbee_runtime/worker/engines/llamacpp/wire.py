@@ -18,14 +18,22 @@ _HEAD = struct.Struct("<I")
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """The first message: which model, and how. `directory` is the engine artefact ("": installed packages)."""
+    """The first message: which model, and how. `directory` is the engine artefact ("": installed packages).
+
+    `gpu_layers` None is all; `flash_attention` and `kv_type` are the names of the engine's options, `shares` those of
+    the devices.
+    """
 
     path: str
     directory: str
     context: int
     slots: int
-    gpu_layers: int
+    gpu_layers: int | None
     threads: int
+    batch: int
+    flash_attention: str
+    kv_type: str
+    shares: tuple[float, ...] = ()
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
