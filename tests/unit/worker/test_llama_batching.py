@@ -167,6 +167,16 @@ async def test_ten_million_characters_are_refused_at_once(make: partial[LlamaEng
         assert usage_of((await neighbour)[1])[1] == 10
 
 
+async def test_a_stop_of_the_whole_group_leaves_the_engine_to_its_front(make: partial[LlamaEngine]) -> None:
+    """Service managers and terminals signal every process; an answer in hand is finished all the same."""
+    async with loaded(make()) as engine:
+        ask = asyncio.create_task(answer(engine, story(max_tokens=30)))
+        await asyncio.sleep(0.2)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(engine.pid, number)
+        assert usage_of((await ask)[1])[1] == 30
+
+
 async def test_a_killed_process_is_one_error_for_each(make: partial[LlamaEngine]) -> None:
     """Who waits gets an error that says how it ended, and the worker hears of it without any request."""
     async with loaded(make(slots=2)) as engine:

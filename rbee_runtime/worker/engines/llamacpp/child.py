@@ -37,7 +37,7 @@ class Child:
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
-                    *("-c", f"from {_MODULE} import main; main()", str(theirs.fileno())),
+                    *("-P", "-c", f"from {_MODULE} import main; main()", str(theirs.fileno())),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=sys.stderr.fileno(),
                     stderr=asyncio.subprocess.PIPE,

@@ -92,7 +92,7 @@ class Preparer:
     async def _started(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-c", f"from {_MODULE} import main; main()"),
+            *("-P", "-c", f"from {_MODULE} import main; main()"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=wire.LARGEST,

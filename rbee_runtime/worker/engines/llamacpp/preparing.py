@@ -123,7 +123,9 @@ def _text(question: Question, state: list[Render]) -> str:
 
 def main() -> None:
     """Serve stdin and stdout within bounds."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As the engine's process: the front says when it is over.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

@@ -146,8 +146,10 @@ def _submission(model: native.NativeModel, submit: wire.Submit) -> Callable[[Loo
 
 def main() -> None:
     """Serve the socket whose number is the only argument."""
-    # Ctrl-C goes to the whole group of a terminal; the front decides when its engine ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C goes to the whole group of a terminal, a service manager's stop to the whole control group; the front
+    # decides when its engine ends, for it has answers to finish.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
