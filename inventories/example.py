@@ -140,7 +140,7 @@ queen, hives = fleet(
             engine="llama-cpp",
             # Workers that are kept up: a number, (minimum, maximum), or each_host for one on every host that fits.
             replicas=(1, 2),
-            # Tokens per conversation, and conversations at a time in one worker (llama-cpp: one in this version).
+            # Tokens per conversation, and conversations at a time in one worker.
             context=8192,
             slots=4,
             # Where it may run: these hosts, and only where all these labels hold. Left out, everywhere.
@@ -148,7 +148,7 @@ queen, hives = fleet(
             labels={"gpu": "rtx4090"},
             # Seconds that a request waits for a model that is still loading.
             load_wait=300,
-            # Settings of the engine; those of llama-cpp are threads and gpu_layers (0: all of it on the processor).
+            # Settings of the engine; those of llama-cpp are in docs/engines.md.
             options={"threads": 8},
         ),
         # A model without weights, to try a fleet out.
