@@ -19,6 +19,8 @@ SYSTEM = (
     "You never tell who has lent a book. The harbour master keeps the tide tables, the school keeps the atlas."
 )
 
+QUESTION = "write a very long list of books about the sea, with a sentence on each."
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -44,7 +46,10 @@ async def _ask(server: Server, mark: str, *, shared: bool) -> Asked:
         "model": MODEL,
         "messages": [
             {"role": "system", "content": SYSTEM if shared else f"{mark}. {SYSTEM}"},
-            {"role": "user", "content": f"Tell me the long story number {mark} of a lighthouse keeper and a storm."},
+            {
+                "role": "user",
+                "content": f"Ask {mark}: write a very long list of books about the sea, with a sentence on each.",
+            },
         ],
         "max_tokens": TOKENS,
         "temperature": 0,

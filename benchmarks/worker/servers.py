@@ -58,13 +58,11 @@ def commands(folder: Path, threads: int, slots: int) -> dict[Side, tuple[tuple[s
         *("--n_ctx", str(CONTEXT), "--n_threads", str(threads), "--interrupt_requests", "false"),
     )
     site = {"PYTHONPATH": str(engine / "site-packages")}
-    # Of the peers, threads that sleep while they wait as well: on a machine that also runs the clients they are faster.
-    passive = {"OMP_WAIT_POLICY": "passive"}
     return {
         Side.OURS: (ours, {}),
         Side.AGAIN: (ours, {}),
-        Side.LLAMA_SERVER: (cpp, passive),
-        Side.LLAMA_CPP_PYTHON: (binding, site | passive),
+        Side.LLAMA_SERVER: (cpp, {}),
+        Side.LLAMA_CPP_PYTHON: (binding, site),
     }
 
 

@@ -17,6 +17,9 @@ from rbee_runtime.worker.engines.mistakes import first_mistake
 Options = Mapping[str, str | int | float | bool]
 
 
+PROMPT_CACHE_MIB = 256
+"""Two thousand tokens of a model of 8 billion parameters; hives see what a worker takes and count it from then on."""
+
 _LARGEST_SHARE = 1e6
 
 
@@ -33,6 +36,7 @@ class LlamaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `gpu_layers` is layers on the GPU (None: all if it has one), `threads` 0 is one per CPU allowed, `batch` tokens of a
     step at most, `kv_type` the element type of the context's memory (a quantised one needs flash attention),
+    `prompt_cache_mib` MiB of main memory for the beginnings of prompts that nobody uses now,
     `tensor_split` shares of the devices as numbers with commas between them ("": by their free memory).
     """
 
@@ -41,6 +45,7 @@ class LlamaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: Annotated[int, msgspec.Meta(ge=32, le=16384)] = 512
     flash_attention: FlashAttention = FlashAttention.AUTO
     kv_type: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = "f16"
+    prompt_cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = PROMPT_CACHE_MIB
     tensor_split: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
     def shares(self) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ class FakeCells:
     def __init__(self, slots: int, *, whole: bool = False) -> None:
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self._whole = whole
+        self.full = False
 
     def keep(self, slot: int, count: int) -> int:
         if self._whole and 0 < count < len(self.held[slot]):
@@ -30,6 +31,14 @@ class FakeCells:
     def copy(self, source: int, target: int, count: int) -> None:
         assert not self.held[target]
         self.held[target] = self.held[source][:count]
+
+    def save(self, slot: int) -> tuple[list[int], int]:
+        return list(self.held[slot]), len(self.held[slot])
+
+    def load(self, slot: int, state: list[int]) -> bool:
+        assert not self.held[slot]
+        self.held[slot] = [] if self.full else list(state)
+        return not self.full
 
     def compute(self, entries: list[Entry]) -> int:
         """Append a step's tokens and return how many there were; each has to go on where its sequence ends."""
@@ -42,11 +51,24 @@ class FakeCells:
 class Scene:
     """A batcher that is stepped by hand; `computed` counts tokens."""
 
-    def __init__(self, *, slots: int = 2, batch: int = ROOM, shares_cells: bool = True, whole: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        slots: int = 2,
+        batch: int = ROOM,
+        shares_cells: bool = True,
+        whole: bool = False,
+        parking: int = 0,
+    ) -> None:
         ticks = itertools.count(1)
         self.cells = FakeCells(slots, whole=whole)
         self.batcher = Batcher(
-            self.cells, slots=slots, batch=batch, shares=shares_cells, clock=lambda: float(next(ticks))
+            self.cells,
+            slots=slots,
+            batch=batch,
+            shares=shares_cells,
+            parking=parking,
+            clock=lambda: float(next(ticks)),
         )
         self.computed = 0
         self._numbers = itertools.count(1)
@@ -205,6 +227,57 @@ def test_a_conversation_goes_on_in_its_own_slot() -> None:
     assert scene.batcher.slots[2].held == []
 
 
+def test_a_conversation_that_lost_its_slot_comes_back() -> None:
+    """What a slot held before somebody else took it is not computed again."""
+    scene = Scene(slots=1, parking=1000)
+    for start in (0, 100, 200):
+        scene.ask(numbers(50, start))
+        scene.answer_all()
+    before = scene.computed
+    scene.ask([*numbers(50), END, 7])
+    scene.answer_all()
+    assert scene.computed - before == 2
+    assert scene.batcher.slots[0].cached == 50
+
+
+def test_what_free_slots_hold_leaves_the_context_while_others_work() -> None:
+    """Answers do not have to look through old tokens; those come back when a prompt begins with them."""
+    scene = Scene(slots=4, batch=2000, parking=10_000)
+    for start in (0, 1000, 2000):
+        scene.ask(numbers(300, start))
+    scene.answer_all()
+    scene.ask(numbers(5, 5000))
+    scene.step()
+    assert sum(len(held) for held in scene.cells.held) == 5
+    before = scene.computed
+    scene.ask(numbers(299, 1000))
+    scene.answer_all()
+    assert scene.computed - before <= 3
+
+
+def test_little_is_left_where_it_is() -> None:
+    """For some tokens nobody's state is moved."""
+    scene = Scene(slots=3, parking=10_000)
+    scene.ask(numbers(50))
+    scene.answer_all()
+    scene.ask(numbers(5, 5000))
+    scene.step()
+    assert (len(scene.cells.held[0]), scene.batcher.shelf.size) == (50, 0)
+
+
+def test_a_state_that_finds_no_room_is_computed() -> None:
+    """The prompt is answered all the same, and its cells are right."""
+    scene = Scene(slots=1, parking=1000)
+    for start in (0, 100):
+        scene.ask(numbers(50, start))
+        scene.answer_all()
+    scene.cells.full = True
+    before = scene.computed
+    scene.ask(numbers(50))
+    scene.answer_all()
+    assert scene.computed - before == 50
+
+
 def test_the_slot_unused_for_longest_is_taken() -> None:
     """A new conversation costs the oldest one its cells."""
     scene = Scene(slots=2)
@@ -294,15 +367,18 @@ def test_slots_follow_their_table(state: SlotState, wanted: SlotState) -> None:
             slot.enter(wanted)
 
 
-_Prompt = st.lists(st.integers(0, 1), min_size=1, max_size=60)
+_Prompt = st.builds(
+    lambda head, tail: numbers(head) + tail, st.integers(0, 300), st.lists(st.integers(0, 1), min_size=1)
+)
+_Script = st.lists(st.tuples(_Prompt, st.integers(1, 70), st.booleans()), max_size=12)
 
 
-@given(st.lists(st.tuples(_Prompt, st.integers(1, 70), st.booleans()), max_size=12), st.booleans(), st.booleans())
+@given(_Script, st.booleans(), st.booleans(), st.sampled_from([0, 400, 10_000]))
 def test_whatever_comes_every_prompt_is_whole_in_its_cells(
-    script: list[tuple[list[int], int, bool]], shares_cells: bool, whole: bool
+    script: list[tuple[list[int], int, bool]], shares_cells: bool, whole: bool, parking: int
 ) -> None:
     """Sharing, waiting and leaving never put a wrong token into a sequence (the scene checks each step)."""
-    scene = Scene(slots=3, shares_cells=shares_cells and not whole, whole=whole)
+    scene = Scene(slots=3, shares_cells=shares_cells and not whole, whole=whole, parking=parking)
     for prompt, room, leaves in script:
         number = scene.ask(prompt)
         scene.step(room)

@@ -66,6 +66,17 @@ async def test_taken_over_cells_give_the_same_answer(make: partial[LlamaEngine])
     assert after == alone
 
 
+async def test_a_parked_conversation_gives_the_same_answer(make: partial[LlamaEngine]) -> None:
+    """What leaves the context for others comes back as it was."""
+    async with loaded(make(context=1024, slots=2)) as engine:
+        first, _ = await answer(engine, question(0, max_tokens=12))
+        for number in range(1, 4):
+            await answer(engine, ChatRequest((Message("user", f"{number} " + "word " * 400),), Generation(2)))
+        again, last = await answer(engine, question(0, max_tokens=12))
+    assert again == first
+    assert usage_of(last)[2] == usage_of(last)[0] - 1
+
+
 async def test_choices_differ_by_seed_and_share_the_prompt(make: partial[LlamaEngine]) -> None:
     """`n` answers cost one prompt; a seed makes them repeatable, each its own."""
     request = story(Sampling(seed=4), max_tokens=12, choices=3)

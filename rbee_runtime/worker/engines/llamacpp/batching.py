@@ -8,12 +8,16 @@ another one instead of computing them, and waits for a neighbour that is about t
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from rbee_runtime.worker.engines.llamacpp.shelf import Parked, Shelf
 from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState, common_prefix
 
 WORTH_WAITING = 32
 """Tokens. To wait for a neighbour's prompt costs nothing but order; for fewer it would only put an answer off."""
+
+CLUTTER = 256
+"""Tokens that free slots may hold while others work; llama.cpp rounds what it looks through up to it anyway."""
 
 OLDEST_SHARE = 4
 """The prompt that waits longest gets this part (one over it) of a step's tokens, however many shorter ones come."""
@@ -28,6 +32,12 @@ class Cells(Protocol):
     def copy(self, source: int, target: int, count: int) -> None:
         """Let the empty `target` begin with the first `count` tokens of `source`."""
 
+    def save(self, slot: int) -> tuple[Any, int]:
+        """Return what a slot's cells hold, and its bytes."""
+
+    def load(self, slot: int, state: Any) -> bool:
+        """Fill the empty `slot` with what was saved; False, and still empty, if there is no room."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -40,11 +50,17 @@ class Entry:
 
 
 class Batcher:
-    """Owns the slots and who waits for one. `shares` is whether cells can be copied between sequences."""
+    """Owns the slots, who waits for one, and what they held before.
 
-    def __init__(self, cells: Cells, *, slots: int, batch: int, shares: bool, clock: Callable[[], float]) -> None:
+    `shares` is whether cells can be copied between sequences; `parking` how many bytes of old ones are kept.
+    """
+
+    def __init__(
+        self, cells: Cells, *, slots: int, batch: int, shares: bool, parking: int, clock: Callable[[], float]
+    ) -> None:
         self.slots = [Slot(index) for index in range(slots)]
         self.waiting: deque[Job] = deque()
+        self.shelf = Shelf(parking)
         self._cells = cells
         self._batch = batch
         self._shares = shares
@@ -91,6 +107,8 @@ class Batcher:
     def plan(self, prompts: int) -> list[Entry]:
         """Return the next step with at most `prompts` tokens of prompts; [] when there is nothing to do."""
         self._admit()
+        if self.busy:
+            self._park()
         entries = [_answer(slot) for slot in self.slots if slot.state is SlotState.DECODE]
         self._take_over()
         begun = [slot for slot in self.slots if slot.state is SlotState.PREFILL]
@@ -121,7 +139,10 @@ class Batcher:
         """Give a slot to a job: the one that it continues, else the one unused for longest."""
         own = {slot.index: common_prefix(slot.held, job.prompt) for slot in free}
         slot = max(free, key=lambda each: (own[each.index] if _continues(each, own[each.index]) else 0, -each.used))
+        if own[slot.index] < len(slot.held):
+            self._save(slot)
         slot.job, slot.used, slot.cached = job, self._clock(), 0
+        self._fetch(slot, job.prompt, self._best(slot, job.prompt))
         # The last token is always computed anew: its logits are what the first sample needs.
         usable = len(job.prompt) - 1
         source, wanted = self._neighbour(slot, job.prompt)
@@ -130,6 +151,30 @@ class Batcher:
             slot.enter(SlotState.SHARING)
         else:
             self._start(slot)
+
+    def _park(self) -> None:
+        """Put what free slots hold out of the way, once it is so much that answers would notice."""
+        free = [slot for slot in self.slots if slot.state is SlotState.FREE and slot.held]
+        if sum(len(slot.held) for slot in free) <= CLUTTER:
+            return
+        for slot in free:
+            self._save(slot)
+            self.forget(slot, 0)
+
+    def _save(self, slot: Slot) -> None:
+        if len(slot.held) >= WORTH_WAITING and not self.shelf.has(slot.held):
+            state, size = self._cells.save(slot.index)
+            self.shelf.put(Parked(list(slot.held), state, size, slot.used))
+
+    def _fetch(self, slot: Slot, prompt: list[int], atleast: int) -> None:
+        """Fill `slot` from the shelf if that has clearly more of `prompt` than can be had without."""
+        parked, common = self.shelf.best(prompt)
+        if parked is None or common - atleast < WORTH_WAITING:
+            return
+        self.forget(slot, 0)
+        if self._cells.load(slot.index, parked.state):
+            slot.held = list(parked.tokens)
+            parked.used = self._clock()
 
     def _neighbour(self, slot: Slot, prompt: list[int]) -> tuple[int, int]:
         """Return the slot that will hold most of the beginning of `prompt`, and how much of it."""

@@ -74,6 +74,7 @@ class LlamaEngine:
             batch=max(options.batch, spec.slots),
             flash_attention=options.flash_attention,
             kv_type=options.kv_type,
+            parking=options.prompt_cache_mib << 20,
             shares=options.shares(),
         )
         self._numbers = count(1)

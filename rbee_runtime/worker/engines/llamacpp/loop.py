@@ -42,10 +42,11 @@ class Loop:
         slots: int,
         context: int,
         batch: int,
+        parking: int,
         send: Callable[[ToFront], None],
         clock: Callable[[], float],
     ) -> None:
-        self.batcher = Batcher(model, slots=slots, batch=batch, shares=model.shares, clock=clock)
+        self.batcher = Batcher(model, slots=slots, batch=batch, shares=model.shares, parking=parking, clock=clock)
         self._model = model
         self._context = context
         self._pace = Pace(batch)

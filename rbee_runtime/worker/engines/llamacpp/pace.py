@@ -1,6 +1,6 @@
 """How many tokens of prompts a step may take, from how long the last ones took."""
 
-ALONGSIDE_SECONDS = 0.15
+ALONGSIDE_SECONDS = 0.25
 """So much later at most comes the next token of an answer that runs, because somebody else's prompt is computed."""
 
 ALONE_SECONDS = 0.5

@@ -73,7 +73,13 @@ class Program:
             return
         context = min(order.context, model.cells // order.slots)
         self._loop = Loop(
-            model, slots=order.slots, context=context, batch=order.batch, send=self._channel.send, clock=self._clock
+            model,
+            slots=order.slots,
+            context=context,
+            batch=order.batch,
+            parking=order.parking,
+            send=self._channel.send,
+            clock=self._clock,
         )
         threading.Thread(target=self._tokenise, args=(model,), name="tokeniser", daemon=True).start()
         self._channel.send(wire.Loaded(context, model.template or "", model.bos, model.eos))

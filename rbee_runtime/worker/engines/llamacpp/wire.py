@@ -21,7 +21,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     """The first message: which model, and how. `directory` is the engine artefact ("": installed packages).
 
     `gpu_layers` None is all; `flash_attention` and `kv_type` are the names of the engine's options, `shares` those of
-    the devices.
+    the devices; `parking` is bytes of main memory for sequences that nobody answers now.
     """
 
     path: str
@@ -33,6 +33,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     batch: int
     flash_attention: str
     kv_type: str
+    parking: int
     shares: tuple[float, ...] = ()
 
 
