@@ -19,7 +19,8 @@ SYSTEM = (
     "You never tell who has lent a book. The harbour master keeps the tide tables, the school keeps the atlas."
 )
 
-QUESTION = "write a very long list of books about the sea, with a sentence on each."
+QUESTION = "write down the whole alphabet five times, each letter on a line of its own, and nothing else."
+"""Long, so that no answer ends before it has all its tokens."""
 
 
 @dataclass(frozen=True)
