@@ -32,8 +32,11 @@ class FakeCells:
         assert not self.held[target]
         self.held[target] = self.held[source][:count]
 
-    def save(self, slot: int) -> tuple[list[int], int]:
-        return list(self.held[slot]), len(self.held[slot])
+    def size(self, slot: int) -> int:
+        return len(self.held[slot])
+
+    def save(self, slot: int) -> list[int]:
+        return list(self.held[slot])
 
     def load(self, slot: int, state: list[int]) -> bool:
         assert not self.held[slot]
@@ -218,10 +221,10 @@ def test_a_conversation_goes_on_in_its_own_slot() -> None:
     """Another conversation's cells are not overwritten for it."""
     scene = Scene(slots=3)
     for start in (0, 100):
-        scene.ask(numbers(20, start))
+        scene.ask(numbers(40, start))
         scene.answer_all()
     held = [list(slot.held) for slot in scene.batcher.slots]
-    scene.ask([*numbers(20), END, 5])
+    scene.ask([*numbers(40), END, 5])
     scene.answer_all()
     assert scene.batcher.slots[1].held == held[1]
     assert scene.batcher.slots[2].held == []
@@ -255,9 +258,9 @@ def test_what_free_slots_hold_leaves_the_context_while_others_work() -> None:
     assert scene.computed - before <= 3
 
 
-def test_little_is_left_where_it_is() -> None:
-    """For some tokens nobody's state is moved."""
-    scene = Scene(slots=3, parking=10_000)
+def test_what_is_too_large_for_the_shelf_stays_in_the_context() -> None:
+    """A conversation is not lost because somebody else asks something."""
+    scene = Scene(slots=3, parking=49)
     scene.ask(numbers(50))
     scene.answer_all()
     scene.ask(numbers(5, 5000))
@@ -282,7 +285,7 @@ def test_the_slot_unused_for_longest_is_taken() -> None:
     """A new conversation costs the oldest one its cells."""
     scene = Scene(slots=2)
     for start in (0, 100, 200):
-        scene.ask(numbers(20, start))
+        scene.ask(numbers(40, start))
         scene.answer_all()
     assert [slot.held[0] for slot in scene.batcher.slots] == [200, 100]
 
@@ -313,7 +316,7 @@ def test_a_step_that_failed_is_planned_again() -> None:
 def test_caches_of_free_slots_can_be_dropped() -> None:
     """Room is made at nobody's cost, and it is said when there is none to make."""
     scene = Scene(slots=2)
-    scene.ask(numbers(20))
+    scene.ask(numbers(40))
     scene.answer_all()
     scene.ask(numbers(5, 50))
     scene.step()

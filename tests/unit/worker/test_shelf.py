@@ -28,12 +28,10 @@ def test_the_one_unused_for_longest_goes_first() -> None:
     assert shelf.size == 30
 
 
-@pytest.mark.parametrize(("limit", "kept"), [(0, 0), (9, 0), (10, 10)])
-def test_what_is_larger_than_the_limit_is_not_kept(limit: int, kept: int) -> None:
-    """And costs no other its place."""
-    shelf = Shelf(limit)
-    shelf.put(parked(1, 2))
-    assert shelf.size == kept
+@pytest.mark.parametrize(("limit", "taken"), [(0, False), (9, False), (10, True)])
+def test_what_is_larger_than_the_shelf_is_not_taken(limit: int, taken: bool) -> None:
+    """It is asked before anything is copied."""
+    assert Shelf(limit).takes(10) is taken
 
 
 def test_a_longer_sequence_takes_the_place_of_its_beginning() -> None:

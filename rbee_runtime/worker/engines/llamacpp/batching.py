@@ -16,9 +16,6 @@ from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState, com
 WORTH_WAITING = 32
 """Tokens. To wait for a neighbour's prompt costs nothing but order; for fewer it would only put an answer off."""
 
-CLUTTER = 256
-"""Tokens that free slots may hold while others work; llama.cpp rounds what it looks through up to it anyway."""
-
 OLDEST_SHARE = 4
 """The prompt that waits longest gets this part (one over it) of a step's tokens, however many shorter ones come."""
 
@@ -32,8 +29,11 @@ class Cells(Protocol):
     def copy(self, source: int, target: int, count: int) -> None:
         """Let the empty `target` begin with the first `count` tokens of `source`."""
 
-    def save(self, slot: int) -> tuple[Any, int]:
-        """Return what a slot's cells hold, and its bytes."""
+    def size(self, slot: int) -> int:
+        """Return the bytes that saving a slot would take."""
+
+    def save(self, slot: int) -> Any:
+        """Return what a slot's cells hold."""
 
     def load(self, slot: int, state: Any) -> bool:
         """Fill the empty `slot` with what was saved; False, and still empty, if there is no room."""
@@ -107,10 +107,10 @@ class Batcher:
     def plan(self, prompts: int) -> list[Entry]:
         """Return the next step with at most `prompts` tokens of prompts; [] when there is nothing to do."""
         self._admit()
+        self._take_over()
         if self.busy:
             self._park()
         entries = [_answer(slot) for slot in self.slots if slot.state is SlotState.DECODE]
-        self._take_over()
         begun = [slot for slot in self.slots if slot.state is SlotState.PREFILL]
         begun.sort(key=lambda slot: slot.used)
         counts = shares([slot.missing for slot in begun], min(prompts, self._batch - len(entries)))
@@ -153,18 +153,20 @@ class Batcher:
             self._start(slot)
 
     def _park(self) -> None:
-        """Put what free slots hold out of the way, once it is so much that answers would notice."""
-        free = [slot for slot in self.slots if slot.state is SlotState.FREE and slot.held]
-        if sum(len(slot.held) for slot in free) <= CLUTTER:
-            return
-        for slot in free:
-            self._save(slot)
-            self.forget(slot, 0)
+        """Put what free slots hold out of the way of answers; what is too large for the shelf stays where it is."""
+        for slot in self.slots:
+            if slot.state is SlotState.FREE and slot.held and self._save(slot):
+                self.forget(slot, 0)
 
-    def _save(self, slot: Slot) -> None:
-        if len(slot.held) >= WORTH_WAITING and not self.shelf.has(slot.held):
-            state, size = self._cells.save(slot.index)
-            self.shelf.put(Parked(list(slot.held), state, size, slot.used))
+    def _save(self, slot: Slot) -> bool:
+        """Say whether what a slot holds is on the shelf now, or not worth it."""
+        if len(slot.held) < WORTH_WAITING or self.shelf.has(slot.held):
+            return True
+        size = self._cells.size(slot.index)
+        if not self.shelf.takes(size):
+            return False
+        self.shelf.put(Parked(list(slot.held), self._cells.save(slot.index), size, slot.used))
+        return True
 
     def _fetch(self, slot: Slot, prompt: list[int], atleast: int) -> None:
         """Fill `slot` from the shelf if that has clearly more of `prompt` than can be had without."""

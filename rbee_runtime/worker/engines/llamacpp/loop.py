@@ -128,8 +128,8 @@ class Loop:
 
     def _take(self, submit: Submit, prompt: list[int]) -> None:
         room = self._context - len(prompt)
-        if not all(0 <= token < self._model.size for token in prompt):
-            raise RequestError(400, f"token ids of this model are 0 to {self._model.size - 1}", param="prompt")
+        if not all(0 <= token < self._model.vocabulary for token in prompt):
+            raise RequestError(400, f"token ids of this model are 0 to {self._model.vocabulary - 1}", param="prompt")
         if not prompt:
             raise RequestError(400, "the prompt holds no text", param="messages")
         if room < 1:
@@ -180,7 +180,7 @@ class Loop:
             model.library,
             model.context,
             output,
-            size=model.size,
+            size=model.vocabulary,
             token=token,
             top=submit.logprobs,
             piece_of=model.piece_of,

@@ -124,7 +124,7 @@ class NativeModel:
         self.context = context
         self.abort = abort
         self.vocab = library.llama_model_get_vocab(model)
-        self.size: int = library.llama_vocab_n_tokens(self.vocab)
+        self.vocabulary: int = library.llama_vocab_n_tokens(self.vocab)
         self._memory = library.llama_get_memory(context)
         self._batch = Batch(library, library.llama_n_batch(context))
         self._pieces: dict[int, bytes] = {}
@@ -180,7 +180,7 @@ class NativeModel:
         if len(text) <= _EASY * self.cells:
             return 0
         if self._longest is None:
-            pieces = (len(self._text_of(token).encode()) for token in range(self.size))
+            pieces = (len(self._text_of(token).encode()) for token in range(self.vocabulary))
             self._longest = max(1, max(pieces, default=1))
         return len(text) // self._longest
 
@@ -206,11 +206,15 @@ class NativeModel:
         """Let an empty sequence begin with the first `count` tokens of another; no data moves."""
         self.library.llama_memory_seq_cp(self._memory, source, target, 0, count)
 
-    def save(self, slot: int) -> tuple[Any, int]:
-        """Return the state of a sequence as bytes in C's layout, and how many."""
-        size = self.library.llama_state_seq_get_size(self.context, slot)
-        buffer = (ctypes.c_uint8 * size)()
-        return buffer, int(self.library.llama_state_seq_get_data(self.context, buffer, size, slot))
+    def size(self, slot: int) -> int:
+        """Return how many bytes the state of a sequence has."""
+        return int(self.library.llama_state_seq_get_size(self.context, slot))
+
+    def save(self, slot: int) -> Any:
+        """Return the state of a sequence as bytes in C's layout."""
+        buffer = (ctypes.c_uint8 * self.size(slot))()
+        self.library.llama_state_seq_get_data(self.context, buffer, len(buffer), slot)
+        return buffer
 
     def load(self, slot: int, state: Any) -> bool:
         """Fill an empty sequence with a state that was saved; False, and empty, if it finds no room."""

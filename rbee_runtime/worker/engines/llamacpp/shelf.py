@@ -34,15 +34,17 @@ class Shelf:
         """Return the bytes of all sequences."""
         return sum(each.size for each in self._parked)
 
+    def takes(self, size: int) -> bool:
+        """Say whether a sequence of so many bytes can be kept at all."""
+        return size <= self._limit
+
     def has(self, tokens: Sequence[int]) -> bool:
         """Say whether a sequence is there already, alone or as the beginning of another one."""
         return any(common_prefix(each.tokens, tokens) == len(tokens) for each in self._parked)
 
     def put(self, parked: Parked) -> None:
-        """Keep a sequence in place of those that it goes on with, if there can be room for it."""
+        """Keep a sequence that the shelf takes, in place of those that it goes on with."""
         self._parked = [each for each in self._parked if common_prefix(each.tokens, parked.tokens) < len(each.tokens)]
-        if parked.size > self._limit:
-            return
         self._parked.sort(key=lambda each: each.used)
         while self._parked and self.size + parked.size > self._limit:
             del self._parked[0]
