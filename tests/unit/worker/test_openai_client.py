@@ -1,0 +1,214 @@
+"""OpenAI's own Python client against a real model: what works with theirs works here."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from jsonschema import validate
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+
+from rbee_runtime.protocol import WorkerSpec
+from rbee_runtime.worker.engines.llamacpp.engine import LlamaEngine
+from tests.unit.worker.serving import MODEL, TOKEN, Served, served
+
+pytestmark = pytest.mark.engine
+
+BEES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What do bees do in spring?"}]
+WEATHER: ChatCompletionToolParam = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 20}, "unit": {"enum": ["C", "F"]}},
+            "required": ["city", "unit"],
+        },
+    },
+}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "legs": {"type": "integer"},
+        "kind": {"enum": ["insect", "bird", "fish"]},
+        "colours": {"type": "array", "items": {"type": "string", "maxLength": 8}, "minItems": 1, "maxItems": 2},
+        "size": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+    },
+    "required": ["name", "legs", "kind", "colours", "size"],
+    "additionalProperties": False,
+}
+ANIMALS = """
+bee ant wasp moth fly beetle cricket flea midge termite robin wren crow hawk owl heron swan goose duck finch gull stork
+lark jay kite raven dove quail cod eel carp trout salmon perch pike tuna herring shark ray bass bream tench roach hake
+ling plaice sole turbot sprat mullet
+"""
+
+
+@asynccontextmanager
+async def client(
+    llama_engine_dir: Path, smol_model: Path, *, context: int = 1024
+) -> AsyncIterator[tuple[openai.AsyncOpenAI, Served]]:
+    """Serve the real model in eight slots and return the official client."""
+    worker = WorkerSpec(id="llama-000001", model=MODEL, engine="llama-cpp", context=context, slots=8)
+    async with served(engine=LlamaEngine(worker, smol_model, llama_engine_dir)) as up:
+        url, headers = f"http://127.0.0.1:{up.port}/v1", {"x-rbee-token": TOKEN}
+        async with openai.AsyncOpenAI(base_url=url, api_key="x", default_headers=headers, max_retries=0) as found:
+            yield found, up
+
+
+async def test_chat_streamed_and_whole_are_the_same(llama_engine_dir: Path, smol_model: Path) -> None:
+    """Text, reason of the end and usage do not depend on `stream`."""
+    async with client(llama_engine_dir, smol_model) as (ai, _):
+        ask = ai.chat.completions.create
+        whole = await ask(model=MODEL, messages=BEES, max_tokens=24, temperature=0)
+        stream = await ask(
+            model=MODEL,
+            messages=BEES,
+            max_tokens=24,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert whole.choices[0].finish_reason == "length"
+    assert chunks[-1].usage is not None
+    assert whole.usage is not None
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 24
+
+
+async def test_choices_and_log_probabilities(llama_engine_dir: Path, smol_model: Path) -> None:
+    """`n`, `logprobs` and `top_logprobs` come in the client's own types."""
+    async with client(llama_engine_dir, smol_model) as (ai, _):
+        answer = await ai.chat.completions.create(
+            model=MODEL, messages=BEES, max_tokens=6, n=3, seed=1, logprobs=True, top_logprobs=2
+        )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    for choice in answer.choices:
+        assert choice.logprobs is not None
+        found = choice.logprobs.content or []
+        assert "".join(each.token for each in found) == choice.message.content
+        assert all(len(each.top_logprobs) == 2 and each.logprob <= 0 for each in found)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 18
+
+
+async def test_completions_go_on_with_texts(llama_engine_dir: Path, smol_model: Path) -> None:
+    """Several prompts, echo, log probabilities and a stop sequence."""
+    async with client(llama_engine_dir, smol_model) as (ai, _):
+        answer = await ai.completions.create(
+            model=MODEL, prompt=["One, two, three,", "A, B, C,"], max_tokens=6, temperature=0, echo=True, logprobs=1
+        )
+        stopped = await ai.completions.create(
+            model=MODEL, prompt="One, two, three,", max_tokens=20, temperature=0, stop=["six"]
+        )
+    assert [choice.text[:8] for choice in answer.choices] == ["One, two", "A, B, C,"]
+    assert "four" in answer.choices[0].text
+    assert answer.choices[0].logprobs is not None
+    assert len(answer.choices[0].logprobs.tokens or []) == 6
+    assert (stopped.choices[0].finish_reason, "six" in stopped.choices[0].text) == ("stop", False)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+async def test_a_required_call_is_a_call(llama_engine_dir: Path, smol_model: Path, choice: Any) -> None:
+    """However small the model: the grammar leaves nothing but a call whose arguments fit the schema."""
+    async with client(llama_engine_dir, smol_model) as (ai, _):
+        ask = ai.chat.completions.create
+        settings: dict[str, Any] = {"model": MODEL, "messages": BEES, "tools": [WEATHER], "tool_choice": choice}
+        whole = await ask(**settings, temperature=0, parallel_tool_calls=False)
+        stream = await ask(**settings, temperature=0, parallel_tool_calls=False, stream=True)
+        pieces = [call async for chunk in stream for call in chunk.choices[0].delta.tool_calls or ()]
+    calls: Any = whole.choices[0].message.tool_calls
+    (call,) = calls
+    arguments = json.loads(call.function.arguments)
+    validate(arguments, WEATHER["function"]["parameters"])
+    assert (whole.choices[0].finish_reason, call.function.name) == ("tool_calls", "get_weather")
+    assert [json.loads(piece.function.arguments) for piece in pieces] == [arguments]
+
+
+async def test_a_tool_s_answer_is_read(llama_engine_dir: Path, smol_model: Path) -> None:
+    """The turns after a call are taken as the client sends them back."""
+    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
+    turns: list[Any] = [
+        *BEES,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+    ]
+    async with client(llama_engine_dir, smol_model) as (ai, _):
+        choices: tuple[Any, ...] = ("auto", "none")
+        for wanted in choices:
+            answer = await ai.chat.completions.create(
+                model=MODEL,
+                messages=turns,
+                tools=[WEATHER],
+                tool_choice=wanted,
+                max_tokens=8,
+            )
+            assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
+
+
+async def test_every_answer_fits_its_schema(llama_engine_dir: Path, smol_model: Path) -> None:
+    """Fifty questions at once, hot and cold: no answer of a small model is anything but what was asked for."""
+    form: Any = {"type": "json_schema", "json_schema": {"name": "animal", "schema": SCHEMA, "strict": True}}
+    async with client(llama_engine_dir, smol_model, context=512) as (ai, _):
+
+        async def ask(number: int) -> Any:
+            asked = f"Describe a {ANIMALS.split()[number]} as JSON."
+            answer = await ai.chat.completions.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": asked}],
+                response_format=form,
+                temperature=number % 3 * 0.6,
+                seed=number,
+            )
+            assert answer.choices[0].finish_reason == "stop"
+            return json.loads(answer.choices[0].message.content or "")
+
+        animals = await asyncio.gather(*(ask(number) for number in range(50)))
+    for animal in animals:
+        validate(animal, SCHEMA)
+
+
+async def test_errors_are_the_client_s_own(llama_engine_dir: Path, smol_model: Path) -> None:
+    """Each refusal raises what OpenAI's would, with code and field."""
+    async with client(llama_engine_dir, smol_model) as (ai, _):
+        ask = ai.chat.completions.create
+        with pytest.raises(openai.NotFoundError):
+            await ask(model="other", messages=BEES)
+        with pytest.raises(openai.BadRequestError) as long:
+            await ask(model=MODEL, messages=[{"role": "user", "content": "word " * 3000}])
+        with pytest.raises(openai.BadRequestError) as grammar:
+            await ask(model=MODEL, messages=BEES, extra_body={"grammar": "root ::= nothing"})
+    assert (long.value.code, long.value.param) == ("context_length_exceeded", "messages")
+    assert grammar.value.param == "grammar"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_frees_its_slot_within_a_second(
+    llama_engine_dir: Path, smol_model: Path, stream: bool
+) -> None:
+    """The engine itself says so, while a neighbour's answer goes on."""
+    async with client(llama_engine_dir, smol_model) as (ai, up):
+        ask = ai.chat.completions.create
+        staying = asyncio.create_task(ask(model=MODEL, messages=BEES, max_tokens=300, temperature=0))
+        leaving = asyncio.create_task(ask(model=MODEL, messages=BEES, max_tokens=900, temperature=0, stream=stream))
+        await up.until(in_flight=2)
+        await asyncio.sleep(1.5)
+        if stream:
+            opened: Any = await leaving
+            await opened.close()
+        leaving.cancel()
+        left = asyncio.get_running_loop().time()
+        await up.until(in_flight=1, seconds=1)
+        while up.worker.engine.gauges.busy > 1:  # noqa: ASYNC110 - what the engine says of itself, asked again and again
+            await asyncio.sleep(0.02)
+        assert asyncio.get_running_loop().time() - left < 2.2, "a second, and one for the engine's beat"
+        answer: Any = await staying
+        assert answer.usage.completion_tokens > 0
