@@ -56,6 +56,14 @@ class FakeEngine:
                     "the fake model does not fit into memory, as its source asks for", reason=ExitReason.OUT_OF_MEMORY
                 )
 
+    async def tokenise(self, text: str) -> list[int]:
+        """Return a number per word."""
+        return list(range(len(text.split())))
+
+    async def prompt_tokens(self, request: ChatRequest) -> list[int]:
+        """Return a number per word, and some for each turn."""
+        return list(range(_words_of(request)))
+
     @property
     def gauges(self) -> Gauges:
         """Return the slots that are taken; a script keeps no tokens."""
@@ -73,8 +81,7 @@ class FakeEngine:
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Yield the scripted tokens, one per delta."""
-        texts = (message.content for message in request.messages)
-        prompt = self._counted(sum(_TEMPLATE_TOKENS + len(text.split()) for text in texts))
+        prompt = self._counted(_words_of(request))
         async for delta in self._answer(prompt, request.generation):
             yield delta
 
@@ -134,6 +141,10 @@ class FakeEngine:
                 # Against the start, so that the rate holds however late the loop wakes up.
                 await asyncio.sleep(start + (index + 1) / rate - clock())
             yield Delta(text=word)
+
+
+def _words_of(request: ChatRequest) -> int:
+    return sum(_TEMPLATE_TOKENS + len(message.content.split()) for message in request.messages)
 
 
 async def _forever() -> None:

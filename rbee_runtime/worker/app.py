@@ -17,12 +17,14 @@ from rbee_runtime.server import RoleGate, RoutePolicy
 from rbee_runtime.worker.lifecycle import Phase, Worker
 from rbee_runtime.worker.surface import completions, openai
 from rbee_runtime.worker.surface.answering import AnswerRoute
+from rbee_runtime.worker.surface.tokens import TokenizeRoute
 
 _QUEEN = frozenset({Role.QUEEN})
 _WATCHERS = frozenset({Role.QUEEN, Role.HIVE})
 
 POLICIES = (
     RoutePolicy("/v1/", _QUEEN),
+    RoutePolicy("/tokenize", _QUEEN),
     RoutePolicy("/health", _WATCHERS),
     RoutePolicy("/ready", _WATCHERS),
     RoutePolicy("/info", _WATCHERS),
@@ -36,6 +38,7 @@ def build(worker: Worker, link: Link) -> RoleGate:
     routes = [
         Route("/v1/chat/completions", AnswerRoute(worker, openai.parse), methods=["POST"]),
         Route("/v1/completions", AnswerRoute(worker, completions.parse), methods=["POST"]),
+        Route("/tokenize", TokenizeRoute(worker), methods=["POST"]),
         Route("/v1/models", views.models),
         Route("/health", views.health),
         Route("/ready", views.ready),

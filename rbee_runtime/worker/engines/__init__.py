@@ -204,6 +204,12 @@ class Engine(Protocol):
     def complete(self, request: TextRequest) -> AsyncGenerator[Delta, None]:
         """Yield what follows a text, otherwise as `chat`."""
 
+    async def tokenise(self, text: str) -> list[int]:
+        """Return the token ids of a text, as a prompt would have them."""
+
+    async def prompt_tokens(self, request: ChatRequest) -> list[int]:
+        """Return the token ids of a conversation's prompt."""
+
     @property
     def gauges(self) -> Gauges:
         """Return how busy it is, as of a moment ago."""

@@ -58,18 +58,24 @@ class GenerationBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 B = TypeVar("B", bound=GenerationBody)
+T = TypeVar("T")
 
 
-def decode(raw: bytes, decoder: "msgspec.json.Decoder[B]") -> B:
-    """Return the request in a body or raise RequestError (400) naming the field."""
+def decoded(raw: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
+    """Return what is in a body or raise RequestError (400) naming the field."""
     try:
-        body = decoder.decode(raw)
+        return decoder.decode(raw)
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$")
         param = where.rstrip("`").lstrip(".") or None
         raise invalid(f"{param}: {message}" if param else message, param) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"the request body is not JSON: {error}", None) from error
+
+
+def decode(raw: bytes, decoder: "msgspec.json.Decoder[B]") -> B:
+    """Return the request for text in a body or raise RequestError (400) naming the field."""
+    body = decoded(raw, decoder)
     if body.stream_options is not None and not body.stream:
         raise invalid("stream_options: only allowed when stream is true", "stream_options")
     return body

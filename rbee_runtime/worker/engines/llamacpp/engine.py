@@ -48,7 +48,7 @@ long that takes, and a machine that swaps for so long serves nobody."""
 
 CLOSE_SECONDS = 3.0
 
-_Heard = asyncio.Queue[wire.Piece | RequestError | EngineCrashedError]
+_Heard = asyncio.Queue[wire.Piece | wire.Tokens | RequestError | EngineCrashedError]
 
 
 class LlamaEngine:
@@ -144,6 +144,28 @@ class LlamaEngine:
         async for delta in self._generate(prompt, request.generation):
             yield delta
 
+    async def tokenise(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        child = self._alive()
+        number, heard = next(self._numbers), _Heard()
+        self._waiting[number] = heard
+        try:
+            child.send(wire.Tokenise(number, text))
+            answer = await heard.get()
+        finally:
+            del self._waiting[number]
+        if isinstance(answer, wire.Tokens):
+            return answer.tokens
+        raise answer if isinstance(answer, Exception) else AssertionError(f"{answer} is no answer to a text")
+
+    async def prompt_tokens(self, request: ChatRequest) -> list[int]:
+        """Return the tokens of a conversation's prompt."""
+        self._alive()
+        if self._preparer is None:
+            raise _unloaded()
+        called = bool(request.tools.tools) and request.tools.choice is not ToolChoice.NONE
+        return await self.tokenise(await self._prompt(self._preparer, request, called=called))
+
     async def broken(self) -> EngineCrashedError:
         """Return why the process is beyond use, as soon as it is."""
         await self._broken.wait()
@@ -187,11 +209,13 @@ class LlamaEngine:
         try:
             child.send(_submission(number, prompt, generation, shown))
             while not over:
-                piece = await heard.get()
-                over = isinstance(piece, Exception) or piece.usage is not None
-                if isinstance(piece, Exception):
-                    raise piece
+                piece = await _piece(heard)
+                over = piece.usage is not None
                 yield Delta(piece.text, piece.finish, piece.usage, choice=piece.choice, logprobs=piece.logprobs)
+        except (RequestError, EngineCrashedError):
+            # The engine's process says these of a request that it holds no more.
+            over = True
+            raise
         finally:
             del self._waiting[number]
             if not over:
@@ -209,6 +233,8 @@ class LlamaEngine:
             case wire.Pieces():
                 for piece in message.pieces:
                     self._tell(piece.request, piece)
+            case wire.Tokens():
+                self._tell(message.request, message)
             case wire.Refused():
                 kind = "server_error" if message.status >= 500 else "invalid_request_error"
                 self._tell(
@@ -225,7 +251,7 @@ class LlamaEngine:
             case wire.NotLoaded() if self._loaded is not None and not self._loaded.done():
                 self._loaded.set_exception(EngineLoadError(message.message, reason=ExitReason(message.reason)))
 
-    def _tell(self, request: int, what: wire.Piece | RequestError | EngineCrashedError) -> None:
+    def _tell(self, request: int, what: wire.Piece | wire.Tokens | RequestError | EngineCrashedError) -> None:
         # One that was cancelled meanwhile has no queue any more.
         if (heard := self._waiting.get(request)) is not None:
             heard.put_nowait(what)
@@ -250,6 +276,17 @@ class LlamaEngine:
                 self._gone(EngineCrashedError(message))
                 child.kill()
                 return
+
+
+async def _piece(heard: _Heard) -> wire.Piece:
+    """Return the next piece, or raise what came instead of one."""
+    match await heard.get():
+        case wire.Piece() as piece:
+            return piece
+        case Exception() as error:
+            raise error
+        case other:
+            raise AssertionError(f"{other} is no part of an answer")
 
 
 def _unloaded() -> RequestError:

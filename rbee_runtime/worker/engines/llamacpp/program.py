@@ -57,7 +57,7 @@ class Program:
         self._channel = channel
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[Loop], None] | None] = queue.SimpleQueue()
-        self._texts: queue.SimpleQueue[wire.Submit] = queue.SimpleQueue()
+        self._texts: queue.SimpleQueue[wire.Submit | wire.Tokenise] = queue.SimpleQueue()
         self._abort = native.Abort()
         self._loop: Loop | None = None
         self._since = 0.0
@@ -122,7 +122,7 @@ class Program:
 
     def _take(self, message: Any) -> None:
         match message:
-            case wire.Submit():
+            case wire.Submit() | wire.Tokenise():
                 self._texts.put(message)
             case wire.Cancel():
                 if self._loop is not None:
@@ -135,8 +135,11 @@ class Program:
 
     def _tokenise(self, model: native.NativeModel) -> None:
         while True:
-            submit = self._texts.get()
-            self._inbox.put(_submission(model, submit))
+            asked = self._texts.get()
+            if isinstance(asked, wire.Submit):
+                self._inbox.put(_submission(model, asked))
+            else:
+                self._channel.send(_tokens(model, asked))
 
 
 def _submission(model: native.NativeModel, submit: wire.Submit) -> Callable[[Loop], None]:
@@ -148,6 +151,13 @@ def _submission(model: native.NativeModel, submit: wire.Submit) -> Callable[[Loo
     else:
         prompt = model.tokens_of(submit.prompt)
     return lambda loop: loop.submit(submit, prompt)
+
+
+def _tokens(model: native.NativeModel, asked: wire.Tokenise) -> wire.Tokens | wire.Refused:
+    if (least := model.fewest_tokens(asked.text)) > model.cells:
+        message = f"the text has {least} tokens or more, which no context of this model holds"
+        return wire.Refused(asked.request, 400, message, "context_length_exceeded", "content")
+    return wire.Tokens(asked.request, model.tokens_of(asked.text))
 
 
 def main() -> None:

@@ -53,6 +53,13 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     shown: tuple[str, ...] = ()
 
 
+class Tokenise(msgspec.Struct, frozen=True, tag=True):
+    """Return the tokens of a text, as a prompt would have them."""
+
+    request: int
+    text: str
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """Nobody waits for this request any more."""
 
@@ -118,6 +125,13 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     param: str | None = None
 
 
+class Tokens(msgspec.Struct, frozen=True, tag=True):
+    """The tokens of a text."""
+
+    request: int
+    tokens: list[int]
+
+
 class Pong(msgspec.Struct, frozen=True, tag=True):
     """The answer to a ping: slots taken, prompts that wait, tokens in cells, seconds since the running step began."""
 
@@ -134,8 +148,8 @@ class Crashed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-ToEngine = Load | Submit | Cancel | Ping | Quit
-ToFront = Progress | Loaded | NotLoaded | Pieces | Refused | Pong | Crashed
+ToEngine = Load | Submit | Tokenise | Cancel | Ping | Quit
+ToFront = Progress | Loaded | NotLoaded | Pieces | Refused | Tokens | Pong | Crashed
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)
