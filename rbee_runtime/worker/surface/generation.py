@@ -4,6 +4,7 @@ Unknown fields are ignored. A known field that would change the answer but is no
 gets prose where they asked for a schema.
 """
 
+import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -13,6 +14,13 @@ from rbee_runtime.worker.engines import Generation, Sampling
 
 MAX_N = 8
 """vLLM had a denial of service by a large `n`; OpenAI's own limit is 128."""
+
+MAX_NESTING, MAX_GROWN = 64, 1_000_000
+"""Of a client's grammar: groups within groups, and the largest repetition times its characters."""
+
+_LITERALS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]')
+_BRACES = re.compile(r"\{[^}]*\}")
+_NUMBERS = re.compile(r"\d{1,9}")
 
 MAX_LOGPROBS = 20
 """OpenAI's own limit."""
@@ -102,15 +110,32 @@ def _sampling(body: GenerationBody) -> Sampling:
         presence_penalty=body.presence_penalty or 0.0,
         seed=body.seed,
         logit_bias=_biases(body.logit_bias or {}),
-        grammar=body.grammar or "",
+        grammar=_harmless(body.grammar or ""),
     )
 
 
 def _biases(biases: dict[str, float]) -> tuple[tuple[int, float], ...]:
     try:
-        return tuple((int(token), bias) for token, bias in biases.items())
-    except ValueError as error:
-        raise invalid("logit_bias: its keys are token ids, as digits in quotes", "logit_bias") from error
+        found = tuple((int(token), bias) for token, bias in biases.items())
+    except ValueError:
+        found = ((-1, 0.0),)
+    if not all(0 <= token < 2**31 for token, _ in found):
+        raise invalid("logit_bias: its keys are token ids, as digits in quotes", "logit_bias")
+    return found
+
+
+def _harmless(grammar: str) -> str:
+    """Return a grammar that can be parsed: llama.cpp's parser ends its process on too much nesting or repetition."""
+    bare = _LITERALS.sub("", grammar)
+    depth = deepest = 0
+    for character in bare:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        deepest = max(deepest, depth)
+    most = max((int(number) for braces in _BRACES.findall(bare) for number in _NUMBERS.findall(braces)), default=1)
+    if deepest > MAX_NESTING or most * len(grammar) > MAX_GROWN:
+        message = f"grammar: at most {MAX_NESTING} groups within groups, and repetitions times length {MAX_GROWN}"
+        raise invalid(message, "grammar")
+    return grammar
 
 
 def invalid(message: str, param: str | None) -> RequestError:

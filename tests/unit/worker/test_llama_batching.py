@@ -69,6 +69,8 @@ async def test_taken_over_cells_give_the_same_answer(make: partial[LlamaEngine])
 async def test_a_parked_conversation_gives_the_same_answer(make: partial[LlamaEngine]) -> None:
     """What leaves the context for others comes back as it was."""
     async with loaded(make(context=1024, slots=2)) as engine:
+        await answer(engine, question(0, max_tokens=12))
+        # The last token alone, as later: computed with others it may differ in the last bits.
         first, _ = await answer(engine, question(0, max_tokens=12))
         for number in range(1, 4):
             await answer(engine, ChatRequest((Message("user", f"{number} " + "word " * 400),), Generation(2)))
@@ -128,6 +130,27 @@ async def test_a_grammar_that_is_none_is_a_400(make: partial[LlamaEngine], gramm
         assert (refusal.value.status, refusal.value.param) == (400, "grammar")
         text, _ = await answer(engine, story(max_tokens=3))
     assert text
+
+
+DEAD_ENDS = ['root ::= "\\x00"', "root ::= <[4000000000]>"]
+
+
+@pytest.mark.parametrize("grammar", DEAD_ENDS)
+async def test_a_grammar_that_no_token_fits_ends_its_own_request(make: partial[LlamaEngine], grammar: str) -> None:
+    """llama.cpp would end its process; a neighbour's answer goes on."""
+    async with loaded(make(slots=2)) as engine:
+        neighbour = asyncio.create_task(answer(engine, story(max_tokens=30)))
+        with pytest.raises(RequestError) as refusal:
+            await answer(engine, story(Sampling(grammar=grammar), max_tokens=5))
+        assert refusal.value.status == 400
+        assert usage_of((await neighbour)[1])[1] == 30
+
+
+async def test_a_bias_for_no_token_is_a_400(make: partial[LlamaEngine]) -> None:
+    """Ids beyond the vocabulary would be looked for in all of it, for every token."""
+    async with loaded(make()) as engine:
+        with pytest.raises(RequestError, match="token ids of this model are 0 to 49151"):
+            await answer(engine, story(Sampling(logit_bias=((49152, 1.0),)), max_tokens=2))
 
 
 async def test_text_and_token_ids_go_on(make: partial[LlamaEngine]) -> None:

@@ -105,9 +105,12 @@ BOUNDS: dict[str, tuple[list[object], list[object]]] = {
     "repetition_penalty": ([0.01, 10], [0, 10.1]),
     "logit_bias": (
         [{"1": -100, "2": 100}, {str(token): 1 for token in range(1024)}],
-        [{"1": 101}, {"x": 1}, [1], {str(token): 1 for token in range(1025)}],
+        [{"1": 101}, {"x": 1}, {"-1": 1}, {str(2**31): 1}, [1], {str(token): 1 for token in range(1025)}],
     ),
-    "grammar": (["x" * 65536], ["x" * 65537, 5]),
+    "grammar": (
+        ["x" * 65536, "(" * 64, '"(((" ' * 100, "[(]" * 100, '"ab"{1,1000}'],
+        ["x" * 65537, 5, "(" * 65, '")" (' * 65, "x" * 60_000 + "{2000}", "a{999999999}"],
+    ),
     "response_format": (
         [{"type": "text"}, {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": {}}}],
         [{"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}, "json"],

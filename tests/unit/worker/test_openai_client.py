@@ -66,6 +66,7 @@ async def test_chat_streamed_and_whole_are_the_same(llama_engine_dir: Path, smol
     """Text, reason of the end and usage do not depend on `stream`."""
     async with client(llama_engine_dir, smol_model) as (ai, _):
         ask = ai.chat.completions.create
+        await ask(model=MODEL, messages=BEES, max_tokens=1)
         whole = await ask(model=MODEL, messages=BEES, max_tokens=24, temperature=0)
         stream = await ask(
             model=MODEL,
@@ -122,6 +123,8 @@ async def test_a_required_call_is_a_call(llama_engine_dir: Path, smol_model: Pat
     async with client(llama_engine_dir, smol_model) as (ai, _):
         ask = ai.chat.completions.create
         settings: dict[str, Any] = {"model": MODEL, "messages": BEES, "tools": [WEATHER], "tool_choice": choice}
+        # The first one warms up: a prompt that is computed in pieces may differ in the last bits from a cached one.
+        await ask(**settings, temperature=0, parallel_tool_calls=False)
         whole = await ask(**settings, temperature=0, parallel_tool_calls=False)
         stream = await ask(**settings, temperature=0, parallel_tool_calls=False, stream=True)
         pieces = [call async for chunk in stream for call in chunk.choices[0].delta.tool_calls or ()]

@@ -75,6 +75,15 @@ async def test_a_schema_becomes_a_grammar(llama_engine_dir: Path) -> None:
     assert any(line.startswith("root ::=") for line in grammar.splitlines())
 
 
+async def test_strings_hold_no_control_characters(llama_engine_dir: Path) -> None:
+    """A line end within a string has to be escaped, or the answer is no JSON."""
+    async with prepared("", llama_engine_dir) as preparer:
+        for schema in ('{"type": "object"}', '{"type": "string", "maxLength": 5}'):
+            grammar = await preparer.grammar_of(schema, "response_format")
+            (character,) = (line for line in grammar.splitlines() if line.startswith("char ::="))
+            assert character.startswith(r'char ::= [^"\\\x7F\x00-\x1F] |')
+
+
 BAD: list[tuple[Any, str]] = [
     ({"type": "object", "properties": {"a": {"minimum": 3}}}, "minimum"),
     ({"not": {}}, "not"),

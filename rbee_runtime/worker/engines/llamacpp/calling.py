@@ -24,6 +24,7 @@ async def with_calls(deltas: AsyncIterator[Delta], form: ToolForm) -> AsyncGener
         if finish is not None:
             rest = reader.finish()
             text, calls = text + rest.text, calls + rest.calls
-            finish = Finish.TOOL_CALLS if reader.found else finish
+            # One that was cut by its limit stays cut, however many calls came before.
+            finish = Finish.TOOL_CALLS if reader.found and finish is Finish.STOP else finish
         if text or calls or finish is not None or delta.logprobs:
             yield replace(delta, text=text, calls=calls, finish=finish)

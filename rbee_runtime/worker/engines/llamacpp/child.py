@@ -29,6 +29,9 @@ class Child:
         self._crash = ""
         self._asked = False
         self._kills = starvation.kills()
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, order: wire.Load) -> None:
         """Start it and tell it what to load."""
@@ -49,26 +52,30 @@ class Child:
                 raise EngineCrashedError(f"the engine's process cannot be started: {error.strerror}") from error
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         self.send(order)
-        self._tasks = {asyncio.create_task(self._hear(reader)), asyncio.create_task(self._copy_log())}
+        hearing = self._hear(self._process, reader, self._writer)
+        self._tasks = {asyncio.create_task(hearing), asyncio.create_task(self._copy_log(self._process))}
 
     @property
     def pid(self) -> int:
         """Return its process id."""
-        return self._process.pid
+        return self._process.pid if self._process is not None else 0
 
     def send(self, message: wire.ToEngine) -> None:
         """Send a message; what a dead process does not take is lost, its end is told by `gone`."""
-        if not self._writer.is_closing():
+        if self._writer is not None and not self._writer.is_closing():
             self._writer.write(wire.frame(message))
 
     def kill(self) -> None:
         """End it at once."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+            if self._process is not None:
+                self._process.kill()
 
     async def close(self, seconds: float) -> None:
         """Ask it to end, and end it if it has not within `seconds`."""
         self._asked = True
+        if self._process is None or self._writer is None:
+            return
         self.send(wire.Quit())
         self._writer.close()
         try:
@@ -81,7 +88,9 @@ class Child:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
-    async def _hear(self, reader: asyncio.StreamReader) -> None:
+    async def _hear(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         damage = ""
         try:
             while True:
@@ -95,16 +104,16 @@ class Child:
         except Exception as error:  # noqa: BLE001 - whatever it sent, it is beyond use
             damage = f"it sent what cannot be read: {error}"
             self.kill()
-        status = await self._process.wait()
-        self._writer.close()
+        status = await process.wait()
+        writer.close()
         if not self._asked:
             self._gone(self._why(status, damage))
 
-    async def _copy_log(self) -> None:
+    async def _copy_log(self, process: asyncio.subprocess.Process) -> None:
         """Pass its stderr on and remember the last lines: they say what an abort in C was about."""
-        if self._process.stderr is None:
+        if process.stderr is None:
             raise AssertionError("the engine's process was started without a pipe for its log")
-        while line := await _line(self._process.stderr):
+        while line := await _line(process.stderr):
             self._lines.append(line)
             sys.stderr.write(line + "\n")
 

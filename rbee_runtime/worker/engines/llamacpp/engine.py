@@ -46,6 +46,10 @@ SILENCE_SECONDS = 30.0
 """A process that answers none for so long is stopped or hangs. Its reader answers while a step is computed, however
 long that takes, and a machine that swaps for so long serves nobody."""
 
+STEP_SECONDS = 300.0
+"""A step is planned to take half a second, the first one is of 128 tokens whatever the machine; one that takes so long
+hangs in a driver or in a grammar without end. After a fifth of it there is no traffic."""
+
 CLOSE_SECONDS = 3.0
 
 _Heard = asyncio.Queue[wire.Piece | wire.Tokens | RequestError | EngineCrashedError]
@@ -87,13 +91,18 @@ class LlamaEngine:
         self._form = ToolForm.PLAIN
         self._watch: asyncio.Task[None] | None = None
         self._answered = 0.0
+        self._step = 0.0
         self._broken = asyncio.Event()
 
     @property
     def trouble(self) -> str:
         """Return why no request is answered right now, or ""."""
         silent = asyncio.get_running_loop().time() - self._answered
-        if self._watch is None or silent < TROUBLE_SECONDS:
+        if self._watch is None:
+            return ""
+        if self._step >= STEP_SECONDS / 5:
+            return f"a step of the engine has been running for {self._step:.0f} s"
+        if silent < TROUBLE_SECONDS:
             return ""
         return f"the engine's process has been silent for {silent:.0f} s"
 
@@ -245,6 +254,7 @@ class LlamaEngine:
                 self._progress(message.share)
             case wire.Pong():
                 self._answered = asyncio.get_running_loop().time()
+                self._step = message.step
                 self.gauges = Gauges(message.busy, message.waiting, message.held, self.context * self.slots)
             case wire.Loaded() if self._loaded is not None and not self._loaded.done():
                 self._loaded.set_result(message)
@@ -270,9 +280,13 @@ class LlamaEngine:
         for number in count(1):
             child.send(wire.Ping(number))
             await asyncio.sleep(BEAT_SECONDS)
-            if clock() - self._answered > SILENCE_SECONDS:
-                message = f"its process has not answered for {SILENCE_SECONDS:g} s"
-                logs.error("engine_silent", pid=child.pid, seconds=SILENCE_SECONDS)
+            silent = clock() - self._answered > SILENCE_SECONDS
+            if silent or self._step > STEP_SECONDS:
+                what = (
+                    f"not answered for {SILENCE_SECONDS:g} s" if silent else f"been in one step for {STEP_SECONDS:g} s"
+                )
+                message = f"its process has {what}"
+                logs.error("engine_stuck", pid=child.pid, detail=message)
                 self._gone(EngineCrashedError(message))
                 child.kill()
                 return

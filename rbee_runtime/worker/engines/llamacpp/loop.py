@@ -10,7 +10,7 @@ from rbee_runtime.worker.engines.llamacpp.batching import Batcher, Entry
 from rbee_runtime.worker.engines.llamacpp.native import NativeModel, Outcome, outputs
 from rbee_runtime.worker.engines.llamacpp.pace import Pace
 from rbee_runtime.worker.engines.llamacpp.sampling import Sampler, logprobs
-from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot
+from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState
 from rbee_runtime.worker.engines.llamacpp.wire import Piece, Pieces, Refused, Submit, ToFront
 
 MOST_GONE = 1024
@@ -113,8 +113,9 @@ class Loop:
         self.batcher.decoded(entries)
         pieces: list[Piece] = []
         for entry, output in zip(entries, outputs(entries), strict=True):
-            if entry.sample:
-                pieces += self._advance(entry.slot, output)
+            # One that was freed by a dead end of its neighbour has no job any more.
+            if entry.sample and entry.slot.job is not None:
+                pieces += self._advanced(entry.slot, output, entry.slot.job.request)
         if pieces:
             self._send(Pieces(pieces))
         self._learn(entries, self._clock() - begin)
@@ -130,6 +131,9 @@ class Loop:
         room = self._context - len(prompt)
         if not all(0 <= token < self._model.vocabulary for token in prompt):
             raise RequestError(400, f"token ids of this model are 0 to {self._model.vocabulary - 1}", param="prompt")
+        if any(token >= self._model.vocabulary for token, _ in submit.sampling.logit_bias):
+            message = f"logit_bias: token ids of this model are 0 to {self._model.vocabulary - 1}"
+            raise RequestError(400, message, param="logit_bias")
         if not prompt:
             raise RequestError(400, "the prompt holds no text", param="messages")
         if room < 1:
@@ -142,6 +146,14 @@ class Loop:
             sampler = Sampler(library, vocab, submit.sampling, prompt=prompt, choice=index)
             request.choices[index] = _Choice(Answer(words, stop=submit.stop, room=room), sampler)
             self.batcher.submit(Job(submit.request, index, prompt))
+
+    def _advanced(self, slot: Slot, output: int, number: int) -> list[Piece]:
+        try:
+            return self._advance(slot, output)
+        except RequestError as error:
+            self._drop(number)
+            self._send(Refused(number, error.status, str(error), error.code, error.param))
+            return []
 
     def _advance(self, slot: Slot, output: int) -> list[Piece]:
         """Sample for one slot and return what became certain."""
@@ -190,6 +202,10 @@ class Loop:
         """Bring slots and cells to what they were before a step that was not computed."""
         for entry in entries:
             self.batcher.forget(entry.slot, entry.start)
+            job = entry.slot.job
+            if job is not None and entry.slot.state is SlotState.DECODE and len(entry.slot.held) < entry.start:
+                # Its cells could only be dropped as a whole: it would go on without what it has said.
+                self._give_up(job.request)
         if outcome is Outcome.NO_ROOM and not self.batcher.drop_caches():
             newest = max((entry.slot for entry in entries), key=lambda slot: slot.used)
             if newest.job is not None:

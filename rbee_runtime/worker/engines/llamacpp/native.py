@@ -130,6 +130,7 @@ class NativeModel:
         self._pieces: dict[int, bytes] = {}
         self._bos: str | None = None
         self._longest: int | None = None
+        self._windowed = library.llama_model_n_swa(model) > 0
 
     @property
     def cells(self) -> int:
@@ -138,8 +139,13 @@ class NativeModel:
 
     @property
     def shares(self) -> bool:
-        """Say whether cells can be copied between sequences: recurrent state cannot be cut at a token."""
-        return not (self.library.llama_model_is_recurrent(self.model) or self.library.llama_model_is_hybrid(self.model))
+        """Say whether cells can be copied between sequences.
+
+        Recurrent state cannot be cut at a token, and layers with a sliding window forget what is before it.
+        """
+        library, model = self.library, self.model
+        recurrent = library.llama_model_is_recurrent(model) or library.llama_model_is_hybrid(model)
+        return not recurrent and not self._windowed
 
     @property
     def template(self) -> str | None:
@@ -167,8 +173,11 @@ class NativeModel:
         buffer = (self.library.llama_token * room)()
         count = self.library.llama_tokenize(self.vocab, raw, len(raw), buffer, room, add_special, True)
         if count < 0:
-            raise EngineCrashedError(f"llama.cpp needs {-count} tokens for {len(raw)} bytes of text")
-        return list(buffer[:count])
+            # Some vocabularies make more characters of one before they look for tokens.
+            room = -count
+            buffer = (self.library.llama_token * room)()
+            count = self.library.llama_tokenize(self.vocab, raw, len(raw), buffer, room, add_special, True)
+        return list(buffer[: max(0, count)])
 
     def special(self, texts: Sequence[str]) -> dict[int, bytes]:
         """Return those of these texts that are one token each, by token."""
@@ -197,7 +206,8 @@ class NativeModel:
 
     def keep(self, slot: int, count: int) -> int:
         """Drop all but the first `count` tokens of a sequence and return how many are left."""
-        if self.library.llama_memory_seq_rm(self._memory, slot, count, -1):
+        end = self.library.llama_memory_seq_pos_max(self._memory, slot) + 1 if self._windowed else count
+        if end == count and self.library.llama_memory_seq_rm(self._memory, slot, count, -1):
             return count
         self.library.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return 0

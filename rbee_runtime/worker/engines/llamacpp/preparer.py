@@ -50,10 +50,11 @@ class Preparer:
         await self._end()
 
     async def _ask(self, question: Question, param: str) -> str:
+        # A client that leaves before its turn has asked nothing; one that leaves later leaves no half question.
+        await self._turn.acquire()
         task = asyncio.create_task(self._answered(question))
         self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-        # A client that leaves must not leave half a question in the pipe.
+        task.add_done_callback(self._done)
         answer = await asyncio.shield(task)
         if answer is None:
             what = "the model's chat template takes" if param == "messages" else "this schema takes"
@@ -66,10 +67,14 @@ class Preparer:
         return answer.text
 
     async def _answered(self, question: Question) -> preparing.Text | Wrong | None:
-        async with self._turn:
-            if self._process is None:
-                await self._exchange(self._template)
-            return await self._exchange(question)
+        if self._process is None and not isinstance(await self._exchange(self._template), preparing.Text):
+            await self._end()
+            return None
+        return await self._exchange(question)
+
+    def _done(self, task: "asyncio.Task[preparing.Text | Wrong | None]") -> None:
+        self._asking.discard(task)
+        self._turn.release()
 
     async def _exchange(self, question: Question) -> preparing.Text | Wrong | None:
         """Return the answer, None if the process ended instead; it is gone then."""
@@ -77,8 +82,13 @@ class Preparer:
         if process.stdin is None or process.stdout is None:
             raise AssertionError("the process was started without pipes")
         try:
+            frame = preparing.framed(question)
+        except (UnicodeEncodeError, OverflowError, RecursionError) as error:
+            message = f"it has what cannot be told to a template: {error}"
+            raise RequestError(400, message, param="messages") from error
+        try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                process.stdin.write(preparing.framed(question))
+                process.stdin.write(frame)
                 await process.stdin.drain()
                 head = await process.stdout.readexactly(wire.HEAD)
                 return preparing.answer_in(await process.stdout.readexactly(wire.length_of(head)))

@@ -109,7 +109,9 @@ class Program:
                 continue
             if call is None:
                 return
+            self._since = self._clock()
             call(loop)
+            self._since = 0.0
             worked = True
 
     def _read(self) -> None:
@@ -136,10 +138,14 @@ class Program:
     def _tokenise(self, model: native.NativeModel) -> None:
         while True:
             asked = self._texts.get()
-            if isinstance(asked, wire.Submit):
-                self._inbox.put(_submission(model, asked))
-            else:
-                self._channel.send(_tokens(model, asked))
+            try:
+                if isinstance(asked, wire.Submit):
+                    self._inbox.put(_submission(model, asked))
+                else:
+                    self._channel.send(_tokens(model, asked))
+            except Exception as error:  # noqa: BLE001 - a thread that is gone would keep every later request waiting
+                message = f"its text cannot be made into tokens: {error}"
+                self._channel.send(wire.Refused(asked.request, 400, message, None, "messages"))
 
 
 def _submission(model: native.NativeModel, submit: wire.Submit) -> Callable[[Loop], None]:

@@ -46,6 +46,11 @@ class Sampler:
         token = self._draw(context, output, by_grammar=False)
         if not self._allowed(token):
             token = self._draw(context, output, by_grammar=True)
+            if not self._allowed(token):
+                # llama.cpp ends its process if it is given such a token.
+                raise RequestError(
+                    400, "the grammar or schema comes to a point where no token fits", code="grammar_dead_end"
+                )
         self._library.llama_sampler_accept(self._chain, token)
         self._library.llama_sampler_accept(self._grammar, token)
         return token

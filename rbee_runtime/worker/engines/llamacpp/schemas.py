@@ -18,6 +18,9 @@ is slow for every token."""
 
 ANY_OBJECT = '{"type":"object"}'
 
+_ANY_CHARACTER, _CHARACTER = r'char ::= [^"\\] |', r'char ::= [^"\\\x7F\x00-\x1F] |'
+"""The converter lets strings hold line ends as they are, which no reader of JSON takes."""
+
 _UNENFORCED = frozenset(
     {
         *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
@@ -49,6 +52,7 @@ def grammar_of(schema: str) -> str:
         raise
     except Exception as error:  # the converter says what is wrong by whatever comes to hand
         raise _wrong(f"the schema cannot be read: {' '.join(str(error).split())[:200] or 'it is damaged'}") from error
+    grammar = grammar.replace(_ANY_CHARACTER, _CHARACTER)
     if len(grammar) > MAX_GRAMMAR:
         raise _wrong(f"the schema becomes a grammar of {len(grammar)} characters, at most {MAX_GRAMMAR} are taken")
     return grammar

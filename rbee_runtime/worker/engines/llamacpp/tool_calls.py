@@ -98,7 +98,7 @@ class CallReader:
         if self.found + len(pairs) > MOST_CALLS:
             return []
         self.found += len(pairs)
-        return [ToolCall(self._new_id(), name, json.dumps(given, ensure_ascii=False)) for name, given in pairs]
+        return [ToolCall(self._new_id(), name, json.dumps(given)) for name, given in pairs]
 
     def _read(self, body: str) -> list[tuple[str, Any]]:
         try:
