@@ -87,7 +87,7 @@ async def _read(server: Server, reader: asyncio.StreamReader, begun: float) -> A
             last = time.perf_counter()
             first = first or last - begun
             tokens += 1
-    if tokens < TOKENS // 2:
+    if tokens < TOKENS // 8:
         raise BenchError(f"{server.side} answered {tokens} tokens, too few to measure")
     return Asked(first, last - begun, tokens)
 
