@@ -1,44 +1,19 @@
 """Ansible in an environment of its own, and how much a playbook asks of it."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rbee_deploy import pins, wheels
-from rbee_deploy.artefacts import Say, Target, cache_root, cached_dir, digest_of, say_to_stderr
-from rbee_deploy.commands import run
+from benchmarks import environments
 
 REQUIREMENTS = "bench-ansible.txt"
 
 
-def environment(cache: Path | None = None, *, say: Say = say_to_stderr) -> Path:
-    """Return a virtual environment with the pinned ansible-core, kept by content and compiled beforehand."""
-    target = Target.this_machine()
-    wanted = pins.read(REQUIREMENTS, target)
-    root = cache or cache_root()
-    key = digest_of(*(pin.line() for pin in wanted), sys.version, sys.platform)[:16]
-
-    def install(draft: Path) -> None:
-        for command in install_commands(draft, wheels.download(wanted, target, root, say=say)):
-            run(command, title="install ansible-core", say=say)
-
-    return cached_dir(root / "tools" / f"ansible-{key}", install)
-
-
-def install_commands(folder: Path, wheelhouse: Path) -> tuple[tuple[str, ...], ...]:
-    """Return the commands that install the wheels of a folder, which has been checked by hash, into `folder`."""
-    uv = str(Path(sys.executable).with_name("uv"))
-    return (
-        (uv, "venv", "--quiet", "--offline", "--clear", "--relocatable", "--python", sys.executable, str(folder)),
-        (
-            uv, "pip", "install", "--quiet", "--offline", "--no-index", "--no-deps", "--python",
-            str(folder / "bin" / "python"), "--compile-bytecode", "--find-links", str(wheelhouse), "--require-hashes",
-            "--requirements", str(wheelhouse / "requirements.txt"),
-        ),
-    )  # fmt: skip
+def environment() -> Path:
+    """Return a virtual environment with the pinned ansible-core."""
+    return environments.made("ansible", REQUIREMENTS)
 
 
 def playbook_command(environment: Path, forks: int) -> tuple[str, ...]:

@@ -12,11 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.deploy.ansible import install_commands
+from benchmarks import environments
 from benchmarks.worker.results import Side
-from rbee_deploy import pins, wheels
-from rbee_deploy.artefacts import Say, Target, cache_root, cached_dir, digest_of, say_to_stderr
-from rbee_deploy.commands import run
 from rbee_deploy.local import DEFAULT_VARIANT, install_engine
 from rbee_deploy.model_files import lab_model
 from rbee_deploy.server_builds import build_server
@@ -53,8 +50,17 @@ def commands(folder: Path, threads: int, slots: int) -> dict[Side, tuple[tuple[s
         *(str(build_server(DEFAULT_VARIANT)), "--model", model, "--alias", MODEL, "--host", "127.0.0.1"),
         *("--ctx-size", str(CONTEXT * slots), "--parallel", str(slots), "--threads", str(threads)),
     )
+    python = environments.made("llama-cpp-server", REQUIREMENTS) / "bin" / "python"
     binding = (
-        *(str(environment() / "bin" / "python"), "-m", "llama_cpp.server", "--model", model, "--model_alias", MODEL),
+        *(
+            str(python),
+            "-m",
+            "llama_cpp.server",
+            "--model",
+            model,
+            "--model_alias",
+            MODEL,
+        ),
         *("--n_ctx", str(CONTEXT), "--n_threads", str(threads), "--interrupt_requests", "false"),
     )
     site = {"PYTHONPATH": str(engine / "site-packages")}
@@ -64,19 +70,6 @@ def commands(folder: Path, threads: int, slots: int) -> dict[Side, tuple[tuple[s
         Side.LLAMA_SERVER: (cpp, {}),
         Side.LLAMA_CPP_PYTHON: (binding, site),
     }
-
-
-def environment(cache: Path | None = None, *, say: Say = say_to_stderr) -> Path:
-    """Return a virtual environment with what the binding's server needs beside the engine, kept by content."""
-    target, root = Target.this_machine(), cache or cache_root()
-    wanted = pins.read(REQUIREMENTS, target)
-    key = digest_of(*(pin.line() for pin in wanted), sys.version, sys.platform)[:16]
-
-    def install(draft: Path) -> None:
-        for command in install_commands(draft, wheels.download(wanted, target, root, say=say)):
-            run(command, title="install what llama_cpp.server needs", say=say)
-
-    return cached_dir(root / "tools" / f"llama-cpp-server-{key}", install)
 
 
 @contextmanager

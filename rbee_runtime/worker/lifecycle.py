@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
-from rbee_runtime.errors import NotTakenError
+from rbee_runtime.errors import EngineCrashedError, NotTakenError
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.worker.engines import Engine
 from rbee_runtime.worker.metrics import Metrics
@@ -42,7 +42,7 @@ class Worker:
         self.in_flight = 0
         self.cut = asyncio.Event()
         self.stop = asyncio.Event()
-        self.broken: Exception | None = None
+        self.broken: EngineCrashedError | None = None
         self.born = time.monotonic()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -73,7 +73,7 @@ class Worker:
             if self.in_flight == 0:
                 self._idle.set()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: EngineCrashedError) -> None:
         """Note that the engine is beyond use and ask the process to end."""
         self.broken = self.broken or error
         self.stop.set()

@@ -41,8 +41,7 @@ async def serve(worker: Worker, link: Link, listener: socket) -> None:
         server.should_exit = True
         await serving
     if worker.broken is not None:
-        reason = getattr(worker.broken, "reason", "")
-        raise EngineCrashedError(f"the engine failed: {worker.broken}", reason=reason) from worker.broken
+        raise EngineCrashedError(f"the engine failed: {worker.broken}", reason=worker.broken.reason) from worker.broken
 
 
 async def _load_unless_stopped(worker: Worker) -> bool:

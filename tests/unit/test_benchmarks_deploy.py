@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks import environments
 from benchmarks.deploy import __main__ as program
 from benchmarks.deploy import ansible, checking, rendering, results, sides, upgrade
 from benchmarks.deploy.results import Case, Compared, Crowd, Run
@@ -175,7 +176,7 @@ def test_groups_of_devices_are_joined_where_they_are(written: tuple[Path, dict[s
 
 def test_ansible_is_installed_without_a_network_and_by_hash() -> None:
     """What was downloaded is what is installed."""
-    make, install = ansible.install_commands(Path("/env"), Path("/wheels"))
+    make, install = environments.install_commands(Path("/env"), Path("/wheels"))
     assert "--offline" in make
     assert {"--offline", "--no-index", "--require-hashes", "--compile-bytecode"} <= set(install)
 

@@ -76,6 +76,11 @@ class Tools:
     only: str = ""
     several: bool = True
 
+    @property
+    def offered(self) -> bool:
+        """Say whether the model is told of them."""
+        return bool(self.tools) and self.choice is not ToolChoice.NONE
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -141,6 +146,9 @@ class Usage:
     prompt: int
     completion: int
     cached: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.prompt + other.prompt, self.completion + other.completion, self.cached + other.cached)
 
 
 @dataclass(frozen=True, slots=True)

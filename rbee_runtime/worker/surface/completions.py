@@ -2,9 +2,11 @@
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Annotated, Any
 
 import msgspec
@@ -101,10 +103,7 @@ async def _answers(
         async with aclosing(engine.complete(TextRequest(prompt, generation))) as deltas:
             async for delta in deltas:
                 usage = delta.usage
-                if usage is not None:
-                    total = Usage(
-                        total.prompt + usage.prompt, total.completion + usage.completion, total.cached + usage.cached
-                    )
+                total += usage or Usage(0, 0)
                 last = usage is not None and number == len(prompts) - 1
                 yield replace(delta, choice=first + delta.choice, usage=total if last else None)
 
@@ -116,13 +115,16 @@ class TextAnswer:
     model: str
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
+    _sent: Counter[int] = field(default_factory=Counter)
 
     def opening(self, choice: int) -> None:
         """Return nothing: text begins at once."""
 
     def piece(self, delta: Delta) -> dict[str, Any]:
         """Return one event of a stream."""
-        return self._body([_choice(delta.choice, delta.text, delta.logprobs, None)])
+        begin = self._sent[delta.choice]
+        self._sent[delta.choice] += len(delta.text)
+        return self._body([_choice(delta.choice, delta.text, delta.logprobs, None, begin)])
 
     def ending(self, delta: Delta) -> dict[str, Any]:
         """Return the last event of a choice."""
@@ -134,7 +136,7 @@ class TextAnswer:
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
         """Return the answer that is no stream."""
-        listed = [_choice(index, "".join(each.texts), each.logprobs, each.finish) for index, each in enumerate(choices)]
+        listed = [_whole(index, choice) for index, choice in enumerate(choices)]
         return self._body(listed) | {"usage": usage_of(usage)}
 
     def _body(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -147,21 +149,25 @@ class TextAnswer:
         }
 
 
-def _choice(index: int, text: str, logprobs: Sequence[TokenLogprob], finish: Any) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": _logprobs(logprobs), "finish_reason": finish}
+def _whole(index: int, choice: Choice) -> dict[str, Any]:
+    text = "".join(choice.texts)
+    # What stands before the first token was echoed.
+    begin = len(text) - sum(len(text_of(each.piece)) for each in choice.logprobs)
+    return _choice(index, text, choice.logprobs, choice.finish, max(0, begin))
 
 
-def _logprobs(found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+def _choice(index: int, text: str, logprobs: Sequence[TokenLogprob], finish: Any, begin: int = 0) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": _logprobs(logprobs, begin), "finish_reason": finish}
+
+
+def _logprobs(found: Sequence[TokenLogprob], begin: int) -> dict[str, Any] | None:
+    """Return OpenAI's lists; offsets count characters of the whole text, in which the first token is at `begin`."""
     if not found:
         return None
     tokens = [text_of(each.piece) for each in found]
-    offsets, at = [], 0
-    for token in tokens:
-        offsets.append(at)
-        at += len(token)
     return {
         "tokens": tokens,
         "token_logprobs": [each.logprob for each in found],
         "top_logprobs": [{text_of(piece): value for piece, value in each.top} for each in found],
-        "text_offset": offsets,
+        "text_offset": list(accumulate(map(len, tokens[:-1]), initial=begin)),
     }

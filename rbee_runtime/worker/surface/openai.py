@@ -91,14 +91,18 @@ def request_of(body: ChatBody) -> ChatRequest:
     refuse_named(body, (("functions", "functions of the older form; send them as tools"),))
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs: only allowed when logprobs is true", "top_logprobs")
+    schema = _schema(body.response_format or ResponseFormat())
+    found = tools_of(body.tools or (), body.tool_choice, several=body.parallel_tool_calls is not False)
+    if sum((bool(schema), found.offered, bool(body.grammar))) > 1:
+        raise unsupported("response_format", "an answer is held to one of response_format, tools and grammar at a time")
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     top = (body.top_logprobs or 0) if body.logprobs else None
     messages = tuple(_message(turn, index) for index, turn in enumerate(body.messages))
     return ChatRequest(
         messages,
         generation_of(body, max_tokens=limit, logprobs=top),
-        tools_of(body.tools or (), body.tool_choice, several=body.parallel_tool_calls is not False),
-        _schema(body.response_format or ResponseFormat()),
+        found,
+        schema,
     )
 
 

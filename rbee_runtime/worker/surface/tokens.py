@@ -1,16 +1,13 @@
 """`POST /tokenize`: the tokens of a text or of a conversation, in the words of llama.cpp's and vLLM's servers."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
-from rbee_runtime.errors import RequestError
-from rbee_runtime.worker.lifecycle import Worker
-from rbee_runtime.worker.surface.body import receive_body
+from rbee_runtime.worker.surface.exchange import Exchange
 from rbee_runtime.worker.surface.generation import decoded, invalid
 from rbee_runtime.worker.surface.openai import ChatBody, Turn, request_of
-from rbee_runtime.worker.surface.reply import ClientGoneError, Reply
+from rbee_runtime.worker.surface.reply import Reply
 
 
 class TokenizeBody(msgspec.Struct, frozen=True):
@@ -25,29 +22,16 @@ class TokenizeBody(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(TokenizeBody)
 
 
-class TokenizeRoute:
-    """ASGI app of the route."""
+class TokenizeRoute(Exchange):
+    """The route; of a conversation it counts what the prompt would have."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        reply = Reply(send)
-        try:
-            self._worker.demand_ready()
-            await reply.json(await self._answer(decoded(await receive_body(scope, receive), _decoder)))
-        except RequestError as refusal:
-            await reply.fail(refusal)
-        except ClientGoneError:
-            return
-
-    async def _answer(self, body: TokenizeBody) -> dict[str, Any]:
-        engine, given = self._worker.engine, (body.content, body.prompt, body.messages)
-        if sum(each is not None for each in given) != 1:
+    async def answer(self, raw: bytes, reply: Reply) -> None:
+        """Give the tokens and how many there are."""
+        body, engine = decoded(raw, _decoder), self.worker.engine
+        if sum(each is not None for each in (body.content, body.prompt, body.messages)) != 1:
             raise invalid("give one of content, prompt and messages", "content")
         if body.messages is not None:
             tokens = await engine.prompt_tokens(request_of(ChatBody(model="-", messages=body.messages)))
         else:
             tokens = await engine.tokenise(body.content if body.content is not None else body.prompt or "")
-        return {"tokens": tokens, "count": len(tokens), "max_model_len": engine.context}
+        await reply.json({"tokens": tokens, "count": len(tokens), "max_model_len": engine.context})

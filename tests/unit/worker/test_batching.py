@@ -21,6 +21,7 @@ class FakeCells:
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self._whole = whole
         self.full = False
+        self.measured = 0
 
     def keep(self, slot: int, count: int) -> int:
         if self._whole and 0 < count < len(self.held[slot]):
@@ -33,6 +34,7 @@ class FakeCells:
         self.held[target] = self.held[source][:count]
 
     def size(self, slot: int) -> int:
+        self.measured += 1
         return len(self.held[slot])
 
     def save(self, slot: int) -> list[int]:
@@ -264,8 +266,9 @@ def test_what_is_too_large_for_the_shelf_stays_in_the_context() -> None:
     scene.ask(numbers(50))
     scene.answer_all()
     scene.ask(numbers(5, 5000))
-    scene.step()
-    assert (len(scene.cells.held[0]), scene.batcher.shelf.size) == (50, 0)
+    for _ in range(5):
+        scene.step()
+    assert (len(scene.cells.held[0]), scene.batcher.shelf.size, scene.cells.measured) == (50, 0, 1)
 
 
 def test_a_state_that_finds_no_room_is_computed() -> None:

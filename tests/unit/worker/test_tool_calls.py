@@ -147,12 +147,34 @@ async def test_an_answer_with_calls_ends_with_calls() -> None:
         yield Delta(f"{ONE}</tool_call>", finish=Finish.STOP, choice=0)
         yield Delta("", finish=Finish.STOP, choice=1)
 
-    out = [delta async for delta in with_calls(deltas(), ToolForm.HERMES)]
+    out = [delta async for delta in with_calls(deltas(), ToolForm.HERMES, several=True)]
     assert [(each.choice, each.text, len(each.calls), each.finish) for each in out] == [
         (1, "just text", 0, None),
         (0, "", 1, Finish.TOOL_CALLS),
         (1, "", 0, Finish.STOP),
     ]
+
+
+async def test_without_parallel_calls_there_is_one() -> None:
+    """Whatever the model writes, a client that takes one call at a time gets one."""
+
+    async def deltas() -> Any:
+        yield Delta(f"<tool_call>{ONE}</tool_call>")
+        yield Delta(f"<tool_call>{TWO}</tool_call>", finish=Finish.STOP)
+
+    out = [delta async for delta in with_calls(deltas(), ToolForm.HERMES, several=False)]
+    assert [call.name for each in out for call in each.calls] == ["weather"]
+    assert out[-1].finish is Finish.TOOL_CALLS
+
+
+async def test_an_answer_that_was_cut_stays_cut() -> None:
+    """A client must not take the calls of half an answer for all of them."""
+
+    async def deltas() -> Any:
+        yield Delta(f"<tool_call>{ONE}</tool_call><tool_call>", finish=Finish.LENGTH)
+
+    (last,) = [delta async for delta in with_calls(deltas(), ToolForm.HERMES, several=True)]
+    assert (len(last.calls), last.finish) == (1, Finish.LENGTH)
 
 
 def test_ids_of_calls_are_what_mistrals_templates_take() -> None:

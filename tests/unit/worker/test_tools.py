@@ -71,6 +71,21 @@ def test_what_is_no_tool_is_a_400_with_its_place(tools: list[Any], fields: dict[
     assert param in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"grammar": 'root ::= "x"'},
+        {"tool_choice": "required", "response_format": {"type": "json_object"}},
+    ],
+)
+def test_two_forms_at_a_time_are_refused(fields: dict[str, Any]) -> None:
+    """An answer cannot be a call and fit a schema; neither wish is dropped in silence."""
+    with pytest.raises(RequestError, match="one of response_format, tools and grammar"):
+        asked(tool(), **fields)
+    assert asked(tool(), tool_choice="none", response_format={"type": "json_object"}).schema == '{"type":"object"}'
+
+
 def test_a_conversation_with_calls_reaches_the_engine() -> None:
     """Calls of an assistant and the answers of tools keep their ids."""
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}

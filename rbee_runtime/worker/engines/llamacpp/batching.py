@@ -141,7 +141,7 @@ class Batcher:
         slot = max(free, key=lambda each: (own[each.index] if _continues(each, own[each.index]) else 0, -each.used))
         if own[slot.index] < len(slot.held):
             self._save(slot)
-        slot.job, slot.used, slot.cached = job, self._clock(), 0
+        slot.job, slot.used, slot.cached, slot.stays = job, self._clock(), 0, False
         self._fetch(slot, job.prompt, self._best(slot, job.prompt))
         # The last token is always computed anew: its logits are what the first sample needs.
         usable = len(job.prompt) - 1
@@ -155,7 +155,11 @@ class Batcher:
     def _park(self) -> None:
         """Put what free slots hold out of the way of answers; what is too large for the shelf stays where it is."""
         for slot in self.slots:
-            if slot.state is SlotState.FREE and slot.held and self._save(slot):
+            if slot.state is not SlotState.FREE or not slot.held or slot.stays:
+                continue
+            # To measure means to go through all cells: once, not at every step.
+            slot.stays = not self._save(slot)
+            if not slot.stays:
                 self.forget(slot, 0)
 
     def _save(self, slot: Slot) -> bool:

@@ -14,9 +14,10 @@ def new_id() -> str:
     return secrets.token_hex(5)[:9]
 
 
-async def with_calls(deltas: AsyncIterator[Delta], form: ToolForm) -> AsyncGenerator[Delta, None]:
-    """Yield the same answer, with what is a call of a tool taken out of its text."""
+async def with_calls(deltas: AsyncIterator[Delta], form: ToolForm, *, several: bool) -> AsyncGenerator[Delta, None]:
+    """Yield the same answer, with what is a call of a tool taken out of its text; the first alone unless `several`."""
     readers: dict[int, CallReader] = {}
+    told: dict[int, int] = {}
     async for delta in deltas:
         reader = readers.setdefault(delta.choice, CallReader(form, new_id))
         found = reader.push(delta.text)
@@ -26,5 +27,8 @@ async def with_calls(deltas: AsyncIterator[Delta], form: ToolForm) -> AsyncGener
             text, calls = text + rest.text, calls + rest.calls
             # One that was cut by its limit stays cut, however many calls came before.
             finish = Finish.TOOL_CALLS if reader.found and finish is Finish.STOP else finish
+        if not several:
+            calls = calls[: max(0, 1 - told.get(delta.choice, 0))]
+            told[delta.choice] = told.get(delta.choice, 0) + len(calls)
         if text or calls or finish is not None or delta.logprobs:
             yield replace(delta, text=text, calls=calls, finish=finish)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 from rbee_runtime.errors import EngineCrashedError
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import starvation
-from rbee_runtime.worker.engines.llamacpp import wire
+from rbee_runtime.worker.engines.llamacpp import attendant, wire
 
 _MODULE = "rbee_runtime.worker.engines.llamacpp.program"
 _LAST_LINES = 20
@@ -26,7 +25,7 @@ class Child:
         self._heard = heard
         self._gone = gone
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._crash = ""
+        self._crash: EngineCrashedError | None = None
         self._asked = False
         self._kills = starvation.kills()
         self._process: asyncio.subprocess.Process | None = None
@@ -39,13 +38,12 @@ class Child:
         with theirs:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    *("-P", "-c", f"from {_MODULE} import main; main()", str(theirs.fileno())),
+                    *attendant.command(_MODULE, str(theirs.fileno())),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=sys.stderr.fileno(),
                     stderr=asyncio.subprocess.PIPE,
                     pass_fds=(theirs.fileno(),),
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    env=attendant.environment(),
                 )
             except OSError as error:
                 ours.close()
@@ -97,7 +95,7 @@ class Child:
                 head = await reader.readexactly(wire.HEAD)
                 message = wire.for_front(await reader.readexactly(wire.length_of(head)))
                 if isinstance(message, wire.Crashed):
-                    self._crash = message.message
+                    self._crash = EngineCrashedError(message.message, reason=message.reason)
                 self._heard(message)
         except (asyncio.IncompleteReadError, OSError):
             pass
@@ -118,8 +116,8 @@ class Child:
             sys.stderr.write(line + "\n")
 
     def _why(self, status: int, damage: str) -> EngineCrashedError:
-        if self._crash or damage:
-            return EngineCrashedError(self._crash or damage)
+        if self._crash is not None or damage:
+            return self._crash or EngineCrashedError(damage)
         if status >= 0:
             return EngineCrashedError(f"its process ended with status {status}{self._last_words()}")
         starved = status == -signal.SIGKILL and self._kills is not None and self._kills != starvation.kills()

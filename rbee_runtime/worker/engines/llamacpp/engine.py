@@ -132,26 +132,23 @@ class LlamaEngine:
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer; closing the iterator frees its slots within a step."""
-        self._alive()
-        tools, preparer = request.tools, self._preparer
-        if preparer is None:
-            raise _unloaded()
-        called = bool(tools.tools) and tools.choice is not ToolChoice.NONE
+        preparer, tools = self._prepared(), request.tools
         generation = replace(
             request.generation,
             sampling=replace(request.generation.sampling, grammar=await self._grammar(preparer, request)),
         )
-        prompt = await self._prompt(preparer, request, called=called)
-        deltas = self._generate(prompt, generation, shown=SPECIAL if called else ())
-        async with aclosing(with_calls(deltas, self._form) if called else deltas) as answer:
+        prompt = await self._prompt(preparer, request)
+        async with aclosing(self._generate(prompt, generation, shown=SPECIAL if tools.offered else ())) as deltas:
+            answer = with_calls(deltas, self._form, several=tools.several) if tools.offered else deltas
             async for delta in answer:
                 yield delta
 
     async def complete(self, request: TextRequest) -> AsyncGenerator[Delta, None]:
         """Yield what follows a text."""
         prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
-        async for delta in self._generate(prompt, request.generation):
-            yield delta
+        async with aclosing(self._generate(prompt, request.generation)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def tokenise(self, text: str) -> list[int]:
         """Return the tokens of a text."""
@@ -169,11 +166,7 @@ class LlamaEngine:
 
     async def prompt_tokens(self, request: ChatRequest) -> list[int]:
         """Return the tokens of a conversation's prompt."""
-        self._alive()
-        if self._preparer is None:
-            raise _unloaded()
-        called = bool(request.tools.tools) and request.tools.choice is not ToolChoice.NONE
-        return await self.tokenise(await self._prompt(self._preparer, request, called=called))
+        return await self.tokenise(await self._prompt(self._prepared(), request))
 
     async def broken(self) -> EngineCrashedError:
         """Return why the process is beyond use, as soon as it is."""
@@ -192,9 +185,15 @@ class LlamaEngine:
             await self._child.close(CLOSE_SECONDS)
             self._child = None
 
-    async def _prompt(self, preparer: Preparer, request: ChatRequest, *, called: bool) -> str:
-        tools = request.tools.tools if called else ()
-        if self._form is ToolForm.PLAIN and called:
+    def _prepared(self) -> Preparer:
+        self._alive()
+        if self._preparer is None:
+            raise _unloaded()
+        return self._preparer
+
+    async def _prompt(self, preparer: Preparer, request: ChatRequest) -> str:
+        tools = request.tools.tools if request.tools.offered else ()
+        if self._form is ToolForm.PLAIN and tools:
             return await preparer.render(turns(told(request.messages, tools)))
         return await preparer.render(turns(request.messages), [definition(tool) for tool in tools])
 

@@ -58,22 +58,17 @@ class Loop:
 
     def submit(self, submit: Submit, prompt: list[int]) -> None:
         """Queue the choices of a request whose prompt is tokenised, or refuse it."""
-        if submit.request in self._gone:
-            self._gone.discard(submit.request)
+        if self._left(submit.request):
             return
         try:
             self._take(submit, prompt)
         except RequestError as error:
-            self._drop(submit.request)
-            self._send(Refused(submit.request, error.status, str(error), error.code, error.param))
+            self._refuse(submit.request, error)
 
     def refuse(self, submit: Submit, least: int) -> None:
         """Answer that a prompt of at least so many tokens is too long."""
-        if submit.request in self._gone:
-            self._gone.discard(submit.request)
-            return
-        error = too_long(least, self._context)
-        self._send(Refused(submit.request, error.status, str(error), error.code, error.param))
+        if not self._left(submit.request):
+            self._refuse(submit.request, too_long(least, self._context))
 
     def counts(self) -> tuple[int, int, int]:
         """Return slots taken, answers that wait for one, and tokens in cells; from any thread."""
@@ -151,8 +146,7 @@ class Loop:
         try:
             return self._advance(slot, output)
         except RequestError as error:
-            self._drop(number)
-            self._send(Refused(number, error.status, str(error), error.code, error.param))
+            self._refuse(number, error)
             return []
 
     def _advance(self, slot: Slot, output: int) -> list[Piece]:
@@ -205,21 +199,33 @@ class Loop:
             job = entry.slot.job
             if job is not None and entry.slot.state is SlotState.DECODE and len(entry.slot.held) < entry.start:
                 # Its cells could only be dropped as a whole: it would go on without what it has said.
-                self._give_up(job.request)
+                self._refuse(job.request, no_room())
         if outcome is Outcome.NO_ROOM and not self.batcher.drop_caches():
             newest = max((entry.slot for entry in entries), key=lambda slot: slot.used)
             if newest.job is not None:
-                self._give_up(newest.job.request)
+                self._refuse(newest.job.request, no_room())
 
-    def _give_up(self, request: int) -> None:
+    def _refuse(self, request: int, error: RequestError) -> None:
+        """Free all that a request holds and have its client told why."""
         self._drop(request)
-        message = "the engine's memory for context is full; ask again when other answers have ended"
-        self._send(Refused(request, 503, message, "no_context_room"))
+        self._send(Refused(request, error.status, str(error), error.code, error.param))
+
+    def _left(self, request: int) -> bool:
+        """Say whether a request was cancelled before it came."""
+        left = request in self._gone
+        self._gone.discard(request)
+        return left
 
     def _learn(self, entries: Sequence[Entry], seconds: float) -> None:
-        alone = [entry for entry in entries if entry.tokens is not None and len(entry.tokens) == 1 and entry.sample]
-        prompts = sum(len(entry.tokens) for entry in entries) - len(alone)
-        self._pace.took(seconds, prompts=prompts, answering=len(alone))
+        answering = sum(entry.sample and len(entry.tokens) == 1 for entry in entries)
+        prompts = sum(len(entry.tokens) for entry in entries) - answering
+        self._pace.took(seconds, prompts=prompts, answering=answering)
+
+
+def no_room() -> RequestError:
+    """Return the refusal of an answer for which the context has no cells left."""
+    message = "the engine's memory for context is full; ask again when other answers have ended"
+    return RequestError(503, message, kind="server_error", code="no_context_room")
 
 
 def too_long(tokens: int, context: int) -> RequestError:

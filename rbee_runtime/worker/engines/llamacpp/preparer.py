@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rbee_runtime.errors import EngineLoadError, RequestError
-from rbee_runtime.worker.engines.llamacpp import preparing, wire
+from rbee_runtime.worker.engines.llamacpp import attendant, preparing, wire
 from rbee_runtime.worker.engines.llamacpp.preparing import Compile, Question, Rendering, Schema, Wrong
 
 PATIENCE_SECONDS = 60.0
@@ -101,12 +99,11 @@ class Preparer:
 
     async def _started(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-P", "-c", f"from {_MODULE} import main; main()"),
+            *attendant.command(_MODULE),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=wire.LARGEST,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=attendant.environment(),
         )
 
     async def _end(self) -> None:

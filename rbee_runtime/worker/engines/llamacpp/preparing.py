@@ -6,8 +6,6 @@ client an error and nobody else anything.
 One question at a time over stdin and stdout, framed as in wire.py.
 """
 
-import ctypes
-import os
 import resource
 import signal
 import sys
@@ -19,7 +17,7 @@ import msgspec
 
 from rbee_runtime.errors import EngineLoadError, RequestError
 from rbee_runtime.worker.engines import artefact
-from rbee_runtime.worker.engines.llamacpp import schemas, wire
+from rbee_runtime.worker.engines.llamacpp import attendant, schemas, wire
 from rbee_runtime.worker.engines.llamacpp.template import Render, compile_template
 
 SECONDS = 1.0
@@ -27,9 +25,6 @@ SECONDS = 1.0
 
 MEMORY = 1 << 30
 """Bytes of address space: interpreter and libraries take a tenth."""
-
-_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 class Compile(msgspec.Struct, frozen=True, tag=True):
@@ -123,13 +118,8 @@ def _text(question: Question, state: list[Render]) -> str:
 
 def main() -> None:
     """Serve stdin and stdout within bounds."""
-    # As the engine's process: the front says when it is over.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    if os.getppid() == parent:
+    if attendant.attend():
         serve(sys.stdin.buffer, sys.stdout.buffer)
 
 

@@ -5,10 +5,8 @@ closes, or when the front's process is gone.
 """
 
 import contextlib
-import ctypes
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -21,11 +19,8 @@ from rbee_runtime.errors import EngineError, EngineLoadError, ModelStoreError
 from rbee_runtime.models import gguf
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import artefact
-from rbee_runtime.worker.engines.llamacpp import native, wire
+from rbee_runtime.worker.engines.llamacpp import attendant, native, wire
 from rbee_runtime.worker.engines.llamacpp.loop import Loop
-
-_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 class Channel:
@@ -168,13 +163,7 @@ def _tokens(model: native.NativeModel, asked: wire.Tokenise) -> wire.Tokens | wi
 
 def main() -> None:
     """Serve the socket whose number is the only argument."""
-    # Ctrl-C goes to the whole group of a terminal, a service manager's stop to the whole control group; the front
-    # decides when its engine ends, for it has answers to finish.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:
+    if not attendant.attend():
         return
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     order = channel.receive()
@@ -186,7 +175,7 @@ def main() -> None:
         except EngineError as error:
             channel.send(wire.Crashed(str(error)))
         except MemoryError:
-            channel.send(wire.NotLoaded("out of memory", ExitReason.OUT_OF_MEMORY))
+            channel.send(wire.Crashed("it is out of memory", ExitReason.OUT_OF_MEMORY))
     sys.stderr.flush()
     # Not sys.exit: a decode step that hangs in native code would turn the interpreter's clean-up into a crash.
     os._exit(0)

@@ -42,8 +42,8 @@ class Slot:
     """One sequence.
 
     `held` is the tokens whose state is in its cells, `next` the token to decode, `used` when it was last taken or
-    freed; `source` is the slot that computes the `wanted` first tokens for it, `cached` how many of the prompt's tokens
-    it did not compute itself.
+    freed; `stays` is that its cells were found too large for the shelf; `source` is the slot that computes the `wanted`
+    first tokens for it, `cached` how many of the prompt's tokens it did not compute itself.
     """
 
     index: int
@@ -55,6 +55,7 @@ class Slot:
     source: int = -1
     wanted: int = 0
     cached: int = 0
+    stays: bool = False
 
     def enter(self, state: SlotState) -> None:
         """Go to a state that the table allows."""

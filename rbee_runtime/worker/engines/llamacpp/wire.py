@@ -143,9 +143,10 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
 
 
 class Crashed(msgspec.Struct, frozen=True, tag=True):
-    """The engine is beyond use, and this is why."""
+    """The engine is beyond use, and this is why; `reason` is an exit reason where one is known."""
 
     message: str
+    reason: str = ""
 
 
 ToEngine = Load | Submit | Tokenise | Cancel | Ping | Quit

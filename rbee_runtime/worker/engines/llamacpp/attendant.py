@@ -1,0 +1,32 @@
+"""Processes that belong to a front: how it starts them, and how they make sure to end with it."""
+
+import ctypes
+import os
+import signal
+import sys
+
+_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
+
+
+def command(module: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command that runs `main` of a module by this interpreter; nothing of the working directory counts."""
+    return (sys.executable, "-P", "-c", f"from {module} import main; main()", *arguments)
+
+
+def environment() -> dict[str, str]:
+    """Return the variables with which it finds what this process finds, whichever way that was started."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def attend() -> bool:
+    """Have the kernel end this process with its front, and nothing else; False if that is gone already.
+
+    Ctrl-C goes to the whole group of a terminal, a service manager's stop to the whole control group. When it is over
+    the front says, for it has answers to finish.
+    """
+    front = os.getppid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    return os.getppid() == front
