@@ -154,7 +154,7 @@ def engine_fits_source(model: Model) -> None:
 def engine_takes_options(model: Model) -> None:
     """Check that a worker will take the options, those in a fake source too: what it refuses, no host can serve."""
     try:
-        engine_options.check(model.engine_name, model.source, model.options)
+        engine_options.check(model.engine_name, model.source, model.options, slots=model.slots)
     except ConfigError as error:
         raise InventoryError(f"model {model.name!r}: {error}") from error
 

@@ -79,7 +79,9 @@ class RoleGate:
         """Answer 403 or pass the request on."""
         if scope["type"] == "http" and not self._allowed(scope):
             refusal = RequestError(
-                403, "this route is not for the role of your certificate or token", kind="permission_error"
+                403,
+                "there is no such route for the role of your certificate or token (header x-rbee-token)",
+                kind="permission_error",
             )
             await JSONResponse(refusal.body(), 403, refusal.headers())(scope, receive, send)
             return

@@ -27,6 +27,9 @@ CALLERS_TOKEN = f"${TOKEN_VARIABLE}"
 LEAST_TOKEN = 16
 """Characters of such a token, which a person has chosen: it may be all that stands between a port and a network."""
 
+LEAST_CONTEXT, MOST_CONTEXT, MOST_SLOTS = 64, 1 << 22, 512
+"""As the inventory has them."""
+
 BY_HAND = "by-hand"
 """Worker id of a worker that no hive started."""
 
@@ -106,6 +109,12 @@ def link_of(launch: WorkerLaunch) -> Link:
     return Link(Role.WORKER, launch.fleet, directory, "" if directory else launch.token)
 
 
+def _whole(name: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise ConfigError(f"--{name} is {value}: it must be a whole number from {least} to {most}")
+    return value
+
+
 def _by_hand(options: argparse.Namespace) -> WorkerLaunch:
     fake = options.model.startswith("fake:")
     path = "" if fake else str(Path(options.model).absolute())
@@ -114,8 +123,8 @@ def _by_hand(options: argparse.Namespace) -> WorkerLaunch:
         id=BY_HAND,
         model=check_name(options.name or ("fake" if fake else Path(path).stem)),
         engine="fake" if fake else options.engine,
-        context=options.context,
-        slots=options.slots,
+        context=_whole("context", options.context, LEAST_CONTEXT, MOST_CONTEXT),
+        slots=_whole("slots", options.slots, 1, MOST_SLOTS),
         devices=tuple(options.device),
         options=settings | dict(_pair(text) for text in options.option),
     )
@@ -142,7 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="PATH", help="GGUF file, or fake:key=value,…")
     parser.add_argument("--name", default="", help="model name in requests (default: from the file name)")
     parser.add_argument("--engine", default="llama-cpp", help="engine (default: llama-cpp)")
-    parser.add_argument("--engine-dir", default="", metavar="DIR", help="engine artefact (default: installed packages)")
+    parser.add_argument(
+        "--engine-dir",
+        default="",
+        metavar="DIR",
+        help="engine artefact, such as ~/.local/share/rbee/engines/<id> (default: installed packages)",
+    )
     parser.add_argument("--port", type=int, default=ports.WORKER_PORTS[0], help="port on 127.0.0.1 (0: any free one)")
     parser.add_argument("--context", type=int, default=4096, help="tokens per sequence (default: 4096)")
     parser.add_argument("--slots", type=int, default=1, help="answers at a time (default: 1)")

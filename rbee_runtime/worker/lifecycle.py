@@ -52,6 +52,12 @@ class Worker:
         if phase in TRANSITIONS[self.phase]:
             self.phase = phase
 
+    def ask_to_stop(self) -> None:
+        """Have the process end when the requests in hand are answered, or at once if it was asked before."""
+        if self.stop.is_set():
+            self.cut.set()
+        self.stop.set()
+
     def demand_ready(self) -> None:
         """Raise NotTakenError (503) unless requests are taken."""
         if self.phase is Phase.LOADING:

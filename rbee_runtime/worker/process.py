@@ -28,7 +28,7 @@ async def serve(worker: Worker, link: Link, listener: socket) -> None:
     """Serve until asked to stop; EngineLoadError, EngineCrashedError when the engine fails."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop.set)
+        loop.add_signal_handler(number, worker.ask_to_stop)
     server = HttpServer(build(worker, link), tls=link.server_context(), drain_seconds=_CLOSE_SECONDS)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
@@ -104,6 +104,8 @@ def _announce(worker: Worker, listener: socket) -> None:
 
 async def _drain(worker: Worker) -> None:
     worker.enter(Phase.DRAINING)
+    if worker.in_flight and worker.broken is None:
+        logs.info("draining", requests=worker.in_flight, most_s=DRAIN_SECONDS, again="a second signal cuts them")
     notify(f"STOPPING=1\nSTATUS=finishing {worker.in_flight} requests")
     if worker.broken is None and not await worker.wait_idle(DRAIN_SECONDS):
         logs.warning("requests_cut", requests=worker.in_flight, after_s=DRAIN_SECONDS)

@@ -12,7 +12,7 @@ from rbee_runtime.devices import __main__ as devices
 from rbee_runtime.hive import main as hive
 from rbee_runtime.hive.launchers import stopping
 from rbee_runtime.queen import command as queen
-from rbee_runtime.worker import main as worker
+from rbee_runtime.worker import command as worker
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,19 @@ def first_mistake(kind: type[msgspec.Struct], options: Mapping[str, object]) -> 
         try:
             msgspec.convert({key: value}, kind, strict=False)
         except msgspec.ValidationError as error:
+            if allowed := _values(kind, key):
+                return f"{key} is {value!r}; it is one of {', '.join(allowed)}"
             # The place is the option itself.
             reason = str(error).partition(" - at `")[0]
             return f"{key} is {value!r}: {reason[:1].lower()}{reason[1:]}"
     return ""
+
+
+def _values(kind: type[msgspec.Struct], key: str) -> tuple[str, ...]:
+    """Return the values that an option may have if they are a closed set."""
+    info = msgspec.inspect.type_info(kind)
+    fields = info.fields if isinstance(info, msgspec.inspect.StructType) else ()
+    (found,) = (field.type for field in fields if field.name == key)
+    if isinstance(found, msgspec.inspect.EnumType):
+        return tuple(str(member.value) for member in found.cls)
+    return tuple(map(str, found.values)) if isinstance(found, msgspec.inspect.LiteralType) else ()

@@ -17,6 +17,9 @@ from rbee_runtime.worker.engines.mistakes import first_mistake
 Options = Mapping[str, str | int | float | bool]
 
 
+LLAMA_SLOTS = 256
+"""LLAMA_MAX_SEQ: sequences that llama.cpp is compiled for."""
+
 PROMPT_CACHE_MIB = 256
 """Two thousand tokens of a model of 8 billion parameters; hives see what a worker takes and count it from then on."""
 
@@ -55,7 +58,8 @@ class LlamaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def mistake(self) -> str:
         """Return what is wrong with the options together, or ""."""
         try:
-            good = all(0 <= share <= _LARGEST_SHARE for share in self.shares())
+            shares = self.shares()
+            good = all(0 <= share <= _LARGEST_SHARE for share in shares) and (not shares or sum(shares) > 0)
         except ValueError:
             good = False
         if not good:
@@ -65,8 +69,10 @@ class LlamaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ""
 
 
-def read_llama(options: Options) -> LlamaOptions:
+def read_llama(options: Options, slots: int) -> LlamaOptions:
     """Return validated options, texts of numbers included, or raise ConfigError naming the wrong one."""
+    if slots > LLAMA_SLOTS:
+        raise ConfigError(f"slots is {slots}: engine llama-cpp has at most {LLAMA_SLOTS}")
     wrong = first_mistake(LlamaOptions, options)
     if wrong:
         known = ", ".join(LlamaOptions.__struct_fields__)
@@ -77,10 +83,10 @@ def read_llama(options: Options) -> LlamaOptions:
     return read
 
 
-def check(engine: str, source: str, options: Options) -> None:
+def check(engine: str, source: str, options: Options, *, slots: int = 1) -> None:
     """Raise ConfigError unless `engine` takes `options` and what a `fake:` source adds; other engines check theirs."""
     parsed = parse_source(source)
     if parsed.scheme is Scheme.FAKE:
         read_script({**options, **parse_options(parsed.rest)})
     elif engine == "llama-cpp":
-        read_llama(options)
+        read_llama(options, slots)

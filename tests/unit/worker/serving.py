@@ -102,8 +102,10 @@ class Notices:
         self._socket.close()
 
 
-async def start_process(*arguments: str, environment: dict[str, str] | None = None) -> asyncio.subprocess.Process:
-    """Start `rbee-worker` with these arguments."""
+async def start_process(
+    *arguments: str, environment: dict[str, str] | None = None, group: bool = False
+) -> asyncio.subprocess.Process:
+    """Start `rbee-worker` with these arguments, as a `group` as a terminal does."""
     entry = "from rbee_runtime.worker.main import main; main()"
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -113,6 +115,7 @@ async def start_process(*arguments: str, environment: dict[str, str] | None = No
         env={**os.environ, **(environment or {})},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        process_group=0 if group else None,
     )
 
 

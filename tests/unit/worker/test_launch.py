@@ -125,3 +125,18 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         parse_arguments(["--version"], {})
     assert capsys.readouterr().out == f"rbee {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--slots", "0"], "--slots is 0: it must be a whole number from 1 to 512"),
+        (["--slots", "-1"], "--slots is -1"),
+        (["--context", "0"], "--context is 0: it must be a whole number from 64 to 4194304"),
+        (["--context", "-5"], "--context is -5"),
+    ],
+)
+def test_numbers_by_hand_have_the_inventory_s_bounds(arguments: list[str], said: str) -> None:
+    """What no worker could serve is refused before anything is listened on."""
+    with pytest.raises(ConfigError, match=said):
+        parse_arguments(["--model", "/x.gguf", *arguments], {})

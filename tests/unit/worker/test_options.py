@@ -34,8 +34,9 @@ BAD: list[tuple[str, str, options.Options, str]] = [
     ),
     ("llama-cpp", GGUF, {"threads": True}, "threads is True: expected `int`, got `bool`"),
     ("llama-cpp", GGUF, {"colour": "red"}, "there is no 'colour'; known: gpu_layers, threads"),
-    ("llama-cpp", GGUF, {"kv_type": "q3"}, "kv_type is 'q3': invalid enum value 'q3'"),
+    ("llama-cpp", GGUF, {"kv_type": "q3"}, "kv_type is 'q3'; it is one of bf16, f16, "),
     ("llama-cpp", GGUF, {"tensor_split": "3;1"}, "tensor_split is '3;1': write the devices' shares like 3,1"),
+    ("llama-cpp", GGUF, {"tensor_split": "0,0"}, "tensor_split is '0,0'"),
     ("llama-cpp", GGUF, {"tensor_split": "1,-2"}, "tensor_split is '1,-2'"),
     ("llama-cpp", GGUF, {"batch": 8}, "batch is 8: expected `int` >= 32"),
     (
@@ -71,3 +72,10 @@ def test_no_engine_is_loaded_for_it(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & {heavy}))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == ""
+
+
+def test_slots_that_an_engine_lacks_are_refused() -> None:
+    """While the inventory loads, not when a worker starts."""
+    options.check("llama-cpp", GGUF, {}, slots=256)
+    with pytest.raises(ConfigError, match="slots is 257: engine llama-cpp has at most 256"):
+        options.check("llama-cpp", GGUF, {}, slots=257)

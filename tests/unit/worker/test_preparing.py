@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -64,6 +66,14 @@ async def test_a_client_that_leaves_does_not_disturb_the_next(llama_engine_dir: 
             leaving = asyncio.create_task(preparer.render([{"role": "user", "content": "x" * 1_000_000}]))
             await asyncio.sleep(0.001)
             leaving.cancel()
+        assert await preparer.render(TURNS) == "hi"
+
+
+async def test_a_process_that_was_ended_is_started_anew(llama_engine_dir: Path) -> None:
+    """Nobody's request is lost because it died between two questions."""
+    async with prepared("{{ messages[0].content }}", llama_engine_dir) as preparer:
+        os.kill(preparer.pid, signal.SIGKILL)
+        await asyncio.sleep(0.2)
         assert await preparer.render(TURNS) == "hi"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -71,6 +72,36 @@ async def test_sigterm_finishes_what_is_in_hand(tmp_path: Path) -> None:
         assert (await ended(process))[0] == 0
     assert answer.endswith("data: [DONE]\n\n")
     assert answer.count('"content":"tok') == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_second_signal_cuts_what_is_in_hand(tmp_path: Path, number: int) -> None:
+    """Who does not want to wait for answers of minutes says it once more; the first time tells that."""
+    async with running(tmp_path, "fail=hang_after_3", "READY=1") as (process, client, notices):
+        async with client.stream("POST", "/v1/chat/completions", json=BODY) as stream:
+            pieces = stream.aiter_text()
+            answer = await anext(pieces)
+            process.send_signal(number)
+            await notices.until("STOPPING=1")
+            process.send_signal(number)
+            answer += "".join([piece async for piece in pieces])
+        status, said = await ended(process, seconds=20)
+    assert (status, "worker_stopped" in answer) == (0, True)
+    assert "a second signal cuts them" in said
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("after", [0.05, 0.2, 0.35, 0.5, 0.7, 1.0])
+async def test_ctrl_c_is_quiet_whenever_it_comes(llama_engine_dir: Path, smol_model: Path, after: float) -> None:
+    """While it imports, while the engine's process does, while the model loads: no traceback, nothing left."""
+    process = await start_process(
+        "--model", str(smol_model), "--engine-dir", str(llama_engine_dir), "--port", "0", group=True
+    )
+    await asyncio.sleep(after)
+    os.killpg(process.pid, signal.SIGINT)
+    status, said = await ended(process, seconds=30)
+    assert "Traceback" not in said
+    assert status in (0, 130)
 
 
 async def test_sigterm_ends_a_load(tmp_path: Path) -> None:
@@ -149,6 +180,8 @@ async def test_certificates_that_are_not_there_are_a_wrong_setting(tmp_path: Pat
 
 def test_the_front_imports_no_engine() -> None:
     """Starting a worker's front loads neither llama.cpp nor its companions."""
-    probe = "import rbee_runtime.worker.main, sys; print(sorted({'llama_cpp', 'numpy', 'jinja2'} & set(sys.modules)))"
+    probe = (
+        "import rbee_runtime.worker.command, sys; print(sorted({'llama_cpp', 'numpy', 'jinja2'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"

@@ -171,10 +171,10 @@ async def test_an_answer_that_was_cut_stays_cut() -> None:
     """A client must not take the calls of half an answer for all of them."""
 
     async def deltas() -> Any:
-        yield Delta(f"<tool_call>{ONE}</tool_call><tool_call>", finish=Finish.LENGTH)
+        yield Delta(f'<tool_call>{ONE}</tool_call><tool_call>{{"na', finish=Finish.LENGTH)
 
     (last,) = [delta async for delta in with_calls(deltas(), ToolForm.HERMES, several=True)]
-    assert (len(last.calls), last.finish) == (1, Finish.LENGTH)
+    assert (len(last.calls), last.text, last.finish) == (1, "", Finish.LENGTH)
 
 
 def test_ids_of_calls_are_what_mistrals_templates_take() -> None:

@@ -22,8 +22,8 @@ def environment() -> dict[str, str]:
 def attend() -> bool:
     """Have the kernel end this process with its front, and nothing else; False if that is gone already.
 
-    Ctrl-C goes to the whole group of a terminal, a service manager's stop to the whole control group. When it is over
-    the front says, for it has answers to finish.
+    A service manager's stop may go to the whole control group. When it is over the front says, for it has answers to
+    finish.
     """
     front = os.getppid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -23,7 +23,7 @@ async def with_calls(deltas: AsyncIterator[Delta], form: ToolForm, *, several: b
         found = reader.push(delta.text)
         text, calls, finish = found.text, found.calls, delta.finish
         if finish is not None:
-            rest = reader.finish()
+            rest = reader.finish(cut=finish is Finish.LENGTH)
             text, calls = text + rest.text, calls + rest.calls
             # One that was cut by its limit stays cut, however many calls came before.
             finish = Finish.TOOL_CALLS if reader.found and finish is Finish.STOP else finish

@@ -44,6 +44,8 @@ class Child:
                     stderr=asyncio.subprocess.PIPE,
                     pass_fds=(theirs.fileno(),),
                     env=attendant.environment(),
+                    # Ctrl-C at a terminal is for the front, also while this one still imports.
+                    start_new_session=True,
                 )
             except OSError as error:
                 ours.close()
@@ -113,7 +115,8 @@ class Child:
             raise AssertionError("the engine's process was started without a pipe for its log")
         while line := await _line(process.stderr):
             self._lines.append(line)
-            sys.stderr.write(line + "\n")
+            # Of what C writes by itself some is a client's own text, which must not pass for a line of ours.
+            sys.stderr.write(line + "\n" if line.startswith("llama.cpp: ") else f"engine: {line}\n")
 
     def _why(self, status: int, damage: str) -> EngineCrashedError:
         if self._crash is not None or damage:

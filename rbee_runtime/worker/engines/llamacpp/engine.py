@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_runtime import logs
-from rbee_runtime.errors import ConfigError, EngineCrashedError, EngineLoadError, RequestError
+from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestError
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import ChatRequest, Delta, Gauges, Generation, Progress, TextRequest, ToolChoice
@@ -32,9 +32,6 @@ from rbee_runtime.worker.engines.llamacpp.tool_forms import (
     wrapped,
 )
 from rbee_runtime.worker.engines.options import read_llama
-
-MOST_SLOTS = 256
-"""LLAMA_MAX_SEQ: sequences that llama.cpp is compiled for."""
 
 BEAT_SECONDS = 1.0
 """Between two questions to the engine's process."""
@@ -59,9 +56,7 @@ class LlamaEngine:
     """A GGUF model served by llama.cpp in a process of its own."""
 
     def __init__(self, spec: WorkerSpec, path: Path, directory: Path | None) -> None:
-        options = read_llama(spec.options)
-        if spec.slots > MOST_SLOTS:
-            raise ConfigError(f"engine llama-cpp has at most {MOST_SLOTS} slots, this model asks for {spec.slots}")
+        options = read_llama(spec.options, spec.slots)
         self.slots = spec.slots
         self.context = spec.context
         self.gauges = Gauges()
@@ -126,6 +121,10 @@ class LlamaEngine:
             # Whoever gives up on a load, by a stop or an error, has nobody to close it later.
             await self.close()
             raise
+        if loaded.context < self.context:
+            logs.warning(
+                "context_cut", wanted=self.context, taken=loaded.context, why="the model was trained for no more"
+            )
         self._form, self.context = form_of(template), loaded.context
         self._answered = asyncio.get_running_loop().time()
         self._watch = asyncio.create_task(self._watch_over(self._child))
@@ -147,8 +146,13 @@ class LlamaEngine:
         """Yield what follows a text."""
         prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
         async with aclosing(self._generate(prompt, request.generation)) as deltas:
-            async for delta in deltas:
-                yield delta
+            try:
+                async for delta in deltas:
+                    yield delta
+            except RequestError as error:
+                # The process does not know by which route a prompt came.
+                error.param = "prompt" if error.param == "messages" else error.param
+                raise
 
     async def tokenise(self, text: str) -> list[int]:
         """Return the tokens of a text."""

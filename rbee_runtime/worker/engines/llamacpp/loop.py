@@ -233,7 +233,7 @@ def too_long(tokens: int, context: int) -> RequestError:
     return RequestError(
         400,
         f"the prompt has {tokens} tokens, this model takes {context} for prompt and answer together; "
-        "shorten the messages or raise the model's context in the inventory",
+        "shorten it or give the model a larger context",
         code="context_length_exceeded",
         param="messages",
     )

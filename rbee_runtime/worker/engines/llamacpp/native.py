@@ -349,7 +349,8 @@ def _library() -> ModuleType:
         import llama_cpp  # noqa: PLC0415 - lives in an engine artefact that is on the path only in a worker
     except (ImportError, OSError, RuntimeError) as error:
         raise EngineLoadError(
-            f"llama-cpp-python cannot be loaded: {error}; give --engine-dir, or run the deploy again to stage it",
+            f"llama-cpp-python cannot be loaded: {error}; run the deploy again to stage it, or give --engine-dir with "
+            "one of /opt/rbee/engines or ~/.local/share/rbee/engines",
             reason=ExitReason.ENGINE_MISSING,
         ) from error
     return cast("ModuleType", llama_cpp)

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
+from rbee_runtime import logs
 from rbee_runtime.errors import EngineLoadError, RequestError
 from rbee_runtime.worker.engines.llamacpp import attendant, preparing, wire
 from rbee_runtime.worker.engines.llamacpp.preparing import Compile, Question, Rendering, Schema, Wrong
@@ -24,6 +25,11 @@ class Preparer:
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._asking: set[asyncio.Task[preparing.Text | Wrong | None]] = set()
+
+    @property
+    def pid(self) -> int:
+        """Return the id of its process, 0 if there is none."""
+        return self._process.pid if self._process is not None else 0
 
     async def start(self) -> None:
         """Start it and compile the template; EngineLoadError if that is none."""
@@ -65,6 +71,9 @@ class Preparer:
         return answer.text
 
     async def _answered(self, question: Question) -> preparing.Text | Wrong | None:
+        if self._process is not None and self._process.returncode is not None:
+            logs.warning("preparer_ended", status=self._process.returncode)
+            await self._end()
         if self._process is None and not isinstance(await self._exchange(self._template), preparing.Text):
             await self._end()
             return None
@@ -90,7 +99,8 @@ class Preparer:
                 await process.stdin.drain()
                 head = await process.stdout.readexactly(wire.HEAD)
                 return preparing.answer_in(await process.stdout.readexactly(wire.length_of(head)))
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        except (OSError, RuntimeError, TimeoutError, asyncio.IncompleteReadError):
+            # uvloop's RuntimeError: the pipe was closed between two questions.
             await self._end()
             return None
         except BaseException:
@@ -104,6 +114,7 @@ class Preparer:
             stdout=asyncio.subprocess.PIPE,
             limit=wire.LARGEST,
             env=attendant.environment(),
+            start_new_session=True,
         )
 
     async def _end(self) -> None:

@@ -89,7 +89,14 @@ class Program:
             raise EngineLoadError(str(error)) from error
         if order.directory:
             artefact.activate(Path(order.directory), "llama-cpp")
-        return native.load(order, progress=lambda share: self._channel.send(wire.Progress(share)), abort=self._abort)
+        return native.load(order, progress=self._progress, abort=self._abort)
+
+    def _progress(self, share: float) -> None:
+        try:
+            self._channel.send(wire.Progress(share))
+        except OSError:
+            # The front is gone, and an error in a callback of C is printed each time and forgotten.
+            self._abort.set(True)
 
     def _serve(self, loop: Loop) -> None:
         worked = True

@@ -106,7 +106,11 @@ def logprobs(
 def _grammar(library: ModuleType, vocab: Any, text: str) -> Any:
     grammar = library.llama_sampler_init_grammar(vocab, text.encode(), _ROOT)
     if not grammar:
-        raise RequestError(400, "the grammar cannot be read; it has to be GBNF with a rule named root", param="grammar")
+        raise RequestError(
+            400,
+            "the grammar cannot be read; it has to be GBNF, with every rule defined and one of them named root",
+            param="grammar",
+        )
     return grammar
 
 

@@ -45,13 +45,14 @@ class CallReader:
             pass
         return Found("".join(out), tuple(calls))
 
-    def finish(self) -> Found:
-        """Return what was held back: a call that needs no end mark, or text."""
+    def finish(self, *, cut: bool = False) -> Found:
+        """Return what was held back: a call that needs no end mark, or text; half a call that was `cut` is neither."""
         held, self._held = self._held, ""
         if not self._inside:
             return Found(self._text(held))
-        calls = self._calls(held)
-        return Found(calls=tuple(calls)) if calls else Found(self._shown(held))
+        if calls := self._calls(held):
+            return Found(calls=tuple(calls))
+        return Found() if cut and not self._bare else Found(self._shown(held))
 
     def _perhaps_bare(self) -> Found:
         """Hold back an answer that begins with a brace: in this form that is a call without any mark."""
