@@ -88,9 +88,11 @@ found = {name: attempt(action) for name, action in ATTEMPTS.items()}
 notify("READY=1")
 if ROLE == "hive":
     found |= {name: allowed(line) for name, line in SYSTEMCTL.items()}
-sys.stdout.write("PROBE " + json.dumps(found) + "\n")
-sys.stdout.flush()
 if ROLE == "queen" and os.fork() == 0:
     # The child that drains: any signal at its parent's stop would end it.
     signal.alarm(120)
+    signal.pause()
+# Last, so that whoever reads it finds everything done.
+sys.stdout.write("PROBE " + json.dumps(found) + "\n")
+sys.stdout.flush()
 signal.pause()

@@ -53,6 +53,14 @@ CASES: list[tuple[ToolForm, str, str, list[tuple[str, Any]]]] = [
     (ToolForm.LLAMA3, f"<|python_tag|>{ONE}", "", [WEATHER]),
     (ToolForm.LLAMA3, "Rome is sunny {today}", "Rome is sunny {today}", []),
     (ToolForm.LLAMA3, '{"city": "Rome"', '{"city": "Rome"', []),
+    # Arguments given as a text that is no JSON.
+    *(
+        (ToolForm.HERMES, each, each, [])
+        for each in (
+            '<tool_call>{"name": "now", "arguments": "{"}</tool_call>',
+            '<tool_call>{"name": "now", "arguments": "["}',
+        )
+    ),
 ]
 
 

@@ -104,9 +104,9 @@ class CallReader:
     def _read(self, body: str) -> list[tuple[str, Any]]:
         try:
             values = list(_values(body)) if ARGS not in body else list(_named(body))
+            pairs = [(value.get("name"), _arguments(value)) for value in values if isinstance(value, dict)]
         except (ValueError, RecursionError):
             return []
-        pairs = [(value.get("name"), _arguments(value)) for value in values if isinstance(value, dict)]
         if len(pairs) != len(values):
             return []
         good = [(name, given) for name, given in pairs if isinstance(name, str) and isinstance(given, dict)]
