@@ -8,9 +8,10 @@ from pathlib import Path
 from tests.lab import ensure_image
 from tests.lab.commands import SLOW_S, output
 from tests.lab.errors import LabUnavailableError
+from tests.lab.preconditions import ensure_packages
 from tests.lab.recipes import GUEST
 
-QEMU = "qemu-system-x86_64"
+QEMU, QEMU_PACKAGE = "qemu-system-x86_64", "qemu-system-x86"
 GUEST_SECONDS = 480.0
 """Most of it is systemd and Podman on an emulated processor."""
 
@@ -21,11 +22,14 @@ _KERNEL, _INITRD = "boot/vmlinuz-*", "boot/initrd.img-*"
 def told(ask: str, given: Path, base: Path) -> list[str]:
     """Boot a machine, run a script there as root and return what it printed after the mark, then have it gone.
 
-    The script finds the files of `given` in /mnt and the tree `base` in /srv. Raises LabUnavailableError where there is
-    no emulator, LabError when the machine does not end in time.
+    The script finds the files of `given` in /mnt and the tree `base` in /srv. The emulator is installed where it is
+    missing: nothing else of the lab needs it. Raises LabUnavailableError where that cannot be, LabError when the machine
+    does not end in time.
     """
-    if platform.machine() != "x86_64" or shutil.which(QEMU) is None:
-        raise LabUnavailableError(f"{QEMU} is missing: apt-get install qemu-system-x86, on a machine of x86_64")
+    if platform.machine() != "x86_64":
+        raise LabUnavailableError(f"the guest's kernel is of x86_64 and this machine is {platform.machine()}")
+    if shutil.which(QEMU) is None:
+        ensure_packages((QEMU_PACKAGE,))
     (given / "ask.sh").write_text(ask)
     tree, disks = ensure_image(GUEST.name), given.with_name(f"{given.name}-disks")
     disks.mkdir()
