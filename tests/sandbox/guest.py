@@ -23,7 +23,7 @@ def told(ask: str, given: Path, base: Path) -> list[str]:
     """Boot a machine, run a script there as root and return what it printed after the mark, then have it gone.
 
     The script finds the files of `given` in /mnt and the tree `base` in /srv. The emulator is installed where it is
-    missing: nothing else of the lab needs it. Raises LabUnavailableError where that cannot be, LabError when the machine
+    missing: nothing else needs it. Raises LabUnavailableError where that cannot be, LabError when the machine
     does not end in time.
     """
     if platform.machine() != "x86_64":
