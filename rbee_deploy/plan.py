@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from rbee_deploy import _x509, externals, model_credentials, model_files
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.authority import CLIENT_ROLE, FleetAuthority, issue_anew, site_state
+from rbee_deploy.engines import command_artefact
 from rbee_deploy.images import needed
 from rbee_deploy.images.kinds import ROLE_IMAGES
 from rbee_deploy.images.manifest import Image, Images
@@ -221,6 +222,10 @@ class Workshop:
         return self._once(("footprint", model.name), lambda: model_files.footprint(model, files))
 
     def _engine(self, name: str, target: Target) -> Artefact:
+        own = next((engine for engine in self.site.command_engines if engine.name == name), None)
+        if own is not None:
+            # Made of the inventory alone, wherever all else comes from.
+            return self._once(("engine", name), lambda: command_artefact(own))
         return self._once(("engine", name, target), lambda: self.source.engine(name, DEFAULT_VARIANT, target))
 
     def _models(self, host: Host) -> tuple[tuple[Model, ModelFile], ...]:

@@ -28,16 +28,31 @@ OFF = (
 ON = ("LLAMA_BUILD_TOOLS", "LLAMA_BUILD_SERVER")
 
 
-def build_server(
-    variant: str, cache: Path | None = None, *, engine: str = "llama-cpp", say: Say = say_to_stderr
-) -> Path:
+def build_server(variant: str, cache: Path | None = None, *, engine: str = PROGRAM, say: Say = say_to_stderr) -> Path:
     """Return the program, compiled once (some minutes) with the options of an engine's build; ArtefactError if not."""
     build, root = BUILDS.get((engine, variant)), cache or cache_root()
     if build is None:
         raise ArtefactError(f"there is no build {engine} {variant} whose server could be compiled")
-    key = digest_of(built_key(build), PROJECT, *OFF, *ON)[:16]
-    folder = cached_dir(root / "engine-builds" / f"server-{key}", lambda draft: _compile(build, draft, root, say))
-    return folder / PROGRAM
+    return compiled(build, root, say=say)
+
+
+def compiled(build: EngineBuild, cache: Path, *, say: Say) -> Path:
+    """Return the program of a build."""
+    return cached_dir(_folder(build, cache), lambda draft: _compile(build, draft, cache, say)) / PROGRAM
+
+
+def server_key(build: EngineBuild) -> str:
+    """Return what decides the compiled result."""
+    return digest_of(built_key(build), PROJECT, *OFF, *ON)
+
+
+def is_server_compiled(build: EngineBuild, cache: Path) -> bool:
+    """Say whether the program is kept."""
+    return _folder(build, cache).is_dir()
+
+
+def _folder(build: EngineBuild, cache: Path) -> Path:
+    return cache / "engine-builds" / f"server-{server_key(build)[:16]}"
 
 
 def _compile(build: EngineBuild, draft: Path, cache: Path, say: Say) -> None:

@@ -13,6 +13,7 @@ import rbee_runtime
 from rbee_deploy import _fields as check
 from rbee_deploy import devices as made_up
 from rbee_deploy.activator.firewall.rules import Kind
+from rbee_deploy.command_engines import CommandEngine
 from rbee_deploy.devices import Devices
 from rbee_deploy.externals import External
 from rbee_deploy.modes import ContainerEngine, Mode, Way, WorkerRuntime
@@ -27,8 +28,11 @@ from rbee_runtime.models.sources import credentials
 BUILT_IN_ENGINE = "fake"
 """Comes with every release, so that no host has to list it."""
 
-INSTALLABLE_ENGINES = ("llama-cpp",)
-"""What `engines` of a host may name."""
+INSTALLABLE_ENGINES = ("llama-cpp", "llama-server", "vllm")
+"""What `engines` of a host may name, beside those of the fleet's `command_engines`."""
+
+IMAGED_ENGINES = ("llama-cpp", "vllm")
+"""Those that images of workers have."""
 
 MODEL_CREDENTIALS = {
     "hf_token": credentials.HF_TOKEN,
@@ -265,7 +269,8 @@ def _operator_folder(value: object) -> str:
 class Site:
     """A whole fleet. `version` is the rbee version on every host.
 
-    `external` are servers that are there already and that the queen sends requests to as well.
+    `external` are servers that are there already and that the queen sends requests to as well, `command_engines` those
+    that hives start for a model as they start our own.
 
     `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `clients` are the networks that the firewall of the
     queen's host lets clients in from; None means everybody. `secrets_dir` on the operator's machine holds the fleet
@@ -281,6 +286,7 @@ class Site:
     hosts: tuple[Host, ...] = check.setting(partial(check.listed, Host))
     models: tuple[Model, ...] = check.setting(partial(check.listed, Model), default=())
     external: tuple[External, ...] = check.setting(partial(check.listed, External), default=())
+    command_engines: tuple[CommandEngine, ...] = check.setting(partial(check.listed, CommandEngine), default=())
     version: str = check.setting(check.text, default=rbee_runtime.__version__)
     client_endpoint: str | TlsPaths = check.setting(_client_endpoint, default="fleet-tls")
     secrets_dir: str | None = check.setting(_operator_folder, default=None)

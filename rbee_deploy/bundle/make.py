@@ -124,7 +124,8 @@ def _artefacts(site: Site, target: Target, source: ArtefactSource) -> Iterator[P
     yield _artefact(Kind.UV, source.uv(target), replace(target, python=ANY_PYTHON))
     # Where workers are containers, their images have it.
     bare = [host for host in site.hives if host.container_engine is None or host.fallback is not None]
-    for name in dict.fromkeys(name for host in bare for name in host.engines):
+    own = {engine.name for engine in site.command_engines}
+    for name in dict.fromkeys(name for host in bare for name in host.engines if name not in own):
         engine = source.engine(name, DEFAULT_VARIANT, target)
         least = _engine_target(engine)
         if glibc(least) > glibc(target):

@@ -31,8 +31,11 @@ MODEL_MEMORY = 1.2
 """Times its files: weights, caches and buffers."""
 
 LEVELS = ("x86_64", "x86_64_v2", "x86_64_v3", "x86_64_v4")
-ENGINE_ARCHITECTURES = {"llama-cpp": ("x86_64",)}
-"""What there are builds for."""
+ENGINE_ARCHITECTURES = {"llama-cpp": ("x86_64",), "llama-server": ("x86_64",), "vllm": ("x86_64",)}
+"""What there are builds for; a server that the inventory describes may run anywhere."""
+
+ENGINE_PYTHONS = {"vllm": "3.11"}
+"""Of engines that are there for one Python."""
 
 TAKEN = (str(ports.PREFIX), str(ports.ETC), str(ports.QUEEN_STATE), str(ports.HIVE_STATE))
 """Folders whose content the deployer or a service looks after."""
@@ -40,13 +43,18 @@ FLEETING = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp")  # noqa: S108 -
 
 
 def _engine_has_a_build(case: Case) -> Iterator[Finding]:
-    arch = case.facts.arch
+    arch, python = case.facts.arch, case.facts.python
     for engine in case.host.engines:
-        builds = ENGINE_ARCHITECTURES[engine]
-        if arch is not None and arch not in builds:
+        builds, only = ENGINE_ARCHITECTURES.get(engine), ENGINE_PYTHONS.get(engine)
+        if arch is not None and builds is not None and arch not in builds:
             yield Finding(
                 f"its architecture is {arch}, for which there is no build of the engine {engine}",
                 f"use a host with {' or '.join(builds)}, or write engines=[] for it",
+            )
+        elif only is not None and python is not None and python != only and case.host.container_engine is None:
+            yield Finding(
+                f"its Python is {python}, and the engine {engine} is there for {only}",
+                f"use a host with Python {only}, such as Debian 12, or an image of workers",
             )
 
 
@@ -141,9 +149,9 @@ def _a_device_holds_each_model(case: Case) -> Iterator[Finding]:
 ENGINE_BUILD = Check(
     id="engine-build",
     title="There is a build of each engine for the host",
-    looks_at="`uname -m` and the host's `engines`",
-    fails_when="an engine of the host has no build for its architecture",
-    why="rbee itself runs on x86_64 and aarch64; llama-cpp is compiled for x86_64 only",
+    looks_at="`uname -m`, the host's `python3` and its `engines`",
+    fails_when="an engine of the host has no build for its architecture, or for its Python",
+    why="rbee itself runs on x86_64 and aarch64; engines are built for x86_64 only, vllm for Python 3.11",
     fix="write `engines=[]` for the host, or use another one",
     find=_engine_has_a_build,
     scope=Scope.HIVE,

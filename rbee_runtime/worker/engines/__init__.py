@@ -233,18 +233,24 @@ class Engine(Protocol):
         """Free what the engine holds."""
 
 
+_SERVED = "rbee_runtime.worker.engines.served"
 _MODULES = {
     "fake": "rbee_runtime.testing.fake_engine",
     "llama-cpp": "rbee_runtime.worker.engines.llamacpp",
+    "llama-server": _SERVED,
+    "vllm": _SERVED,
 }
 
 
 def create(launch: WorkerLaunch) -> Engine:
-    """Return the engine that a spec names, not loaded yet; ConfigError for an unknown one."""
+    """Return the engine that a spec names, not loaded yet; ConfigError for an unknown one.
+
+    One that is none of ours is what its folder says.
+    """
     name = launch.worker.engine
-    if name not in _MODULES:
+    if name not in _MODULES and not launch.engine_dir:
         near = difflib.get_close_matches(name, _MODULES, n=1)
         hint = f"; did you mean {near[0]!r}" if near else f"; known: {', '.join(_MODULES)}"
-        raise ConfigError(f"unknown engine {name!r}{hint}")
-    module = importlib.import_module(_MODULES[name])
+        raise ConfigError(f"unknown engine {name!r}{hint}; any other needs --engine-dir")
+    module = importlib.import_module(_MODULES.get(name, _SERVED))
     return cast("Engine", module.create(launch))

@@ -5,7 +5,7 @@ No engine is imported for it.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -24,6 +24,8 @@ PROMPT_CACHE_MIB = 256
 """Two thousand tokens of a model of 8 billion parameters; hives see what a worker takes and count it from then on."""
 
 _LARGEST_SHARE = 1e6
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class FlashAttention(StrEnum):
@@ -69,24 +71,86 @@ class LlamaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ""
 
 
+class Task(StrEnum):
+    """What a server is started for: it can do one of these."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    RERANK = "rerank"
+
+
+_Path = Annotated[str, msgspec.Meta(pattern="^(/.*)?$", max_length=4096)]
+
+
+class LlamaServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of a llama-server worker; those that a llama-cpp worker has too mean the same.
+
+    `lora` is an adapter and `draft` a small model of the same tokens that drafts answers, files on the worker's host;
+    `task` what it serves, `pooling` how an embedding is made of tokens ("": as the model says).
+    """
+
+    gpu_layers: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    batch: Annotated[int, msgspec.Meta(ge=0, le=16384)] = 0
+    flash_attention: FlashAttention = FlashAttention.AUTO
+    kv_type: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = "f16"
+    prompt_cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = PROMPT_CACHE_MIB
+    tensor_split: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    task: Task = Task.GENERATE
+    pooling: Literal["", "none", "mean", "cls", "last", "rank"] = ""
+    lora: _Path = ""
+    draft: _Path = ""
+
+
+class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of a vLLM worker.
+
+    `eager` records no graphs and compiles nothing (None: so on a CPU); `kv_type` is the element type of the context's
+    memory; `tool_parser` vLLM's name of the model's way to call tools ("": by its chat template); `dtype` and
+    `quantization` as vLLM has them; `task` what it serves.
+    """
+
+    eager: bool | None = None
+    kv_type: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    quantization: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]{0,40}$")] = ""
+    tool_parser: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_]{0,40}$")] = ""
+    task: Task = Task.GENERATE
+
+
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The options of a server that its engine's own file describes: none."""
+
+
 def read_llama(options: Options, slots: int) -> LlamaOptions:
     """Return validated options, texts of numbers included, or raise ConfigError naming the wrong one."""
     if slots > LLAMA_SLOTS:
         raise ConfigError(f"slots is {slots}: engine llama-cpp has at most {LLAMA_SLOTS}")
-    wrong = first_mistake(LlamaOptions, options)
-    if wrong:
-        known = ", ".join(LlamaOptions.__struct_fields__)
-        raise ConfigError(f"an option of engine llama-cpp is wrong: {wrong}; known: {known}")
-    read = msgspec.convert(options, LlamaOptions, strict=False)
-    if wrong := read.mistake():
+    found = read("llama-cpp", LlamaOptions, options)
+    if wrong := found.mistake():
         raise ConfigError(f"an option of engine llama-cpp is wrong: {wrong}")
-    return read
+    return found
+
+
+def read(engine: str, kind: type[S], options: Options) -> S:
+    """Return an engine's options, texts of numbers included, or raise ConfigError naming the wrong one."""
+    wrong = first_mistake(kind, options)
+    if wrong:
+        known = ", ".join(kind.__struct_fields__)
+        raise ConfigError(f"an option of engine {engine} is wrong: {wrong}; known: {known or 'none'}")
+    return msgspec.convert(options, kind, strict=False)
 
 
 def check(engine: str, source: str, options: Options, *, slots: int = 1) -> None:
-    """Raise ConfigError unless `engine` takes `options` and what a `fake:` source adds; other engines check theirs."""
+    """Raise ConfigError unless `engine` takes `options` and what a `fake:` source adds."""
     parsed = parse_source(source)
     if parsed.scheme is Scheme.FAKE:
         read_script({**options, **parse_options(parsed.rest)})
     elif engine == "llama-cpp":
         read_llama(options, slots)
+    else:
+        read(engine, SERVED.get(engine, NoOptions), options)
+
+
+SERVED: Mapping[str, type[msgspec.Struct]] = {"llama-server": LlamaServerOptions, "vllm": VllmOptions}
+"""Options of the engines that are servers behind the front; any other has none."""

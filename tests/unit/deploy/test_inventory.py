@@ -9,7 +9,7 @@ from paramiko import ECDSAKey
 
 from rbee_deploy import sources
 from rbee_deploy.errors import InventoryError
-from rbee_deploy.inventory import TlsPaths, each_host, fleet, host, model, secret_env
+from rbee_deploy.inventory import TlsPaths, command_engine, each_host, fleet, host, model, secret_env
 from tests.unit.deploy.sites import site_of, write_model
 
 
@@ -124,8 +124,42 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         "host 'g': it is neither queen nor hive; drop hive=False or the whole line",
     ),
     "an engine of nowhere": (
-        lambda: host("g", engines=["lama-cpp"]),
-        "host 'g': engines: 'lama-cpp' is not an engine of this version; did you mean 'llama-cpp'",
+        lambda: site_of(a_queen(engines=["lama-cpp"])),
+        "engines: 'lama-cpp' is not an engine of this version; did you mean 'llama-cpp'",
+    ),
+    "an engine that no image has": (
+        lambda: site_of(a_queen(engines=["llama-server"], worker_runtime="container")),
+        "there is no image with 'llama-server', and its workers are containers; use a bare host, or llama-cpp or vllm",
+    ),
+    "a server under a name of ours": (
+        lambda: command_engine("vllm", command=["x", "{port}"]),
+        "command_engine 'vllm': name is 'vllm': 'vllm' is an engine of rbee; choose another name",
+    ),
+    "a server that listens nowhere": (
+        lambda: command_engine("sglang", command=["sglang", "{model}"]),
+        "it must say where the server listens: {socket}, or {port} on 127.0.0.1",
+    ),
+    "a server with an unknown word": (
+        lambda: command_engine("sglang", command=["sglang", "{gpu}", "{port}"]),
+        "{gpu} is none of {model}, {folder}, {name}",
+    ),
+    "a server without a program": (
+        lambda: command_engine("sglang", command=[]),
+        "it must be a list of words, the program first",
+    ),
+    "a server that is ready nowhere": (
+        lambda: command_engine("sglang", command=["x", "{port}"], ready="health"),
+        "ready is 'health': it must be a path such as '/health'",
+    ),
+    "a server with numbers for variables": (
+        lambda: command_engine("sglang", command=["x", "{port}"], environment={"N": 1}),
+        "it must be a dict of texts by names of variables",
+    ),
+    "two servers of one name": (
+        lambda: site_of(
+            a_queen(), command_engines=[command_engine("sglang", command=["x", "{port}"]) for _ in range(2)]
+        ),
+        "command_engine 'sglang': declared twice; rename one or delete it",
     ),
     "one word for a list": (
         lambda: host("g", engines="llama-cpp"),

@@ -13,6 +13,7 @@ from rbee_deploy import engine_builds, engines, installs
 from rbee_deploy.artefacts import Artefact, Target
 from rbee_deploy.engines import build_engine, install_script, needed_glibc
 from rbee_deploy.errors import ArtefactError
+from rbee_deploy.inventory import command_engine
 from rbee_deploy.local import install_engine
 
 HERE = Target.this_machine()
@@ -46,7 +47,9 @@ def test_what_decides_a_build_decides_its_key(change: str, monkeypatch: pytest.M
     ("name", "variant", "arch", "sentence"),
     [
         ("llama-cpp", "cuda12", "x86_64", "no engine build llama-cpp cuda12: it knows llama-cpp cpu-x86_64_v3"),
-        ("vllm", "cpu-x86_64_v3", "x86_64", "no engine build vllm cpu-x86_64_v3"),
+        ("sglang", "cpu-x86_64_v3", "x86_64", "no engine build sglang cpu-x86_64_v3"),
+        ("vllm", "cpu-x86_64_v3", "x86_64", "engine vllm cpu-x86_64_v3 is there for Python 3.11 and the host has 3.13"),
+        ("llama-server", "cpu-x86_64_v3", "aarch64", "an engine for x86_64 cannot be built for aarch64 hosts"),
         ("llama-cpp", "cpu-x86_64_v3", "aarch64", "an engine for aarch64 cannot be built as x86_64 on this"),
     ],
 )
@@ -145,3 +148,19 @@ class TestBuilt:
         before = (llama_engine_dir / "engine.json").stat().st_mtime_ns
         assert install_engine(llama_engine_dir.parent, say=quiet) == llama_engine_dir
         assert (llama_engine_dir / "engine.json").stat().st_mtime_ns == before
+
+
+def test_a_described_server_is_an_artefact_of_one_file(tmp_path: Path) -> None:
+    """The same line of an inventory is the same archive, another word is another one."""
+    server = command_engine("sglang", version="0.5.1", command=["sglang", "--port", "{port}"])
+    made = engines.command_artefact(server, tmp_path)
+    assert re.fullmatch(r"sglang-0\.5\.1-[0-9a-f]{8}", made.id)
+    assert engines.command_artefact(server, tmp_path) == made
+    other = command_engine("sglang", version="0.5.1", command=["sglang", "--host", "::1", "--port", "{port}"])
+    assert engines.command_artefact(other, tmp_path).id != made.id
+    with tarfile.open(made.archive) as tar:
+        stream = tar.extractfile("engine.json")
+        assert stream is not None
+        about = json.loads(stream.read())
+        assert {member.name for member in tar.getmembers()} == {"engine.json", "site-packages"}
+    assert (about["name"], about["command"], about["ready"]) == ("sglang", ["sglang", "--port", "{port}"], "/health")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rbee_runtime.worker.engines.llamacpp.text import TextStream
+from rbee_runtime.worker.engines.text import TextStream
 
 TEXT = "naïve 🐝 bees — 蜂蜜"
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee_runtime.worker.engines import Delta, Finish, Message, Tool, Tools
-from rbee_runtime.worker.engines.llamacpp.calling import new_id, with_calls
+from rbee_runtime.worker.engines.calling import new_id, with_calls
 from rbee_runtime.worker.engines.llamacpp.conversation import turns
-from rbee_runtime.worker.engines.llamacpp.tool_calls import MOST_CALLS, CallReader
-from rbee_runtime.worker.engines.llamacpp.tool_forms import ToolForm, form_of, schema_of, told, wrapped
+from rbee_runtime.worker.engines.tool_calls import MOST_CALLS, CallReader
+from rbee_runtime.worker.engines.tool_forms import ToolForm, form_of, schema_of, told, wrapped
 
 ONE = '{"name": "weather", "arguments": {"city": "Rome"}}'
 TWO = '{"name": "now", "arguments": {}}'

@@ -2,7 +2,6 @@
 
 native.py    the model and its context: load, tokenise, decode
 template.py  the chat template of the model file
-text.py      token pieces to whole characters, stop sequences
 generate.py  one answer, token by token
 engine.py    the face towards the front: one decode thread, one answer at a time
 """

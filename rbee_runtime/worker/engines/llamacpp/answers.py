@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rbee_runtime.worker.engines import Finish, TokenLogprob
-from rbee_runtime.worker.engines.llamacpp.text import TextStream
+from rbee_runtime.worker.engines.text import TextStream
 
 
 class Vocabulary(Protocol):

@@ -2,20 +2,17 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from rbee_runtime.errors import EngineCrashedError
-from rbee_runtime.states import ExitReason
-from rbee_runtime.worker.engines import starvation
-from rbee_runtime.worker.engines.llamacpp import attendant, wire
+from rbee_runtime.worker.engines import attendant
+from rbee_runtime.worker.engines.endings import Ending
+from rbee_runtime.worker.engines.llamacpp import wire
 
 _MODULE = "rbee_runtime.worker.engines.llamacpp.program"
-_LAST_LINES = 20
 
 
 class Child:
@@ -24,10 +21,9 @@ class Child:
     def __init__(self, heard: Callable[[Any], None], gone: Callable[[EngineCrashedError], None]) -> None:
         self._heard = heard
         self._gone = gone
-        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._ending = Ending(plain="llama.cpp: ")
         self._crash: EngineCrashedError | None = None
         self._asked = False
-        self._kills = starvation.kills()
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -52,8 +48,10 @@ class Child:
                 raise EngineCrashedError(f"the engine's process cannot be started: {error.strerror}") from error
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         self.send(order)
-        hearing = self._hear(self._process, reader, self._writer)
-        self._tasks = {asyncio.create_task(hearing), asyncio.create_task(self._copy_log(self._process))}
+        if self._process.stderr is None:
+            raise AssertionError("the engine's process was started without a pipe for its log")
+        hearing, copying = self._hear(self._process, reader, self._writer), self._ending.copy(self._process.stderr)
+        self._tasks = {asyncio.create_task(hearing), asyncio.create_task(copying)}
 
     @property
     def pid(self) -> int:
@@ -107,42 +105,4 @@ class Child:
         status = await process.wait()
         writer.close()
         if not self._asked:
-            self._gone(self._why(status, damage))
-
-    async def _copy_log(self, process: asyncio.subprocess.Process) -> None:
-        """Pass its stderr on and remember the last lines: they say what an abort in C was about."""
-        if process.stderr is None:
-            raise AssertionError("the engine's process was started without a pipe for its log")
-        while line := await _line(process.stderr):
-            self._lines.append(line)
-            # Of what C writes by itself some is a client's own text, which must not pass for a line of ours.
-            sys.stderr.write(line + "\n" if line.startswith("llama.cpp: ") else f"engine: {line}\n")
-
-    def _why(self, status: int, damage: str) -> EngineCrashedError:
-        if self._crash is not None or damage:
-            return self._crash or EngineCrashedError(damage)
-        if status >= 0:
-            return EngineCrashedError(f"its process ended with status {status}{self._last_words()}")
-        starved = status == -signal.SIGKILL and self._kills is not None and self._kills != starvation.kills()
-        name = signal.Signals(-status).name if -status in signal.valid_signals() else f"signal {-status}"
-        by = "by the kernel, for want of memory" if starved else f"by {name}"
-        reason = ExitReason.OUT_OF_MEMORY if starved else ""
-        return EngineCrashedError(f"its process was ended {by}{self._last_words()}", reason=reason)
-
-    def _last_words(self) -> str:
-        telling = [line for line in self._lines if "assert" in line.lower() or "error" in line.lower()]
-        words = telling[-1:] or list(self._lines)[-1:]
-        return f": {words[0][:300]}" if words else ""
-
-
-async def _line(stream: asyncio.StreamReader) -> str:
-    """Return the next line that is not empty, "" at the end; what is longer than the buffer is cut."""
-    while True:
-        try:
-            raw = await stream.readline()
-        except ValueError:  # asyncio: longer than its buffer, which it has dropped
-            return "(a line that was too long)"
-        if not raw:
-            return ""
-        if text := raw.decode("utf-8", "replace").rstrip():
-            return text
+            self._gone(self._crash or (EngineCrashedError(damage) if damage else self._ending.why(status)))

@@ -15,14 +15,15 @@ from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestErro
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import ChatRequest, Delta, Gauges, Generation, Progress, TextRequest, ToolChoice
+from rbee_runtime.worker.engines.calling import with_calls
 from rbee_runtime.worker.engines.llamacpp import wire
-from rbee_runtime.worker.engines.llamacpp.calling import with_calls
 from rbee_runtime.worker.engines.llamacpp.child import Child
 from rbee_runtime.worker.engines.llamacpp.conversation import turns
 from rbee_runtime.worker.engines.llamacpp.preparer import Preparer
 from rbee_runtime.worker.engines.llamacpp.preparing import Compile
 from rbee_runtime.worker.engines.llamacpp.template import CHATML
-from rbee_runtime.worker.engines.llamacpp.tool_forms import (
+from rbee_runtime.worker.engines.options import read_llama
+from rbee_runtime.worker.engines.tool_forms import (
     SPECIAL,
     ToolForm,
     definition,
@@ -31,7 +32,6 @@ from rbee_runtime.worker.engines.llamacpp.tool_forms import (
     told,
     wrapped,
 )
-from rbee_runtime.worker.engines.options import read_llama
 
 BEAT_SECONDS = 1.0
 """Between two questions to the engine's process."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from rbee_runtime import logs
 from rbee_runtime.errors import EngineLoadError, RequestError
-from rbee_runtime.worker.engines.llamacpp import attendant, preparing, wire
+from rbee_runtime.worker.engines import attendant
+from rbee_runtime.worker.engines.llamacpp import preparing, wire
 from rbee_runtime.worker.engines.llamacpp.preparing import Compile, Question, Rendering, Schema, Wrong
 
 PATIENCE_SECONDS = 60.0

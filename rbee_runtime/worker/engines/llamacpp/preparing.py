@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from rbee_runtime.errors import EngineLoadError, RequestError
-from rbee_runtime.worker.engines import artefact
-from rbee_runtime.worker.engines.llamacpp import attendant, schemas, wire
+from rbee_runtime.worker.engines import artefact, attendant
+from rbee_runtime.worker.engines.llamacpp import schemas, wire
 from rbee_runtime.worker.engines.llamacpp.template import Render, compile_template
 
 SECONDS = 1.0

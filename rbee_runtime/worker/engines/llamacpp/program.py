@@ -18,8 +18,8 @@ from typing import Any
 from rbee_runtime.errors import EngineError, EngineLoadError, ModelStoreError
 from rbee_runtime.models import gguf
 from rbee_runtime.states import ExitReason
-from rbee_runtime.worker.engines import artefact
-from rbee_runtime.worker.engines.llamacpp import attendant, native, wire
+from rbee_runtime.worker.engines import artefact, attendant
+from rbee_runtime.worker.engines.llamacpp import native, wire
 from rbee_runtime.worker.engines.llamacpp.loop import Loop
 
 

@@ -1,75 +1,37 @@
-"""JSON schemas as grammars, by the converter that comes with llama-cpp-python.
-
-What a grammar cannot hold an answer to is refused by name: an answer that fails a schema is worse than none.
-"""
+"""JSON schemas as grammars, by the converter that comes with llama-cpp-python."""
 
 import importlib.util
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from rbee_runtime.errors import EngineLoadError, RequestError
+from rbee_runtime.errors import EngineLoadError
+from rbee_runtime.worker.engines.schema_bounds import checked, wrong
 
-MAX_BYTES, MAX_DEPTH, MAX_GRAMMAR = 262144, 64, 1 << 20
-"""Of a schema (that of many tools is one), and characters of the grammar that it becomes: one of hundreds of kilobytes
-is slow for every token."""
+MAX_GRAMMAR = 1 << 20
+"""Characters of the grammar that a schema becomes: one of hundreds of kilobytes is slow for every token."""
 
 ANY_OBJECT = '{"type":"object"}'
 
 _ANY_CHARACTER, _CHARACTER = r'char ::= [^"\\] |', r'char ::= [^"\\\x7F\x00-\x1F] |'
 """The converter lets strings hold line ends as they are, which no reader of JSON takes."""
 
-_UNENFORCED = frozenset(
-    {
-        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-        *("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies"),
-        *("patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"),
-        *("uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems", "$dynamicRef"),
-    }
-)
-_NAMES = frozenset({"properties", "$defs", "definitions"})
-"""Below these, keys are names that the client chose and no keywords."""
-
 
 def grammar_of(schema: str) -> str:
     """Return GBNF for the JSON of a schema, or raise RequestError (400) that says which part of it cannot be."""
-    if len(schema) > MAX_BYTES:
-        raise _wrong(f"a schema has at most {MAX_BYTES} characters, this one has {len(schema)}")
-    try:
-        parsed = json.loads(schema)
-    except (ValueError, RecursionError) as error:
-        raise _wrong("the schema is no JSON, or nested too deeply") from error
-    for keyword in _keywords(parsed, 0):
-        if keyword in _UNENFORCED:
-            raise _wrong(f"{keyword!r} cannot be held to by this engine; leave it out and check the answer for it")
+    checked(schema)
     try:
         grammar = str(_converter()(schema))
     except RecursionError as error:
-        raise _wrong("the schema is nested too deeply") from error
+        raise wrong("the schema is nested too deeply") from error
     except MemoryError:
         raise
     except Exception as error:  # the converter says what is wrong by whatever comes to hand
-        raise _wrong(f"the schema cannot be read: {' '.join(str(error).split())[:200] or 'it is damaged'}") from error
+        raise wrong(f"the schema cannot be read: {' '.join(str(error).split())[:200] or 'it is damaged'}") from error
     grammar = grammar.replace(_ANY_CHARACTER, _CHARACTER)
     if len(grammar) > MAX_GRAMMAR:
-        raise _wrong(f"the schema becomes a grammar of {len(grammar)} characters, at most {MAX_GRAMMAR} are taken")
+        raise wrong(f"the schema becomes a grammar of {len(grammar)} characters, at most {MAX_GRAMMAR} are taken")
     return grammar
-
-
-def _keywords(part: Any, depth: int, *, named: bool = False) -> Iterator[str]:
-    if depth > MAX_DEPTH:
-        raise _wrong(f"the schema is nested more than {MAX_DEPTH} deep")
-    if isinstance(part, list):
-        for each in part:
-            yield from _keywords(each, depth + 1)
-    elif isinstance(part, dict):
-        for key, value in part.items():
-            if not named:
-                yield key
-            if named or key not in ("enum", "const", "default", "examples", "required"):
-                yield from _keywords(value, depth + 1, named=not named and key in _NAMES)
 
 
 @cache
@@ -85,7 +47,3 @@ def _converter() -> Callable[[str], str]:
     spec.loader.exec_module(module)
     converter: Callable[[str], str] = module.json_schema_to_gbnf
     return converter
-
-
-def _wrong(message: str) -> RequestError:
-    return RequestError(400, message)

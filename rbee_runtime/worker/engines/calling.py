@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 from rbee_runtime.worker.engines import Delta, Finish
-from rbee_runtime.worker.engines.llamacpp.tool_calls import CallReader
-from rbee_runtime.worker.engines.llamacpp.tool_forms import ToolForm
+from rbee_runtime.worker.engines.tool_calls import CallReader
+from rbee_runtime.worker.engines.tool_forms import ToolForm
 
 
 def new_id() -> str:

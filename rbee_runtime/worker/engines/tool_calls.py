@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rbee_runtime.worker.engines import ToolCall
-from rbee_runtime.worker.engines.llamacpp.text import overlap
-from rbee_runtime.worker.engines.llamacpp.tool_forms import ARGS, MARKS, ToolForm
+from rbee_runtime.worker.engines.text import overlap
+from rbee_runtime.worker.engines.tool_forms import ARGS, MARKS, ToolForm
 
 MOST_CALLS = 128
 """In one answer; OpenAI's own limit of tools. A model that goes on and on writes text."""

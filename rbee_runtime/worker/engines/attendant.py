@@ -8,10 +8,23 @@ import sys
 _DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 
+_BECOME = f"""\
+import ctypes, os, sys
+front = os.getppid()
+ctypes.CDLL(None).prctl({_DEATH_SIGNAL}, {int(signal.SIGKILL)})
+if os.getppid() == front:
+    os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
 
 def command(module: str, *arguments: str) -> tuple[str, ...]:
     """Return the command that runs `main` of a module by this interpreter; nothing of the working directory counts."""
     return (sys.executable, "-P", "-c", f"from {module} import main; main()", *arguments)
+
+
+def becoming(*program: str) -> tuple[str, ...]:
+    """Return the command that turns into a program of its own, which ends with its front as well."""
+    return (sys.executable, "-I", "-S", "-c", _BECOME, *program)
 
 
 def environment() -> dict[str, str]:
@@ -25,8 +38,12 @@ def attend() -> bool:
     A service manager's stop may go to the whole control group. When it is over the front says, for it has answers to
     finish.
     """
-    front = os.getppid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    return _end_with_front()
+
+
+def _end_with_front() -> bool:
+    front = os.getppid()
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
     return os.getppid() == front

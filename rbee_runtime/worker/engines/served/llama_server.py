@@ -1,0 +1,133 @@
+"""llama.cpp's own server: for adapters, speculation, embeddings and reranking, as its engine artefact has it."""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rbee_runtime.errors import ModelStoreError
+from rbee_runtime.models import formats
+from rbee_runtime.protocol import WorkerLaunch
+from rbee_runtime.states import ExitReason
+from rbee_runtime.worker.engines import ChatRequest, ToolChoice, artefact
+from rbee_runtime.worker.engines.options import LlamaServerOptions, Task, read
+from rbee_runtime.worker.engines.schema_bounds import checked
+from rbee_runtime.worker.engines.served.dialects import Chat, Levels, Place, Start, Words, visible
+from rbee_runtime.worker.engines.served.told_tools import in_words
+from rbee_runtime.worker.engines.tool_forms import ToolForm, form_of
+
+PROGRAM = "llama-server"
+_NO_MEMORY = re.compile(r"out of memory|failed to allocate|unable to allocate|ErrorOutOfDeviceMemory", re.IGNORECASE)
+_WRONG_WORDS = re.compile(r"^error: |invalid argument|error while handling argument", re.IGNORECASE)
+
+
+class LlamaServer:
+    """How llama-server is started and spoken to."""
+
+    name = PROGRAM
+    ready_path = "/health"
+    words = Words(top_k="top_k", min_p="min_p", repeat="repeat_penalty", grammar="grammar")
+    levels = Levels(busy="llamacpp:requests_processing", waiting="llamacpp:requests_deferred")
+
+    def __init__(self, launch: WorkerLaunch) -> None:
+        self._launch = launch
+        self._options = read(PROGRAM, LlamaServerOptions, launch.worker.options)
+        self._form = ToolForm.HERMES
+
+    def start(self, place: Place) -> Start:
+        """Return the program and its options."""
+        spec, options = self._launch.worker, self._options
+        self._form = form_of(_template(Path(self._launch.model_path)))
+        cpu = set(spec.devices) <= {"cpu"}
+        layers = 0 if cpu and options.gpu_layers is None else options.gpu_layers
+        words = [
+            *(self._program(), "--model", self._launch.model_path, "--alias", spec.model),
+            *("--host", str(place.socket), "--no-webui", "--metrics", "--no-slots"),
+            # Each slot has its own context, as the spec says it.
+            *("--ctx-size", str(spec.context * spec.slots), "--parallel", str(spec.slots), "--no-kv-unified"),
+            *("--threads", str(options.threads or len(os.sched_getaffinity(0)))),
+            *("--flash-attn", str(options.flash_attention)),
+            *("--cache-type-k", options.kv_type, "--cache-type-v", options.kv_type),
+            # Thoughts stay where they are in the answer: the front has no other place for them.
+            *("--jinja", "--reasoning-format", "none", "--cache-ram", str(options.prompt_cache_mib)),
+            *(("--batch-size", str(options.batch)) if options.batch else ()),
+            *(("--n-gpu-layers", str(layers)) if layers is not None else ()),
+            *(("--tensor-split", options.tensor_split) if options.tensor_split else ()),
+            *_for_task(options),
+        ]
+        return Start(words, visible(spec.devices))
+
+    def progress(self, line: str) -> float | None:
+        """Return nothing: its log does not say how far it is."""
+        del line
+        return None
+
+    def reason(self, lines: Sequence[str]) -> ExitReason:
+        """Return why it ended before it was ready."""
+        if any(_NO_MEMORY.search(line) for line in lines):
+            return ExitReason.OUT_OF_MEMORY
+        return ExitReason.BAD_CONFIG if any(_WRONG_WORDS.search(line) for line in lines) else ExitReason.BAD_MODEL
+
+    def chat(self, body: dict[str, Any], request: ChatRequest) -> Chat:
+        """Return the body, refusing what the server would ignore.
+
+        It ignores tools where the model's template knows none, and that a call is required with many that do.
+        """
+        tools = request.tools
+        for schema in (request.schema, *(tool.parameters for tool in tools.tools if tools.offered)):
+            if schema:
+                checked(schema)
+        if not tools.offered:
+            return Chat(body)
+        if self._form is ToolForm.PLAIN or tools.choice is ToolChoice.REQUIRED:
+            return Chat(*in_words(body, request))
+        return Chat(body)
+
+    def text_tokens(self, text: str) -> tuple[str, dict[str, Any]]:
+        """Return the question for a text's tokens, those of marks included, as of a prompt."""
+        return "/tokenize", {"content": text, "add_special": True, "parse_special": True}
+
+    def prompt_of(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the question for the text of a prompt."""
+        return "/apply-template", {name: body[name] for name in ("messages", "tools", "tool_choice") if name in body}
+
+    def _program(self) -> str:
+        directory = self._launch.engine_dir
+        if not directory:
+            found = shutil.which(PROGRAM)
+            if found is None:
+                raise artefact.missing(f"there is no {PROGRAM} on this host's PATH; give an engine by --engine-dir")
+            return found
+        held = artefact.read(Path(directory), PROGRAM)
+        program = Path(directory) / (held.program or PROGRAM)
+        if not os.access(program, os.X_OK):
+            raise artefact.missing(f"engine directory {directory} has no program {held.program!r}; deploy again")
+        return str(program)
+
+
+def _template(path: Path) -> str:
+    try:
+        return formats.inspect([(path.name, path)]).chat_template or ""
+    except ModelStoreError:
+        # What it cannot read it says itself, and better.
+        return ""
+
+
+def _for_task(options: LlamaServerOptions) -> tuple[str, ...]:
+    match options.task:
+        case Task.EMBED:
+            return ("--embedding", *(("--pooling", options.pooling) if options.pooling else ()))
+        case Task.RERANK:
+            return ("--reranking",)
+        case Task.GENERATE:
+            return (
+                *(("--lora", options.lora) if options.lora else ()),
+                *(("--model-draft", options.draft) if options.draft else ()),
+            )
+
+
+def dialect(launch: WorkerLaunch) -> LlamaServer:
+    """Return the dialect of a launch; ConfigError where an option is wrong."""
+    return LlamaServer(launch)

@@ -1,0 +1,53 @@
+"""Tools of models whose server does nothing for them: told in words, and read from the answer's text."""
+
+import json
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, ToolCall, ToolChoice
+from rbee_runtime.worker.engines.calling import new_id, with_calls
+from rbee_runtime.worker.engines.served import asking
+from rbee_runtime.worker.engines.tool_forms import ToolForm, schema_of, told
+
+Reader = Callable[[AsyncIterator[Delta]], AsyncGenerator[Delta, None]]
+"""Makes an answer of what a server sends."""
+
+_FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
+
+
+def in_words(body: dict[str, Any], request: ChatRequest) -> tuple[dict[str, Any], Reader]:
+    """Return the body of a chat whose system message tells of the tools, and who reads the calls in its answer.
+
+    A call that is required is one, which a schema holds the whole answer to.
+    """
+    tools = request.tools
+    plain = {name: value for name, value in body.items() if name not in _FIELDS}
+    plain["messages"] = asking.messages_of(told(request.messages, tools.tools))
+    if tools.choice is ToolChoice.REQUIRED:
+        return plain | asking.held_to(schema_of(tools, ToolForm.PLAIN)), as_calls
+    return plain, lambda deltas: with_calls(deltas, ToolForm.PLAIN, several=tools.several)
+
+
+async def as_calls(deltas: AsyncIterator[Delta]) -> AsyncGenerator[Delta, None]:
+    """Yield answers that are each one call in JSON as calls; one that was cut is text and no call."""
+    texts: dict[int, list[str]] = defaultdict(list)
+    async for delta in deltas:
+        texts[delta.choice].append(delta.text)
+        if delta.finish is None:
+            continue
+        whole = "".join(texts[delta.choice])
+        call = _call(whole)
+        if call is None:
+            yield replace(delta, text=whole)
+        else:
+            yield replace(delta, text="", calls=(call,), finish=Finish.TOOL_CALLS)
+
+
+def _call(text: str) -> ToolCall | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return ToolCall(new_id(), found["name"], json.dumps(found["arguments"]))
