@@ -23,6 +23,7 @@ from rbee_runtime.protocol import WorkerLaunch
 from rbee_runtime.states import ExitReason
 from rbee_runtime.testing.fake_script import FakeScript, parse_options, read_script
 from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Gauges, Generation, Progress, TextRequest, Usage
+from rbee_runtime.worker.engines.vectors import Embeddings, EmbedRequest, Ranking, RankRequest
 
 __all__ = ["GARBAGE", "FakeEngine", "FakeScript", "create", "parse_options", "read_script"]
 
@@ -63,6 +64,20 @@ class FakeEngine:
     async def prompt_tokens(self, request: ChatRequest) -> list[int]:
         """Return a number per word, and some for each turn."""
         return list(range(_words_of(request)))
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Return vectors of a word's length each, as many numbers as were asked for or four."""
+        words = [len(each.split()) if isinstance(each, str) else len(each) for each in request.inputs]
+        size = request.dimensions or 4
+        return Embeddings(tuple((float(count),) * size for count in words), sum(words))
+
+    async def rank(self, request: RankRequest) -> Ranking:
+        """Return how many words of the question each text has."""
+        asked = set(request.query.split())
+        texts = [text.split() for text in request.documents]
+        return Ranking(
+            tuple(float(len(asked.intersection(words))) for words in texts), len(asked) + sum(map(len, texts))
+        )
 
     @property
     def gauges(self) -> Gauges:

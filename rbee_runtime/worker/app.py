@@ -18,6 +18,7 @@ from rbee_runtime.worker.lifecycle import Phase, Worker
 from rbee_runtime.worker.surface import completions, openai
 from rbee_runtime.worker.surface.answering import AnswerRoute
 from rbee_runtime.worker.surface.tokens import TokenizeRoute
+from rbee_runtime.worker.surface.vectors import EmbeddingsRoute, RerankRoute
 
 _QUEEN = frozenset({Role.QUEEN})
 _WATCHERS = frozenset({Role.QUEEN, Role.HIVE})
@@ -38,6 +39,8 @@ def build(worker: Worker, link: Link) -> RoleGate:
     routes = [
         Route("/v1/chat/completions", AnswerRoute(worker, openai.parse), methods=["POST"]),
         Route("/v1/completions", AnswerRoute(worker, completions.parse), methods=["POST"]),
+        Route("/v1/embeddings", EmbeddingsRoute(worker), methods=["POST"]),
+        Route("/v1/rerank", RerankRoute(worker), methods=["POST"]),
         Route("/tokenize", TokenizeRoute(worker), methods=["POST"]),
         Route("/v1/models", views.models),
         Route("/health", views.health),

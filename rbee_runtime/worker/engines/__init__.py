@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from rbee_runtime.errors import ConfigError, EngineCrashedError
 from rbee_runtime.protocol import WorkerLaunch
+from rbee_runtime.worker.engines.vectors import Embeddings, EmbedRequest, Ranking, RankRequest
 
 Progress = Callable[[float], None]
 """Called with 0..1 while a model loads, from any thread."""
@@ -217,6 +218,12 @@ class Engine(Protocol):
 
     async def prompt_tokens(self, request: ChatRequest) -> list[int]:
         """Return the token ids of a conversation's prompt."""
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Return vectors, or raise RequestError where this engine gives none."""
+
+    async def rank(self, request: RankRequest) -> Ranking:
+        """Return how well texts fit a question, or raise RequestError where this engine does not say."""
 
     @property
     def gauges(self) -> Gauges:

@@ -5,10 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import aclosing
 from typing import Any
 
-from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import Delta
 from rbee_runtime.worker.lifecycle import Worker
-from rbee_runtime.worker.surface.exchange import Exchange, broken
+from rbee_runtime.worker.surface.exchange import Exchange, broken, demand_model
 from rbee_runtime.worker.surface.reply import Reply
 from rbee_runtime.worker.surface.shapes import Call, Choice
 
@@ -25,15 +24,9 @@ class AnswerRoute(Exchange):
     async def answer(self, raw: bytes, reply: Reply) -> None:
         """Give the answer in the form that was asked for."""
         call = self._parse(raw)
-        self._demand_model(call.model)
+        demand_model(self.worker, call.model)
         async with aclosing(self._timed(call.ask(self.worker.engine))) as deltas:
             await (self._stream if call.stream else self._whole)(reply, call, deltas)
-
-    def _demand_model(self, name: str) -> None:
-        # The port may have been another worker's a moment ago: a stale route must not get another model's answer.
-        if name != self.worker.spec.model:
-            message = f"this worker serves {self.worker.spec.model!r}, not {name!r}"
-            raise RequestError(404, message, code="model_not_found", param="model")
 
     async def _timed(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         """Pass an answer on and note how long it let wait."""

@@ -86,3 +86,13 @@ def broken() -> RequestError:
     """Return what a client is told of an engine that failed; why is in the log."""
     message = "the engine of this model failed while it answered"
     return RequestError(500, message, kind="server_error", code="engine_failed")
+
+
+def demand_model(worker: Worker, name: str) -> None:
+    """Raise RequestError (404) unless it is this worker's model.
+
+    The port may have been another worker's a moment ago: a stale route must not get another model's answer.
+    """
+    if name != worker.spec.model:
+        message = f"this worker serves {worker.spec.model!r}, not {name!r}"
+        raise RequestError(404, message, code="model_not_found", param="model")

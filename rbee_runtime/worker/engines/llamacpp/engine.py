@@ -32,6 +32,7 @@ from rbee_runtime.worker.engines.tool_forms import (
     told,
     wrapped,
 )
+from rbee_runtime.worker.engines.vectors import Embeddings, EmbedRequest, Ranking, RankRequest, unserved
 
 BEAT_SECONDS = 1.0
 """Between two questions to the engine's process."""
@@ -171,6 +172,16 @@ class LlamaEngine:
     async def prompt_tokens(self, request: ChatRequest) -> list[int]:
         """Return the tokens of a conversation's prompt."""
         return await self.tokenise(await self._prompt(self._prepared(), request))
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Refuse: its context is made for text."""
+        del request
+        raise unserved("embeddings")
+
+    async def rank(self, request: RankRequest) -> Ranking:
+        """Refuse, as above."""
+        del request
+        raise unserved("reranking")
 
     async def broken(self) -> EngineCrashedError:
         """Return why the process is beyond use, as soon as it is."""

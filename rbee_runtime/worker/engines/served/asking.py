@@ -7,6 +7,7 @@ from typing import Any
 from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import ChatRequest, Generation, Message, Sampling, TextRequest, Tool, ToolChoice, Tools
 from rbee_runtime.worker.engines.served.dialects import Words
+from rbee_runtime.worker.engines.vectors import EmbedRequest
 
 
 def chat_body(model: str, request: ChatRequest, words: Words) -> dict[str, Any]:
@@ -20,6 +21,13 @@ def chat_body(model: str, request: ChatRequest, words: Words) -> dict[str, Any]:
     if request.schema:
         body |= held_to(json.loads(request.schema))
     return body
+
+
+def embed_fields(request: EmbedRequest) -> dict[str, Any]:
+    """Return what an embedding is asked for; several inputs are all texts or all token ids."""
+    inputs: list[Any] = [each if isinstance(each, str) else list(each) for each in request.inputs]
+    fields: dict[str, Any] = {"input": inputs, "encoding_format": "float"}
+    return fields if request.dimensions is None else fields | {"dimensions": request.dimensions}
 
 
 def held_to(schema: Any) -> dict[str, Any]:

@@ -42,6 +42,10 @@ class Command:
         self._model = ""
         read(self.name, NoOptions, launch.worker.options)
 
+    def named(self, model: str) -> dict[str, Any]:
+        """Return the name that its engine.json gives, else the one that clients have."""
+        return {"model": self._model or model}
+
     def start(self, place: Place) -> Start:
         """Return the command with everything put in; EngineLoadError where the folder has none that can be run."""
         spec, folder = self._launch.worker, Path(self._launch.engine_dir)
@@ -81,7 +85,7 @@ class Command:
     def chat(self, body: dict[str, Any], request: ChatRequest) -> Chat:
         """Return the body, under the name that the server has for its model."""
         del request
-        return Chat(body | {"model": self._model} if self._model else body)
+        return Chat(body | self.named(body["model"]))
 
     def text_tokens(self, text: str) -> tuple[str, dict[str, Any]]:
         """Refuse: OpenAI has no route for it."""

@@ -79,6 +79,9 @@ class Dialect(Protocol):
     def levels(self) -> Levels:
         """Return the names of its figures."""
 
+    def named(self, model: str) -> dict[str, Any]:
+        """Return the field by which the server knows its model."""
+
     def start(self, place: Place) -> Start:
         """Return what to start, or raise EngineLoadError: no program, no memory."""
 

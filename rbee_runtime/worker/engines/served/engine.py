@@ -15,11 +15,12 @@ from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestErro
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import ChatRequest, Delta, Gauges, Progress, TextRequest
-from rbee_runtime.worker.engines.served import asking, figures
+from rbee_runtime.worker.engines.served import answers, asking, figures
 from rbee_runtime.worker.engines.served.calls import Calls
 from rbee_runtime.worker.engines.served.dialects import Chat, Dialect, Place
 from rbee_runtime.worker.engines.served.hearing import Hearing
 from rbee_runtime.worker.engines.served.program import Program
+from rbee_runtime.worker.engines.vectors import Embeddings, EmbedRequest, Ranking, RankRequest
 
 POLL_SECONDS = 0.25
 """Between two looks at a server that loads."""
@@ -106,7 +107,7 @@ class ServedEngine:
 
     async def complete(self, request: TextRequest) -> AsyncGenerator[Delta, None]:
         """Yield what follows a text."""
-        body = asking.text_body(self._model, request, self._dialect.words)
+        body = asking.text_body(self._model, request, self._dialect.words) | self._dialect.named(self._model)
         async with aclosing(self._answer("/v1/completions", body, request.generation.choices)) as deltas:
             try:
                 async for delta in deltas:
@@ -126,6 +127,16 @@ class ServedEngine:
             return await self._tokens(path, asked)
         found = await self._ask(path, asked)
         return await self._tokens(*self._dialect.text_tokens(str(found.get("prompt", ""))))
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Return vectors."""
+        body = {**self._dialect.named(self._model), **asking.embed_fields(request)}
+        return answers.embeddings(await self._ask("/v1/embeddings", body), len(request.inputs))
+
+    async def rank(self, request: RankRequest) -> Ranking:
+        """Return how well texts fit a question."""
+        body = {**self._dialect.named(self._model), "query": request.query, "documents": list(request.documents)}
+        return answers.ranking(await self._ask("/v1/rerank", body), len(request.documents))
 
     async def broken(self) -> EngineCrashedError:
         """Return why the server is beyond use, as soon as it is."""

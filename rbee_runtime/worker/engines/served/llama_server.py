@@ -36,6 +36,10 @@ class LlamaServer:
         self._options = read(PROGRAM, LlamaServerOptions, launch.worker.options)
         self._form = ToolForm.HERMES
 
+    def named(self, model: str) -> dict[str, Any]:
+        """Return the name as clients have it, which the server was told."""
+        return {"model": model}
+
     def start(self, place: Place) -> Start:
         """Return the program and its options."""
         spec, options = self._launch.worker, self._options

@@ -81,6 +81,10 @@ class Vllm:
         path = Path(launch.model_path)
         self._folder = path if path.is_dir() else path.parent
 
+    def named(self, model: str) -> dict[str, Any]:
+        """Return the name as clients have it, which the server was told."""
+        return {"model": model}
+
     def start(self, place: Place) -> Start:
         """Return the program and its options; EngineLoadError where there is none, or no memory for the model."""
         spec, options = self._launch.worker, self._options

@@ -1,0 +1,76 @@
+"""A server's whole answers: vectors and scores."""
+
+from typing import Any
+
+import msgspec
+
+from rbee_runtime.errors import EngineCrashedError
+from rbee_runtime.worker.engines.vectors import Embeddings, Ranking
+
+
+class Vector(msgspec.Struct, frozen=True):
+    """One vector."""
+
+    embedding: tuple[float, ...]
+    index: int
+
+
+class Score(msgspec.Struct, frozen=True):
+    """How well one document fits."""
+
+    index: int
+    relevance_score: float
+
+
+class Count(msgspec.Struct, frozen=True):
+    """`usage`."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens that were read, under whichever name."""
+        return self.prompt_tokens or self.total_tokens
+
+
+class VectorsAnswer(msgspec.Struct, frozen=True):
+    """The answer of `/v1/embeddings`."""
+
+    data: list[Vector]
+    usage: Count = Count()
+
+
+class ScoresAnswer(msgspec.Struct, frozen=True):
+    """The answer of `/v1/rerank`."""
+
+    results: list[Score]
+    usage: Count = Count()
+
+
+def embeddings(found: Any, count: int) -> Embeddings:
+    """Return the vectors of so many inputs, or raise EngineCrashedError."""
+    answer = _read(found, VectorsAnswer)
+    by_index = {vector.index: vector.embedding for vector in answer.data}
+    _demand_all(by_index.keys(), count)
+    return Embeddings(tuple(by_index[index] for index in range(count)), answer.usage.tokens)
+
+
+def ranking(found: Any, count: int) -> Ranking:
+    """Return the scores of so many documents, or raise EngineCrashedError."""
+    answer = _read(found, ScoresAnswer)
+    by_index = {score.index: score.relevance_score for score in answer.results}
+    _demand_all(by_index.keys(), count)
+    return Ranking(tuple(by_index[index] for index in range(count)), answer.usage.tokens)
+
+
+def _read(found: Any, kind: type[Any]) -> Any:
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise EngineCrashedError(f"its answer is none of OpenAI's: {error}") from error
+
+
+def _demand_all(indices: Any, count: int) -> None:
+    if set(indices) != set(range(count)):
+        raise EngineCrashedError(f"it was asked for {count} and answered for {sorted(indices)[:8]}")
