@@ -25,7 +25,8 @@ INVENTORY = """
 import json
 from pathlib import Path
 
-from rbee_deploy.inventory import each_host, external, fleet, host, model, recorded, secret_env, simulated, store
+from rbee_deploy.inventory import command_engine, each_host, external, fleet, host, model
+from rbee_deploy.inventory import recorded, secret_env, simulated, store
 
 declared = json.loads((Path(__file__).parent / "declared.json").read_text())
 for item in declared["models"]:
@@ -40,6 +41,7 @@ for item in declared["hosts"]:
     item["devices"] = [simulated(**device) for device in item.get("devices", [])]
     if "recording" in item:
         item["devices"] = recorded(item.pop("recording"))
+declared["fleet"]["command_engines"] = [command_engine(**item) for item in declared["fleet"].get("command_engines", ())]
 queen, hives = fleet(
     "e2e",
     hosts=[host(**item) for item in declared["hosts"]],
@@ -94,6 +96,8 @@ class Fleet:
     environment: dict[str, str] = field(default_factory=dict)
     clients: list[httpx.Client] = field(default_factory=list)
     sources: Path = ROOT
+    seconds: float = DEPLOY_SECONDS
+    """A run of a command takes at most."""
 
     @property
     def inventory(self) -> Path:
@@ -161,7 +165,7 @@ class Fleet:
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
-            timeout=DEPLOY_SECONDS,
+            timeout=self.seconds,
             env=self.surroundings,
         )
         return Deployment(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
