@@ -1,25 +1,24 @@
 """Routes that answer with text, streamed or whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from typing import Any
 
+from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import Delta
 from rbee_runtime.worker.lifecycle import Worker
 from rbee_runtime.worker.surface.exchange import Exchange, broken, demand_model
-from rbee_runtime.worker.surface.reply import Reply
-from rbee_runtime.worker.surface.shapes import Call, Choice
-
-_DONE = b"data: [DONE]\n\n"
+from rbee_runtime.worker.surface.reply import Refused, Reply
+from rbee_runtime.worker.surface.shapes import Call, Choice, Item
 
 
 class AnswerRoute(Exchange):
     """A route whose bodies `parse` reads."""
 
-    def __init__(self, worker: Worker, parse: Callable[[bytes], Call]) -> None:
+    def __init__(self, worker: Worker, parse: Callable[[bytes], Call], refused: Refused = RequestError.body) -> None:
         super().__init__(worker)
         self._parse = parse
+        self.refused = refused
 
     async def answer(self, raw: bytes, reply: Reply) -> None:
         """Give the answer in the form that was asked for."""
@@ -52,7 +51,7 @@ class AnswerRoute(Exchange):
             events = list(_events(call, delta, opened))
             if delta.usage is not None:
                 self.worker.metrics.used(delta.usage)
-                await reply.event(*events, *([call.shape.usage(delta.usage)] if call.include_usage else []), _DONE)
+                await reply.event(*events, *call.shape.closing(delta.usage, told=call.include_usage))
                 break
             if events:
                 await reply.event(*events)
@@ -74,7 +73,7 @@ class AnswerRoute(Exchange):
         raise broken()
 
 
-def _events(call: Call, delta: Delta, opened: set[int]) -> Iterator[Mapping[str, Any]]:
+def _events(call: Call, delta: Delta, opened: set[int]) -> Iterator[Item]:
     # Nothing before the first token: until then the queen may still try another worker.
     if delta.choice not in opened:
         opened.add(delta.choice)

@@ -20,7 +20,7 @@ from rbee_runtime.worker.surface.generation import (
     invalid,
     unsupported,
 )
-from rbee_runtime.worker.surface.shapes import Call, Choice, text_of, usage_of
+from rbee_runtime.worker.surface.shapes import DONE, Call, Choice, Item, text_of, usage_of
 
 DEFAULT_TOKENS = 16
 """OpenAI's own limit where a request names none."""
@@ -130,9 +130,10 @@ class TextAnswer:
         """Return the last event of a choice."""
         return self._body([_choice(delta.choice, "", (), delta.finish)])
 
-    def usage(self, usage: Usage) -> dict[str, Any]:
-        """Return the event without choices."""
-        return self._body([]) | {"usage": usage_of(usage)}
+    def closing(self, usage: Usage, *, told: bool) -> tuple[Item, ...]:
+        """Return the count, in an event without choices if it was asked for, and the last word."""
+        count = self._body([]) | {"usage": usage_of(usage)}
+        return (count, DONE) if told else (DONE,)
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
         """Return the answer that is no stream."""

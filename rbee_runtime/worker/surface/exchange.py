@@ -11,13 +11,16 @@ from starlette.types import Receive, Scope, Send
 from rbee_runtime.errors import EngineCrashedError, RequestError
 from rbee_runtime.worker.lifecycle import Worker
 from rbee_runtime.worker.surface.body import disconnected, receive_body
-from rbee_runtime.worker.surface.reply import ClientGoneError, Reply
+from rbee_runtime.worker.surface.reply import ClientGoneError, Refused, Reply
 
 log = logging.getLogger(__name__)
 
 
 class Exchange(ABC):
     """ASGI app of a route that asks the engine; plain ASGI, because it must see the client leave."""
+
+    refused: Refused = staticmethod(RequestError.body)
+    """The body of an error."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -28,7 +31,7 @@ class Exchange(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        reply = Reply(send)
+        reply = Reply(send, self.refused)
         try:
             outcome = await self._outcome(scope, receive, reply)
         except ClientGoneError:

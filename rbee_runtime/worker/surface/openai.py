@@ -19,7 +19,7 @@ from rbee_runtime.worker.surface.generation import (
     refuse_named,
     unsupported,
 )
-from rbee_runtime.worker.surface.shapes import Call, Choice, text_of, usage_of
+from rbee_runtime.worker.surface.shapes import DONE, Call, Choice, Item, text_of, usage_of
 from rbee_runtime.worker.surface.tools import MOST_TOOLS, CallBody, NamedChoice, ToolBody, told_call, tools_of
 
 
@@ -160,9 +160,10 @@ class ChatAnswer:
         """Return the last chunk of a choice."""
         return self._chunk(delta.choice, {}, finish=delta.finish)
 
-    def usage(self, usage: Usage) -> dict[str, Any]:
-        """Return the chunk without choices."""
-        return self._head("chat.completion.chunk") | {"choices": [], "usage": usage_of(usage)}
+    def closing(self, usage: Usage, *, told: bool) -> tuple[Item, ...]:
+        """Return the count, in an event without choices if it was asked for, and the last word."""
+        count = self._head("chat.completion.chunk") | {"choices": [], "usage": usage_of(usage)}
+        return (count, DONE) if told else (DONE,)
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
         """Return one `chat.completion`."""

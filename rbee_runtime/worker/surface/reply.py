@@ -1,7 +1,7 @@
 """One HTTP answer: plain JSON or a stream of events, and errors in whichever form the client already sees."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -16,6 +16,10 @@ _JSON = "application/json"
 _EVENTS = "text/event-stream; charset=utf-8"
 
 
+Refused = Callable[[RequestError], Mapping[str, Any]]
+"""Makes the body of an error."""
+
+
 class ClientGoneError(Exception):
     """The client closed its connection or stopped reading."""
 
@@ -26,8 +30,9 @@ class Reply:
     `ended` once the last byte is out: the server then reports a disconnect that is none.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, refused: Refused = RequestError.body) -> None:
         self._send = send
+        self._refused = refused
         self.started = False
         self.ended = False
 
@@ -54,9 +59,11 @@ class Reply:
     async def fail(self, refusal: RequestError) -> None:
         """Send an error: a status if nothing went out yet, else one event and the end of the stream."""
         if not self.started:
-            await self.json(refusal.body(), refusal.status, refusal.headers())
+            await self.json(self._refused(refusal), refusal.status, refusal.headers())
             return
-        await self.event(refusal.body())
+        body = self._refused(refusal)
+        # Anthropic's events have names, and errors too: their bodies say so by themselves.
+        await self.event(named_event(body["type"], body) if "type" in body else body)
         await self.end()
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
@@ -78,3 +85,8 @@ class Reply:
 
 def _event(item: Mapping[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(item) + b"\n\n"
+
+
+def named_event(name: str, item: Mapping[str, Any]) -> bytes:
+    """Return an event with a name, which its body has as its type."""
+    return f"event: {name}\n".encode() + _event({"type": name, **item})

@@ -6,6 +6,12 @@ from typing import Any, Protocol
 
 from rbee_runtime.worker.engines import Delta, Engine, Finish, TokenLogprob, ToolCall, Usage
 
+Item = Mapping[str, Any] | bytes
+"""An event: what it says, or events as they go out."""
+
+DONE = b"data: [DONE]\n\n"
+"""OpenAI's last event of chats and completions."""
+
 
 @dataclass(slots=True)
 class Choice:
@@ -28,17 +34,17 @@ class Choice:
 class Shape(Protocol):
     """The JSON of one answer: the same `id` and `created` in every event."""
 
-    def opening(self, choice: int) -> Mapping[str, Any] | None:
+    def opening(self, choice: int) -> Item | None:
         """Return the event before the first piece of a choice, if there is one."""
 
-    def piece(self, delta: Delta) -> Mapping[str, Any]:
+    def piece(self, delta: Delta) -> Item:
         """Return the event of a piece of text."""
 
-    def ending(self, delta: Delta) -> Mapping[str, Any]:
+    def ending(self, delta: Delta) -> Item:
         """Return the event that ends a choice."""
 
-    def usage(self, usage: Usage) -> Mapping[str, Any]:
-        """Return the event without choices that `include_usage` asks for."""
+    def closing(self, usage: Usage, *, told: bool) -> tuple[Item, ...]:
+        """Return the events that end the answer; `told` says that OpenAI's client asked for the count."""
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> Mapping[str, Any]:
         """Return the answer that is no stream."""

@@ -189,7 +189,9 @@ def test_answers_have_openais_shape() -> None:
         "prompt_tokens_details": {"cached_tokens": 1},
     }
     assert whole["choices"][0]["message"] == {"role": "assistant", "content": "text", "refusal": None}
-    assert answer.usage(Usage(3, 2))["choices"] == []
+    count, done = answer.closing(Usage(3, 2), told=True)
+    assert (isinstance(count, dict) and count["choices"], done) == ([], b"data: [DONE]\n\n")
+    assert answer.closing(Usage(3, 2), told=False) == (done,)
     assert {answer.opening(0)["id"], whole["id"]} == {"chatcmpl-1"}
 
 
