@@ -15,7 +15,7 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.link import Link, Role
 from rbee_runtime.server import RoleGate, RoutePolicy
 from rbee_runtime.worker.lifecycle import Phase, Worker
-from rbee_runtime.worker.surface import anthropic, completions, openai
+from rbee_runtime.worker.surface import anthropic, completions, openai, responses
 from rbee_runtime.worker.surface.answering import AnswerRoute
 from rbee_runtime.worker.surface.tokens import TokenizeRoute
 from rbee_runtime.worker.surface.vectors import EmbeddingsRoute, RerankRoute
@@ -41,6 +41,7 @@ def build(worker: Worker, link: Link) -> RoleGate:
         Route("/v1/completions", AnswerRoute(worker, completions.parse), methods=["POST"]),
         Route("/v1/embeddings", EmbeddingsRoute(worker), methods=["POST"]),
         Route("/v1/rerank", RerankRoute(worker), methods=["POST"]),
+        Route("/v1/responses", AnswerRoute(worker, responses.parse), methods=["POST"]),
         Route("/v1/messages", AnswerRoute(worker, anthropic.parse, anthropic.refused), methods=["POST"]),
         Route("/v1/messages/count_tokens", anthropic.CountRoute(worker), methods=["POST"]),
         Route("/tokenize", TokenizeRoute(worker), methods=["POST"]),
