@@ -177,12 +177,12 @@ queen, hives = fleet(
     command_engines=[
         command_engine(
             "sglang",
-            command=["/opt/sglang/bin/serve", "--model", "{folder}", "--port", "{port}", "--api-key", "{key}"],
+            command=["/opt/sglang/bin/serve", "--model", "{folder}", "--port", "{port}"],
             # Yours, to tell one command from the next; a change starts workers anew.
             version="1",
             # Answers 200 once the model is loaded.
             ready="/health",
-            environment={},
+            environment={"SGLANG_API_KEY": "{key}"},
             # The server's own name for its model, where it takes none.
             model=None,
         ),

@@ -86,7 +86,7 @@ def _dependencies(build: EngineBuild, target: Target) -> tuple[Pin, ...]:
 def _id(name: str, variant: str, build: EngineBuild, target: Target) -> str:
     match build.made:
         case Made.PROGRAM:
-            parts = [server_builds.server_key(build)]
+            parts = ["2", server_builds.server_key(build)]
         case Made.WHEELS:
             parts = [_SLIMMED, *(pin.line() for pin in pins.read(build.requirements, target))]
         case Made.LIBRARY:
@@ -126,7 +126,7 @@ def _with_program(build: EngineBuild, target: Target, tree: Path, cache: Path, s
     program = server_builds.compiled(build, cache, say=say)
     shutil.copy2(program, tree / server_builds.PROGRAM)
     shutil.copyfile(thread_library(), tree / THREAD_LIBRARY)
-    return {"python": target.python, "program": server_builds.PROGRAM}
+    return {"program": server_builds.PROGRAM}
 
 
 def _with_wheels(build: EngineBuild, target: Target, tree: Path, cache: Path, say: Say) -> dict[str, str]:

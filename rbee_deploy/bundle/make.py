@@ -150,7 +150,7 @@ def _engine_target(engine: Artefact) -> Target:
         with tarfile.open(engine.archive, "r:") as tar:
             stream = tar.extractfile("engine.json")
             facts = json.load(stream) if stream else {}
-        return Target(python=facts["python"], arch=facts["arch"], glibc=facts["glibc"])
+        return Target(python=facts.get("python", ANY_PYTHON), arch=facts["arch"], glibc=facts["glibc"])
     except (OSError, tarfile.TarError, KeyError, ValueError) as error:
         raise ArtefactError(
             f"{engine.archive} is no engine ({error}); remove it and run the same command again"

@@ -42,7 +42,7 @@ class Ending:
         starved = status == -signal.SIGKILL and self._kills is not None and self._kills != starvation.kills()
         name = signal.Signals(-status).name if -status in signal.valid_signals() else f"signal {-status}"
         by = "by the kernel, for want of memory" if starved else f"by {name}"
-        reason = ExitReason.OUT_OF_MEMORY if starved else ""
+        reason = ExitReason.OUT_OF_MEMORY if starved else ExitReason.CRASHED
         return EngineCrashedError(f"its process was ended {by}{self.last_words()}", reason=reason)
 
     def last_words(self) -> str:

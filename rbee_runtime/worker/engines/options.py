@@ -26,6 +26,7 @@ PROMPT_CACHE_MIB = 256
 _LARGEST_SHARE = 1e6
 
 S = TypeVar("S", bound=msgspec.Struct)
+L = TypeVar("L", "LlamaOptions", "LlamaServerOptions")
 
 
 class FlashAttention(StrEnum):
@@ -55,20 +56,11 @@ class LlamaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def shares(self) -> tuple[float, ...]:
         """Return the shares of the devices; ValueError if they are not numbers."""
-        return tuple(float(share) for share in self.tensor_split.split(",")) if self.tensor_split else ()
+        return _shares(self.tensor_split)
 
     def mistake(self) -> str:
         """Return what is wrong with the options together, or ""."""
-        try:
-            shares = self.shares()
-            good = all(0 <= share <= _LARGEST_SHARE for share in shares) and (not shares or sum(shares) > 0)
-        except ValueError:
-            good = False
-        if not good:
-            return f"tensor_split is {self.tensor_split!r}: write the devices' shares like 3,1"
-        if self.kv_type.startswith("q") and self.flash_attention is FlashAttention.OFF:
-            return f"kv_type {self.kv_type} needs flash attention; leave flash_attention out, or set kv_type to f16"
-        return ""
+        return _llama_mistake(self)
 
 
 class Task(StrEnum):
@@ -79,7 +71,7 @@ class Task(StrEnum):
     RERANK = "rerank"
 
 
-_Path = Annotated[str, msgspec.Meta(pattern="^(/.*)?$", max_length=4096)]
+_Path = Annotated[str, msgspec.Meta(pattern=r"^(/[^\x00-\x1f]*)?\Z", max_length=4096)]
 
 
 class LlamaServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,9 +89,13 @@ class LlamaServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     prompt_cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = PROMPT_CACHE_MIB
     tensor_split: Annotated[str, msgspec.Meta(max_length=200)] = ""
     task: Task = Task.GENERATE
-    pooling: Literal["", "none", "mean", "cls", "last", "rank"] = ""
+    pooling: Literal["", "mean", "cls", "last"] = ""
     lora: _Path = ""
     draft: _Path = ""
+
+    def mistake(self) -> str:
+        """Return what is wrong with the options together, or ""."""
+        return _llama_mistake(self)
 
 
 class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,8 +109,8 @@ class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eager: bool | None = None
     kv_type: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16", "float16"] = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    quantization: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]{0,40}$")] = ""
-    tool_parser: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_]{0,40}$")] = ""
+    quantization: Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9_-]{0,39})?\Z")] = ""
+    tool_parser: Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9_]{0,39})?\Z")] = ""
     task: Task = Task.GENERATE
 
 
@@ -122,13 +118,39 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The options of a server that its engine's own file describes: none."""
 
 
+def _shares(text: str) -> tuple[float, ...]:
+    return tuple(float(share) for share in text.split(",")) if text else ()
+
+
+def _llama_mistake(options: "LlamaOptions | LlamaServerOptions") -> str:
+    try:
+        shares = _shares(options.tensor_split)
+        good = all(0 <= share <= _LARGEST_SHARE for share in shares) and (not shares or sum(shares) > 0)
+    except ValueError:
+        good = False
+    if not good:
+        return f"tensor_split is {options.tensor_split!r}: write the devices' shares like 3,1"
+    if options.kv_type.startswith("q") and options.flash_attention is FlashAttention.OFF:
+        return f"kv_type {options.kv_type} needs flash attention; leave flash_attention out, or set kv_type to f16"
+    return ""
+
+
 def read_llama(options: Options, slots: int) -> LlamaOptions:
     """Return validated options, texts of numbers included, or raise ConfigError naming the wrong one."""
+    return _read_of_llama("llama-cpp", LlamaOptions, options, slots)
+
+
+def read_llama_server(options: Options, slots: int) -> LlamaServerOptions:
+    """Return validated options of llama.cpp's server, likewise."""
+    return _read_of_llama("llama-server", LlamaServerOptions, options, slots)
+
+
+def _read_of_llama(engine: str, kind: type[L], options: Options, slots: int) -> L:
     if slots > LLAMA_SLOTS:
-        raise ConfigError(f"slots is {slots}: engine llama-cpp has at most {LLAMA_SLOTS}")
-    found = read("llama-cpp", LlamaOptions, options)
+        raise ConfigError(f"slots is {slots}: engine {engine} has at most {LLAMA_SLOTS}")
+    found = read(engine, kind, options)
     if wrong := found.mistake():
-        raise ConfigError(f"an option of engine llama-cpp is wrong: {wrong}")
+        raise ConfigError(f"an option of engine {engine} is wrong: {wrong}")
     return found
 
 
@@ -148,6 +170,8 @@ def check(engine: str, source: str, options: Options, *, slots: int = 1) -> None
         read_script({**options, **parse_options(parsed.rest)})
     elif engine == "llama-cpp":
         read_llama(options, slots)
+    elif engine == "llama-server":
+        read_llama_server(options, slots)
     else:
         read(engine, SERVED.get(engine, NoOptions), options)
 

@@ -35,7 +35,59 @@ def checked(schema: str) -> Any:
     for keyword in _keywords(parsed, 0):
         if keyword in _UNENFORCED:
             raise wrong(f"{keyword!r} cannot be held to by this engine; leave it out and check the answer for it")
+    _demand_ends(parsed)
     return parsed
+
+
+def _demand_ends(schema: Any) -> None:
+    """Refuse a part that is defined by itself alone: llama.cpp follows such a circle until its process ends."""
+    done: set[int] = set()
+    for start in _parts(schema):
+        path: list[tuple[dict[str, Any], Iterator[Any]]] = [(start, _meant(start, schema))]
+        on_path = {id(start)}
+        while path:
+            part, following = path[-1]
+            follower = next((each for each in following if isinstance(each, dict)), None)
+            if follower is None:
+                path.pop()
+                on_path.discard(id(part))
+                done.add(id(part))
+            elif id(follower) in on_path:
+                raise wrong("a part of the schema is defined by itself alone, by $ref, allOf, anyOf or oneOf")
+            elif id(follower) not in done:
+                on_path.add(id(follower))
+                path.append((follower, _meant(follower, schema)))
+
+
+def _parts(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        yield part
+    for each in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _parts(each)
+
+
+def _meant(part: dict[str, Any], schema: Any) -> Iterator[Any]:
+    """Yield the parts of which each has to be known before anything is known of this one."""
+    ref = part.get("$ref")
+    if isinstance(ref, str) and ref.startswith("#"):
+        yield _target(ref, schema)
+    for key in ("allOf", "anyOf", "oneOf"):
+        found = part.get(key)
+        if isinstance(found, list):
+            yield from found
+
+
+def _target(ref: str, schema: Any) -> Any:
+    found = schema
+    for key in ref.removeprefix("#").split("/")[1:]:
+        name = key.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and name.isdigit() and int(name) < len(found):
+            found = found[int(name)]
+        elif isinstance(found, dict):
+            found = found.get(name)
+        else:
+            return None
+    return found
 
 
 def _keywords(part: Any, depth: int, *, named: bool = False) -> Iterator[str]:

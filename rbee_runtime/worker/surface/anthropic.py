@@ -25,6 +25,7 @@ from rbee_runtime.worker.engines import (
 from rbee_runtime.worker.surface.exchange import Exchange, demand_model
 from rbee_runtime.worker.surface.generation import decoded, invalid, unsupported
 from rbee_runtime.worker.surface.reply import Reply, named_event
+from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import Call, Choice, Item
 from rbee_runtime.worker.surface.tools import MOST_SCHEMA, MOST_TOOLS
 
@@ -151,7 +152,7 @@ def _schema(config: OutputConfig | None) -> str:
         return ""
     if form.type != "json_schema" or form.schema is None:
         raise invalid("output_config.format: a json_schema with its schema is all that there is", "output_config")
-    return msgspec.json.encode(form.schema).decode()
+    return schema_text(form.schema, "output_config.format.schema", param="output_config")
 
 
 def _messages(turn: Turn, where: str) -> Iterator[Message]:
@@ -200,11 +201,8 @@ def _tools(body: MessagesBody) -> Tools:
 def _tool(tool: ToolBody, index: int) -> Tool:
     if tool.type not in (None, "custom"):
         raise unsupported(f"tools[{index}]", f"tools of Anthropic's own, such as {tool.type[:40]!r}, are not served")
-    schema = msgspec.json.encode(tool.input_schema or {"type": "object", "properties": {}}).decode()
-    if len(schema) > MOST_SCHEMA:
-        where = f"tools[{index}].input_schema"
-        raise invalid(f"{where}: {len(schema)} characters of schema, at most {MOST_SCHEMA} are taken", where)
-    return Tool(tool.name, tool.description, schema)
+    given = tool.input_schema or {"type": "object", "properties": {}}
+    return Tool(tool.name, tool.description, schema_text(given, f"tools[{index}].input_schema", most=MOST_SCHEMA))
 
 
 _REASONS = {Finish.STOP: "end_turn", Finish.LENGTH: "max_tokens", Finish.TOOL_CALLS: "tool_use"}

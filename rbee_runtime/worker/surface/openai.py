@@ -19,6 +19,7 @@ from rbee_runtime.worker.surface.generation import (
     refuse_named,
     unsupported,
 )
+from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import DONE, Call, Choice, Item, text_of, usage_of
 from rbee_runtime.worker.surface.tools import MOST_TOOLS, CallBody, NamedChoice, ToolBody, told_call, tools_of
 
@@ -113,7 +114,7 @@ def _schema(form: ResponseFormat) -> str:
         return ""
     if form.json_schema is None:
         raise invalid("response_format.json_schema: needed with type json_schema", "response_format")
-    return msgspec.json.encode(form.json_schema.schema).decode()
+    return schema_text(form.json_schema.schema, "response_format.json_schema.schema", param="response_format")
 
 
 def _message(turn: Turn, index: int) -> Message:

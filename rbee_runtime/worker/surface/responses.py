@@ -11,6 +11,7 @@ import msgspec
 from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Generation, Message, Sampling, ToolCall, Usage
 from rbee_runtime.worker.surface.generation import decoded, invalid, refuse_named, unsupported
 from rbee_runtime.worker.surface.reply import named_event
+from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import Call, Choice, Item
 from rbee_runtime.worker.surface.tools import (
     MOST_TOOLS,
@@ -197,7 +198,7 @@ def _schema(text: TextBody) -> str:
         return '{"type":"object"}'
     if text.format.schema is None:
         raise invalid("text.format.schema: needed with type json_schema", "text.format")
-    return msgspec.json.encode(text.format.schema).decode()
+    return schema_text(text.format.schema, "text.format.schema", param="text.format")
 
 
 def _new(kind: str) -> str:

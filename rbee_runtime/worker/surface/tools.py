@@ -7,6 +7,7 @@ import msgspec
 
 from rbee_runtime.worker.engines import Tool, ToolCall, ToolChoice, Tools
 from rbee_runtime.worker.surface.generation import invalid
+from rbee_runtime.worker.surface.schemas import schema_text
 
 MOST_TOOLS = 128
 """OpenAI's own limit."""
@@ -77,10 +78,7 @@ def _tool(function: FunctionBody, index: int) -> Tool:
     tool = Tool(function.name, function.description or "")
     if function.parameters is None:
         return tool
-    parameters = msgspec.json.encode(function.parameters).decode()
-    if len(parameters) > MOST_SCHEMA:
-        where = f"tools[{index}].function.parameters"
-        raise invalid(f"{where}: {len(parameters)} characters of schema, at most {MOST_SCHEMA} are taken", where)
+    parameters = schema_text(function.parameters, f"tools[{index}].function.parameters", most=MOST_SCHEMA)
     return Tool(function.name, function.description or "", parameters)
 
 

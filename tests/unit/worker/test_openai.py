@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -210,3 +211,23 @@ def test_log_probabilities_have_openais_shape() -> None:
     (entry,) = ChatAnswer("m").piece(Delta("", logprobs=(found,)))["choices"][0]["logprobs"]["content"]
     assert (entry["token"], entry["bytes"], entry["logprob"]) == ("\ufffd", [0xE2], -0.5)
     assert [each["token"] for each in entry["top_logprobs"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("where", ["schema", "tool"])
+@pytest.mark.parametrize("fault", ["deep", "long"])
+def test_schemas_are_bounded_for_every_engine(where: str, fault: str) -> None:
+    """Neither depth nor length of a schema is left to whatever engine gets it."""
+    schema: dict[str, Any] = {"enum": ["x" * 300_000]}
+    if fault == "deep":
+        schema = {}
+        for _ in range(70):
+            schema = {"items": schema}
+    if where == "schema":
+        fields: dict[str, Any] = {
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        }
+    else:
+        fields = {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
+    with pytest.raises(RequestError, match="nested at most 64 deep" if fault == "deep" else "characters of schema"):
+        parse(msgspec.json.encode(body))

@@ -25,9 +25,10 @@ from rbee_runtime.worker.engines import (
     create,
     options,
 )
-from rbee_runtime.worker.engines.served import asking, command, llama_server, shares, vllm
+from rbee_runtime.worker.engines.served import asking, command, llama_server, shares, told_tools, vllm
 from rbee_runtime.worker.engines.served.dialects import Place
 from rbee_runtime.worker.engines.tool_forms import ToolForm
+from tests.unit.models.gguf_builder import gguf
 from tests.unit.models.safetensors_builder import CONFIG, folder, tensors
 
 PLACE = Place(Path("/run/x"), 4321, "key")
@@ -55,12 +56,15 @@ def after(words: list[str], word: str) -> str:
 
 def test_llama_server_is_told_all_that_the_spec_says(tmp_path: Path) -> None:
     """Each slot has the context of the spec, the socket is ours, and only its devices are visible."""
-    wanted = launch(tmp_path, "llama-server", Path("/m.gguf"), devices=GPUS, threads=3, kv_type="q8_0", lora="/a.gguf")
+    lora = tmp_path / "a.gguf"
+    lora.write_bytes(gguf())
+    wanted = launch(tmp_path, "llama-server", Path("/m.gguf"), devices=GPUS, threads=3, kv_type="q8_0", lora=str(lora))
     start = llama_server.dialect(wanted).start(PLACE)
+    assert start.environment["LD_LIBRARY_PATH"] == str(tmp_path), "hosts lack a library that lies beside the program"
     words = list(start.command)
     assert [
         after(words, word) for word in ("--ctx-size", "--parallel", "--host", "--alias", "--threads", "--lora")
-    ] == [*("2048", "4", "/run/x/engine.sock", "m", "3", "/a.gguf")]
+    ] == [*("2048", "4", "/run/x/engine.sock", "m", "3", str(lora))]
     assert start.environment["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
     assert "--n-gpu-layers" not in words
 
@@ -70,7 +74,9 @@ def test_llama_server_is_told_all_that_the_spec_says(tmp_path: Path) -> None:
 )
 def test_llama_server_is_started_for_a_task(tmp_path: Path, task: str, word: str) -> None:
     """Embeddings and reranking are a server's whole life, drafts a generating one's."""
-    given: dict[str, Any] = {"task": task, **({"draft": "/d.gguf"} if task == "generate" else {})}
+    draft = tmp_path / "d.gguf"
+    draft.write_bytes(gguf())
+    given: dict[str, Any] = {"task": task, **({"draft": str(draft)} if task == "generate" else {})}
     assert word in llama_server.dialect(launch(tmp_path, "llama-server", Path("/m.gguf"), **given)).start(PLACE).command
 
 
@@ -85,7 +91,7 @@ def test_vllm_gets_the_memory_that_was_asked_for(tmp_path: Path) -> None:
     kept = int(after(words, "--kv-cache-memory-bytes"))
     assert need.kv < kept <= need.kv * 1.5 + 1
     assert "--gpu-memory-utilization" not in words
-    assert words[1:4] == ["-m", "vllm.entrypoints.cli.main", "serve"]
+    assert words[1:5] == ["-P", "-m", "vllm.entrypoints.cli.main", "serve"]
     assert [after(words, word) for word in ("serve", "--uds", "--max-model-len", "--max-num-seqs")] == [
         *(str(model), "/run/x/engine.sock", "512", "4")
     ]
@@ -169,13 +175,20 @@ def test_phases_are_read_from_the_log(tmp_path: Path, line: str, share: float | 
         ("vllm", "ValueError: Model architectures ['X'] are not supported", ExitReason.BAD_MODEL),
         ("llama-server", "ggml_backend_cuda_buffer_type_alloc_buffer: failed to allocate", ExitReason.OUT_OF_MEMORY),
         ("llama-server", "error: invalid argument: --x", ExitReason.BAD_CONFIG),
+        (
+            "llama-server",
+            "x: error while loading shared libraries: libgomp.so.1: cannot open shared object file",
+            ExitReason.ENGINE_MISSING,
+        ),
         ("llama-server", "error loading model: unknown architecture", ExitReason.BAD_MODEL),
     ],
 )
 def test_the_log_says_why_a_load_failed(tmp_path: Path, engine: str, line: str, reason: ExitReason) -> None:
     """The hive starts one anew after want of memory, and not after a model that cannot be served."""
     dialects: dict[str, Any] = {"vllm": vllm.dialect, "llama-server": llama_server.dialect}
-    assert dialects[engine](launch(tmp_path, engine, tmp_path)).reason(["first", line]) == reason
+    dialect = dialects[engine](launch(tmp_path, engine, tmp_path))
+    assert (dialect.reason(line) or dialect.unknown_reason) == reason
+    assert dialect.reason("INFO nothing of note") is None
 
 
 @pytest.mark.parametrize(
@@ -183,6 +196,10 @@ def test_the_log_says_why_a_load_failed(tmp_path: Path, engine: str, line: str, 
     [
         ("vllm", {"egaer": True}, "there is no 'egaer'; did you mean 'eager'; known: eager, kv_type"),
         ("vllm", {"tool_parser": "x; rm"}, "tool_parser is 'x; rm'"),
+        ("vllm", {"quantization": "--trust-remote-code"}, "quantization is '--trust-remote-code'"),
+        ("vllm", {"quantization": "awq\n"}, "quantization is 'awq\\n'"),
+        ("llama-server", {"tensor_split": "abc"}, "tensor_split is 'abc': write the devices' shares like 3,1"),
+        ("llama-server", {"kv_type": "q8_0", "flash_attention": "off"}, "kv_type q8_0 needs flash attention"),
         ("vllm", {"task": "sing"}, "task is 'sing'; it is one of generate, embed, rerank"),
         ("llama-server", {"lora": "relative.gguf"}, "lora is 'relative.gguf'"),
         ("some-server", {"any": 1}, "there is no 'any'; known: none"),
@@ -248,6 +265,7 @@ async def test_llama_server_is_told_of_tools_in_words_where_it_ignores_them(tmp_
     first, second = [delta async for delta in chat.reader(sent())]
     assert [(call.name, call.arguments) for call in first.calls] == [("now", '{"a": 1}')]
     assert (first.finish, first.text) == (Finish.TOOL_CALLS, "")
+    assert told_tools._call("[1]") is told_tools._call("{}") is told_tools._call("[" * 100_000) is None
     assert second == Delta('{"name": "th', choice=1, finish=Finish.LENGTH, usage=Usage(1, 2))
 
 
@@ -263,3 +281,39 @@ def test_llama_server_is_not_asked_for_what_it_ignores(tmp_path: Path, where: st
     )
     with pytest.raises(RequestError, match="'minProperties' cannot be held to"):
         dialect.chat(asking.chat_body("m", request, dialect.words), request)
+
+
+@pytest.mark.parametrize("option", ["lora", "draft"])
+def test_a_file_beside_the_model_is_read_before_the_server_reads_it(tmp_path: Path, option: str) -> None:
+    """What is no whole GGUF is a wrong option, with the file's name."""
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF\xff")
+    given: dict[str, Any] = {option: str(bad)}
+    dialect = llama_server.dialect(launch(tmp_path, "llama-server", Path("/m.gguf"), **given))
+    with pytest.raises(EngineLoadError, match=str(bad)) as error:
+        dialect.start(PLACE)
+    assert error.value.reason == ExitReason.BAD_CONFIG
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "allOf": [{"$ref": "#/$defs/a"}]},
+        {"$defs": {"a": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"},
+        {"$ref": "#"},
+    ],
+)
+def test_a_schema_that_is_defined_by_itself_never_reaches_the_server(tmp_path: Path, schema: Any) -> None:
+    """llama.cpp follows such a circle until its process ends."""
+    dialect = llama_server.dialect(launch(tmp_path, "llama-server", tmp_path))
+    request = ChatRequest((Message("user", "hi"),), schema=json.dumps(schema))
+    with pytest.raises(RequestError, match="defined by itself alone"):
+        dialect.chat(asking.chat_body("m", request, dialect.words), request)
+
+
+def test_a_schema_of_a_tree_is_taken(tmp_path: Path) -> None:
+    """What refers to itself below a property or an item has an end."""
+    tree = {"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}}}
+    dialect = llama_server.dialect(launch(tmp_path, "llama-server", tmp_path))
+    request = ChatRequest((Message("user", "hi"),), schema=json.dumps(tree))
+    assert dialect.chat(asking.chat_body("m", request, dialect.words), request).body["response_format"]

@@ -51,7 +51,8 @@ def test_a_plain_chat_has_nothing_but_what_was_asked() -> None:
     ("generation", "fields"),
     [
         (Generation(max_tokens=5, stop=("a", "b"), choices=2), {"max_tokens": 5, "stop": ["a", "b"], "n": 2}),
-        (Generation(logprobs=0), {"logprobs": True, "top_logprobs": 0}),
+        (Generation(logprobs=0), {"logprobs": True, "top_logprobs": 1}),
+        (Generation(logprobs=5), {"logprobs": True, "top_logprobs": 5}),
         (Generation(sampling=Sampling(temperature=0, top_p=0.5, seed=7)), {"temperature": 0, "top_p": 0.5, "seed": 7}),
         (Generation(sampling=Sampling(top_k=0, min_p=0.1)), {"top_k": 0, "min_p": 0.1}),
         (Generation(sampling=Sampling(repeat_penalty=1.2)), {"repetition_penalty": 1.2}),
@@ -122,12 +123,12 @@ def test_a_schema_and_a_text_arrive() -> None:
     assert (text["prompt"], text["logprobs"]) == ([1, 2], 3)
 
 
-async def heard(*events: dict[str, Any] | str, choices: int = 1) -> list[Delta]:
+async def heard(*events: dict[str, Any] | str, choices: int = 1, top: int = 1) -> list[Delta]:
     async def stream() -> AsyncGenerator[str, None]:
         for event in events:
             yield event if isinstance(event, str) else json.dumps(event)
 
-    return [delta async for delta in Hearing(choices).deltas(stream())]
+    return [delta async for delta in Hearing(choices, top).deltas(stream())]
 
 
 def part(*, finish: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
@@ -173,6 +174,8 @@ async def test_log_probabilities_are_heard_in_both_forms(logprobs: dict[str, Any
     event = {"choices": [{"index": 0, "text": "a", "logprobs": logprobs, "finish_reason": "stop"}]}
     (token,) = (await heard(event, USAGE, "[DONE]"))[0].logprobs
     assert (token.piece, token.logprob, token.top) == (b"a", -0.5, ((b"b", -1.0),))
+    (bare,) = (await heard(event, USAGE, "[DONE]", top=0))[0].logprobs
+    assert bare.top == (), "a server may be asked for more than the client asked"
 
 
 async def test_choices_that_are_counted_apart_are_counted_together() -> None:
@@ -181,6 +184,7 @@ async def test_choices_that_are_counted_apart_are_counted_together() -> None:
     assert (await heard(*apart, "[DONE]", choices=2))[-1].usage == Usage(3, 4)
     so_far = [part(content="a") | {"usage": USAGE["usage"]}, part(finish="stop") | {"usage": USAGE["usage"]}]
     assert (await heard(*so_far, "[DONE]"))[-1].usage == Usage(3, 2)
+    assert (await heard(*so_far, USAGE, "[DONE]"))[-1].usage == Usage(3, 2), "the last count is of all"
 
 
 async def test_a_server_that_does_not_count_is_counted() -> None:

@@ -82,15 +82,13 @@ async def test_bad_input_names_its_field(path: str, body: dict[str, Any], status
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
 
 
-@pytest.mark.parametrize(
-    "data", [[], [{"index": 1, "embedding": [1.0]}], [{"index": 0, "embedding": "x"}], [{"index": 0}], "nonsense"]
-)
-def test_an_answer_that_lacks_one_is_no_answer(data: Any) -> None:
+@pytest.mark.parametrize("indices", [[], [1], [0, 1], [0, 0, 1]])
+def test_an_answer_that_lacks_one_is_no_answer(indices: list[int]) -> None:
     """A vector for each input or an error, never another's vector."""
     with pytest.raises(EngineCrashedError):
-        answers.embeddings({"data": data}, 1)
+        answers.embeddings(answers.VectorsAnswer([answers.Vector((1.0,), index) for index in indices]), 1)
     with pytest.raises(EngineCrashedError):
-        answers.ranking({"results": data}, 1)
+        answers.ranking(answers.ScoresAnswer([answers.Score(index, 1.0) for index in indices]), 1)
 
 
 @pytest.mark.engine

@@ -48,27 +48,18 @@ class ScoresAnswer(msgspec.Struct, frozen=True):
     usage: Count = Count()
 
 
-def embeddings(found: Any, count: int) -> Embeddings:
+def embeddings(answer: VectorsAnswer, count: int) -> Embeddings:
     """Return the vectors of so many inputs, or raise EngineCrashedError."""
-    answer = _read(found, VectorsAnswer)
     by_index = {vector.index: vector.embedding for vector in answer.data}
     _demand_all(by_index.keys(), count)
     return Embeddings(tuple(by_index[index] for index in range(count)), answer.usage.tokens)
 
 
-def ranking(found: Any, count: int) -> Ranking:
+def ranking(answer: ScoresAnswer, count: int) -> Ranking:
     """Return the scores of so many documents, or raise EngineCrashedError."""
-    answer = _read(found, ScoresAnswer)
     by_index = {score.index: score.relevance_score for score in answer.results}
     _demand_all(by_index.keys(), count)
     return Ranking(tuple(by_index[index] for index in range(count)), answer.usage.tokens)
-
-
-def _read(found: Any, kind: type[Any]) -> Any:
-    try:
-        return msgspec.convert(found, kind)
-    except msgspec.ValidationError as error:
-        raise EngineCrashedError(f"its answer is none of OpenAI's: {error}") from error
 
 
 def _demand_all(indices: Any, count: int) -> None:

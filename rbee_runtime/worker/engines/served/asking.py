@@ -15,7 +15,8 @@ def chat_body(model: str, request: ChatRequest, words: Words) -> dict[str, Any]:
     body = _body(model, request.generation, words)
     body["messages"] = messages_of(request.messages)
     if request.generation.logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": request.generation.logprobs}
+        # llama-server gives no probability at all where none of other tokens is asked for.
+        body |= {"logprobs": True, "top_logprobs": max(1, request.generation.logprobs)}
     if request.tools.offered:
         body |= _tools(request.tools)
     if request.schema:
@@ -45,7 +46,7 @@ def text_body(model: str, request: TextRequest, words: Words) -> dict[str, Any]:
     body = _body(model, request.generation, words)
     body["prompt"] = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
     if request.generation.logprobs is not None:
-        body["logprobs"] = request.generation.logprobs
+        body["logprobs"] = max(1, request.generation.logprobs)
     return body
 
 

@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 
+from rbee_runtime import protocol
 from rbee_runtime.errors import EngineCrashedError, RequestError
 from rbee_runtime.worker.engines.served.dialects import Place
 
@@ -57,16 +59,16 @@ class Calls:
             return ""
         return found.text if found.status_code == httpx.codes.OK else ""
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Return the JSON that a POST is answered with."""
+    async def post(self, path: str, body: Mapping[str, Any], kind: Any = Any) -> Any:
+        """Return the JSON that a POST is answered with, as a value of this kind."""
         async with _reached():
             found = await self._http.post(path, json=body, timeout=WHOLE_SECONDS)
         if found.status_code != httpx.codes.OK:
             raise refusal(found.status_code, found.content)
         try:
-            return found.json()
-        except ValueError as error:
-            raise EngineCrashedError(f"its answer to {path} is no JSON: {error}") from error
+            return protocol.decode(found.content, kind)
+        except msgspec.DecodeError as error:
+            raise EngineCrashedError(f"its answer to {path} is not what was asked for: {error}") from error
 
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the data of each event that a POST is answered with, `[DONE]` included; closing it ends the request."""

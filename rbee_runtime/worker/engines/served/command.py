@@ -14,7 +14,7 @@ is run comes from this file alone, which root puts there: no request and no mode
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Command:
 
     words = Words()
     levels = Levels()
+    unknown_reason = ExitReason.CRASHED
 
     def __init__(self, launch: WorkerLaunch) -> None:
         self._launch = launch
@@ -77,10 +78,9 @@ class Command:
         del line
         return None
 
-    def reason(self, lines: Sequence[str]) -> ExitReason:
-        """Return why it ended before it was ready."""
-        starved = any(_NO_MEMORY.search(line) for line in lines)
-        return ExitReason.OUT_OF_MEMORY if starved else ExitReason.CRASHED
+    def reason(self, line: str) -> ExitReason | None:
+        """Return want of memory, which all servers name alike."""
+        return ExitReason.OUT_OF_MEMORY if _NO_MEMORY.search(line) else None
 
     def chat(self, body: dict[str, Any], request: ChatRequest) -> Chat:
         """Return the body, under the name that the server has for its model."""

@@ -88,8 +88,12 @@ class Dialect(Protocol):
     def progress(self, line: str) -> float | None:
         """Return how far the load is by a line of the log, None if it does not say."""
 
-    def reason(self, lines: Sequence[str]) -> ExitReason:
-        """Return why the program ended before it was ready, by the last lines of its log."""
+    def reason(self, line: str) -> ExitReason | None:
+        """Return why the load fails if a line of the log says so; the first that does is believed."""
+
+    @property
+    def unknown_reason(self) -> ExitReason:
+        """Return why a load failed of which the log does not say why."""
 
     def chat(self, body: dict[str, Any], request: ChatRequest) -> Chat:
         """Return a chat as this server needs it, from its body in OpenAI's words; RequestError if it cannot be."""

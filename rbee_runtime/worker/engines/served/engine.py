@@ -14,8 +14,9 @@ from rbee_runtime import logs
 from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestError
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.states import ExitReason
-from rbee_runtime.worker.engines import ChatRequest, Delta, Gauges, Progress, TextRequest
+from rbee_runtime.worker.engines import ChatRequest, Delta, Gauges, Generation, Progress, TextRequest
 from rbee_runtime.worker.engines.served import answers, asking, figures
+from rbee_runtime.worker.engines.served.answers import ScoresAnswer, VectorsAnswer
 from rbee_runtime.worker.engines.served.calls import Calls
 from rbee_runtime.worker.engines.served.dialects import Chat, Dialect, Place
 from rbee_runtime.worker.engines.served.hearing import Hearing
@@ -35,7 +36,10 @@ TROUBLE_SECONDS = 8.0
 SILENCE_SECONDS = 60.0
 """A server that neither says that it is well nor sends a byte for so long is stopped or hangs."""
 
-CLOSE_SECONDS = 4.0
+CLOSE_SECONDS = 3.0
+
+SLICE = 64
+"""Texts that a server embeds at a time."""
 
 _ON_LOOPBACK = "127.0.0.1"
 
@@ -55,6 +59,8 @@ class ServedEngine:
         self._watch: asyncio.Task[None] | None = None
         self._progress: Progress = lambda _: None
         self._share = 0.0
+        self._reason: ExitReason | None = None
+        self._telling = ""
         self._heard = 0.0
         self._crash: EngineCrashedError | None = None
         self._broken = asyncio.Event()
@@ -96,11 +102,12 @@ class ServedEngine:
             raise
         self._heard = asyncio.get_running_loop().time()
         self._watch = asyncio.create_task(self._watch_over(self._program, self._calls))
+        self._watch.add_done_callback(self._unwatched)
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer; closing the iterator ends the request at the server."""
         chat = self._chat(request)
-        sent = self._answer("/v1/chat/completions", chat.body, request.generation.choices)
+        sent = self._answer("/v1/chat/completions", chat.body, request.generation)
         async with aclosing(sent), aclosing(chat.reader(sent) if chat.reader is not None else sent) as deltas:
             async for delta in deltas:
                 yield delta
@@ -108,7 +115,7 @@ class ServedEngine:
     async def complete(self, request: TextRequest) -> AsyncGenerator[Delta, None]:
         """Yield what follows a text."""
         body = asking.text_body(self._model, request, self._dialect.words) | self._dialect.named(self._model)
-        async with aclosing(self._answer("/v1/completions", body, request.generation.choices)) as deltas:
+        async with aclosing(self._answer("/v1/completions", body, request.generation)) as deltas:
             try:
                 async for delta in deltas:
                     yield delta
@@ -130,13 +137,21 @@ class ServedEngine:
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Return vectors."""
-        body = {**self._dialect.named(self._model), **asking.embed_fields(request)}
-        return answers.embeddings(await self._ask("/v1/embeddings", body), len(request.inputs))
+        vectors: list[tuple[float, ...]] = []
+        tokens = 0
+        # In slices: an answer is read at once, and nothing else goes on meanwhile.
+        for at in range(0, len(request.inputs), SLICE):
+            part = EmbedRequest(request.inputs[at : at + SLICE], request.dimensions)
+            body = {**self._dialect.named(self._model), **asking.embed_fields(part)}
+            found = answers.embeddings(await self._ask("/v1/embeddings", body, VectorsAnswer), len(part.inputs))
+            vectors += found.vectors
+            tokens += found.tokens
+        return Embeddings(tuple(vectors), tokens)
 
     async def rank(self, request: RankRequest) -> Ranking:
         """Return how well texts fit a question."""
         body = {**self._dialect.named(self._model), "query": request.query, "documents": list(request.documents)}
-        return answers.ranking(await self._ask("/v1/rerank", body), len(request.documents))
+        return answers.ranking(await self._ask("/v1/rerank", body, ScoresAnswer), len(request.documents))
 
     async def broken(self) -> EngineCrashedError:
         """Return why the server is beyond use, as soon as it is."""
@@ -149,21 +164,24 @@ class ServedEngine:
         """End the server."""
         if self._watch is not None:
             self._watch.cancel()
-        if self._program is not None:
-            await self._program.close(CLOSE_SECONDS)
-        if self._calls is not None:
-            await self._calls.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            if self._program is not None:
+                await self._program.close(CLOSE_SECONDS)
+            if self._calls is not None:
+                await self._calls.close()
+        finally:
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def _chat(self, request: ChatRequest) -> Chat:
         return self._dialect.chat(asking.chat_body(self._model, request, self._dialect.words), request)
 
-    async def _answer(self, path: str, body: dict[str, Any], choices: int) -> AsyncGenerator[Delta, None]:
+    async def _answer(self, path: str, body: dict[str, Any], generation: Generation) -> AsyncGenerator[Delta, None]:
+        choices, top = generation.choices, generation.logprobs or 0
         calls, clock = self._reachable(), asyncio.get_running_loop().time
         self._running += choices
         try:
-            async with aclosing(Hearing(choices).deltas(calls.events(path, body))) as deltas:
+            async with aclosing(Hearing(choices, top).deltas(calls.events(path, body))) as deltas:
                 async for delta in deltas:
                     self._heard = clock()
                     yield delta
@@ -179,9 +197,9 @@ class ServedEngine:
             raise RequestError(500, "the engine gave no tokens", kind="server_error", code="engine_failed")
         return tokens
 
-    async def _ask(self, path: str, body: dict[str, Any]) -> Any:
+    async def _ask(self, path: str, body: dict[str, Any], kind: Any = Any) -> Any:
         try:
-            return await self._reachable().post(path, body)
+            return await self._reachable().post(path, body, kind)
         except EngineCrashedError as error:
             raise await self._meant(error) from error
 
@@ -214,11 +232,14 @@ class ServedEngine:
         self._progress(1.0)
 
     def _not_loaded(self, crash: EngineCrashedError) -> EngineLoadError:
-        lines = list(self._program.ending.lines) if self._program is not None else []
-        reason = crash.reason or self._dialect.reason(lines)
-        return EngineLoadError(f"{self._dialect.name} did not get ready: {crash}", reason=ExitReason(reason))
+        reason = self._reason or crash.reason or self._dialect.unknown_reason
+        cause = "" if self._telling in str(crash) else f"{self._telling[:300]}; "
+        return EngineLoadError(f"{self._dialect.name} did not get ready: {cause}{crash}", reason=ExitReason(reason))
 
     def _line(self, line: str) -> None:
+        if self._reason is None:
+            self._reason = self._dialect.reason(line)
+            self._telling = line if self._reason is not None else ""
         share = self._dialect.progress(line)
         if share is not None and share > self._share:
             self._share = share
@@ -227,6 +248,11 @@ class ServedEngine:
     def _gone(self, error: EngineCrashedError) -> None:
         self._crash = self._crash or error
         self._broken.set()
+
+    def _unwatched(self, watch: "asyncio.Task[None]") -> None:
+        """End a server that nobody watches any more."""
+        if not watch.cancelled() and (error := watch.exception()) is not None:
+            self._gone(EngineCrashedError(f"it cannot be watched: {error!r}"))
 
     async def _watch_over(self, program: Program, calls: Calls) -> None:
         """Ask the server again and again how it is, and end it if it is silent."""

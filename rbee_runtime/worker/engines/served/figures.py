@@ -1,6 +1,8 @@
 """What a server's own figures say of how busy it is."""
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 
 from rbee_runtime.worker.engines import Gauges
 from rbee_runtime.worker.engines.served.dialects import Levels
@@ -31,10 +33,9 @@ def _values(text: str, wanted: frozenset[str]) -> Mapping[str, float]:
         if key not in wanted:
             continue
         told = _label(line, key) if key in labels.values() else line.rpartition(" ")[2]
-        try:
-            found[key] = found.get(key, 0.0) + float(told)
-        except ValueError:
-            continue
+        with suppress(ValueError):
+            value = float(told)
+            found[key] = found.get(key, 0.0) + (value if math.isfinite(value) else 0.0)
     return found
 
 

@@ -115,14 +115,16 @@ class _Call:
 
 
 class Hearing:
-    """One answer of `choices` choices as it comes in."""
+    """One answer of `choices` choices as it comes in, with `top` likeliest tokens beside each."""
 
-    def __init__(self, choices: int) -> None:
+    def __init__(self, choices: int, top: int = 0) -> None:
+        self._top = top
         self._open = set(range(choices))
         self._calls: dict[int, dict[int, _Call]] = defaultdict(dict)
         self._pieces = 0
         self._usage: Usage | None = None
         self._last: Delta | None = None
+        self._so_far = False
 
     async def deltas(self, events: AsyncGenerator[str, None]) -> AsyncGenerator[Delta, None]:
         """Yield the pieces; EngineCrashedError for what is no answer, RequestError for an error in its midst."""
@@ -155,7 +157,7 @@ class Hearing:
 
         llama-server counts each choice by itself, and the one prompt with each.
         """
-        before = self._usage
+        before, self._so_far = None if self._so_far else self._usage, whole
         if whole or before is None:
             self._usage = usage
         else:
@@ -167,7 +169,7 @@ class Hearing:
         text = said.content or choice.text or ""
         for part in said.tool_calls or ():
             self._add(choice.index, part)
-        logprobs = _logprobs(choice.logprobs)
+        logprobs = _logprobs(choice.logprobs, self._top)
         found = []
         if text or logprobs:
             self._pieces += 1
@@ -204,17 +206,17 @@ _CUT = frozenset({"abort", "error"})
 _FINISHES: Mapping[str, Finish] = {finish.value: finish for finish in Finish}
 
 
-def _logprobs(found: Logprobs | None) -> tuple[TokenLogprob, ...]:
+def _logprobs(found: Logprobs | None, most: int) -> tuple[TokenLogprob, ...]:
     if found is None:
         return ()
     if found.content is not None:
         return tuple(
-            TokenLogprob(each.piece, each.logprob, tuple((top.piece, top.logprob) for top in each.top_logprobs))
+            TokenLogprob(each.piece, each.logprob, tuple((top.piece, top.logprob) for top in each.top_logprobs[:most]))
             for each in found.content
         )
     tokens, values = found.tokens or [], found.token_logprobs or []
     tops = found.top_logprobs or [None] * len(tokens)
     return tuple(
-        TokenLogprob(token.encode(), value or 0.0, tuple((piece.encode(), one) for piece, one in (top or {}).items()))
-        for token, value, top in zip(tokens, values, tops, strict=False)
+        TokenLogprob(token.encode(), value or 0.0, tuple((piece.encode(), one) for piece, one in likely[:most]))
+        for token, value, likely in zip(tokens, values, (list((top or {}).items()) for top in tops), strict=False)
     )

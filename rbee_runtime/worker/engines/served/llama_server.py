@@ -3,24 +3,29 @@
 import os
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rbee_runtime.errors import ModelStoreError
-from rbee_runtime.models import formats
+from rbee_runtime.errors import EngineLoadError, ModelStoreError
+from rbee_runtime.models import formats, gguf
 from rbee_runtime.protocol import WorkerLaunch
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import ChatRequest, ToolChoice, artefact
-from rbee_runtime.worker.engines.options import LlamaServerOptions, Task, read
+from rbee_runtime.worker.engines.options import LlamaServerOptions, Task, read_llama_server
 from rbee_runtime.worker.engines.schema_bounds import checked
 from rbee_runtime.worker.engines.served.dialects import Chat, Levels, Place, Start, Words, visible
 from rbee_runtime.worker.engines.served.told_tools import in_words
 from rbee_runtime.worker.engines.tool_forms import ToolForm, form_of
 
 PROGRAM = "llama-server"
-_NO_MEMORY = re.compile(r"out of memory|failed to allocate|unable to allocate|ErrorOutOfDeviceMemory", re.IGNORECASE)
-_WRONG_WORDS = re.compile(r"^error: |invalid argument|error while handling argument", re.IGNORECASE)
+_REASONS: tuple[tuple[re.Pattern[str], ExitReason], ...] = tuple(
+    (re.compile(words, re.IGNORECASE), reason)
+    for words, reason in (
+        ("out of memory|failed to allocate|unable to allocate|ErrorOutOfDeviceMemory", ExitReason.OUT_OF_MEMORY),
+        ("cannot open shared object|exec format error", ExitReason.ENGINE_MISSING),
+        ("^error: |invalid argument|error while handling argument", ExitReason.BAD_CONFIG),
+    )
+)
 
 
 class LlamaServer:
@@ -28,12 +33,13 @@ class LlamaServer:
 
     name = PROGRAM
     ready_path = "/health"
+    unknown_reason = ExitReason.BAD_MODEL
     words = Words(top_k="top_k", min_p="min_p", repeat="repeat_penalty", grammar="grammar")
     levels = Levels(busy="llamacpp:requests_processing", waiting="llamacpp:requests_deferred")
 
     def __init__(self, launch: WorkerLaunch) -> None:
         self._launch = launch
-        self._options = read(PROGRAM, LlamaServerOptions, launch.worker.options)
+        self._options = read_llama_server(launch.worker.options, launch.worker.slots)
         self._form = ToolForm.HERMES
 
     def named(self, model: str) -> dict[str, Any]:
@@ -44,6 +50,8 @@ class LlamaServer:
         """Return the program and its options."""
         spec, options = self._launch.worker, self._options
         self._form = form_of(_template(Path(self._launch.model_path)))
+        for path in filter(None, (options.lora, options.draft)):
+            _demand_harmless(Path(path))
         cpu = set(spec.devices) <= {"cpu"}
         layers = 0 if cpu and options.gpu_layers is None else options.gpu_layers
         words = [
@@ -56,23 +64,23 @@ class LlamaServer:
             *("--cache-type-k", options.kv_type, "--cache-type-v", options.kv_type),
             # Thoughts stay where they are in the answer: the front has no other place for them.
             *("--jinja", "--reasoning-format", "none", "--cache-ram", str(options.prompt_cache_mib)),
-            *(("--batch-size", str(options.batch)) if options.batch else ()),
+            *(("--batch-size", str(options.batch)) if options.batch and options.task is Task.GENERATE else ()),
             *(("--n-gpu-layers", str(layers)) if layers is not None else ()),
             *(("--tensor-split", options.tensor_split) if options.tensor_split else ()),
-            *_for_task(options),
+            *_for_task(options, spec.context),
         ]
-        return Start(words, visible(spec.devices))
+        # What hosts lack of libraries lies beside it.
+        beside = {"LD_LIBRARY_PATH": self._launch.engine_dir} if self._launch.engine_dir else {}
+        return Start(words, {**beside, **visible(spec.devices)})
 
     def progress(self, line: str) -> float | None:
         """Return nothing: its log does not say how far it is."""
         del line
         return None
 
-    def reason(self, lines: Sequence[str]) -> ExitReason:
-        """Return why it ended before it was ready."""
-        if any(_NO_MEMORY.search(line) for line in lines):
-            return ExitReason.OUT_OF_MEMORY
-        return ExitReason.BAD_CONFIG if any(_WRONG_WORDS.search(line) for line in lines) else ExitReason.BAD_MODEL
+    def reason(self, line: str) -> ExitReason | None:
+        """Return why the load fails, if the line says so."""
+        return next((reason for words, reason in _REASONS if words.search(line)), None)
 
     def chat(self, body: dict[str, Any], request: ChatRequest) -> Chat:
         """Return the body, refusing what the server would ignore.
@@ -119,12 +127,23 @@ def _template(path: Path) -> str:
         return ""
 
 
-def _for_task(options: LlamaServerOptions) -> tuple[str, ...]:
+def _demand_harmless(path: Path) -> None:
+    """Raise EngineLoadError unless a file beside the model is a whole GGUF, as hives have found the model itself."""
+    try:
+        gguf.read(path)
+    except (ModelStoreError, OSError) as error:
+        raise EngineLoadError(f"{path}: {error}", reason=ExitReason.BAD_CONFIG) from error
+
+
+def _for_task(options: LlamaServerOptions, context: int) -> tuple[str, ...]:
+    # A text that is embedded or ranked is computed in one piece.
+    piece = str(max(options.batch, context))
+    whole = ("--batch-size", piece, "--ubatch-size", piece)
     match options.task:
         case Task.EMBED:
-            return ("--embedding", *(("--pooling", options.pooling) if options.pooling else ()))
+            return (*whole, "--embedding", *(("--pooling", options.pooling) if options.pooling else ()))
         case Task.RERANK:
-            return ("--reranking",)
+            return (*whole, "--reranking")
         case Task.GENERATE:
             return (
                 *(("--lora", options.lora) if options.lora else ()),

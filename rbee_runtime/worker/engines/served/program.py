@@ -18,6 +18,9 @@ _OUR_PREFIX = "RBEE_"
 _LINE_BYTES = 1 << 20
 """Of a log; vLLM writes its whole configuration in one line."""
 
+LOG_SECONDS = 1.0
+"""For the last lines of a server that has ended."""
+
 QUIET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -90,7 +93,9 @@ class Program:
         status = await process.wait()
         # What it started must not serve on, nor keep the log open.
         self.kill()
-        await copying
+        # One that left the group keeps the log open.
+        await asyncio.wait({copying}, timeout=LOG_SECONDS)
+        copying.cancel()
         if not self._asked:
             self._gone(self.ending.why(status))
 

@@ -32,22 +32,24 @@ def in_words(body: dict[str, Any], request: ChatRequest) -> tuple[dict[str, Any]
 
 async def as_calls(deltas: AsyncIterator[Delta]) -> AsyncGenerator[Delta, None]:
     """Yield answers that are each one call in JSON as calls; one that was cut is text and no call."""
-    texts: dict[int, list[str]] = defaultdict(list)
+    gathered: dict[int, list[Delta]] = defaultdict(list)
     async for delta in deltas:
-        texts[delta.choice].append(delta.text)
+        pieces = gathered[delta.choice]
+        pieces.append(delta)
         if delta.finish is None:
             continue
-        whole = "".join(texts[delta.choice])
+        whole = "".join(piece.text for piece in pieces)
+        logprobs = tuple(one for piece in pieces for one in piece.logprobs)
         call = _call(whole)
         if call is None:
-            yield replace(delta, text=whole)
+            yield replace(delta, text=whole, logprobs=logprobs)
         else:
-            yield replace(delta, text="", calls=(call,), finish=Finish.TOOL_CALLS)
+            yield replace(delta, text="", logprobs=logprobs, calls=(call,), finish=Finish.TOOL_CALLS)
 
 
 def _call(text: str) -> ToolCall | None:
     try:
         found = json.loads(text)
-    except ValueError:
+        return ToolCall(new_id(), str(found["name"]), json.dumps(found["arguments"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return ToolCall(new_id(), found["name"], json.dumps(found["arguments"]))

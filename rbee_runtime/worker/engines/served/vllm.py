@@ -3,7 +3,6 @@
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,6 +65,7 @@ class Vllm:
 
     name = "vLLM"
     ready_path = "/health"
+    unknown_reason = ExitReason.BAD_MODEL
     words = Words(top_k="top_k", min_p="min_p", repeat="repetition_penalty")
     levels = Levels(
         busy="vllm:num_requests_running",
@@ -99,7 +99,7 @@ class Vllm:
             *("--dtype", options.dtype, "--kv-cache-dtype", options.kv_type, "--enable-prompt-tokens-details"),
             # Small models write spaces without end where a schema lets them.
             *("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),
-            *(("--quantization", options.quantization) if options.quantization else ()),
+            *((f"--quantization={options.quantization}",) if options.quantization else ()),
             *(("--enforce-eager",) if eager else ()),
             *(("--tensor-parallel-size", str(len(spec.devices))) if accelerated else ()),
             *self._for_task(),
@@ -121,11 +121,9 @@ class Vllm:
             return _SHARDS_FROM + _SHARDS_PART * int(shards[1]) / 100
         return next((share for words, share in _PHASES if words.search(line)), None)
 
-    def reason(self, lines: Sequence[str]) -> ExitReason:
-        """Return why it ended before it was ready."""
-        return next(
-            (reason for words, reason in _REASONS if any(words.search(line) for line in lines)), ExitReason.BAD_MODEL
-        )
+    def reason(self, line: str) -> ExitReason | None:
+        """Return why the load fails, if the line says so: the cause is logged long before the end."""
+        return next((reason for words, reason in _REASONS if words.search(line)), None)
 
     def chat(self, body: dict[str, Any], request: ChatRequest) -> Chat:
         """Return the body, with the tools told in words where the model's template has no place for them.
@@ -161,12 +159,12 @@ class Vllm:
             if importlib.util.find_spec(NAME) is None:
                 raise artefact.missing("vLLM is not installed beside this worker; give an engine by --engine-dir")
             _demand(metadata.version(NAME))
-            return (sys.executable, "-m", MODULE), {}
+            return (sys.executable, "-P", "-m", MODULE), {}
         held = artefact.read(Path(directory), NAME)
         _demand(held.version)
         if held.program:
-            return (held.program, "-m", MODULE), {}
-        return (sys.executable, "-m", MODULE), {"PYTHONPATH": str(artefact.packages(Path(directory), held))}
+            return (str(Path(directory) / held.program), "-P", "-m", MODULE), {}
+        return (sys.executable, "-P", "-m", MODULE), {"PYTHONPATH": str(artefact.packages(Path(directory), held))}
 
     def _memory(self, facts: ModelFacts, *, accelerated: bool) -> tuple[str, ...]:
         """Return its share of memory: the cache to the byte, for it would otherwise fill what is free."""
