@@ -214,6 +214,7 @@ async def test_a_client_that_leaves_frees_its_slot_within_a_second(up: Front, st
             await opened.close()
         leaving.cancel()
         await until(lambda: up.info()["in_flight"] == 1, within=1)
-        await until(lambda: up.busy() == 1, within=1.0 if up.kind.busy else 2.2)
+        # Our own engine: a second, and one for its beat. The others take a second too, on a machine of their own.
+        await until(lambda: up.busy() == 1, within=2.2 if up.kind.name == "llama-cpp" else 5.0)
         answer: Any = await staying
         assert answer.usage.completion_tokens > 0

@@ -101,7 +101,8 @@ async def test_ctrl_c_is_quiet_whenever_it_comes(llama_engine_dir: Path, smol_mo
     os.killpg(process.pid, signal.SIGINT)
     status, said = await ended(process, seconds=30)
     assert "Traceback" not in said
-    assert status in (0, 130)
+    # By the signal itself where Python had not begun yet, which a shell shows as 130 too.
+    assert status in (0, 130, -signal.SIGINT)
 
 
 async def test_sigterm_ends_a_load(tmp_path: Path) -> None:
