@@ -1,5 +1,6 @@
 """How engines are compiled on this machine: portable within a CPU baseline, from pinned source, once."""
 
+import ctypes.util
 import os
 import platform
 import shutil
@@ -28,6 +29,9 @@ THREADS = ("GGML_OPENMP",)
 those of libgomp can sleep. Hosts lack libgomp, so the artefact carries it."""
 
 THREAD_LIBRARY = "libgomp.so.1"
+
+NUMA_LIBRARY = "libnuma.so.1"
+"""vLLM for processors asks where memory is; hosts lack this library, and its licence lets programs carry it along."""
 
 NOT_PORTABLE = ("GGML_NATIVE", "LLAVA_BUILD")
 """Off: the build machine's own CPU, and the vision tools."""
@@ -110,6 +114,16 @@ def thread_library() -> Path:
     """Return the compiler's libgomp, which its licence lets programs carry along."""
     asked = [_compiler(), f"-print-file-name={THREAD_LIBRARY}"]
     return Path(subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()).resolve()
+
+
+def numa_library() -> Path:
+    """Return this machine's libnuma; ArtefactError without one."""
+    found = ctypes.util.find_library("numa")
+    for folder in (f"/usr/lib/{platform.machine()}-linux-gnu", "/usr/lib64", "/usr/lib", "/lib64"):
+        path = Path(folder) / NUMA_LIBRARY
+        if found is not None and path.is_file():
+            return path.resolve()
+    raise ArtefactError(f"the engine vllm needs {NUMA_LIBRARY} and it is not here: apt-get install libnuma1")
 
 
 def is_compiled(build: EngineBuild, cache: Path) -> bool:

@@ -15,12 +15,14 @@ from rbee_deploy.artefacts import Artefact, Say, Target, cache_root, described, 
 from rbee_deploy.command_engines import CommandEngine
 from rbee_deploy.engine_builds import (
     BUILDS,
+    NUMA_LIBRARY,
     THREAD_LIBRARY,
     EngineBuild,
     Made,
     build_wheel,
     built_key,
     is_compiled,
+    numa_library,
     thread_library,
 )
 from rbee_deploy.errors import ArtefactError
@@ -142,12 +144,13 @@ def _with_wheels(build: EngineBuild, target: Target, tree: Path, cache: Path, sa
     named.mkdir()
     text = f"Metadata-Version: 2.1\nName: vllm\nVersion: {build.version}+cpu\n"
     (named / "METADATA").write_text(text, encoding="utf-8")
+    shutil.copyfile(numa_library(), tree / NUMA_LIBRARY)
     return {"python": target.python}
 
 
 _FILL = {Made.LIBRARY: _with_library, Made.PROGRAM: _with_program, Made.WHEELS: _with_wheels}
 
-_SLIMMED = "2"
+_SLIMMED = "3"
 _UNUSED = ("torch/test", "*/tests")
 """What no worker of vLLM loads: tests of the packages."""
 

@@ -164,7 +164,9 @@ class Vllm:
         _demand(held.version)
         if held.program:
             return (str(Path(directory) / held.program), "-P", "-m", MODULE), {}
-        return (sys.executable, "-P", "-m", MODULE), {"PYTHONPATH": str(artefact.packages(Path(directory), held))}
+        packages = str(artefact.packages(Path(directory), held))
+        # What hosts lack of libraries lies beside the packages.
+        return (sys.executable, "-P", "-m", MODULE), {"PYTHONPATH": packages, "LD_LIBRARY_PATH": directory}
 
     def _memory(self, facts: ModelFacts, *, accelerated: bool) -> tuple[str, ...]:
         """Return its share of memory: the cache to the byte, for it would otherwise fill what is free."""
