@@ -97,6 +97,7 @@ def test_vllm_gets_the_memory_that_was_asked_for(tmp_path: Path) -> None:
     ]
     assert "--enforce-eager" in words
     assert start.environment["VLLM_HOST_IP"] == "127.0.0.1"
+    assert start.environment["GLOO_SOCKET_IFNAME"] == "lo", "else it listens where the host's name leads"
     assert start.environment["TORCHDYNAMO_DISABLE"] == "1", "no host has to have a compiler"
 
 

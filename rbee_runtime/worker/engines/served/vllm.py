@@ -106,7 +106,8 @@ class Vllm:
             *(self._memory(facts, accelerated=accelerated) if facts is not None else ()),
         ]
         # All that its processes say to each other stays on this machine.
-        own = {"VLLM_HOST_IP": "127.0.0.1", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
+        own = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        own |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
         if not accelerated:
             # It would tie itself to one of two processors, whoever else is on that.
             own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
