@@ -125,3 +125,11 @@ def test_a_cache_in_a_home_folder_becomes_visible() -> None:
         ]
         assert "ProtectHome=tmpfs" in lines
     assert "ReadWritePaths=/var/lib/rbee/models" in hive
+
+
+def test_only_a_host_with_vllm_lets_workers_ask_for_addresses() -> None:
+    """Its processes ask the kernel for those of the host; other engines have no reason to."""
+    plain = settings(site_of(host("q", queen=True)), "rbee-worker@.service")
+    with_vllm = settings(site_of(host("q", queen=True, engines=["vllm"])), "rbee-worker@.service")
+    added = [line for line in with_vllm if line not in plain and not line.startswith("#")]
+    assert added == ["RestrictAddressFamilies=AF_NETLINK"]
