@@ -134,7 +134,7 @@ async def test_the_model_list_has_openais_shape() -> None:
     """A worker lists its one model."""
     async with served() as worker:
         listed = (await worker.client.get("/v1/models")).json()
-        unknown = await worker.client.get("/v1/embeddings")
+        unknown = await worker.client.get("/v1/moderations")
     assert (listed["object"], [entry["id"] for entry in listed["data"]]) == ("list", [MODEL])
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_route")
 
