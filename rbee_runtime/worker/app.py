@@ -38,10 +38,10 @@ def build(worker: Worker, link: Link) -> RoleGate:
     views = _Views(worker)
     routes = [
         Route("/v1/chat/completions", AnswerRoute(worker, openai.parse), methods=["POST"]),
-        Route("/v1/completions", AnswerRoute(worker, completions.parse), methods=["POST"]),
+        Route("/v1/completions", AnswerRoute(worker, completions.parse, prompt="prompt"), methods=["POST"]),
         Route("/v1/embeddings", EmbeddingsRoute(worker), methods=["POST"]),
         Route("/v1/rerank", RerankRoute(worker), methods=["POST"]),
-        Route("/v1/responses", AnswerRoute(worker, responses.parse), methods=["POST"]),
+        Route("/v1/responses", AnswerRoute(worker, responses.parse, prompt="input"), methods=["POST"]),
         Route("/v1/messages", AnswerRoute(worker, anthropic.parse, anthropic.refused), methods=["POST"]),
         Route("/v1/messages/count_tokens", anthropic.CountRoute(worker), methods=["POST"]),
         Route("/tokenize", TokenizeRoute(worker), methods=["POST"]),

@@ -26,7 +26,7 @@ PROMPT_CACHE_MIB = 256
 _LARGEST_SHARE = 1e6
 
 S = TypeVar("S", bound=msgspec.Struct)
-L = TypeVar("L", "LlamaOptions", "LlamaServerOptions")
+L = TypeVar("L", bound="_OfLlama")
 
 
 class FlashAttention(StrEnum):
@@ -37,7 +37,35 @@ class FlashAttention(StrEnum):
     OFF = "off"
 
 
-class LlamaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _OfLlama(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What both engines of llama.cpp may be told; see LlamaOptions."""
+
+    gpu_layers: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    flash_attention: FlashAttention = FlashAttention.AUTO
+    kv_type: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = "f16"
+    prompt_cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = PROMPT_CACHE_MIB
+    tensor_split: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+    def shares(self) -> tuple[float, ...]:
+        """Return the shares of the devices; ValueError if they are not numbers."""
+        return tuple(float(share) for share in self.tensor_split.split(",")) if self.tensor_split else ()
+
+    def mistake(self) -> str:
+        """Return what is wrong with the options together, or ""."""
+        try:
+            shares = self.shares()
+            good = all(0 <= share <= _LARGEST_SHARE for share in shares) and (not shares or sum(shares) > 0)
+        except ValueError:
+            good = False
+        if not good:
+            return f"tensor_split is {self.tensor_split!r}: write the devices' shares like 3,1"
+        if self.kv_type.startswith("q") and self.flash_attention is FlashAttention.OFF:
+            return f"kv_type {self.kv_type} needs flash attention; leave flash_attention out, or set kv_type to f16"
+        return ""
+
+
+class LlamaOptions(_OfLlama, frozen=True, forbid_unknown_fields=True):
     """Options of a llama-cpp worker.
 
     `gpu_layers` is layers on the GPU (None: all if it has one), `threads` 0 is one per CPU allowed, `batch` tokens of a
@@ -46,21 +74,7 @@ class LlamaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `tensor_split` shares of the devices as numbers with commas between them ("": by their free memory).
     """
 
-    gpu_layers: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     batch: Annotated[int, msgspec.Meta(ge=32, le=16384)] = 512
-    flash_attention: FlashAttention = FlashAttention.AUTO
-    kv_type: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = "f16"
-    prompt_cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = PROMPT_CACHE_MIB
-    tensor_split: Annotated[str, msgspec.Meta(max_length=200)] = ""
-
-    def shares(self) -> tuple[float, ...]:
-        """Return the shares of the devices; ValueError if they are not numbers."""
-        return _shares(self.tensor_split)
-
-    def mistake(self) -> str:
-        """Return what is wrong with the options together, or ""."""
-        return _llama_mistake(self)
 
 
 class Task(StrEnum):
@@ -74,28 +88,19 @@ class Task(StrEnum):
 _Path = Annotated[str, msgspec.Meta(pattern=r"^(/[^\x00-\x1f]*)?\Z", max_length=4096)]
 
 
-class LlamaServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LlamaServerOptions(_OfLlama, frozen=True, forbid_unknown_fields=True):
     """Options of a llama-server worker; those that a llama-cpp worker has too mean the same.
 
     `lora` is an adapter and `draft` a small model of the same tokens that drafts answers, files on the worker's host;
-    `task` what it serves, `pooling` how an embedding is made of tokens ("": as the model says).
+    `batch` 0 is as the server has it, `task` what it serves, `pooling` how an embedding is made of tokens ("": as the
+    model says).
     """
 
-    gpu_layers: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     batch: Annotated[int, msgspec.Meta(ge=0, le=16384)] = 0
-    flash_attention: FlashAttention = FlashAttention.AUTO
-    kv_type: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = "f16"
-    prompt_cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = PROMPT_CACHE_MIB
-    tensor_split: Annotated[str, msgspec.Meta(max_length=200)] = ""
     task: Task = Task.GENERATE
     pooling: Literal["", "mean", "cls", "last"] = ""
     lora: _Path = ""
     draft: _Path = ""
-
-    def mistake(self) -> str:
-        """Return what is wrong with the options together, or ""."""
-        return _llama_mistake(self)
 
 
 class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,23 +121,6 @@ class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The options of a server that its engine's own file describes: none."""
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    return tuple(float(share) for share in text.split(",")) if text else ()
-
-
-def _llama_mistake(options: "LlamaOptions | LlamaServerOptions") -> str:
-    try:
-        shares = _shares(options.tensor_split)
-        good = all(0 <= share <= _LARGEST_SHARE for share in shares) and (not shares or sum(shares) > 0)
-    except ValueError:
-        good = False
-    if not good:
-        return f"tensor_split is {options.tensor_split!r}: write the devices' shares like 3,1"
-    if options.kv_type.startswith("q") and options.flash_attention is FlashAttention.OFF:
-        return f"kv_type {options.kv_type} needs flash attention; leave flash_attention out, or set kv_type to f16"
-    return ""
 
 
 def read_llama(options: Options, slots: int) -> LlamaOptions:

@@ -13,19 +13,32 @@ from rbee_runtime.worker.surface.shapes import Call, Choice, Item
 
 
 class AnswerRoute(Exchange):
-    """A route whose bodies `parse` reads."""
+    """A route whose bodies `parse` reads; `prompt` is its field for what an answer is given to."""
 
-    def __init__(self, worker: Worker, parse: Callable[[bytes], Call], refused: Refused = RequestError.body) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        parse: Callable[[bytes], Call],
+        refused: Refused = RequestError.body,
+        *,
+        prompt: str = "messages",
+    ) -> None:
         super().__init__(worker)
         self._parse = parse
         self.refused = refused
+        self._prompt = prompt
 
     async def answer(self, raw: bytes, reply: Reply) -> None:
         """Give the answer in the form that was asked for."""
         call = self._parse(raw)
         demand_model(self.worker, call.model)
-        async with aclosing(self._timed(call.ask(self.worker.engine))) as deltas:
-            await (self._stream if call.stream else self._whole)(reply, call, deltas)
+        try:
+            async with aclosing(self._timed(call.ask(self.worker.engine))) as deltas:
+                await (self._stream if call.stream else self._whole)(reply, call, deltas)
+        except RequestError as error:
+            # An engine does not know by which route a prompt came.
+            error.param = self._prompt if error.param == "messages" else error.param
+            raise
 
     async def _timed(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         """Pass an answer on and note how long it let wait."""

@@ -39,7 +39,6 @@ class Kind:
     engine: Callable[[Path], Path]
     model: Callable[[], Path]
     grammar: bool = True
-    counts: bool = True
     tools: bool = True
     numbers: bool = True
     busy: str = ""
@@ -81,7 +80,7 @@ KINDS = {
         Kind("llama-cpp", _ours("llama-cpp"), lab_model),
         Kind("llama-server", _ours("llama-server"), lab_model, busy="llamacpp:requests_processing"),
         Kind("vllm", _ours("vllm"), safetensors_model, grammar=False, numbers=False, busy="vllm:num_requests_running"),
-        Kind("some-server", _described, lab_model, grammar=False, counts=False, tools=False),
+        Kind("some-server", _described, lab_model, grammar=False, tools=False),
     )
 }
 

@@ -118,4 +118,4 @@ async def test_the_official_client_gets_responses(llama_engine_dir: Path, smol_m
     assert "response.function_call_arguments.done" in kinds
     assert [item.type for item in told.output] == ["function_call"]
     assert msgspec.json.Decoder().decode(held.output_text) in ({"city": "Rome"}, {"city": "Oslo"})
-    assert long.value.code == "context_length_exceeded"
+    assert (long.value.code, long.value.param) == ("context_length_exceeded", "input")

@@ -41,6 +41,13 @@ def write_model(root: Path) -> Path:
     return root
 
 
+def model_file(root: Path) -> Path:
+    """Write a model's file."""
+    path = root / "m.gguf"
+    path.write_bytes(gguf())
+    return path
+
+
 def launch(place: Path, engine: str, model: Path, *, devices: tuple[str, ...] = (), **given: Any) -> WorkerLaunch:
     """Return a launch by an artefact folder of this engine."""
     about = {"name": engine, "version": "0.32.0", "program": sys.executable}
@@ -58,7 +65,9 @@ def test_llama_server_is_told_all_that_the_spec_says(tmp_path: Path) -> None:
     """Each slot has the context of the spec, the socket is ours, and only its devices are visible."""
     lora = tmp_path / "a.gguf"
     lora.write_bytes(gguf())
-    wanted = launch(tmp_path, "llama-server", Path("/m.gguf"), devices=GPUS, threads=3, kv_type="q8_0", lora=str(lora))
+    wanted = launch(
+        tmp_path, "llama-server", model_file(tmp_path), devices=GPUS, threads=3, kv_type="q8_0", lora=str(lora)
+    )
     start = llama_server.dialect(wanted).start(PLACE)
     assert start.environment["LD_LIBRARY_PATH"] == str(tmp_path), "hosts lack a library that lies beside the program"
     words = list(start.command)
@@ -77,7 +86,10 @@ def test_llama_server_is_started_for_a_task(tmp_path: Path, task: str, word: str
     draft = tmp_path / "d.gguf"
     draft.write_bytes(gguf())
     given: dict[str, Any] = {"task": task, **({"draft": str(draft)} if task == "generate" else {})}
-    assert word in llama_server.dialect(launch(tmp_path, "llama-server", Path("/m.gguf"), **given)).start(PLACE).command
+    assert (
+        word
+        in llama_server.dialect(launch(tmp_path, "llama-server", model_file(tmp_path), **given)).start(PLACE).command
+    )
 
 
 def test_vllm_gets_the_memory_that_was_asked_for(tmp_path: Path) -> None:
@@ -290,7 +302,7 @@ def test_a_file_beside_the_model_is_read_before_the_server_reads_it(tmp_path: Pa
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"GGUF\xff")
     given: dict[str, Any] = {option: str(bad)}
-    dialect = llama_server.dialect(launch(tmp_path, "llama-server", Path("/m.gguf"), **given))
+    dialect = llama_server.dialect(launch(tmp_path, "llama-server", model_file(tmp_path), **given))
     with pytest.raises(EngineLoadError, match=str(bad)) as error:
         dialect.start(PLACE)
     assert error.value.reason == ExitReason.BAD_CONFIG
@@ -318,3 +330,16 @@ def test_a_schema_of_a_tree_is_taken(tmp_path: Path) -> None:
     dialect = llama_server.dialect(launch(tmp_path, "llama-server", tmp_path))
     request = ChatRequest((Message("user", "hi"),), schema=json.dumps(tree))
     assert dialect.chat(asking.chat_body("m", request, dialect.words), request).body["response_format"]
+
+
+@pytest.mark.parametrize("content", [None, b"junk"])
+def test_a_model_that_is_none_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
+    """llama-server says of a file only that it cannot be loaded; vLLM of a folder that is not there nothing at all."""
+    path = tmp_path / "none.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EngineLoadError, match=str(path)) as error:
+        llama_server.dialect(launch(tmp_path, "llama-server", path)).start(PLACE)
+    assert error.value.reason == ExitReason.BAD_MODEL
+    with pytest.raises(EngineLoadError, match="there is no model in /nowhere"):
+        vllm.dialect(launch(tmp_path, "vllm", Path("/nowhere/model.safetensors"))).start(PLACE)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import tempfile
 import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -278,3 +279,15 @@ def _running(word: str) -> list[int]:
     """Return the processes with a word in their command."""
     pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     return [pid for pid in pids if word.encode() in _words(pid)]
+
+
+async def test_folders_of_the_dead_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A front that was killed leaves its folder; the next one removes it, and no folder of a process that lives."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = await asyncio.create_subprocess_exec("true")
+    await dead.wait()
+    left, kept = tmp_path / f"rbee-engine-{dead.pid}-x", tmp_path / f"rbee-engine-{os.getpid()}-x"
+    for folder in (left, kept):
+        folder.mkdir()
+    made = served_engine.own_folder()
+    assert (left.exists(), kept.exists(), made.is_dir()) == (False, True, True)

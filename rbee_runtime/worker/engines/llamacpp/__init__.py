@@ -1,9 +1,9 @@
-"""llama.cpp inside the worker process, through the low-level API of llama-cpp-python.
+"""llama.cpp in a process of its own, through the low-level API of llama-cpp-python.
 
-native.py    the model and its context: load, tokenise, decode
-template.py  the chat template of the model file
-generate.py  one answer, token by token
-engine.py    the face towards the front: one decode thread, one answer at a time
+engine.py     the face towards the front: requests in, pieces of answers out, and a watch over the process
+child.py      that process as the front has it; wire.py what the two say to each other
+program.py    the process itself; loop.py its steps, batching.py what goes into each, native.py the library
+preparer.py   the other process, which runs chat templates (template.py) and makes grammars of schemas (schemas.py)
 """
 
 from pathlib import Path

@@ -147,13 +147,8 @@ class LlamaEngine:
         """Yield what follows a text."""
         prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
         async with aclosing(self._generate(prompt, request.generation)) as deltas:
-            try:
-                async for delta in deltas:
-                    yield delta
-            except RequestError as error:
-                # The process does not know by which route a prompt came.
-                error.param = "prompt" if error.param == "messages" else error.param
-                raise
+            async for delta in deltas:
+                yield delta
 
     async def tokenise(self, text: str) -> list[int]:
         """Return the tokens of a text."""

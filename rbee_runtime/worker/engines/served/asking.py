@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rbee_runtime.errors import RequestError
-from rbee_runtime.worker.engines import ChatRequest, Generation, Message, Sampling, TextRequest, Tool, ToolChoice, Tools
+from rbee_runtime.worker.engines import ChatRequest, Generation, Message, Sampling, TextRequest, ToolChoice, Tools
 from rbee_runtime.worker.engines.served.dialects import Words
+from rbee_runtime.worker.engines.tool_forms import definition
 from rbee_runtime.worker.engines.vectors import EmbedRequest
 
 
@@ -109,14 +110,9 @@ def _message(message: Message) -> dict[str, Any]:
 
 def _tools(tools: Tools) -> dict[str, Any]:
     choice: Any = {"type": "function", "function": {"name": tools.only}} if tools.only else str(tools.choice)
-    body: dict[str, Any] = {"tools": [_tool(tool) for tool in tools.tools]}
+    body: dict[str, Any] = {"tools": [definition(tool) for tool in tools.tools]}
     if tools.choice is not ToolChoice.AUTO:
         body["tool_choice"] = choice
     if not tools.several:
         body["parallel_tool_calls"] = False
     return body
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": json.loads(tool.parameters)}
-    return {"type": "function", "function": function}

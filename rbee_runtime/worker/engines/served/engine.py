@@ -1,6 +1,7 @@
 """A server of OpenAI's API as the front sees it: started, waited for, asked, and watched."""
 
 import asyncio
+import os
 import secrets
 import shutil
 import socket
@@ -88,7 +89,7 @@ class ServedEngine:
     async def load(self, progress: Progress) -> None:
         """Start the server and wait until it is ready."""
         self._progress = progress
-        self._folder = Path(tempfile.mkdtemp(prefix="rbee-engine-"))
+        self._folder = own_folder()
         place = Place(self._folder, _free_port(), secrets.token_urlsafe(24))
         try:
             start = self._dialect.start(place)
@@ -116,12 +117,8 @@ class ServedEngine:
         """Yield what follows a text."""
         body = asking.text_body(self._model, request, self._dialect.words) | self._dialect.named(self._model)
         async with aclosing(self._answer("/v1/completions", body, request.generation)) as deltas:
-            try:
-                async for delta in deltas:
-                    yield delta
-            except RequestError as error:
-                error.param = "prompt" if error.param == "messages" else error.param
-                raise
+            async for delta in deltas:
+                yield delta
 
     async def tokenise(self, text: str) -> list[int]:
         """Return the tokens of a text."""
@@ -273,6 +270,16 @@ class ServedEngine:
 
 
 _OK = 200
+_PREFIX = "rbee-engine-"
+
+
+def own_folder() -> Path:
+    """Return a new folder for this process, without those of processes that could not remove theirs."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}[0-9]*-*"):
+        pid = left.name.removeprefix(_PREFIX).partition("-")[0]
+        if not Path(f"/proc/{pid}").exists() and left.stat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
 
 
 def _free_port() -> int:

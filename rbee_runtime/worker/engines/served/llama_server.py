@@ -50,8 +50,9 @@ class LlamaServer:
         """Return the program and its options."""
         spec, options = self._launch.worker, self._options
         self._form = form_of(_template(Path(self._launch.model_path)))
+        _demand_whole(Path(self._launch.model_path), ExitReason.BAD_MODEL)
         for path in filter(None, (options.lora, options.draft)):
-            _demand_harmless(Path(path))
+            _demand_whole(Path(path), ExitReason.BAD_CONFIG)
         cpu = set(spec.devices) <= {"cpu"}
         layers = 0 if cpu and options.gpu_layers is None else options.gpu_layers
         words = [
@@ -127,12 +128,12 @@ def _template(path: Path) -> str:
         return ""
 
 
-def _demand_harmless(path: Path) -> None:
-    """Raise EngineLoadError unless a file beside the model is a whole GGUF, as hives have found the model itself."""
+def _demand_whole(path: Path, reason: ExitReason) -> None:
+    """Raise EngineLoadError unless a file is a whole GGUF: the server says of none what is wrong with it."""
     try:
         gguf.read(path)
-    except (ModelStoreError, OSError) as error:
-        raise EngineLoadError(f"{path}: {error}", reason=ExitReason.BAD_CONFIG) from error
+    except ModelStoreError as error:
+        raise EngineLoadError(str(error), reason=reason) from error
 
 
 def _for_task(options: LlamaServerOptions, context: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rbee_runtime.errors import ModelStoreError
+from rbee_runtime.errors import EngineLoadError, ModelStoreError
 from rbee_runtime.models import estimate, formats
 from rbee_runtime.models.facts import ModelFacts
 from rbee_runtime.protocol import WorkerLaunch
@@ -193,6 +193,8 @@ class Vllm:
 
 
 def _facts(folder: Path) -> ModelFacts | None:
+    if not folder.is_dir():
+        raise EngineLoadError(f"there is no model in {folder}: vLLM serves a folder with config.json and safetensors")
     files = [(path.name, path) for path in sorted(folder.iterdir()) if path.is_file()]
     try:
         return formats.inspect(files)
