@@ -46,6 +46,7 @@ class _OfLlama(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_type: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = "f16"
     prompt_cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = PROMPT_CACHE_MIB
     tensor_split: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    pooling: Literal["", "mean", "cls", "last"] = ""
 
     def shares(self) -> tuple[float, ...]:
         """Return the shares of the devices; ValueError if they are not numbers."""
@@ -71,10 +72,13 @@ class LlamaOptions(_OfLlama, frozen=True, forbid_unknown_fields=True):
     `gpu_layers` is layers on the GPU (None: all if it has one), `threads` 0 is one per CPU allowed, `batch` tokens of a
     step at most, `kv_type` the element type of the context's memory (a quantised one needs flash attention),
     `prompt_cache_mib` MiB of main memory for the beginnings of prompts that nobody uses now,
-    `tensor_split` shares of the devices as numbers with commas between them ("": by their free memory).
+    `tensor_split` shares of the devices as numbers with commas between them ("": by their free memory), `task` what it
+    serves ("": vectors if the file is of a model for them, else text), `pooling` how the vector of a text is made of
+    those of its tokens ("": as the file says, else their mean).
     """
 
     batch: Annotated[int, msgspec.Meta(ge=32, le=16384)] = 512
+    task: Literal["", "generate", "embed"] = ""
 
 
 class Task(StrEnum):
@@ -92,13 +96,11 @@ class LlamaServerOptions(_OfLlama, frozen=True, forbid_unknown_fields=True):
     """Options of a llama-server worker; those that a llama-cpp worker has too mean the same.
 
     `lora` is an adapter and `draft` a small model of the same tokens that drafts answers, files on the worker's host;
-    `batch` 0 is as the server has it, `task` what it serves, `pooling` how an embedding is made of tokens ("": as the
-    model says).
+    `batch` 0 is as the server has it, `task` what it serves.
     """
 
     batch: Annotated[int, msgspec.Meta(ge=0, le=16384)] = 0
     task: Task = Task.GENERATE
-    pooling: Literal["", "mean", "cls", "last"] = ""
     lora: _Path = ""
     draft: _Path = ""
 

@@ -1,5 +1,7 @@
 """What engines give beside text: vectors of texts, and how well texts fit a question."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rbee_runtime.errors import RequestError
@@ -35,6 +37,25 @@ class Ranking:
 
     scores: tuple[float, ...]
     tokens: int
+
+
+def shortened(vector: Sequence[float], dimensions: int | None) -> tuple[float, ...]:
+    """Return the first `dimensions` values at length 1, as models are trained whose vectors can be cut; None cuts none.
+
+    Raises RequestError where the model has fewer.
+    """
+    if dimensions is None or dimensions == len(vector):
+        return tuple(vector)
+    if dimensions > len(vector):
+        message = f"dimensions: vectors of this model have {len(vector)}"
+        raise RequestError(400, message, param="dimensions")
+    return unit(vector[:dimensions])
+
+
+def unit(vector: Sequence[float]) -> tuple[float, ...]:
+    """Return a vector of the same direction and length 1; that of zeros stays."""
+    length = math.hypot(*vector)
+    return tuple(value / length for value in vector) if length else tuple(vector)
 
 
 def unserved(what: str) -> RequestError:

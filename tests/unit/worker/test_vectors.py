@@ -1,20 +1,25 @@
 """`/v1/embeddings` and `/v1/rerank` over real HTTP: of the scripted engine, and of real servers."""
 
+import asyncio
 import base64
 import math
 import struct
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from rbee_runtime.errors import EngineCrashedError
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.worker.engines.llamacpp.engine import LlamaEngine
 from rbee_runtime.worker.engines.served import answers
+from rbee_runtime.worker.engines.vectors import shortened
 from rbee_runtime.worker.surface.vectors import MOST_INPUTS
-from tests.unit.worker.fronts import KINDS, front
+from tests.encoder_model import CONTEXT, WIDTH, encoder_model
+from tests.unit.worker.fronts import KINDS, Front, front
 from tests.unit.worker.serving import MODEL, served
 
 BEES, STOCKS = "Bees make honey from nectar.", "The stock market fell on Monday."
@@ -113,8 +118,11 @@ EMBED = ("--option", "task=embed")
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(("name", "given"), [("llama-server", (*EMBED, "--option", "pooling=mean")), ("vllm", EMBED)])
-async def test_a_real_server_embeds(name: str, given: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("llama-cpp", EMBED), ("llama-server", (*EMBED, "--option", "pooling=mean")), ("vllm", EMBED)],
+)
+async def test_a_model_of_text_embeds(name: str, given: tuple[str, ...], tmp_path: Path) -> None:
     """The same text has the same vector, another text another one; vLLM orders by vectors too, and refuses to chat.
 
     By a model of text, whose vectors mean little: there is none for embedding that would be small enough.
@@ -127,6 +135,7 @@ async def test_a_real_server_embeds(name: str, given: tuple[str, ...], tmp_path:
         async with up.client() as ai:
             answer = await ai.embeddings.create(model=MODEL, input=[BEES, STOCKS, BEES])
             alone = await ai.embeddings.create(model=MODEL, input=BEES)
+            cut = await ai.embeddings.create(model=MODEL, input=BEES, dimensions=8) if name != "vllm" else None
         with up.http as http:
             refused = http.post("/v1/chat/completions", json=chat)
             order = http.post("/v1/rerank", json={"model": MODEL, "query": BEES, "documents": [STOCKS, BEES]})
@@ -134,8 +143,85 @@ async def test_a_real_server_embeds(name: str, given: tuple[str, ...], tmp_path:
     assert likeness(first, again) > 0.999 > likeness(first, other)
     assert likeness(first, alone.data[0].embedding) > 0.999
     assert answer.usage.prompt_tokens > 10
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "unsupported_route"
+    if cut is not None:
+        assert cut.data[0].embedding == pytest.approx(shortened(first, 8), abs=1e-5)
     if name == "vllm":
-        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_parameter")
         assert [each["index"] for each in order.json()["results"]] == [1, 0]
     else:
         assert order.status_code == 400
+
+
+TEXTS = ["bees make honey", "who fell on monday", "the stock market fell", "nectar " * 30, "xyz"]
+
+
+async def vectors_of(up: Front, *texts: str) -> list[Sequence[float]]:
+    """Return the vectors of texts, by the official client."""
+    async with up.client() as ai:
+        found = await ai.embeddings.create(model=MODEL, input=[*texts])
+    return [each.embedding for each in found.data]
+
+
+@pytest.mark.engine
+async def test_both_engines_of_llama_cpp_give_the_same_vectors(tmp_path: Path) -> None:
+    """Of a model for vectors, which each of them takes for one; alone and among others, in steps that are full."""
+    model = encoder_model(tmp_path / "encoder.gguf")
+    theirs, ours = KINDS["llama-server"], KINDS["llama-cpp"]
+    with front(theirs, tmp_path, *EMBED, model=model) as up:
+        expected = await vectors_of(up, *TEXTS)
+    with front(ours, tmp_path, model=model) as up:
+        found = await vectors_of(up, *TEXTS)
+        alone = [(await vectors_of(up, text))[0] for text in TEXTS]
+        many = await asyncio.gather(*(vectors_of(up, *TEXTS * 50) for _ in range(8)))
+        info = up.info()
+    assert len(found[0]) == WIDTH
+    assert info["context"] == CONTEXT
+    for each in (found, alone, *(answer[-len(TEXTS) :] for answer in many)):
+        assert all(likeness(one, other) > 0.9999 for one, other in zip(each, expected, strict=True))
+    assert likeness(found[0], found[1]) < 0.999
+
+
+@pytest.mark.engine
+async def test_an_encoder_refuses_what_it_cannot_do_and_serves_on(tmp_path: Path) -> None:
+    """No text, no ranks, no text longer than it reads; and who leaves takes nothing from the others."""
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "a"}]}
+    long = {"model": MODEL, "input": ["bees", "honey " * CONTEXT]}
+    with front(KINDS["llama-cpp"], tmp_path, model=encoder_model(tmp_path / "encoder.gguf")) as up, up.http as http:
+        answers = [
+            http.post("/v1/chat/completions", json=chat),
+            http.post("/v1/completions", json={"model": MODEL, "prompt": "a"}),
+            http.post("/v1/rerank", json={"model": MODEL, "query": "a", "documents": ["a"]}),
+            http.post("/v1/embeddings", json=long),
+            http.post("/v1/embeddings", json={"model": MODEL, "input": [1_000_000]}),
+            http.post("/v1/embeddings", json={"model": MODEL, "input": "a", "dimensions": WIDTH + 1}),
+        ]
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/embeddings", json={"model": MODEL, "input": ["bees make honey"] * 2048}, timeout=0.02)
+        left = time.monotonic()
+        while up.busy():
+            assert time.monotonic() - left < 1
+        served_on = await vectors_of(up, "bees")
+    assert [answer.status_code for answer in answers] == [400] * 6
+    codes = [answer.json()["error"]["code"] for answer in answers]
+    assert codes == [*["unsupported_route"] * 3, "context_length_exceeded", None, None]
+    assert f"input 1 has {CONTEXT + 2} tokens, this model reads {CONTEXT}" in answers[3].json()["error"]["message"]
+    assert len(served_on) == 1
+
+
+@pytest.mark.engine
+def test_a_reranker_orders(tmp_path: Path) -> None:
+    """By llama-server and a model that ranks: the same text has the same score, the best comes first."""
+    model = encoder_model(tmp_path / "ranks.gguf", ranks=True)
+    body = {"model": MODEL, "query": "who make honey", "documents": [*TEXTS, TEXTS[1]]}
+    with front(KINDS["llama-server"], tmp_path, "--option", "task=rerank", model=model) as up, up.http as http:
+        found = http.post("/v1/rerank", json=body).json()
+        few = http.post("/v1/rerank", json=body | {"documents": TEXTS, "top_n": 2, "return_documents": True}).json()
+    scores = {each["index"]: each["relevance_score"] for each in found["results"]}
+    assert sorted(scores) == [*range(len(TEXTS) + 1)]
+    assert scores[1] == pytest.approx(scores[len(TEXTS)], abs=1e-4)
+    assert len({round(score, 4) for score in scores.values()}) == len(TEXTS)
+    assert [*scores.values()] == sorted(scores.values(), reverse=True)
+    best = [index for index in scores if index < len(TEXTS)][:2]
+    assert [each["document"]["text"] for each in few["results"]] == [TEXTS[index] for index in best]
+    assert found["usage"]["prompt_tokens"] > 20

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
+from array import array
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rbee_runtime import logs
 from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestError
@@ -22,7 +23,7 @@ from rbee_runtime.worker.engines.llamacpp.conversation import turns
 from rbee_runtime.worker.engines.llamacpp.preparer import Preparer
 from rbee_runtime.worker.engines.llamacpp.preparing import Compile
 from rbee_runtime.worker.engines.llamacpp.template import CHATML
-from rbee_runtime.worker.engines.options import read_llama
+from rbee_runtime.worker.engines.options import Task, read_llama
 from rbee_runtime.worker.engines.tool_forms import (
     SPECIAL,
     ToolForm,
@@ -32,7 +33,7 @@ from rbee_runtime.worker.engines.tool_forms import (
     told,
     wrapped,
 )
-from rbee_runtime.worker.engines.vectors import Embeddings, EmbedRequest, Ranking, RankRequest, unserved
+from rbee_runtime.worker.engines.vectors import Embeddings, EmbedRequest, Ranking, RankRequest, shortened, unserved
 
 BEAT_SECONDS = 1.0
 """Between two questions to the engine's process."""
@@ -50,7 +51,9 @@ hangs in a driver or in a grammar without end. After a fifth of it there is no t
 
 CLOSE_SECONDS = 3.0
 
-_Heard = asyncio.Queue[wire.Piece | wire.Tokens | RequestError | EngineCrashedError]
+_Answer = wire.Piece | wire.Tokens | wire.Vectors | RequestError | EngineCrashedError
+_Heard = asyncio.Queue[_Answer]
+_W = TypeVar("_W", wire.Tokens, wire.Vectors)
 
 
 class LlamaEngine:
@@ -76,6 +79,8 @@ class LlamaEngine:
             kv_type=options.kv_type,
             parking=options.prompt_cache_mib << 20,
             shares=options.shares(),
+            task=options.task,
+            pooling=options.pooling,
         )
         self._numbers = count(1)
         self._waiting: dict[int, _Heard] = {}
@@ -85,6 +90,7 @@ class LlamaEngine:
         self._loaded: asyncio.Future[wire.Loaded] | None = None
         self._preparer: Preparer | None = None
         self._form = ToolForm.PLAIN
+        self._task = Task.GENERATE
         self._watch: asyncio.Task[None] | None = None
         self._answered = 0.0
         self._step = 0.0
@@ -116,8 +122,9 @@ class LlamaEngine:
             await self._child.start(self._order)
             loaded = await self._loaded
             template = loaded.template or CHATML
-            self._preparer = Preparer(Compile(template, loaded.bos, loaded.eos, self._order.directory))
-            await self._preparer.start()
+            if loaded.task is Task.GENERATE:
+                self._preparer = Preparer(Compile(template, loaded.bos, loaded.eos, self._order.directory))
+                await self._preparer.start()
         except BaseException:
             # Whoever gives up on a load, by a stop or an error, has nobody to close it later.
             await self.close()
@@ -126,7 +133,7 @@ class LlamaEngine:
             logs.warning(
                 "context_cut", wanted=self.context, taken=loaded.context, why="the model was trained for no more"
             )
-        self._form, self.context = form_of(template), loaded.context
+        self._task, self._form, self.context = loaded.task, form_of(template), loaded.context
         self._answered = asyncio.get_running_loop().time()
         self._watch = asyncio.create_task(self._watch_over(self._child))
 
@@ -145,6 +152,7 @@ class LlamaEngine:
 
     async def complete(self, request: TextRequest) -> AsyncGenerator[Delta, None]:
         """Yield what follows a text."""
+        self._demand(Task.GENERATE, "text")
         prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
         async with aclosing(self._generate(prompt, request.generation)) as deltas:
             async for delta in deltas:
@@ -152,29 +160,25 @@ class LlamaEngine:
 
     async def tokenise(self, text: str) -> list[int]:
         """Return the tokens of a text."""
-        child = self._alive()
-        number, heard = next(self._numbers), _Heard()
-        self._waiting[number] = heard
-        try:
-            child.send(wire.Tokenise(number, text))
-            answer = await heard.get()
-        finally:
-            del self._waiting[number]
-        if isinstance(answer, wire.Tokens):
-            return answer.tokens
-        raise answer if isinstance(answer, Exception) else AssertionError(f"{answer} is no answer to a text")
+        number = next(self._numbers)
+        found = await self._asked(number, wire.Tokenise(number, text), wire.Tokens)
+        return found.tokens
 
     async def prompt_tokens(self, request: ChatRequest) -> list[int]:
         """Return the tokens of a conversation's prompt."""
         return await self.tokenise(await self._prompt(self._prepared(), request))
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        """Refuse: its context is made for text."""
-        del request
-        raise unserved("embeddings")
+        """Return vectors of length 1."""
+        self._demand(Task.EMBED, "embeddings")
+        number = next(self._numbers)
+        texts = [each if isinstance(each, str) else list(each) for each in request.inputs]
+        found = await self._asked(number, wire.Embed(number, texts), wire.Vectors)
+        vectors = (shortened(array("f", each), request.dimensions) for each in found.vectors)
+        return Embeddings(tuple(vectors), found.tokens)
 
     async def rank(self, request: RankRequest) -> Ranking:
-        """Refuse, as above."""
+        """Refuse: that is llama-server's."""
         del request
         raise unserved("reranking")
 
@@ -195,8 +199,31 @@ class LlamaEngine:
             await self._child.close(CLOSE_SECONDS)
             self._child = None
 
-    def _prepared(self) -> Preparer:
+    async def _asked(self, number: int, message: wire.Tokenise | wire.Embed, kind: type[_W]) -> _W:
+        """Return the one answer to a message; closing it by a cancellation frees what it takes."""
+        child = self._alive()
+        heard = self._waiting[number] = _Heard()
+        over = False
+        try:
+            child.send(message)
+            answer = await heard.get()
+            over = True
+        finally:
+            del self._waiting[number]
+            if not over:
+                child.send(wire.Cancel(number))
+        if isinstance(answer, kind):
+            return answer
+        raise answer if isinstance(answer, Exception) else AssertionError(f"{answer} is no answer to a text")
+
+    def _demand(self, task: Task, what: str) -> None:
+        """Raise RequestError unless the model is loaded for that."""
         self._alive()
+        if self._task is not task:
+            raise unserved(what)
+
+    def _prepared(self) -> Preparer:
+        self._demand(Task.GENERATE, "text")
         if self._preparer is None:
             raise _unloaded()
         return self._preparer
@@ -251,7 +278,7 @@ class LlamaEngine:
             case wire.Pieces():
                 for piece in message.pieces:
                     self._tell(piece.request, piece)
-            case wire.Tokens():
+            case wire.Tokens() | wire.Vectors():
                 self._tell(message.request, message)
             case wire.Refused():
                 kind = "server_error" if message.status >= 500 else "invalid_request_error"
@@ -270,7 +297,9 @@ class LlamaEngine:
             case wire.NotLoaded() if self._loaded is not None and not self._loaded.done():
                 self._loaded.set_exception(EngineLoadError(message.message, reason=ExitReason(message.reason)))
 
-    def _tell(self, request: int, what: wire.Piece | wire.Tokens | RequestError | EngineCrashedError) -> None:
+    def _tell(
+        self, request: int, what: wire.Piece | wire.Tokens | wire.Vectors | RequestError | EngineCrashedError
+    ) -> None:
         # One that was cancelled meanwhile has no queue any more.
         if (heard := self._waiting.get(request)) is not None:
             heard.put_nowait(what)

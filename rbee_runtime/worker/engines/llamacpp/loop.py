@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import TokenLogprob, Usage
 from rbee_runtime.worker.engines.llamacpp.answers import Answer, Said, Words
+from rbee_runtime.worker.engines.llamacpp.arrays import outputs
 from rbee_runtime.worker.engines.llamacpp.batching import Batcher, Entry
-from rbee_runtime.worker.engines.llamacpp.native import NativeModel, Outcome, outputs
+from rbee_runtime.worker.engines.llamacpp.forgotten import Forgotten
+from rbee_runtime.worker.engines.llamacpp.native import NativeModel, Outcome
 from rbee_runtime.worker.engines.llamacpp.pace import Pace
 from rbee_runtime.worker.engines.llamacpp.sampling import Sampler, logprobs
 from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState
 from rbee_runtime.worker.engines.llamacpp.wire import Piece, Pieces, Refused, Submit, ToFront
-
-MOST_GONE = 1024
-"""Requests that were cancelled before they came, or after they ended: which of both, nobody can tell."""
 
 
 @dataclass(slots=True)
@@ -53,12 +52,12 @@ class Loop:
         self._send = send
         self._clock = clock
         self._requests: dict[int, _Request] = {}
-        self._gone: set[int] = set()
+        self._gone = Forgotten()
         self._stepping: set[int] = set()
 
     def submit(self, submit: Submit, prompt: list[int]) -> None:
         """Queue the choices of a request whose prompt is tokenised, or refuse it."""
-        if self._left(submit.request):
+        if self._gone.pop(submit.request):
             return
         try:
             self._take(submit, prompt)
@@ -67,7 +66,7 @@ class Loop:
 
     def refuse(self, submit: Submit, least: int) -> None:
         """Answer that a prompt of at least so many tokens is too long."""
-        if not self._left(submit.request):
+        if not self._gone.pop(submit.request):
             self._refuse(submit.request, too_long(least, self._context))
 
     def counts(self) -> tuple[int, int, int]:
@@ -79,10 +78,8 @@ class Loop:
         """Free all that a request holds; one that is not known yet is forgotten when it comes."""
         if request in self._requests:
             self._drop(request)
-            return
-        self._gone.add(request)
-        # Those that had ended when the word came are never asked about again.
-        self._gone.difference_update(sorted(self._gone)[:-MOST_GONE])
+        else:
+            self._gone.add(request)
 
     def abandon(self, request: int) -> None:
         """End the running step if it computes for nobody else; from any thread, and `cancel` comes as well.
@@ -209,12 +206,6 @@ class Loop:
         """Free all that a request holds and have its client told why."""
         self._drop(request)
         self._send(Refused(request, error.status, str(error), error.code, error.param))
-
-    def _left(self, request: int) -> bool:
-        """Say whether a request was cancelled before it came."""
-        left = request in self._gone
-        self._gone.discard(request)
-        return left
 
     def _learn(self, entries: Sequence[Entry], seconds: float) -> None:
         answering = sum(entry.sample and len(entry.tokens) == 1 for entry in entries)

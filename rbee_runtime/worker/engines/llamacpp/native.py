@@ -10,15 +10,16 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from enum import StrEnum
-from itertools import accumulate
 from types import ModuleType
 from typing import Any, cast
 
 from rbee_runtime.errors import EngineCrashedError, EngineLoadError
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import Progress
+from rbee_runtime.worker.engines.llamacpp.arrays import Batch
 from rbee_runtime.worker.engines.llamacpp.batching import Entry
 from rbee_runtime.worker.engines.llamacpp.wire import Load
+from rbee_runtime.worker.engines.options import Task
 
 _ALL_LAYERS = 999
 
@@ -35,6 +36,12 @@ _FLASH = {"auto": -1, "off": 0, "on": 1}
 
 _TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 """ggml.h's ggml_type; the binding lacks the last one."""
+
+POOLING = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
+"""llama.h's llama_pooling_type; 0 is none."""
+
+MOST_TEXTS = 64
+"""Texts of one step of embedding: shorter ones than 8 tokens are rare, and each takes a sequence of its context."""
 
 _WARN, _ERROR = 3, 4
 """ggml.h's levels; the binding's comments show an older numbering."""
@@ -131,6 +138,8 @@ class NativeModel:
         self._bos: str | None = None
         self._longest: int | None = None
         self._windowed = library.llama_model_n_swa(model) > 0
+        self._width: int = library.llama_model_n_embd_out(model)
+        self.trained: int = library.llama_model_n_ctx_train(model)
 
     @property
     def cells(self) -> int:
@@ -235,15 +244,31 @@ class NativeModel:
 
     def decode(self, entries: Sequence[Entry]) -> Outcome:
         """Run one step, or raise EngineCrashedError if llama.cpp cannot go on."""
-        status = self.library.llama_decode(self.context, self._batch.fill(entries))
-        if status in _OUTCOMES:
-            return _OUTCOMES[status]
-        raise EngineCrashedError(f"llama.cpp stopped in a step of {len(entries)} sequences with status {status}")
+        return self._run(self._batch.fill(entries), len(entries))
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> Outcome:
+        """Compute whole texts, each by itself, or raise EngineCrashedError if llama.cpp cannot go on."""
+        if self._memory:
+            self.library.llama_memory_clear(self._memory, False)
+        return self._run(self._batch.fill_texts(texts), len(texts))
+
+    def vector(self, text: int) -> list[float]:
+        """Return the vector of a text of the last step."""
+        values = self.library.llama_get_embeddings_seq(self.context, text)
+        if not values:
+            raise EngineCrashedError("llama.cpp gave no vector for a text")
+        return list(values[: self._width])
 
     def close(self) -> None:
         """Free context and model."""
         self.library.llama_free(self.context)
         self.library.llama_model_free(self.model)
+
+    def _run(self, batch: Any, sequences: int) -> Outcome:
+        status = self.library.llama_decode(self.context, batch)
+        if status in _OUTCOMES:
+            return _OUTCOMES[status]
+        raise EngineCrashedError(f"llama.cpp stopped in a step of {sequences} sequences with status {status}")
 
     def _piece(self, token: int, room: int) -> bytes:
         buffer = ctypes.create_string_buffer(room)
@@ -257,45 +282,7 @@ class NativeModel:
         return text.decode("utf-8", "replace")
 
 
-class Batch:
-    """The arrays of one step in C's memory, written in slices: token by token Python would take longer than the GPU."""
-
-    def __init__(self, library: ModuleType, size: int) -> None:
-        self._struct = library.llama_batch()
-        self._tokens = (library.llama_token * size)()
-        self._positions = (library.llama_pos * size)()
-        self._sequences = (library.llama_seq_id * size)()
-        self._wanted = (ctypes.c_int8 * size)()
-        self._ones = (ctypes.c_int32 * size)(*[1] * size)
-        each = ctypes.POINTER(library.llama_seq_id)
-        width = ctypes.sizeof(library.llama_seq_id)
-        first = ctypes.addressof(self._sequences)
-        self._pointers = (each * size)(*(ctypes.cast(first + width * index, each) for index in range(size)))
-        self._struct.token, self._struct.pos = self._tokens, self._positions
-        self._struct.seq_id, self._struct.n_seq_id = self._pointers, self._ones
-        self._struct.logits = self._wanted
-
-    def fill(self, entries: Sequence[Entry]) -> Any:
-        """Return the batch of these entries."""
-        at = 0
-        for entry in entries:
-            end = at + len(entry.tokens)
-            self._tokens[at:end] = entry.tokens
-            self._positions[at:end] = list(range(entry.start, entry.start + len(entry.tokens)))
-            self._sequences[at:end] = [entry.slot.index] * len(entry.tokens)
-            self._wanted[at:end] = [0] * len(entry.tokens)
-            self._wanted[end - 1] = entry.sample
-            at = end
-        self._struct.n_tokens = at
-        return self._struct
-
-
-def outputs(entries: Sequence[Entry]) -> list[int]:
-    """Return where in the batch the last token of each entry is."""
-    return [end - 1 for end in accumulate(len(entry.tokens) for entry in entries)]
-
-
-def load(order: Load, *, progress: Progress, abort: Abort) -> NativeModel:
+def load(order: Load, *, task: Task, progress: Progress, abort: Abort) -> NativeModel:
     """Return the model with room for the slots that are ordered, or raise EngineLoadError."""
     library = _library()
     log = NativeLog(library, abort)
@@ -313,7 +300,9 @@ def load(order: Load, *, progress: Progress, abort: Abort) -> NativeModel:
     trained: int = library.llama_model_n_ctx_train(model)
     # Beyond what it was trained for a model answers nonsense without any error.
     context = min(order.context, trained) if trained > 0 else order.context
-    handle = library.llama_init_from_model(model, _context_options(library, order, context, abort))
+    settings = _context_options(library, order, abort)
+    (_of_vectors if task is Task.EMBED else _of_text)(settings, order, context)
+    handle = library.llama_init_from_model(model, settings)
     if handle is None:
         library.llama_model_free(model)
         slots = f"{order.slots} x " if order.slots > 1 else ""
@@ -326,11 +315,22 @@ def _report(progress: Progress, share: float, abort: Abort) -> bool:
     return not abort.is_set
 
 
-def _context_options(library: ModuleType, order: Load, context: int, abort: Abort) -> Any:
-    options = library.llama_context_default_params()
+def _of_text(options: Any, order: Load, context: int) -> None:
     options.n_ctx = context * order.slots
     options.n_batch = options.n_ubatch = order.batch
     options.n_seq_max = options.n_outputs_max = order.slots
+
+
+def _of_vectors(options: Any, order: Load, context: int) -> None:
+    # A text is computed in one piece, and none is kept.
+    options.n_ctx = options.n_batch = options.n_ubatch = max(order.batch, context)
+    options.n_seq_max = MOST_TEXTS
+    options.embeddings = True
+    options.pooling_type = POOLING[order.pooling]
+
+
+def _context_options(library: ModuleType, order: Load, abort: Abort) -> Any:
+    options = library.llama_context_default_params()
     # One pool of cells: only in it can sequences share what they begin with.
     options.kv_unified = True
     options.n_threads = options.n_threads_batch = order.threads

@@ -12,15 +12,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from rbee_runtime.errors import EngineError, EngineLoadError, ModelStoreError
 from rbee_runtime.models import gguf
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import artefact, attendant
 from rbee_runtime.worker.engines.llamacpp import native, wire
+from rbee_runtime.worker.engines.llamacpp.embedding import Embedder, chosen
 from rbee_runtime.worker.engines.llamacpp.loop import Loop
+from rbee_runtime.worker.engines.options import Task
 
 
 class Channel:
@@ -51,10 +56,10 @@ class Program:
     def __init__(self, channel: Channel, clock: Callable[[], float]) -> None:
         self._channel = channel
         self._clock = clock
-        self._inbox: queue.SimpleQueue[Callable[[Loop], None] | None] = queue.SimpleQueue()
-        self._texts: queue.SimpleQueue[wire.Submit | wire.Tokenise] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._texts: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
         self._abort = native.Abort()
-        self._loop: Loop | None = None
+        self._steps: Loop | Embedder | None = None
         self._since = 0.0
 
     def run(self, order: wire.Load) -> None:
@@ -62,12 +67,35 @@ class Program:
         # Reading begins at once: a front that gives up while the model loads is heard.
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         try:
-            model = self._load(order)
+            task, model = self._load(order)
         except EngineLoadError as error:
             self._channel.send(wire.NotLoaded(str(error), error.reason))
             return
-        context = min(order.context, model.cells // order.slots)
-        self._loop = Loop(
+        if task is Task.EMBED:
+            context = min(order.context, model.trained or order.context)
+            self._steps = self._embedder(model, order, context)
+        else:
+            context = min(order.context, model.cells // order.slots)
+            self._steps = self._answerer(model, order, context)
+        threading.Thread(target=self._tokenise, args=(model, self._steps), name="tokeniser", daemon=True).start()
+        self._channel.send(wire.Loaded(context, model.template or "", model.bos, model.eos, task))
+        self._serve(self._steps)
+        model.close()
+
+    def _load(self, order: wire.Load) -> tuple[Task, native.NativeModel]:
+        path = Path(order.path)
+        try:
+            metadata = gguf.read(path).metadata
+        except ModelStoreError as error:
+            raise EngineLoadError(str(error)) from error
+        if order.directory:
+            artefact.activate(Path(order.directory), "llama-cpp")
+        task, pooling = chosen(metadata, order.task, order.pooling)
+        order = msgspec.structs.replace(order, pooling=pooling)
+        return task, native.load(order, task=task, progress=self._progress, abort=self._abort)
+
+    def _answerer(self, model: native.NativeModel, order: wire.Load, context: int) -> Loop:
+        return Loop(
             model,
             slots=order.slots,
             context=context,
@@ -76,20 +104,10 @@ class Program:
             send=self._channel.send,
             clock=self._clock,
         )
-        threading.Thread(target=self._tokenise, args=(model,), name="tokeniser", daemon=True).start()
-        self._channel.send(wire.Loaded(context, model.template or "", model.bos, model.eos))
-        self._serve(self._loop)
-        model.close()
 
-    def _load(self, order: wire.Load) -> native.NativeModel:
-        path = Path(order.path)
-        try:
-            gguf.read(path)
-        except ModelStoreError as error:
-            raise EngineLoadError(str(error)) from error
-        if order.directory:
-            artefact.activate(Path(order.directory), "llama-cpp")
-        return native.load(order, progress=self._progress, abort=self._abort)
+    def _embedder(self, model: native.NativeModel, order: wire.Load, context: int) -> Embedder:
+        room = max(order.batch, context)
+        return Embedder(model, context=context, room=room, slots=order.slots, send=self._channel.send)
 
     def _progress(self, share: float) -> None:
         try:
@@ -98,7 +116,7 @@ class Program:
             # The front is gone, and an error in a callback of C is printed each time and forgotten.
             self._abort.set(True)
 
-    def _serve(self, loop: Loop) -> None:
+    def _serve(self, steps: Loop | Embedder) -> None:
         worked = True
         while True:
             try:
@@ -106,13 +124,13 @@ class Program:
                 call = self._inbox.get(block=not worked)
             except queue.Empty:
                 self._since = self._clock()
-                worked = loop.step()
+                worked = steps.step()
                 self._since = 0.0
                 continue
             if call is None:
                 return
             self._since = self._clock()
-            call(loop)
+            call()
             self._since = 0.0
             worked = True
 
@@ -126,39 +144,61 @@ class Program:
 
     def _take(self, message: Any) -> None:
         match message:
-            case wire.Submit() | wire.Tokenise():
+            case wire.Submit() | wire.Tokenise() | wire.Embed():
                 self._texts.put(message)
-            case wire.Cancel():
-                if self._loop is not None:
-                    self._loop.abandon(message.request)
-                self._inbox.put(lambda loop: loop.cancel(message.request))
+            case wire.Cancel() if (steps := self._steps) is not None:
+                steps.abandon(message.request)
+                self._inbox.put(lambda: steps.cancel(message.request))
             case wire.Ping():
                 since = self._since
-                busy = self._loop.counts() if self._loop is not None else (0, 0, 0)
+                busy = self._steps.counts() if self._steps is not None else (0, 0, 0)
                 self._channel.send(wire.Pong(message.number, *busy, self._clock() - since if since else 0.0))
 
-    def _tokenise(self, model: native.NativeModel) -> None:
+    def _tokenise(self, model: native.NativeModel, steps: Loop | Embedder) -> None:
         while True:
             asked = self._texts.get()
             try:
-                if isinstance(asked, wire.Submit):
-                    self._inbox.put(_submission(model, asked))
-                else:
+                if isinstance(asked, wire.Tokenise):
                     self._channel.send(_tokens(model, asked))
+                else:
+                    self._inbox.put(_prepared(model, steps, asked))
             except Exception as error:  # noqa: BLE001 - a thread that is gone would keep every later request waiting
                 message = f"its text cannot be made into tokens: {error}"
-                self._channel.send(wire.Refused(asked.request, 400, message, None, "messages"))
+                param = "input" if isinstance(asked, wire.Embed) else "messages"
+                self._channel.send(wire.Refused(asked.request, 400, message, None, param))
 
 
-def _submission(model: native.NativeModel, submit: wire.Submit) -> Callable[[Loop], None]:
+_Asked = wire.Submit | wire.Tokenise | wire.Embed
+
+
+def _prepared(model: native.NativeModel, steps: Loop | Embedder, asked: wire.Submit | wire.Embed) -> Callable[[], None]:
+    match asked, steps:
+        case wire.Submit(), Loop():
+            return _submission(model, steps, asked)
+        case wire.Embed(), Embedder():
+            return _embedding(model, steps, asked)
+        case _:
+            raise AssertionError(f"{type(asked).__name__} is not for {type(steps).__name__}")
+
+
+def _submission(model: native.NativeModel, loop: Loop, submit: wire.Submit) -> Callable[[], None]:
     if not isinstance(submit.prompt, str):
         prompt = submit.prompt
     elif (least := model.fewest_tokens(submit.prompt)) > model.cells:
         # What is surely too long is not tokenised: some vocabularies take minutes for ten million characters.
-        return lambda loop: loop.refuse(submit, least)
+        return lambda: loop.refuse(submit, least)
     else:
         prompt = model.tokens_of(submit.prompt)
-    return lambda loop: loop.submit(submit, prompt)
+    return lambda: loop.submit(submit, prompt)
+
+
+def _embedding(model: native.NativeModel, embedder: Embedder, asked: wire.Embed) -> Callable[[], None]:
+    texts: list[list[int]] = []
+    for index, text in enumerate(asked.texts):
+        if isinstance(text, str) and (least := model.fewest_tokens(text)) > model.cells:
+            return partial(embedder.refuse, asked.request, index, least)
+        texts.append(model.tokens_of(text) if isinstance(text, str) else text)
+    return lambda: embedder.submit(asked.request, texts)
 
 
 def _tokens(model: native.NativeModel, asked: wire.Tokenise) -> wire.Tokens | wire.Refused:

@@ -10,6 +10,7 @@ import msgspec
 
 from rbee_runtime.errors import EngineCrashedError
 from rbee_runtime.worker.engines import Finish, Sampling, TokenLogprob, Usage
+from rbee_runtime.worker.engines.options import Task
 
 LARGEST = 256 << 20
 """Bytes of one message; a prompt is at most 16 MiB, so more is damage."""
@@ -21,7 +22,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     """The first message: which model, and how. `directory` is the engine artefact ("": installed packages).
 
     `gpu_layers` None is all; `flash_attention` and `kv_type` are the names of the engine's options, `shares` those of
-    the devices; `parking` is bytes of main memory for sequences that nobody answers now.
+    the devices; `parking` is bytes of main memory for sequences that nobody answers now; `task` and `pooling` are as
+    the options have them.
     """
 
     path: str
@@ -35,6 +37,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     kv_type: str
     parking: int
     shares: tuple[float, ...] = ()
+    task: str = ""
+    pooling: str = ""
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -60,6 +64,13 @@ class Tokenise(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    """Return the vectors of texts (or token ids)."""
+
+    request: int
+    texts: list[str | list[int]]
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """Nobody waits for this request any more."""
 
@@ -83,12 +94,16 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """The model is ready; `context` is tokens per sequence, `template` its chat template ("": none)."""
+    """The model is ready; `context` is tokens per sequence, `template` its chat template ("": none).
+
+    `task` is what it serves.
+    """
 
     context: int
     template: str
     bos: str
     eos: str
+    task: Task = Task.GENERATE
 
 
 class NotLoaded(msgspec.Struct, frozen=True, tag=True):
@@ -132,6 +147,14 @@ class Tokens(msgspec.Struct, frozen=True, tag=True):
     tokens: list[int]
 
 
+class Vectors(msgspec.Struct, frozen=True, tag=True):
+    """Vectors in the order of the texts, each as its 32-bit floats, and how many tokens all texts had."""
+
+    request: int
+    vectors: list[bytes]
+    tokens: int
+
+
 class Pong(msgspec.Struct, frozen=True, tag=True):
     """The answer to a ping: slots taken, prompts that wait, tokens in cells, seconds since the running step began."""
 
@@ -149,8 +172,8 @@ class Crashed(msgspec.Struct, frozen=True, tag=True):
     reason: str = ""
 
 
-ToEngine = Load | Submit | Tokenise | Cancel | Ping | Quit
-ToFront = Progress | Loaded | NotLoaded | Pieces | Refused | Tokens | Pong | Crashed
+ToEngine = Load | Submit | Tokenise | Embed | Cancel | Ping | Quit
+ToFront = Progress | Loaded | NotLoaded | Pieces | Refused | Tokens | Vectors | Pong | Crashed
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

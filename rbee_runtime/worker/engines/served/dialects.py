@@ -72,6 +72,10 @@ class Dialect(Protocol):
         """Return the path that answers 200 once the model is loaded and as long as all is well."""
 
     @property
+    def writes(self) -> bool:
+        """Say whether its model answers with text: some servers would write with one of vectors too, but nonsense."""
+
+    @property
     def words(self) -> Words:
         """Return its fields beside OpenAI's."""
 

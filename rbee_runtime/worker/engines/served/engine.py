@@ -22,7 +22,7 @@ from rbee_runtime.worker.engines.served.calls import Calls
 from rbee_runtime.worker.engines.served.dialects import Chat, Dialect, Place
 from rbee_runtime.worker.engines.served.hearing import Hearing
 from rbee_runtime.worker.engines.served.program import Program
-from rbee_runtime.worker.engines.vectors import Embeddings, EmbedRequest, Ranking, RankRequest
+from rbee_runtime.worker.engines.vectors import Embeddings, EmbedRequest, Ranking, RankRequest, shortened, unserved
 
 POLL_SECONDS = 0.25
 """Between two looks at a server that loads."""
@@ -107,6 +107,7 @@ class ServedEngine:
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer; closing the iterator ends the request at the server."""
+        self._demand_text()
         chat = self._chat(request)
         sent = self._answer("/v1/chat/completions", chat.body, request.generation)
         async with aclosing(sent), aclosing(chat.reader(sent) if chat.reader is not None else sent) as deltas:
@@ -115,6 +116,7 @@ class ServedEngine:
 
     async def complete(self, request: TextRequest) -> AsyncGenerator[Delta, None]:
         """Yield what follows a text."""
+        self._demand_text()
         body = asking.text_body(self._model, request, self._dialect.words) | self._dialect.named(self._model)
         async with aclosing(self._answer("/v1/completions", body, request.generation)) as deltas:
             async for delta in deltas:
@@ -141,7 +143,8 @@ class ServedEngine:
             part = EmbedRequest(request.inputs[at : at + SLICE], request.dimensions)
             body = {**self._dialect.named(self._model), **asking.embed_fields(part)}
             found = answers.embeddings(await self._ask("/v1/embeddings", body, VectorsAnswer), len(part.inputs))
-            vectors += found.vectors
+            # llama-server gives them whole, whatever it is asked for.
+            vectors += (shortened(each, request.dimensions) for each in found.vectors)
             tokens += found.tokens
         return Embeddings(tuple(vectors), tokens)
 
@@ -169,6 +172,10 @@ class ServedEngine:
         finally:
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _demand_text(self) -> None:
+        if not self._dialect.writes:
+            raise unserved("text")
 
     def _chat(self, request: ChatRequest) -> Chat:
         return self._dialect.chat(asking.chat_body(self._model, request, self._dialect.words), request)

@@ -42,6 +42,11 @@ class LlamaServer:
         self._options = read_llama_server(launch.worker.options, launch.worker.slots)
         self._form = ToolForm.HERMES
 
+    @property
+    def writes(self) -> bool:
+        """Say whether it was started to write."""
+        return self._options.task is Task.GENERATE
+
     def named(self, model: str) -> dict[str, Any]:
         """Return the name as clients have it, which the server was told."""
         return {"model": model}

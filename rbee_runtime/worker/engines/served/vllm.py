@@ -81,6 +81,11 @@ class Vllm:
         path = Path(launch.model_path)
         self._folder = path if path.is_dir() else path.parent
 
+    @property
+    def writes(self) -> bool:
+        """Say whether it was started to write."""
+        return self._options.task is Task.GENERATE
+
     def named(self, model: str) -> dict[str, Any]:
         """Return the name as clients have it, which the server was told."""
         return {"model": model}
