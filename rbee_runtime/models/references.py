@@ -2,7 +2,7 @@
 
 file:/absolute/path                 a file or a folder of this host
 fake:key=value,…                    the built-in engine for trials, which has no files
-hf:org/repo[@revision][:file-glob]  the Hugging Face hub or a mirror of it
+hf:org/repo[@revision][:file-glob]  the Hugging Face hub or a mirror of it; several globs have | between them
 https://host[:port]/path[#sha256=…] one file; http:// from the hosts that the store's settings name
 s3://bucket/key-or-prefix           an object store; likewise gs:// and az://
 oci://registry/repository[:tag]     an artefact or image in a registry, or [@sha256:…]
@@ -85,7 +85,7 @@ _FORMS: dict[Scheme, tuple[re.Pattern[str], str]] = {
     Scheme.HF: (
         re.compile(
             rf"(?P<place>{_REPOSITORY})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{{0,127}}))?"
-            r"(?::(?P<path>[A-Za-z0-9_*?\[][A-Za-z0-9_*?\[\]!.,+=/-]{0,254}))?"
+            r"(?::(?P<path>[A-Za-z0-9_*?\[][A-Za-z0-9_*?\[\]!.,+=/|-]{0,254}))?"
         ),
         "hf:org/repo, hf:org/repo@revision or hf:org/repo@revision:*Q4_K_M.gguf",
     ),

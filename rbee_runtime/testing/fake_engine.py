@@ -22,7 +22,17 @@ from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestErro
 from rbee_runtime.protocol import WorkerLaunch
 from rbee_runtime.states import ExitReason
 from rbee_runtime.testing.fake_script import FakeScript, parse_options, read_script
-from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Gauges, Generation, Progress, TextRequest, Usage
+from rbee_runtime.worker.engines import (
+    ChatRequest,
+    Delta,
+    Finish,
+    Gauges,
+    Generation,
+    Picture,
+    Progress,
+    TextRequest,
+    Usage,
+)
 from rbee_runtime.worker.engines.vectors import Embeddings, EmbedRequest, Ranking, RankRequest
 
 __all__ = ["GARBAGE", "FakeEngine", "FakeScript", "create", "parse_options", "read_script"]
@@ -159,7 +169,8 @@ class FakeEngine:
 
 
 def _words_of(request: ChatRequest) -> int:
-    return sum(_TEMPLATE_TOKENS + len(message.content.split()) for message in request.messages)
+    pictures = sum(isinstance(part, Picture) for message in request.messages for part in message.parts)
+    return pictures + sum(_TEMPLATE_TOKENS + len(message.content.split()) for message in request.messages)
 
 
 async def _forever() -> None:

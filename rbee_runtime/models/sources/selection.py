@@ -1,8 +1,9 @@
 """Which files of a repository or folder make one model: pure, by names alone.
 
-A glob chooses; without one there must be exactly one model: one GGUF (or one set of its parts), or one set of
-safetensors weights at the top with what engines read beside it. Pickle copies of the weights and the `original/`
-folders of repositories are never chosen without a glob.
+A glob chooses, or several with | between them, such as one for a model and one for its projector. Without one there
+must be exactly one model: one GGUF (or one set of its parts), or one set of safetensors weights at the top with what
+engines read beside it. Pickle copies of the weights and the `original/` folders of repositories are never chosen
+without a glob.
 """
 
 import difflib
@@ -64,10 +65,13 @@ def weight_sets(names: Iterable[str], ending: str) -> dict[str, list[str]]:
 
 
 def _by_glob(names: Sequence[str], glob: str, where: str) -> list[str]:
-    chosen = [name for name in names if fnmatchcase(name, glob)]
-    if not chosen:
-        near = difflib.get_close_matches(glob, names, n=3, cutoff=0.5) or _weights(names)
-        raise ModelStoreError(f"{where} has no file that matches {glob!r}; {_there_is(near)}")
+    chosen: list[str] = []
+    for each in glob.split("|"):
+        matching = [name for name in names if fnmatchcase(name, each)]
+        if not matching:
+            near = difflib.get_close_matches(each, names, n=3, cutoff=0.5) or _weights(names)
+            raise ModelStoreError(f"{where} has no file that matches {each!r}; {_there_is(near)}")
+        chosen += (name for name in matching if name not in chosen)
     models = _gguf_models(chosen)
     if len(models) > 1:
         raise ModelStoreError(

@@ -37,11 +37,19 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation; text only.
+class Picture:
+    """A picture in a conversation: its MIME type, and its bytes in base64."""
 
-    `calls` are those that an assistant asked for; a tool's answer names the one it answers by `call` and its tool by
-    `name`.
+    media: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    `content` is its text; where pictures are among that, `parts` is what it consists of, in order. `calls` are those
+    that an assistant asked for; a tool's answer names the one it answers by `call` and its tool by `name`.
     """
 
     role: str
@@ -49,6 +57,7 @@ class Message:
     calls: tuple[ToolCall, ...] = ()
     call: str = ""
     name: str = ""
+    parts: tuple[str | Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

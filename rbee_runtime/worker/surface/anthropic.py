@@ -15,6 +15,7 @@ from rbee_runtime.worker.engines import (
     Finish,
     Generation,
     Message,
+    Picture,
     Sampling,
     Tool,
     ToolCall,
@@ -24,6 +25,7 @@ from rbee_runtime.worker.engines import (
 )
 from rbee_runtime.worker.surface.exchange import Exchange, demand_model
 from rbee_runtime.worker.surface.generation import decoded, invalid, unsupported
+from rbee_runtime.worker.surface.pictures import from_base64, split
 from rbee_runtime.worker.surface.reply import Reply, named_event
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import Call, Choice, Item
@@ -32,6 +34,13 @@ from rbee_runtime.worker.surface.tools import MOST_SCHEMA, MOST_TOOLS
 _Text = Annotated[str, msgspec.Meta(max_length=10_000_000)]
 _Name = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
 _Id = Annotated[str, msgspec.Meta(max_length=512)]
+
+
+class PictureSource(msgspec.Struct, frozen=True):
+    """Where a picture is; only `base64` is read."""
+
+    type: str
+    data: str = ""
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -44,6 +53,7 @@ class Block(msgspec.Struct, frozen=True):
     input: dict[str, Any] | None = None
     tool_use_id: _Id = ""
     content: "str | list[Block] | None" = None
+    source: PictureSource | None = None
 
 
 _Blocks = Annotated[list[Block], msgspec.Meta(max_length=1024)]
@@ -135,7 +145,9 @@ def request_of(body: MessagesBody) -> ChatRequest:
     """Return what the engine is asked for."""
     if body.thinking is not None and body.thinking.type == "enabled":
         raise unsupported("thinking", "this model does not think apart from its answer")
-    system = _texts(body.system, "system")
+    system, seen = split(_parts(body.system, "system"))
+    if seen:
+        raise unsupported("system", "pictures belong into messages")
     turns = [message for index, turn in enumerate(body.messages) for message in _messages(turn, f"messages[{index}]")]
     sampling = Sampling(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k)
     generation = Generation(max_tokens=body.max_tokens, stop=tuple(body.stop_sequences), sampling=sampling)
@@ -165,25 +177,36 @@ def _messages(turn: Turn, where: str) -> Iterator[Message]:
     if (calls and turn.role != "assistant") or (results and turn.role != "user"):
         raise invalid(f"{where}: an assistant uses tools and a user tells their results", where)
     for block in results:
-        yield Message("tool", _texts(block.content or "", where), call=block.tool_use_id)
+        content, parts = split(_parts(block.content or "", where))
+        yield Message("tool", content, call=block.tool_use_id, parts=parts)
     rest = [block for block in turn.content if block.type not in ("tool_use", "tool_result")]
     if rest or calls or not results:
-        yield Message(turn.role, _texts(rest, where), tuple(calls))
+        content, parts = split(_parts(rest, where))
+        yield Message(turn.role, content, tuple(calls), parts=parts)
 
 
 def _call(block: Block) -> ToolCall:
     return ToolCall(block.id, block.name, msgspec.json.encode(block.input or {}).decode())
 
 
-def _texts(content: str | Sequence[Block], where: str) -> str:
-    """Return the text of blocks; thoughts of earlier answers are left out, as Anthropic has it."""
+def _parts(content: str | Sequence[Block], where: str) -> Iterator[str | Picture]:
+    """Yield the texts and pictures of blocks; thoughts of earlier answers are left out, as Anthropic has it."""
     if isinstance(content, str):
-        return content
-    shown = [block for block in content if block.type not in ("thinking", "redacted_thinking")]
-    other = next((block.type for block in shown if block.type != "text"), None)
-    if other is not None:
-        raise unsupported(where, f"this model takes text only, not {other[:40]!r}")
-    return "".join(block.text for block in shown)
+        yield content
+        return
+    for block in content:
+        if block.type == "text":
+            yield block.text
+        elif block.type == "image":
+            yield _picture(block.source, where)
+        elif block.type not in ("thinking", "redacted_thinking"):
+            raise unsupported(where, f"models take text and pictures, not {block.type[:40]!r}")
+
+
+def _picture(source: PictureSource | None, where: str) -> Picture:
+    if source is None or source.type != "base64":
+        raise unsupported(where, "a picture is sent within the request, as base64; none is fetched")
+    return from_base64(source.data, where)
 
 
 def _tools(body: MessagesBody) -> Tools:

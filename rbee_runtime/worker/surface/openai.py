@@ -3,13 +3,13 @@
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rbee_runtime.worker.engines import ChatRequest, Delta, Message, TokenLogprob, ToolCall, Usage
+from rbee_runtime.worker.engines import ChatRequest, Delta, Message, Picture, TokenLogprob, ToolCall, Usage
 from rbee_runtime.worker.surface.generation import (
     MAX_LOGPROBS,
     GenerationBody,
@@ -19,23 +19,31 @@ from rbee_runtime.worker.surface.generation import (
     refuse_named,
     unsupported,
 )
+from rbee_runtime.worker.surface.pictures import demand_few, from_url, split
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import DONE, Call, Choice, Item, text_of, usage_of
 from rbee_runtime.worker.surface.tools import MOST_TOOLS, CallBody, NamedChoice, ToolBody, told_call, tools_of
 
 
-class TextPart(msgspec.Struct, frozen=True):
-    """One part of a message's content."""
+class PictureUrl(msgspec.Struct, frozen=True):
+    """`image_url`; how closely a picture is looked at (`detail`) is the model's own affair."""
+
+    url: str
+
+
+class ContentPart(msgspec.Struct, frozen=True):
+    """One part of a message's content: a text or a picture."""
 
     type: str
     text: str = ""
+    image_url: PictureUrl | None = None
 
 
 class Turn(msgspec.Struct, frozen=True):
     """One message as it comes in."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], msgspec.Meta(max_length=1024)] | None = None
+    content: str | Annotated[list[ContentPart], msgspec.Meta(max_length=1024)] | None = None
     tool_calls: Annotated[list[CallBody], msgspec.Meta(max_length=128)] | None = None
     tool_call_id: Annotated[str, msgspec.Meta(max_length=512)] | None = None
     name: Annotated[str, msgspec.Meta(max_length=512)] | None = None
@@ -99,6 +107,7 @@ def request_of(body: ChatBody) -> ChatRequest:
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     top = (body.top_logprobs or 0) if body.logprobs else None
     messages = tuple(_message(turn, index) for index, turn in enumerate(body.messages))
+    demand_few(messages)
     return ChatRequest(
         messages,
         generation_of(body, max_tokens=limit, logprobs=top),
@@ -123,16 +132,24 @@ def _message(turn: Turn, index: int) -> Message:
     calls = tuple(ToolCall(each.id, each.function.name, each.function.arguments) for each in turn.tool_calls or ())
     if calls and role != "assistant":
         raise invalid(f"messages[{index}].tool_calls: only an assistant calls tools", f"messages[{index}].tool_calls")
-    return Message(role, _text(turn, index), calls, turn.tool_call_id or "", turn.name or "")
+    where = f"messages[{index}].content"
+    content, parts = split(_parts(turn, where))
+    if parts and role == "system":
+        raise unsupported(where, "pictures belong into messages of users")
+    return Message(role, content, calls, turn.tool_call_id or "", turn.name or "", parts)
 
 
-def _text(turn: Turn, index: int) -> str:
+def _parts(turn: Turn, where: str) -> Iterator[str | Picture]:
     if not isinstance(turn.content, list):
-        return turn.content or ""
-    other = next((part.type for part in turn.content if part.type != "text"), None)
-    if other is not None:
-        raise unsupported(f"messages[{index}].content", f"this model takes text only, not {other[:40]!r}")
-    return "".join(part.text for part in turn.content)
+        yield turn.content or ""
+        return
+    for part in turn.content:
+        if part.type == "image_url" and part.image_url is not None:
+            yield from_url(part.image_url.url, where)
+        elif part.type == "text":
+            yield part.text
+        else:
+            raise unsupported(where, f"models take text and pictures, not {part.type[:40]!r}")
 
 
 @dataclass(frozen=True, slots=True)

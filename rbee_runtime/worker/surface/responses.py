@@ -8,8 +8,19 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Generation, Message, Sampling, ToolCall, Usage
+from rbee_runtime.worker.engines import (
+    ChatRequest,
+    Delta,
+    Finish,
+    Generation,
+    Message,
+    Picture,
+    Sampling,
+    ToolCall,
+    Usage,
+)
 from rbee_runtime.worker.surface.generation import decoded, invalid, refuse_named, unsupported
+from rbee_runtime.worker.surface.pictures import demand_few, from_url, split
 from rbee_runtime.worker.surface.reply import named_event
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import Call, Choice, Item
@@ -30,6 +41,7 @@ class Part(msgspec.Struct, frozen=True):
 
     type: str
     text: str = ""
+    image_url: str | None = None
 
 
 _Content = str | Annotated[list[Part], msgspec.Meta(max_length=1024)]
@@ -139,7 +151,9 @@ def request_of(body: ResponsesBody) -> ChatRequest:
         raise unsupported("text.format", "an answer is held to one of a format and tools at a time")
     sampling = Sampling(temperature=body.temperature, top_p=body.top_p)
     generation = Generation(max_tokens=body.max_output_tokens, sampling=sampling)
-    return ChatRequest(tuple(_messages(body)), generation, tools, schema)
+    messages = tuple(_messages(body))
+    demand_few(messages)
+    return ChatRequest(messages, generation, tools, schema)
 
 
 def _messages(body: ResponsesBody) -> Iterator[Message]:
@@ -166,19 +180,25 @@ def _message(entry: Entry, where: str) -> Iterator[Message]:
     if entry.type == "item_reference":
         raise unsupported(where, "this server keeps no items; send what it stands for")
     if entry.type == "function_call_output":
-        yield Message("tool", _text(entry.output, where), call=entry.call_id)
+        content, parts = split(_parts(entry.output, where))
+        yield Message("tool", content, call=entry.call_id, parts=parts)
     elif entry.type == "message":
         role = "system" if entry.role == "developer" else entry.role
-        yield Message(role, _text(entry.content or "", where))
+        content, parts = split(_parts(entry.content or "", where))
+        yield Message(role, content, parts=parts)
 
 
-def _text(content: _Content, where: str) -> str:
+def _parts(content: _Content, where: str) -> Iterator[str | Picture]:
     if isinstance(content, str):
-        return content
-    other = next((part.type for part in content if part.type not in ("input_text", "output_text", "text")), None)
-    if other is not None:
-        raise unsupported(where, f"this model takes text only, not {other[:40]!r}")
-    return "".join(part.text for part in content)
+        yield content
+        return
+    for part in content:
+        if part.type == "input_image" and part.image_url is not None:
+            yield from_url(part.image_url, where)
+        elif part.type in ("input_text", "output_text", "text"):
+            yield part.text
+        else:
+            raise unsupported(where, f"models take text and pictures, not {part.type[:40]!r}")
 
 
 def _tool(tool: FunctionTool, index: int) -> ToolBody:

@@ -89,7 +89,8 @@ def test_settings_arrive() -> None:
         ({"max_tokens": 0}, 400, "max_tokens"),
         ({"messages": []}, 400, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 400, "takes text only, not 'image'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 400, "sent within the request, as base64"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, 400, "text and pictures, not 'audio'"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]}, 400, "an assistant uses tools"),
         ({"output_config": {"format": {"type": "xml"}}}, 400, "a json_schema with its schema"),
         (

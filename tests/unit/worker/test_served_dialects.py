@@ -28,7 +28,7 @@ from rbee_runtime.worker.engines import (
 from rbee_runtime.worker.engines.served import asking, command, llama_server, shares, told_tools, vllm
 from rbee_runtime.worker.engines.served.dialects import Place
 from rbee_runtime.worker.engines.tool_forms import ToolForm
-from tests.unit.models.gguf_builder import gguf
+from tests.unit.models.gguf_builder import STRING, entry, gguf, tensor
 from tests.unit.models.safetensors_builder import CONFIG, folder, tensors
 
 PLACE = Place(Path("/run/x"), 4321, "key")
@@ -90,6 +90,23 @@ def test_llama_server_is_started_for_a_task(tmp_path: Path, task: str, word: str
         word
         in llama_server.dialect(launch(tmp_path, "llama-server", model_file(tmp_path), **given)).start(PLACE).command
     )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "kind"),
+    [
+        ("llama", "output.weight", "draft-simple"),
+        ("eagle3", "output.weight", "draft-eagle3"),
+        ("dflash", "output.weight", None),
+        ("qwen3", "blk.3.nextn.eh_proj.weight", None),
+    ],
+)
+def test_a_draft_is_said_to_be_of_its_kind(tmp_path: Path, architecture: str, name: str, kind: str | None) -> None:
+    """llama-server sees by itself what is a head of the model; any other draft it would load and never use."""
+    draft = tmp_path / "d.gguf"
+    draft.write_bytes(gguf([entry("general.architecture", STRING, architecture)], [tensor(name)]))
+    start = llama_server.dialect(launch(tmp_path, "llama-server", model_file(tmp_path), draft=str(draft))).start(PLACE)
+    assert (after([*start.command], "--spec-type") if "--spec-type" in start.command else None) == kind
 
 
 def test_vllm_gets_the_memory_that_was_asked_for(tmp_path: Path) -> None:
@@ -296,7 +313,7 @@ def test_llama_server_is_not_asked_for_what_it_ignores(tmp_path: Path, where: st
         dialect.chat(asking.chat_body("m", request, dialect.words), request)
 
 
-@pytest.mark.parametrize("option", ["lora", "draft"])
+@pytest.mark.parametrize("option", ["lora", "draft", "projector"])
 def test_a_file_beside_the_model_is_read_before_the_server_reads_it(tmp_path: Path, option: str) -> None:
     """What is no whole GGUF is a wrong option, with the file's name."""
     bad = tmp_path / "bad.gguf"

@@ -24,6 +24,7 @@ from rbee_runtime.worker.engines.llamacpp.preparer import Preparer
 from rbee_runtime.worker.engines.llamacpp.preparing import Compile
 from rbee_runtime.worker.engines.llamacpp.template import CHATML
 from rbee_runtime.worker.engines.options import Task, read_llama
+from rbee_runtime.worker.engines.pictures import BLIND, refuse_pictures
 from rbee_runtime.worker.engines.tool_forms import (
     SPECIAL,
     ToolForm,
@@ -229,6 +230,7 @@ class LlamaEngine:
         return self._preparer
 
     async def _prompt(self, preparer: Preparer, request: ChatRequest) -> str:
+        refuse_pictures(request.messages, BLIND)
         tools = request.tools.tools if request.tools.offered else ()
         if self._form is ToolForm.PLAIN and tools:
             return await preparer.render(turns(told(request.messages, tools)))

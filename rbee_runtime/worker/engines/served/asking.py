@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from rbee_runtime.errors import RequestError
-from rbee_runtime.worker.engines import ChatRequest, Generation, Message, Sampling, TextRequest, ToolChoice, Tools
+from rbee_runtime.worker.engines import (
+    ChatRequest,
+    Generation,
+    Message,
+    Picture,
+    Sampling,
+    TextRequest,
+    ToolChoice,
+    Tools,
+)
 from rbee_runtime.worker.engines.served.dialects import Words
 from rbee_runtime.worker.engines.tool_forms import definition
 from rbee_runtime.worker.engines.vectors import EmbedRequest
@@ -94,9 +103,9 @@ def _sampling(sampling: Sampling, words: Words) -> dict[str, Any]:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    told: dict[str, Any] = {"role": message.role, "content": message.content}
+    told: dict[str, Any] = {"role": message.role, "content": _content(message)}
     if message.calls:
-        told["content"] = message.content or None
+        told["content"] = told["content"] or None
         told["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in message.calls
@@ -106,6 +115,16 @@ def _message(message: Message) -> dict[str, Any]:
     if message.name:
         told["name"] = message.name
     return told
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    return [_part(part) for part in message.parts] if message.parts else message.content
+
+
+def _part(part: str | Picture) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image_url", "image_url": {"url": f"data:{part.media};base64,{part.data}"}}
 
 
 def _tools(tools: Tools) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Command:
 
     words = Words()
     levels = Levels()
-    writes = True
+    writes = sees = True
     unknown_reason = ExitReason.CRASHED
 
     def __init__(self, launch: WorkerLaunch) -> None:

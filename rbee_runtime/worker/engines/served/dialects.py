@@ -76,6 +76,10 @@ class Dialect(Protocol):
         """Say whether its model answers with text: some servers would write with one of vectors too, but nonsense."""
 
     @property
+    def sees(self) -> bool:
+        """Say whether pictures are passed on; one that cannot read them may still refuse."""
+
+    @property
     def words(self) -> Words:
         """Return its fields beside OpenAI's."""
 

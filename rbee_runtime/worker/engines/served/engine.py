@@ -16,6 +16,7 @@ from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestErro
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import ChatRequest, Delta, Gauges, Generation, Progress, TextRequest
+from rbee_runtime.worker.engines.pictures import BLIND, refuse_pictures
 from rbee_runtime.worker.engines.served import answers, asking, figures
 from rbee_runtime.worker.engines.served.answers import ScoresAnswer, VectorsAnswer
 from rbee_runtime.worker.engines.served.calls import Calls
@@ -128,6 +129,7 @@ class ServedEngine:
 
     async def prompt_tokens(self, request: ChatRequest) -> list[int]:
         """Return the tokens of a conversation's prompt."""
+        refuse_pictures(request.messages, "how many tokens a picture takes is known when it is read; leave it out")
         path, asked = self._dialect.prompt_of(self._chat(request).body)
         if path == "/tokenize":
             return await self._tokens(path, asked)
@@ -178,6 +180,8 @@ class ServedEngine:
             raise unserved("text")
 
     def _chat(self, request: ChatRequest) -> Chat:
+        if not self._dialect.sees:
+            refuse_pictures(request.messages, BLIND)
         return self._dialect.chat(asking.chat_body(self._model, request, self._dialect.words), request)
 
     async def _answer(self, path: str, body: dict[str, Any], generation: Generation) -> AsyncGenerator[Delta, None]:

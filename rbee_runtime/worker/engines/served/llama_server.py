@@ -13,6 +13,7 @@ from rbee_runtime.states import ExitReason
 from rbee_runtime.worker.engines import ChatRequest, ToolChoice, artefact
 from rbee_runtime.worker.engines.options import LlamaServerOptions, Task, read_llama_server
 from rbee_runtime.worker.engines.schema_bounds import checked
+from rbee_runtime.worker.engines.served import projectors
 from rbee_runtime.worker.engines.served.dialects import Chat, Levels, Place, Start, Words, visible
 from rbee_runtime.worker.engines.served.told_tools import in_words
 from rbee_runtime.worker.engines.tool_forms import ToolForm, form_of
@@ -41,6 +42,7 @@ class LlamaServer:
         self._launch = launch
         self._options = read_llama_server(launch.worker.options, launch.worker.slots)
         self._form = ToolForm.HERMES
+        self.sees = False
 
     @property
     def writes(self) -> bool:
@@ -56,8 +58,10 @@ class LlamaServer:
         spec, options = self._launch.worker, self._options
         self._form = form_of(_template(Path(self._launch.model_path)))
         _demand_whole(Path(self._launch.model_path), ExitReason.BAD_MODEL)
-        for path in filter(None, (options.lora, options.draft)):
+        for path in filter(None, (options.lora, options.draft, options.projector)):
             _demand_whole(Path(path), ExitReason.BAD_CONFIG)
+        projector = self._projector()
+        self.sees = projector is not None
         cpu = set(spec.devices) <= {"cpu"}
         layers = 0 if cpu and options.gpu_layers is None else options.gpu_layers
         words = [
@@ -73,6 +77,7 @@ class LlamaServer:
             *(("--batch-size", str(options.batch)) if options.batch and options.task is Task.GENERATE else ()),
             *(("--n-gpu-layers", str(layers)) if layers is not None else ()),
             *(("--tensor-split", options.tensor_split) if options.tensor_split else ()),
+            *(("--mmproj", str(projector)) if projector is not None else ()),
             *_for_task(options, spec.context),
         ]
         # What hosts lack of libraries lies beside it.
@@ -110,6 +115,12 @@ class LlamaServer:
     def prompt_of(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return the question for the text of a prompt."""
         return "/apply-template", {name: body[name] for name in ("messages", "tools", "tool_choice") if name in body}
+
+    def _projector(self) -> Path | None:
+        if self._options.task is not Task.GENERATE:
+            return None
+        given = self._options.projector
+        return Path(given) if given else projectors.beside(Path(self._launch.model_path))
 
     def _program(self) -> str:
         directory = self._launch.engine_dir
@@ -153,8 +164,19 @@ def _for_task(options: LlamaServerOptions, context: int) -> tuple[str, ...]:
         case Task.GENERATE:
             return (
                 *(("--lora", options.lora) if options.lora else ()),
-                *(("--model-draft", options.draft) if options.draft else ()),
+                *(_drafted_by(Path(options.draft)) if options.draft else ()),
             )
+
+
+def _drafted_by(path: Path) -> tuple[str, ...]:
+    """Return the words for a draft: the server loads any but uses none unless it knows of which kind it is.
+
+    It sees by itself what are heads of the model (their tensors or their own architecture), but no model beside it.
+    """
+    file = gguf.read(path)
+    own = file.metadata.get("general.architecture") == "dflash" or any("nextn" in each.name for each in file.tensors)
+    kind = "draft-eagle3" if file.metadata.get("general.architecture") == "eagle3" else "draft-simple"
+    return ("--model-draft", str(path), *(() if own else ("--spec-type", kind)))
 
 
 def dialect(launch: WorkerLaunch) -> LlamaServer:

@@ -67,6 +67,7 @@ class Vllm:
     ready_path = "/health"
     unknown_reason = ExitReason.BAD_MODEL
     words = Words(top_k="top_k", min_p="min_p", repeat="repetition_penalty")
+    sees = True
     levels = Levels(
         busy="vllm:num_requests_running",
         waiting="vllm:num_requests_waiting",

@@ -14,6 +14,13 @@ CHOSEN = [
     pytest.param(["bee.gguf", "mmproj-bee-f16.gguf", "bee.imatrix.gguf"], "", ["bee.gguf"], id="projector is none"),
     pytest.param(["a-Q4.gguf", "a-Q8.gguf"], "*Q8.gguf", ["a-Q8.gguf"], id="quantisation by glob"),
     pytest.param(["a-Q4.gguf", *PARTS], "Q8/*", PARTS, id="folder of parts by glob"),
+    pytest.param(
+        ["a-Q4.gguf", "a-Q8.gguf", "mmproj-a-Q8.gguf", "mmproj-a-f16.gguf"],
+        "*Q4.gguf|mmproj*f16.gguf",
+        ["a-Q4.gguf", "mmproj-a-f16.gguf"],
+        id="model and projector by a glob each",
+    ),
+    pytest.param(["a.gguf", "mmproj-a.gguf"], "*.gguf|a*", ["a.gguf", "mmproj-a.gguf"], id="globs that overlap"),
     pytest.param(["a.gguf", "mmproj-a.gguf"], "*.gguf", ["a.gguf", "mmproj-a.gguf"], id="projector by glob"),
     pytest.param(
         [*SHARDS, INDEX, "config.json", "tokenizer.json", "pytest.txt", "pytorch_model.bin", "training_args.bin"],
@@ -71,6 +78,9 @@ REFUSED = [
     ),
     pytest.param(["a-Q4.gguf"], "a-Q5.gguf", "no file that matches 'a-Q5.gguf'; there is a-Q4.gguf", id="no match"),
     pytest.param(PARTS[:2], "", r"lacks 1 of the 3 parts of Q8/bee-Q8\.gguf \(part 3 first\)", id="missing part"),
+    pytest.param(
+        ["a.gguf", "b.txt"], "a.gguf|mm*", r"no file that matches 'mm\*'", id="one glob matches nothing"
+    ),
     pytest.param(SHARDS, SHARDS[0], "lacks 1 of the 2 parts", id="glob leaves a part out"),
     pytest.param(BINS, BINS[0], "lacks 1 of the 2 parts", id="glob leaves a pickle out"),
     pytest.param(["a.gguf", "model.safetensors"], "", "both GGUF and safetensors", id="both kinds"),

@@ -1,0 +1,71 @@
+"""Pictures in a conversation: within the request, of a kind and size that a decoder can be given.
+
+Nothing is fetched for a client: an address could be one that only this machine reaches.
+"""
+
+import base64
+import binascii
+import io
+from collections.abc import Iterable, Sequence
+
+import imagesize
+
+from rbee_runtime.worker.engines import Message, Picture
+from rbee_runtime.worker.surface.generation import invalid, unsupported
+
+MOST_PIXELS = 32_000_000
+"""Of one picture: more than cameras of phones give by themselves. What is small in a request may be any size once it is
+unpacked: llama.cpp takes 7 bytes for each pixel, 1 GiB for 12,000 x 12,000 that came in 450 kB."""
+
+MOST_PICTURES = 32
+
+_HEADS = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff", "image/gif": b"GIF8", "image/webp": b"RIFF"}
+_DATA, _BASE64 = "data:", ";base64,"
+
+
+def from_url(url: str, where: str) -> Picture:
+    """Return the picture in a data URL, or raise RequestError (400) naming the field."""
+    head, found, data = url.partition(_BASE64)
+    if not found or not head.startswith(_DATA):
+        raise unsupported(where, "a picture is sent within the request, as data:image/png;base64,…; none is fetched")
+    return from_base64(data, where)
+
+
+def from_base64(data: str, where: str) -> Picture:
+    """Return a picture, or raise RequestError (400) naming the field; its bytes say of which kind it is."""
+    try:
+        raw = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(f"{where}: the picture is not in base64: {error}", where) from error
+    media = next((kind for kind, head in _HEADS.items() if raw.startswith(head)), None)
+    width, height = _size(raw) if media is not None else (-1, -1)
+    if media is None or width < 1 or height < 1:
+        raise invalid(f"{where}: this is no picture; {', '.join(_HEADS)} are read", where)
+    if width * height > MOST_PIXELS:
+        raise invalid(
+            f"{where}: the picture has {width} x {height} pixels, {MOST_PIXELS:,} are read at most; make it smaller",
+            where,
+        )
+    return Picture(media, data)
+
+
+def split(parts: Iterable[str | Picture]) -> tuple[str, tuple[str | Picture, ...]]:
+    """Return a turn's text, and all its parts if pictures are among them."""
+    found = tuple(parts)
+    text = "".join(part for part in found if isinstance(part, str))
+    return text, found if any(isinstance(part, Picture) for part in found) else ()
+
+
+def demand_few(messages: Sequence[Message]) -> None:
+    """Raise RequestError if a conversation has more pictures than are read."""
+    count = sum(isinstance(part, Picture) for message in messages for part in message.parts)
+    if count > MOST_PICTURES:
+        raise invalid(f"messages: there are {count} pictures, {MOST_PICTURES} are read at most", "messages")
+
+
+def _size(raw: bytes) -> tuple[int, int]:
+    try:
+        width, height = imagesize.get(io.BytesIO(raw))
+    except Exception:  # noqa: BLE001 - whatever a stranger's bytes do to a reader of them
+        return -1, -1
+    return int(width), int(height)
