@@ -10,7 +10,7 @@ from rbee_deploy.artefacts import cache_root, digest_of, file_sha256, fresh_file
 from rbee_deploy.errors import ArtefactError
 from rbee_deploy.site import Model
 from rbee_runtime.errors import ModelFormatError, ReferenceFormError
-from rbee_runtime.models import estimate, formats
+from rbee_runtime.models import estimate, formats, needs
 from rbee_runtime.models.references import Scheme, parse_source
 from rbee_runtime.protocol import ModelFile
 
@@ -67,7 +67,8 @@ def footprint(model: Model, files: Sequence[tuple[str, Path]]) -> int | None:
     except (ModelFormatError, OSError):
         # The host judges the file itself, and says more of it.
         return None
-    return estimate.memory(facts, context=model.context, slots=model.slots, engine=model.engine_name).total
+    cache = needs.cache_type(model.options)
+    return estimate.memory(facts, context=model.context, slots=model.slots, cache=cache, engine=model.engine_name).total
 
 
 def lab_model(cache: Path | None = None) -> Path:

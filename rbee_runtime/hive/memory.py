@@ -15,7 +15,7 @@ from rbee_runtime.hive.launchers import Phase, UnitStatus
 from rbee_runtime.hive.ledger import CPU, Holder, Ledger, Look
 from rbee_runtime.hive.records import WorkerRecord, options_mark
 from rbee_runtime.hive.scene import ModelState
-from rbee_runtime.models import estimate
+from rbee_runtime.models import estimate, needs
 from rbee_runtime.models.facts import ModelFacts
 from rbee_runtime.protocol import WorkerSpec
 
@@ -113,19 +113,21 @@ class Memory:
 def guess(spec: WorkerSpec, model: ModelState) -> int:
     """Return the bytes on each device by the model's own headers, or by the size of its files."""
     devices = books.places(spec.devices)
+    more = needs.beside(spec.options, engine=spec.engine, in_memory=devices == (CPU,))
     try:
         facts = msgspec.convert(dict(model.facts), ModelFacts)
         found = estimate.memory(
             facts,
             context=spec.context,
             slots=spec.slots,
+            cache=needs.cache_type(spec.options),
             engine=spec.engine,
             accelerated=devices != (CPU,),
             devices=len(devices),
         )
     except (msgspec.ValidationError, RbeeError):
-        return int(model.size * OVERHEAD / len(devices))
-    return found.total
+        return int(model.size * OVERHEAD / len(devices)) + more
+    return found.total + more
 
 
 def _holders(statuses: Mapping[str, UnitStatus], records: Mapping[str, WorkerRecord], now: float) -> Iterator[Holder]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from rbee_runtime.errors import ConfigError
+from rbee_runtime.models.needs import PROMPT_CACHE_MIB
 from rbee_runtime.models.references import Scheme, parse_source
 from rbee_runtime.testing.fake_script import parse_options, read_script
 from rbee_runtime.worker.engines.mistakes import first_mistake
@@ -19,9 +20,6 @@ Options = Mapping[str, str | int | float | bool]
 
 LLAMA_SLOTS = 256
 """LLAMA_MAX_SEQ: sequences that llama.cpp is compiled for."""
-
-PROMPT_CACHE_MIB = 256
-"""Two thousand tokens of a model of 8 billion parameters; hives see what a worker takes and count it from then on."""
 
 _LARGEST_SHARE = 1e6
 

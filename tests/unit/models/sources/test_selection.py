@@ -78,9 +78,7 @@ REFUSED = [
     ),
     pytest.param(["a-Q4.gguf"], "a-Q5.gguf", "no file that matches 'a-Q5.gguf'; there is a-Q4.gguf", id="no match"),
     pytest.param(PARTS[:2], "", r"lacks 1 of the 3 parts of Q8/bee-Q8\.gguf \(part 3 first\)", id="missing part"),
-    pytest.param(
-        ["a.gguf", "b.txt"], "a.gguf|mm*", r"no file that matches 'mm\*'", id="one glob matches nothing"
-    ),
+    pytest.param(["a.gguf", "b.txt"], "a.gguf|mm*", r"no file that matches 'mm\*'", id="one glob matches nothing"),
     pytest.param(SHARDS, SHARDS[0], "lacks 1 of the 2 parts", id="glob leaves a part out"),
     pytest.param(BINS, BINS[0], "lacks 1 of the 2 parts", id="glob leaves a pickle out"),
     pytest.param(["a.gguf", "model.safetensors"], "", "both GGUF and safetensors", id="both kinds"),
