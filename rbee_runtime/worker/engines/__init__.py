@@ -49,7 +49,8 @@ class Message:
     """One turn of a conversation.
 
     `content` is its text; where pictures are among that, `parts` is what it consists of, in order. `calls` are those
-    that an assistant asked for; a tool's answer names the one it answers by `call` and its tool by `name`.
+    that an assistant asked for; a tool's answer names the one it answers by `call` and its tool by `name`;
+    `thought` is what an assistant thought before it said that.
     """
 
     role: str
@@ -58,6 +59,7 @@ class Message:
     call: str = ""
     name: str = ""
     parts: tuple[str | Picture, ...] = ()
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +135,17 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A validated chat request, free of any wire format; `schema` is a JSON schema that the answer has to fit."""
+    """A validated chat request, free of any wire format.
+
+    `schema` is a JSON schema that the answer has to fit; `template` is what the chat template is told besides, such as
+    whether to think.
+    """
 
     messages: tuple[Message, ...]
     generation: Generation = Generation()
     tools: Tools = Tools()
     schema: str = ""
+    template: tuple[tuple[str, str | bool | int | float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +181,10 @@ class TokenLogprob:
 class Delta:
     """A piece of an answer: whole characters only, and of which choice.
 
-    `calls` are whole calls of tools, each once. The last delta of a choice carries `finish`, the last one of all
-    `usage` too. `logprobs` are those of the tokens whose text is out with this piece. `raw` goes out on the wire as it
-    is; only the fake engine sets it, to play an engine that answers nonsense.
+    `calls` are whole calls of tools, each once; `thought` is of what a model thinks before it answers. The last delta
+    of a choice carries `finish`, the last one of all `usage` too. `logprobs` are those of the tokens whose text is out
+    with this piece. `raw` goes out on the wire as it is; only the fake engine sets it, to play an engine that answers
+    nonsense.
     """
 
     text: str = ""
@@ -186,6 +194,7 @@ class Delta:
     choice: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     calls: tuple[ToolCall, ...] = ()
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,5 +30,5 @@ async def with_calls(deltas: AsyncIterator[Delta], form: ToolForm, *, several: b
         if not several:
             calls = calls[: max(0, 1 - told.get(delta.choice, 0))]
             told[delta.choice] = told.get(delta.choice, 0) + len(calls)
-        if text or calls or finish is not None or delta.logprobs:
+        if text or calls or finish is not None or delta.logprobs or delta.thought:
             yield replace(delta, text=text, calls=calls, finish=finish)

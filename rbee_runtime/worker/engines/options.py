@@ -105,19 +105,23 @@ class LlamaServerOptions(_OfLlama, frozen=True, forbid_unknown_fields=True):
     projector: _Path = ""
 
 
+_Parser = Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9_]{0,39})?\Z")]
+
+
 class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of a vLLM worker.
 
     `eager` records no graphs and compiles nothing (None: so on a CPU); `kv_type` is the element type of the context's
-    memory; `tool_parser` vLLM's name of the model's way to call tools ("": by its chat template); `dtype` and
-    `quantization` as vLLM has them; `task` what it serves.
+    memory; `tool_parser` and `reasoning_parser` vLLM's names of the model's ways to call tools and to think ("": by its
+    chat template); `dtype` and `quantization` as vLLM has them; `task` what it serves.
     """
 
     eager: bool | None = None
     kv_type: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16", "float16"] = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     quantization: Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9_-]{0,39})?\Z")] = ""
-    tool_parser: Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9_]{0,39})?\Z")] = ""
+    tool_parser: _Parser = ""
+    reasoning_parser: _Parser = ""
     task: Task = Task.GENERATE
 
 

@@ -92,7 +92,7 @@ def _events(call: Call, delta: Delta, opened: set[int]) -> Iterator[Item]:
         opened.add(delta.choice)
         if (opening := call.shape.opening(delta.choice)) is not None:
             yield opening
-    if delta.text or delta.logprobs or delta.calls:
+    if delta.text or delta.logprobs or delta.calls or delta.thought:
         yield call.shape.piece(delta)
     if delta.finish is not None:
         yield call.shape.ending(delta)

@@ -23,12 +23,14 @@ from rbee_runtime.worker.engines import (
     Tools,
     Usage,
 )
+from rbee_runtime.worker.engines.thoughts import THINKS
 from rbee_runtime.worker.surface.exchange import Exchange, demand_model
 from rbee_runtime.worker.surface.generation import decoded, invalid, unsupported
 from rbee_runtime.worker.surface.pictures import from_base64, split
 from rbee_runtime.worker.surface.reply import Reply, named_event
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import Call, Choice, Item
+from rbee_runtime.worker.surface.thinking import Option
 from rbee_runtime.worker.surface.tools import MOST_SCHEMA, MOST_TOOLS
 
 _Text = Annotated[str, msgspec.Meta(max_length=10_000_000)]
@@ -54,6 +56,7 @@ class Block(msgspec.Struct, frozen=True):
     tool_use_id: _Id = ""
     content: "str | list[Block] | None" = None
     source: PictureSource | None = None
+    thinking: _Text = ""
 
 
 _Blocks = Annotated[list[Block], msgspec.Meta(max_length=1024)]
@@ -143,8 +146,6 @@ def parse(raw: bytes) -> Call:
 
 def request_of(body: MessagesBody) -> ChatRequest:
     """Return what the engine is asked for."""
-    if body.thinking is not None and body.thinking.type == "enabled":
-        raise unsupported("thinking", "this model does not think apart from its answer")
     system, seen = split(_parts(body.system, "system"))
     if seen:
         raise unsupported("system", "pictures belong into messages")
@@ -155,7 +156,13 @@ def request_of(body: MessagesBody) -> ChatRequest:
     tools, schema = _tools(body), _schema(body.output_config)
     if schema and tools.offered:
         raise unsupported("output_config", "an answer is held to one of a schema and tools at a time")
-    return ChatRequest(messages, generation, tools, schema)
+    return ChatRequest(messages, generation, tools, schema, _template(body))
+
+
+def _template(body: MessagesBody) -> tuple[tuple[str, Option], ...]:
+    """Return what the chat template is told of thinking: nothing where the model is to decide."""
+    kind = body.thinking.type if body.thinking is not None else "adaptive"
+    return ((THINKS, kind == "enabled"),) if kind != "adaptive" else ()
 
 
 def _schema(config: OutputConfig | None) -> str:
@@ -182,7 +189,8 @@ def _messages(turn: Turn, where: str) -> Iterator[Message]:
     rest = [block for block in turn.content if block.type not in ("tool_use", "tool_result")]
     if rest or calls or not results:
         content, parts = split(_parts(rest, where))
-        yield Message(turn.role, content, tuple(calls), parts=parts)
+        thought = "".join(block.thinking for block in rest if block.type == "thinking")
+        yield Message(turn.role, content, tuple(calls), parts=parts, thought=thought)
 
 
 def _call(block: Block) -> ToolCall:
@@ -190,7 +198,7 @@ def _call(block: Block) -> ToolCall:
 
 
 def _parts(content: str | Sequence[Block], where: str) -> Iterator[str | Picture]:
-    """Yield the texts and pictures of blocks; thoughts of earlier answers are left out, as Anthropic has it."""
+    """Yield the texts and pictures of blocks; thoughts are none of them."""
     if isinstance(content, str):
         yield content
         return
@@ -238,7 +246,7 @@ class MessageAnswer:
     model: str
     id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex[:24]}")
     _blocks: int = 0
-    _texting: bool = False
+    _open: str = ""
     _reason: str = "end_turn"
 
     def opening(self, choice: int) -> bytes:
@@ -248,9 +256,9 @@ class MessageAnswer:
         return named_event("message_start", {"message": message})
 
     def piece(self, delta: Delta) -> bytes:
-        """Return the events of a piece: a block of text goes on, a call is a block of its own."""
-        events = [*self._text(delta.text), *(event for call in delta.calls for event in self._called(call))]
-        return b"".join(events)
+        """Return the events of a piece: a block of thoughts or text goes on, a call is a block of its own."""
+        said = (*self._goes_on("thinking", delta.thought), *self._goes_on("text", delta.text))
+        return b"".join((*said, *(event for call in delta.calls for event in self._called(call))))
 
     def ending(self, delta: Delta) -> bytes:
         """Return the end of the last block; why the message ended comes with its count."""
@@ -266,8 +274,9 @@ class MessageAnswer:
     def whole(self, choices: Sequence[Choice], usage: Usage) -> Mapping[str, Any]:
         """Return a message."""
         (choice,) = choices
-        text = "".join(choice.texts)
-        blocks: list[dict[str, Any]] = [{"type": "text", "text": text}] if text or not choice.calls else []
+        text, thought = "".join(choice.texts), "".join(choice.thoughts)
+        blocks: list[dict[str, Any]] = [_BLOCKS["thinking"] | {"thinking": thought}] if thought else []
+        blocks += [_BLOCKS["text"] | {"text": text}] if text or not (choice.calls or thought) else []
         blocks += [{**_use(call), "input": _given(call)} for call in choice.calls]
         return self._message(blocks, _REASONS[choice.finish], usage)
 
@@ -283,19 +292,20 @@ class MessageAnswer:
             "usage": _usage(usage),
         }
 
-    def _text(self, text: str) -> Iterator[bytes]:
+    def _goes_on(self, kind: str, text: str) -> Iterator[bytes]:
         if not text:
             return
-        if not self._texting:
-            self._texting = True
-            yield self._start({"type": "text", "text": ""})
-        yield self._delta({"type": "text_delta", "text": text})
+        if self._open != kind:
+            yield from self._stop()
+            self._open = kind
+            yield self._start(_BLOCKS[kind])
+        yield self._delta({"type": f"{kind}_delta", kind: text})
 
     def _called(self, call: ToolCall) -> Iterator[bytes]:
         yield from self._stop()
         yield self._start({**_use(call), "input": {}})
         yield self._delta({"type": "input_json_delta", "partial_json": call.arguments})
-        self._texting = True
+        self._open = "tool_use"
         yield from self._stop()
 
     def _start(self, block: dict[str, Any]) -> bytes:
@@ -305,10 +315,17 @@ class MessageAnswer:
         return named_event("content_block_delta", {"index": self._blocks, "delta": delta})
 
     def _stop(self) -> Iterator[bytes]:
-        if self._texting:
+        if self._open:
             yield named_event("content_block_stop", {"index": self._blocks})
             self._blocks += 1
-            self._texting = False
+            self._open = ""
+
+
+_BLOCKS: Mapping[str, dict[str, Any]] = {
+    "text": {"type": "text", "text": ""},
+    "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+}
+"""Empty blocks; nobody signs thoughts here."""
 
 
 def _given(call: ToolCall) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from rbee_runtime.worker.surface.generation import (
 from rbee_runtime.worker.surface.pictures import demand_few, from_url, split
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import DONE, Call, Choice, Item, text_of, usage_of
+from rbee_runtime.worker.surface.thinking import Effort, TemplateOptions, template_of
 from rbee_runtime.worker.surface.tools import MOST_TOOLS, CallBody, NamedChoice, ToolBody, told_call, tools_of
 
 
@@ -47,6 +48,7 @@ class Turn(msgspec.Struct, frozen=True):
     tool_calls: Annotated[list[CallBody], msgspec.Meta(max_length=128)] | None = None
     tool_call_id: Annotated[str, msgspec.Meta(max_length=512)] | None = None
     name: Annotated[str, msgspec.Meta(max_length=512)] | None = None
+    reasoning_content: str | None = None
 
 
 class JsonSchema(msgspec.Struct, frozen=True):
@@ -76,6 +78,8 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: Annotated[list[Any], msgspec.Meta(max_length=1024)] | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: TemplateOptions | None = None
 
 
 _decoder = msgspec.json.Decoder(ChatBody)
@@ -113,6 +117,7 @@ def request_of(body: ChatBody) -> ChatRequest:
         generation_of(body, max_tokens=limit, logprobs=top),
         found,
         schema,
+        template_of(body.reasoning_effort, body.chat_template_kwargs),
     )
 
 
@@ -136,7 +141,7 @@ def _message(turn: Turn, index: int) -> Message:
     content, parts = split(_parts(turn, where))
     if parts and role == "system":
         raise unsupported(where, "pictures belong into messages of users")
-    return Message(role, content, calls, turn.tool_call_id or "", turn.name or "", parts)
+    return Message(role, content, calls, turn.tool_call_id or "", turn.name or "", parts, turn.reasoning_content or "")
 
 
 def _parts(turn: Turn, where: str) -> Iterator[str | Picture]:
@@ -167,7 +172,9 @@ class ChatAnswer:
 
     def piece(self, delta: Delta) -> dict[str, Any]:
         """Return one `chat.completion.chunk`."""
-        said: dict[str, Any] = {"content": delta.text} if delta.text or not delta.calls else {}
+        said: dict[str, Any] = {"content": delta.text} if delta.text or not (delta.calls or delta.thought) else {}
+        if delta.thought:
+            said["reasoning_content"] = delta.thought
         if delta.calls:
             first = self._called[delta.choice]
             self._called[delta.choice] += len(delta.calls)
@@ -207,6 +214,8 @@ class ChatAnswer:
 def _spoken(choice: Choice) -> dict[str, Any]:
     text = "".join(choice.texts)
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if thought := "".join(choice.thoughts):
+        message["reasoning_content"] = thought
     if choice.calls:
         message |= {"content": text or None, "tool_calls": [told_call(each) for each in choice.calls]}
     return message

@@ -24,6 +24,7 @@ from rbee_runtime.worker.surface.pictures import demand_few, from_url, split
 from rbee_runtime.worker.surface.reply import named_event
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import Call, Choice, Item
+from rbee_runtime.worker.surface.thinking import Effort, template_of
 from rbee_runtime.worker.surface.tools import (
     MOST_TOOLS,
     FunctionBody,
@@ -88,6 +89,12 @@ class TextBody(msgspec.Struct, frozen=True):
     format: Format = Format()
 
 
+class ReasoningBody(msgspec.Struct, frozen=True):
+    """`reasoning`."""
+
+    effort: Effort | None = None
+
+
 class ResponsesBody(msgspec.Struct, frozen=True, kw_only=True):
     """`POST /v1/responses`; None means that the field was null or absent."""
 
@@ -102,6 +109,7 @@ class ResponsesBody(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | Chosen | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
+    reasoning: ReasoningBody | None = None
     truncation: Literal["disabled", "auto"] | None = None
     previous_response_id: str | None = None
     conversation: Any = None
@@ -153,7 +161,8 @@ def request_of(body: ResponsesBody) -> ChatRequest:
     generation = Generation(max_tokens=body.max_output_tokens, sampling=sampling)
     messages = tuple(_messages(body))
     demand_few(messages)
-    return ChatRequest(messages, generation, tools, schema)
+    template = template_of(body.reasoning.effort if body.reasoning is not None else None)
+    return ChatRequest(messages, generation, tools, schema, template)
 
 
 def _messages(body: ResponsesBody) -> Iterator[Message]:
@@ -233,7 +242,7 @@ class ResponseAnswer:
     id: str = field(default_factory=lambda: _new("resp"))
     created: int = field(default_factory=lambda: int(time.time()))
     _output: list[dict[str, Any]] = field(default_factory=list)
-    _speaking: dict[str, Any] | None = None
+    _open: "tuple[_Kind, dict[str, Any]] | None" = None
     _sequence: int = 0
     _cut: bool = False
 
@@ -244,8 +253,9 @@ class ResponseAnswer:
         return self._event("response.created", response) + self._event("response.in_progress", response)
 
     def piece(self, delta: Delta) -> bytes:
-        """Return the events of a piece: a message goes on, a call is an item of its own."""
-        return b"".join([*self._said(delta.text), *(event for call in delta.calls for event in self._called(call))])
+        """Return the events of a piece: thoughts or a message go on, a call is an item of its own."""
+        said = (*self._goes_on(_THINKING, delta.thought), *self._goes_on(_SPEAKING, delta.text))
+        return b"".join((*said, *(event for call in delta.calls for event in self._called(call))))
 
     def ending(self, delta: Delta) -> bytes:
         """Return the end of the message that is open."""
@@ -261,32 +271,39 @@ class ResponseAnswer:
     def whole(self, choices: Sequence[Choice], usage: Usage) -> Mapping[str, Any]:
         """Return a response."""
         (choice,) = choices
-        text = "".join(choice.texts)
-        if text or not choice.calls:
-            self._output.append(_spoken(_new("msg"), text, "completed"))
+        text, thought = "".join(choice.texts), "".join(choice.thoughts)
+        if thought:
+            self._output.append(_THINKING.item(thought, "completed"))
+        if text or not (choice.calls or thought):
+            self._output.append(_SPEAKING.item(text, "completed"))
         self._output += [_call(call, "completed") for call in choice.calls]
         self._cut = choice.finish is Finish.LENGTH
         return self._response("incomplete" if self._cut else "completed", usage)
 
-    def _said(self, text: str) -> Iterator[bytes]:
+    def _goes_on(self, kind: "_Kind", text: str) -> Iterator[bytes]:
         if not text:
             return
-        if self._speaking is None:
-            self._speaking = _spoken(_new("msg"), "", "in_progress")
-            yield self._event("response.output_item.added", self._place() | {"item": self._speaking | {"content": []}})
-            yield self._event("response.content_part.added", self._content() | {"part": _part("")})
-        self._speaking["content"][0]["text"] += text
-        yield self._event("response.output_text.delta", self._content() | {"delta": text, "logprobs": []})
+        if self._open is None or self._open[0] is not kind:
+            yield from self._silent()
+            item = kind.item("", "in_progress")
+            self._open = (kind, item)
+            yield self._event("response.output_item.added", self._place() | {"item": item | {"content": []}})
+            yield self._event("response.content_part.added", self._content(item) | {"part": kind.part("")})
+        item = self._open[1]
+        item["content"][0]["text"] += text
+        yield self._event(f"response.{kind.text}.delta", self._content(item) | {"delta": text} | kind.more)
 
     def _silent(self) -> Iterator[bytes]:
-        if self._speaking is None:
+        if self._open is None:
             return
-        said, item = self._speaking["content"][0]["text"], self._speaking | {"status": "completed"}
-        yield self._event("response.output_text.done", self._content() | {"text": said, "logprobs": []})
-        yield self._event("response.content_part.done", self._content() | {"part": _part(said)})
+        kind, item = self._open
+        said = item["content"][0]["text"]
+        item |= {"status": "completed"}
+        yield self._event(f"response.{kind.text}.done", self._content(item) | {"text": said} | kind.more)
+        yield self._event("response.content_part.done", self._content(item) | {"part": kind.part(said)})
         yield self._event("response.output_item.done", self._place() | {"item": item})
         self._output.append(item)
-        self._speaking = None
+        self._open = None
 
     def _called(self, call: ToolCall) -> Iterator[bytes]:
         yield from self._silent()
@@ -303,9 +320,8 @@ class ResponseAnswer:
     def _place(self) -> dict[str, Any]:
         return {"output_index": len(self._output)}
 
-    def _content(self) -> dict[str, Any]:
-        item = self._speaking["id"] if self._speaking is not None else ""
-        return self._place() | {"item_id": item, "content_index": 0}
+    def _content(self, item: dict[str, Any]) -> dict[str, Any]:
+        return self._place() | {"item_id": item["id"], "content_index": 0}
 
     def _event(self, name: str, item: dict[str, Any]) -> bytes:
         self._sequence += 1
@@ -339,12 +355,29 @@ class ResponseAnswer:
         }
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of item that text is written into: its type, that of its part and events, and their other fields."""
+
+    type: str
+    prefix: str
+    text: str
+    about: Mapping[str, Any]
+    part_more: Mapping[str, Any]
+    more: dict[str, Any]
+
+    def item(self, text: str, status: str) -> dict[str, Any]:
+        about = {"type": self.type, "id": _new(self.prefix), **self.about, "status": status}
+        return about | {"content": [self.part(text)]}
+
+    def part(self, text: str) -> dict[str, Any]:
+        return {"type": self.text, "text": text, **self.part_more}
 
 
-def _spoken(id_: str, text: str, status: str) -> dict[str, Any]:
-    return {"type": "message", "id": id_, "role": "assistant", "status": status, "content": [_part(text)]}
+_SPEAKING = _Kind(
+    "message", "msg", "output_text", {"role": "assistant"}, {"annotations": [], "logprobs": []}, {"logprobs": []}
+)
+_THINKING = _Kind("reasoning", "rs", "reasoning_text", {"summary": []}, {}, {})
 
 
 def _call(call: ToolCall, status: str) -> dict[str, Any]:

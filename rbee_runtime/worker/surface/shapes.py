@@ -21,10 +21,12 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     finish: Finish = Finish.STOP
+    thoughts: list[str] = field(default_factory=list)
 
     def add(self, delta: Delta) -> None:
         """Append a piece."""
         self.texts.append(delta.text)
+        self.thoughts.append(delta.thought)
         self.logprobs += delta.logprobs
         self.calls += delta.calls
         if delta.finish is not None:

@@ -27,7 +27,7 @@ def read(**fields: Any) -> Any:
 
 
 def test_blocks_become_turns() -> None:
-    """System text first, results of tools as turns of their own, calls with their turn, thoughts left out."""
+    """System text first, results of tools as turns of their own, calls and thoughts with their turn."""
     turns = [
         {"role": "user", "content": [{"type": "text", "text": "weather"}, {"type": "text", "text": "?"}]},
         {
@@ -52,7 +52,7 @@ def test_blocks_become_turns() -> None:
     assert request.messages == (
         Message("system", "be brief"),
         Message("user", "weather?"),
-        Message("assistant", "let me see", (ToolCall("t1", "get_weather", '{"city":"Rome"}'),)),
+        Message("assistant", "let me see", (ToolCall("t1", "get_weather", '{"city":"Rome"}'),), thought="hm"),
         Message("tool", "sunny", call="t1"),
         Message("user", "and now?"),
     )
@@ -98,7 +98,6 @@ def test_settings_arrive() -> None:
             400,
             "one of a schema and tools",
         ),
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, 400, "does not think apart"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, 400, "tools of Anthropic's own"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "x"}}, 400, "there is no tool 'x'"),
         ({"model": "other"}, 404, "not 'other'"),

@@ -20,6 +20,8 @@ def _turn(message: Message) -> dict[str, Any]:
         turn["tool_call_id"] = message.call
     if message.name:
         turn["name"] = message.name
+    if message.thought:
+        turn["reasoning_content"] = message.thought
     return turn
 
 

@@ -15,7 +15,16 @@ from rbee_runtime import logs
 from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestError
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.states import ExitReason
-from rbee_runtime.worker.engines import ChatRequest, Delta, Gauges, Generation, Progress, TextRequest, ToolChoice
+from rbee_runtime.worker.engines import (
+    ChatRequest,
+    Delta,
+    Gauges,
+    Generation,
+    Progress,
+    TextRequest,
+    ToolChoice,
+    thoughts,
+)
 from rbee_runtime.worker.engines.calling import with_calls
 from rbee_runtime.worker.engines.llamacpp import wire
 from rbee_runtime.worker.engines.llamacpp.child import Child
@@ -91,6 +100,7 @@ class LlamaEngine:
         self._loaded: asyncio.Future[wire.Loaded] | None = None
         self._preparer: Preparer | None = None
         self._form = ToolForm.PLAIN
+        self._thinks = False
         self._task = Task.GENERATE
         self._watch: asyncio.Task[None] | None = None
         self._answered = 0.0
@@ -135,6 +145,7 @@ class LlamaEngine:
                 "context_cut", wanted=self.context, taken=loaded.context, why="the model was trained for no more"
             )
         self._task, self._form, self.context = loaded.task, form_of(template), loaded.context
+        self._thinks = thoughts.END in template
         self._answered = asyncio.get_running_loop().time()
         self._watch = asyncio.create_task(self._watch_over(self._child))
 
@@ -146,8 +157,13 @@ class LlamaEngine:
             sampling=replace(request.generation.sampling, grammar=await self._grammar(preparer, request)),
         )
         prompt = await self._prompt(preparer, request)
+        inside = self._thinks and prompt.rstrip().endswith(thoughts.BEGIN)
+        if inside and generation.sampling.grammar:
+            # What an answer is held to, its thoughts are not.
+            prompt, inside = prompt.rstrip() + thoughts.CLOSED, False
         async with aclosing(self._generate(prompt, generation, shown=SPECIAL if tools.offered else ())) as deltas:
-            answer = with_calls(deltas, self._form, several=tools.several) if tools.offered else deltas
+            told = thoughts.with_thoughts(deltas, inside=inside) if self._thinks else deltas
+            answer = with_calls(told, self._form, several=tools.several) if tools.offered else told
             async for delta in answer:
                 yield delta
 
@@ -233,8 +249,8 @@ class LlamaEngine:
         refuse_pictures(request.messages, BLIND)
         tools = request.tools.tools if request.tools.offered else ()
         if self._form is ToolForm.PLAIN and tools:
-            return await preparer.render(turns(told(request.messages, tools)))
-        return await preparer.render(turns(request.messages), [definition(tool) for tool in tools])
+            return await preparer.render(turns(told(request.messages, tools)), (), request.template)
+        return await preparer.render(turns(request.messages), [definition(tool) for tool in tools], request.template)
 
     async def _grammar(self, preparer: Preparer, request: ChatRequest) -> str:
         """Return what the answer is held to: calls, a schema, the client's own grammar, or nothing."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rbee_runtime import logs
@@ -40,9 +40,14 @@ class Preparer:
         if isinstance(answer, Wrong):
             raise EngineLoadError(answer.message)
 
-    async def render(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> str:
+    async def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] = (),
+        besides: Iterable[tuple[str, str | bool | float]] = (),
+    ) -> str:
         """Return the prompt of a conversation; RequestError if the template refuses it or does not end."""
-        return await self._ask(Rendering(list(messages), list(tools) or None), "messages")
+        return await self._ask(Rendering(list(messages), list(tools) or None, dict(besides)), "messages")
 
     async def grammar_of(self, schema: str, param: str) -> str:
         """Return the grammar of a JSON schema, which came in field `param`; RequestError if it has none."""

@@ -37,10 +37,11 @@ class Compile(msgspec.Struct, frozen=True, tag=True):
 
 
 class Rendering(msgspec.Struct, frozen=True, tag=True):
-    """The prompt of a conversation, as the template sees it."""
+    """The prompt of a conversation, as the template sees it; `besides` is what else it is told by name."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
+    besides: dict[str, str | bool | int | float] = {}
 
 
 class Schema(msgspec.Struct, frozen=True, tag=True):
@@ -111,7 +112,7 @@ def _text(question: Question, state: list[Render]) -> str:
             return ""
         case Rendering():
             render: Callable[..., str] = state[0]
-            return render(question.messages, question.tools)
+            return render(question.messages, question.tools, question.besides)
         case Schema():
             return schemas.grammar_of(question.schema)
 

@@ -22,8 +22,8 @@ CHATML = (
 )
 """For models that bring no template; llama.cpp falls back to the same form."""
 
-Render = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]] | None], str]
-"""From messages and tools to a prompt."""
+Render = Callable[..., str]
+"""From messages, tools and what else the template is told by name, to a prompt."""
 
 
 class _RefusedError(Exception):
@@ -48,9 +48,14 @@ def compile_template(source: str, *, bos: str, eos: str) -> Render:
     except (TemplateError, RecursionError) as error:
         raise EngineLoadError(f"the model's chat template is damaged: {_line(error)}") from error
 
-    def render(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+    def render(
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        besides: Mapping[str, Any] | None = None,
+    ) -> str:
+        given = {"messages": messages, "add_generation_prompt": True, "tools": tools, "documents": None}
         try:
-            text = template.render(messages=messages, add_generation_prompt=True, tools=tools, documents=None)
+            text = template.render({**(besides or {}), **given})
         except MemoryError:
             raise
         except Exception as error:  # a stranger's program may raise anything

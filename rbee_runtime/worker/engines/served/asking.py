@@ -29,6 +29,8 @@ def chat_body(model: str, request: ChatRequest, words: Words) -> dict[str, Any]:
         body |= {"logprobs": True, "top_logprobs": max(1, request.generation.logprobs)}
     if request.tools.offered:
         body |= _tools(request.tools)
+    if request.template:
+        body["chat_template_kwargs"] = dict(request.template)
     if request.schema:
         body |= held_to(json.loads(request.schema))
     return body
@@ -114,6 +116,8 @@ def _message(message: Message) -> dict[str, Any]:
         told["tool_call_id"] = message.call
     if message.name:
         told["name"] = message.name
+    if message.thought:
+        told["reasoning_content"] = message.thought
     return told
 
 

@@ -62,6 +62,13 @@ class Said(msgspec.Struct, frozen=True):
 
     content: str | None = None
     tool_calls: list[CallPart] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    @property
+    def thought(self) -> str:
+        """Return a piece of what the model thinks, by llama-server's name of it or vLLM's."""
+        return self.reasoning_content or self.reasoning or ""
 
 
 class ChoicePart(msgspec.Struct, frozen=True):
@@ -171,9 +178,9 @@ class Hearing:
             self._add(choice.index, part)
         logprobs = _logprobs(choice.logprobs, self._top)
         found = []
-        if text or logprobs:
+        if text or logprobs or said.thought:
             self._pieces += 1
-            found.append(Delta(text, choice=choice.index, logprobs=logprobs))
+            found.append(Delta(text, choice=choice.index, logprobs=logprobs, thought=said.thought))
         if choice.finish_reason is not None:
             ending = self._ending(choice)
             if self._open:

@@ -72,8 +72,7 @@ class LlamaServer:
             *("--threads", str(options.threads or len(os.sched_getaffinity(0)))),
             *("--flash-attn", str(options.flash_attention)),
             *("--cache-type-k", options.kv_type, "--cache-type-v", options.kv_type),
-            # Thoughts stay where they are in the answer: the front has no other place for them.
-            *("--jinja", "--reasoning-format", "none", "--cache-ram", str(options.prompt_cache_mib)),
+            *("--jinja", "--reasoning-format", "auto", "--cache-ram", str(options.prompt_cache_mib)),
             *(("--batch-size", str(options.batch)) if options.batch and options.task is Task.GENERATE else ()),
             *(("--n-gpu-layers", str(layers)) if layers is not None else ()),
             *(("--tensor-split", options.tensor_split) if options.tensor_split else ()),

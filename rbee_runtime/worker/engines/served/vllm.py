@@ -17,6 +17,7 @@ from rbee_runtime.worker.engines.options import Task, VllmOptions, read
 from rbee_runtime.worker.engines.served import asking
 from rbee_runtime.worker.engines.served.dialects import Chat, Levels, Place, Start, Words, visible
 from rbee_runtime.worker.engines.served.shares import share_of
+from rbee_runtime.worker.engines.thoughts import END, THINKS
 from rbee_runtime.worker.engines.tool_forms import ToolForm, form_of, told
 
 NAME = "vllm"
@@ -60,6 +61,19 @@ _REASONS: tuple[tuple[re.Pattern[str], ExitReason], ...] = tuple(
 )  # fmt: skip
 
 
+_THOUGHTS = (
+    ("<|channel|>", "openai_gptoss"),
+    ("[THINK]", "mistral"),
+    (THINKS, "qwen3"),
+    (END, "deepseek_r1"),
+)
+"""Marks of chat templates and vLLM's names of who reads the thoughts of such models; the first that is there counts."""
+
+
+def _thoughts_of(template: str) -> str:
+    return next((parser for mark, parser in _THOUGHTS if mark in template), "")
+
+
 class Vllm:
     """How vLLM is started and spoken to."""
 
@@ -79,6 +93,7 @@ class Vllm:
         self._launch = launch
         self._options = read(NAME, VllmOptions, launch.worker.options)
         self._form = ToolForm.HERMES
+        self._template = ""
         path = Path(launch.model_path)
         self._folder = path if path.is_dir() else path.parent
 
@@ -96,7 +111,8 @@ class Vllm:
         spec, options = self._launch.worker, self._options
         program, environment = self._program()
         facts = _facts(self._folder)
-        self._form = form_of(facts.chat_template or "") if facts is not None else ToolForm.HERMES
+        self._template = (facts.chat_template or "") if facts is not None else ""
+        self._form = form_of(self._template) if facts is not None else ToolForm.HERMES
         accelerated = not set(spec.devices) <= {"cpu"}
         eager = options.eager if options.eager is not None else not accelerated
         words = [
@@ -158,7 +174,9 @@ class Vllm:
     def _for_task(self) -> tuple[str, ...]:
         if self._options.task is not Task.GENERATE:
             return ("--runner", "pooling")
-        return ("--enable-auto-tool-choice", "--tool-call-parser", self._options.tool_parser or PARSERS[self._form])
+        words = ("--enable-auto-tool-choice", "--tool-call-parser", self._options.tool_parser or PARSERS[self._form])
+        thoughts = self._options.reasoning_parser or _thoughts_of(self._template)
+        return (*words, "--reasoning-parser", thoughts) if thoughts else words
 
     def _program(self) -> tuple[tuple[str, ...], dict[str, str]]:
         directory = self._launch.engine_dir
