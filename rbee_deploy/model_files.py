@@ -67,8 +67,10 @@ def footprint(model: Model, files: Sequence[tuple[str, Path]]) -> int | None:
     except (ModelFormatError, OSError):
         # The host judges the file itself, and says more of it.
         return None
-    cache = needs.cache_type(model.options)
-    return estimate.memory(facts, context=model.context, slots=model.slots, cache=cache, engine=model.engine_name).total
+    settings = needs.settings_of(model.options, facts, engine=model.engine_name)
+    return estimate.memory(
+        facts, context=model.context, slots=model.slots, engine=model.engine_name, settings=settings
+    ).total
 
 
 def lab_model(cache: Path | None = None) -> Path:

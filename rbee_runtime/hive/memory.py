@@ -120,10 +120,10 @@ def guess(spec: WorkerSpec, model: ModelState) -> int:
             facts,
             context=spec.context,
             slots=spec.slots,
-            cache=needs.cache_type(spec.options),
             engine=spec.engine,
             accelerated=devices != (CPU,),
             devices=len(devices),
+            settings=needs.settings_of(spec.options, facts, engine=spec.engine),
         )
     except (msgspec.ValidationError, RbeeError):
         return int(model.size * OVERHEAD / len(devices)) + more

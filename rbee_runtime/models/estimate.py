@@ -5,7 +5,7 @@ it, that is for whoever places. Cache and buffers agree with what llama.cpp b-se
 themselves (SmolLM2-135M: cache equal, buffers at most 8 % above).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 
@@ -85,6 +85,18 @@ ENGINES = {
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How a worker is told to compute: the type of its cache, and tokens per step (0: as its engine has it).
+
+    `whole` says that a text is computed in one step, however long.
+    """
+
+    cache: CacheType = CacheType.F16
+    batch: int = 0
+    whole: bool = False
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Bytes that one device must have free (of `devices` that share the model evenly)."""
 
@@ -121,11 +133,11 @@ def memory(
     *,
     context: int,
     slots: int = 1,
-    cache: CacheType = CacheType.F16,
     engine: str = "llama-cpp",
     unified: bool = False,
     accelerated: bool = True,
     devices: int = 1,
+    settings: Settings = Settings(),
 ) -> Estimate:
     """Return what a worker takes on each of its devices.
 
@@ -134,8 +146,9 @@ def memory(
     """
     habits = ENGINES.get(engine, LLAMA_SERVER)
     tokens = min(context, facts.context_length) if facts.context_length else context
+    habits = replace(habits, batch=max(settings.batch or habits.batch, tokens if settings.whole else 0))
     each = DEVICE_CONTEXT + habits.graphs if accelerated else PROCESS
-    kv = kv_bytes(facts, context=tokens, slots=slots, cache=cache, habits=habits, unified=unified)
+    kv = kv_bytes(facts, context=tokens, slots=slots, cache=settings.cache, habits=habits, unified=unified)
     return Estimate(
         weights=_weights_share(facts, habits, devices),
         kv=_kv_share(facts, habits, devices, kv),
@@ -144,7 +157,7 @@ def memory(
         overhead=each,
         context=tokens,
         slots=slots,
-        cache=cache,
+        cache=settings.cache,
         devices=devices,
     )
 

@@ -25,6 +25,7 @@ class ModelFacts:
     recurrent layers keep per sequence, `latent` says that the cache is of latent attention. `weights_bytes` are all
     tensors, `embedding_bytes` those of the token embedding alone, `projector_bytes` those of an image or audio
     projector beside the model. `feed_forward` is the widest that a token passes, over all experts that it uses.
+    `embeds` says that the model is made for vectors or ranks of texts.
     """
 
     format: Format
@@ -51,3 +52,4 @@ class ModelFacts:
     experts: int = 0
     experts_used: int = 0
     chat_template: str | None = None
+    embeds: bool = False

@@ -30,6 +30,10 @@ class Keys:
         """Say whether the architecture's key is there."""
         return self._full(key) in self._metadata
 
+    def says_no(self, key: str) -> bool:
+        """Say whether the architecture's key is there and false."""
+        return self._metadata.get(self._full(key)) is False
+
     def whole(self, key: str, default: int | None = None) -> int:
         """Return the whole number of the architecture's `key`; without a default it must be there."""
         value = self._value(key, default)

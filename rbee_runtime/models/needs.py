@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rbee_runtime.models.estimate import MIB, CacheType
+from rbee_runtime.models.estimate import MIB, CacheType, Settings
+from rbee_runtime.models.facts import ModelFacts
 
 PROMPT_CACHE_MIB = 256
 """Of main memory for conversations that nobody continues now, unless an option says otherwise: two thousand tokens of
@@ -20,12 +21,12 @@ _KEEPING = frozenset({"llama-cpp", "llama-server"})
 Options = Mapping[str, str | int | float | bool]
 
 
-def cache_type(options: Options) -> CacheType:
-    """Return the element type of the context's memory that a worker is told to have, half precision if none of ours."""
-    said = str(options.get("kv_type", ""))
-    if said.startswith(CacheType.FP8):
-        return CacheType.FP8
-    return CacheType(said) if said in set(CacheType) else CacheType.F16
+def settings_of(options: Options, facts: ModelFacts, *, engine: str) -> Settings:
+    """Return how a worker computes by its options and its model, as far as that changes what it needs."""
+    if engine not in _KEEPING:
+        return Settings(_cache_type(options))
+    task = options.get("task") or ("embed" if facts.embeds and engine == "llama-cpp" else "generate")
+    return Settings(_cache_type(options), _count(options.get("batch", 0)), whole=task in {"embed", "rerank"})
 
 
 def beside(options: Options, *, engine: str, in_memory: bool) -> int:
@@ -39,12 +40,24 @@ def beside(options: Options, *, engine: str, in_memory: bool) -> int:
     return int(files * OVERHEAD) + kept
 
 
+def _cache_type(options: Options) -> CacheType:
+    """Return the element type of the context's memory, half precision where it is none of ours."""
+    said = str(options.get("kv_type", ""))
+    if said.startswith(CacheType.FP8):
+        return CacheType.FP8
+    return CacheType(said) if said in set(CacheType) else CacheType.F16
+
+
 def _kept(options: Options) -> int:
+    return (_count(options.get("prompt_cache_mib", PROMPT_CACHE_MIB), PROMPT_CACHE_MIB)) * MIB
+
+
+def _count(value: str | float, instead: int = 0) -> int:
     try:
-        return int(options.get("prompt_cache_mib", PROMPT_CACHE_MIB)) * MIB
+        return max(0, int(value))
     except ValueError:
         # The worker says what is wrong with it.
-        return PROMPT_CACHE_MIB * MIB
+        return instead
 
 
 def _size(path: str) -> int:

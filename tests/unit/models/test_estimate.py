@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rbee_runtime.errors import EngineLoadError
-from rbee_runtime.models.estimate import ENGINES, GIB, MIB, CacheType, Estimate, kv_bytes, memory, utilisation
+from rbee_runtime.models.estimate import ENGINES, GIB, MIB, CacheType, Estimate, Settings, kv_bytes, memory, utilisation
 from rbee_runtime.models.facts import Format, ModelFacts
 
 
@@ -66,9 +66,9 @@ def test_buffers_are_near_what_llama_cpp_reports() -> None:
 
 
 CASES: dict[str, tuple[dict[str, Any], Any, int]] = {
-    "q8_0": ({"cache": CacheType.Q8_0}, LLAMA_8B, 4 * GIB * 17 // 32),
-    "q4_0": ({"cache": CacheType.Q4_0}, LLAMA_8B, 4 * GIB * 9 // 32),
-    "fp8": ({"cache": CacheType.FP8}, LLAMA_8B, 2 * GIB),
+    "q8_0": ({"settings": Settings(CacheType.Q8_0)}, LLAMA_8B, 4 * GIB * 17 // 32),
+    "q4_0": ({"settings": Settings(CacheType.Q4_0)}, LLAMA_8B, 4 * GIB * 9 // 32),
+    "fp8": ({"settings": Settings(CacheType.FP8)}, LLAMA_8B, 2 * GIB),
     "slots multiply": ({"slots": 4}, LLAMA_8B, 16 * GIB),
     "slots share a unified pool": ({"slots": 4, "unified": True}, LLAMA_8B, 4 * GIB),
     "heads per layer": ({}, replace(LLAMA_8B, cached=(2048, 0, 1024, 512) * 8), 7 * GIB // 4),

@@ -1,5 +1,6 @@
 """What options change in the memory that a model needs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 from rbee_runtime.hive import memory
 from rbee_runtime.hive.scene import ModelState
 from rbee_runtime.models import needs
-from rbee_runtime.models.estimate import MIB, CacheType
+from rbee_runtime.models.estimate import MIB, CacheType, Settings
+from rbee_runtime.models.facts import Format, ModelFacts
 from rbee_runtime.protocol import WorkerSpec
+
+PLAIN = ModelFacts(format=Format.GGUF, main="m", architecture="a", parameters=1, quantisation="", weights_bytes=1)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +29,8 @@ from rbee_runtime.protocol import WorkerSpec
 )
 def test_the_context_has_the_type_of_the_option(options: dict[str, Any], expected: CacheType) -> None:
     """By any engine's name of it."""
-    assert needs.cache_type(options) is expected
+    for engine in ("llama-cpp", "vllm"):
+        assert needs.settings_of(options, PLAIN, engine=engine).cache is expected
 
 
 @pytest.mark.parametrize(
@@ -47,6 +52,25 @@ def test_what_lies_beside_the_model_counts(
     assert needs.beside(options, engine=engine, in_memory=in_memory) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "embeds", "engine", "expected"),
+    [
+        ({}, False, "llama-cpp", Settings()),
+        ({}, True, "llama-cpp", Settings(whole=True)),
+        ({"task": "generate"}, True, "llama-cpp", Settings()),
+        ({}, True, "llama-server", Settings()),
+        ({"task": "rerank", "batch": "64"}, False, "llama-server", Settings(batch=64, whole=True)),
+        ({"task": "embed", "batch": 64}, False, "vllm", Settings()),
+        ({"batch": "many"}, False, "llama-cpp", Settings()),
+    ],
+)
+def test_texts_for_vectors_are_computed_whole(
+    options: dict[str, Any], *, embeds: bool, engine: str, expected: Settings
+) -> None:
+    """By the option, and in llama-cpp by the file; so is the size of a step."""
+    assert needs.settings_of(options, replace(PLAIN, embeds=embeds), engine=engine) == expected
+
+
 def test_files_of_options_are_in_the_hive_s_estimate(tmp_path: Path) -> None:
     """An adapter, a draft and a projector each with a tenth more than their size; and a smaller context."""
     files = {name: tmp_path / f"{name}.gguf" for name in needs.FILES}
@@ -62,6 +86,9 @@ def test_files_of_options_are_in_the_hive_s_estimate(tmp_path: Path) -> None:
         "context_length": 4096,
         "cached": [64, 64],
         "windows": [0, 0],
+        "embedding": 64,
+        "feed_forward": 128,
+        "vocabulary": 1000,
     }
     model = ModelState(ready=True, facts=facts, size=2000)
     given: dict[str, Any] = {name: str(path) for name, path in files.items()}
@@ -73,4 +100,6 @@ def test_files_of_options_are_in_the_hive_s_estimate(tmp_path: Path) -> None:
         return memory.guess(spec, model)
 
     assert guess(**given) - guess() == 33_000
+    assert guess(task="embed") > guess()
+    assert guess(batch=2048) > guess()
     assert guess() - guess(kv_type="q8_0") == 2 * 64 * 4096 * 15 // 16

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_runtime.errors import EngineLoadError, ModelStoreError
-from rbee_runtime.models import estimate, formats
+from rbee_runtime.models import estimate, formats, needs
 from rbee_runtime.models.facts import ModelFacts
 from rbee_runtime.protocol import WorkerLaunch
 from rbee_runtime.states import ExitReason
@@ -195,14 +195,12 @@ class Vllm:
 
     def _memory(self, facts: ModelFacts, *, accelerated: bool) -> tuple[str, ...]:
         """Return its share of memory: the cache to the byte, for it would otherwise fill what is free."""
-        spec, cache = self._launch.worker, estimate.CacheType.F16
-        if self._options.kv_type.startswith("fp8"):
-            cache = estimate.CacheType.FP8
+        spec = self._launch.worker
         need = estimate.memory(
             facts,
             context=spec.context,
             slots=spec.slots,
-            cache=cache,
+            settings=needs.settings_of(spec.options, facts, engine=NAME),
             engine=NAME,
             accelerated=accelerated,
             devices=max(1, len(spec.devices)),
