@@ -64,6 +64,7 @@ class Scene:
         shares_cells: bool = True,
         whole: bool = False,
         parking: int = 0,
+        pooled: bool = True,
     ) -> None:
         ticks = itertools.count(1)
         self.cells = FakeCells(slots, whole=whole)
@@ -73,6 +74,7 @@ class Scene:
             batch=batch,
             shares=shares_cells,
             parking=parking,
+            pooled=pooled,
             clock=lambda: float(next(ticks)),
         )
         self.computed = 0
@@ -342,13 +344,51 @@ def test_caches_of_free_slots_can_be_dropped() -> None:
 )
 def test_short_prompts_go_first_and_the_oldest_is_not_starved(missing: list[int], room: int, given: list[int]) -> None:
     """A quarter for the oldest, the rest from the shortest to the longest."""
-    assert shares(missing, room) == given
+    assert shares(missing, room, room) == given
+
+
+@pytest.mark.parametrize(
+    ("missing", "room", "most", "given"),
+    [
+        ([125], 100, 512, [125]),
+        ([126], 100, 512, [100]),
+        ([125], 100, 110, [100]),
+        ([60, 60], 100, 512, [60, 60]),
+        ([60, 90], 100, 512, [60, 40]),
+        ([5, 115], 100, 512, [5, 115]),
+        ([5, 125], 100, 512, [5, 95]),
+    ],
+)
+def test_a_small_rest_of_a_prompt_is_taken_with_the_step(
+    missing: list[int], room: int, most: int, given: list[int]
+) -> None:
+    """Up to a quarter of a step's tokens, as far as the step holds them."""
+    assert shares(missing, room, most) == given
+
+
+def test_free_slots_keep_their_cells_where_nobody_else_looks_at_them() -> None:
+    """Nothing is put aside while others work; what a new prompt takes the place of is, and comes back."""
+    scene = Scene(parking=10_000, pooled=False)
+    first, second = numbers(100), numbers(100, 1000)
+    scene.ask(first)
+    scene.answer_all()
+    scene.ask(second)
+    scene.step()
+    scene.step()
+    assert (scene.cells.measured, sorted(map(len, scene.cells.held))) == (0, [100, 100])
+    scene.answer_all()
+    scene.ask(numbers(100, 2000))
+    scene.answer_all()
+    computed = scene.computed
+    scene.ask([*first, 7])
+    scene.answer_all()
+    assert scene.computed - computed <= 3
 
 
 @given(st.lists(st.integers(1, 500), max_size=8), st.integers(0, 600))
 def test_shares_use_all_the_room_and_no_more(missing: list[int], room: int) -> None:
     """Nothing is given that is not missing, and nothing is left while something is."""
-    given_out = shares(missing, room)
+    given_out = shares(missing, room, room)
     assert all(0 <= given <= wanted for given, wanted in zip(given_out, missing, strict=True))
     assert sum(given_out) == min(room, sum(missing))
 
@@ -379,12 +419,12 @@ _Prompt = st.builds(
 _Script = st.lists(st.tuples(_Prompt, st.integers(1, 70), st.booleans()), max_size=12)
 
 
-@given(_Script, st.booleans(), st.booleans(), st.sampled_from([0, 400, 10_000]))
+@given(_Script, st.booleans(), st.booleans(), st.sampled_from([0, 400, 10_000]), st.booleans())
 def test_whatever_comes_every_prompt_is_whole_in_its_cells(
-    script: list[tuple[list[int], int, bool]], shares_cells: bool, whole: bool, parking: int
+    script: list[tuple[list[int], int, bool]], shares_cells: bool, whole: bool, parking: int, pooled: bool
 ) -> None:
     """Sharing, waiting and leaving never put a wrong token into a sequence (the scene checks each step)."""
-    scene = Scene(slots=3, shares_cells=shares_cells and not whole, whole=whole, parking=parking)
+    scene = Scene(slots=3, shares_cells=shares_cells and not whole, whole=whole, parking=parking, pooled=pooled)
     for prompt, room, leaves in script:
         number = scene.ask(prompt)
         scene.step(room)

@@ -34,3 +34,10 @@ def test_steps_of_few_prompt_tokens_teach_nothing() -> None:
     before = pace.room(1)
     pace.took(5.0, prompts=1, answering=2)
     assert pace.room(1) == before
+
+
+def test_many_prompts_that_wait_get_longer_steps_than_few() -> None:
+    """By how many wait for one that runs, up to what a step may take alone."""
+    pace = _learned(token=0.002)
+    rooms = [pace.room(answering, waiting) for answering, waiting in ((4, 1), (4, 4), (4, 6), (4, 8), (1, 7))]
+    assert rooms[0] == rooms[1] < rooms[2] < rooms[3] == rooms[4] == pace.room(0)

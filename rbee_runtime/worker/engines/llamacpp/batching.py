@@ -20,6 +20,10 @@ OLDEST_SHARE = 4
 """The prompt that waits longest gets this part (one over it) of a step's tokens, however many shorter ones come."""
 
 
+REST_SHARE = 4
+"""A rest of a prompt up to this part (one over it) of a step's tokens is taken with the step before."""
+
+
 class Cells(Protocol):
     """The memory of a context, by slot."""
 
@@ -52,11 +56,20 @@ class Entry:
 class Batcher:
     """Owns the slots, who waits for one, and what they held before.
 
-    `shares` is whether cells can be copied between sequences; `parking` how many bytes of old ones are kept.
+    `shares` is whether cells can be copied between sequences; `parking` how many bytes of old ones are kept; `pooled`
+    that every token looks through the cells of all slots, so that free ones are in the way.
     """
 
     def __init__(
-        self, cells: Cells, *, slots: int, batch: int, shares: bool, parking: int, clock: Callable[[], float]
+        self,
+        cells: Cells,
+        *,
+        slots: int,
+        batch: int,
+        shares: bool,
+        parking: int,
+        clock: Callable[[], float],
+        pooled: bool = True,
     ) -> None:
         self.slots = [Slot(index) for index in range(slots)]
         self.waiting: deque[Job] = deque()
@@ -64,6 +77,7 @@ class Batcher:
         self._cells = cells
         self._batch = batch
         self._shares = shares
+        self._pooled = pooled
         self._clock = clock
 
     def submit(self, job: Job) -> None:
@@ -100,6 +114,11 @@ class Batcher:
         return sum(slot.state is SlotState.DECODE for slot in self.slots)
 
     @property
+    def preparing(self) -> int:
+        """Return how many prompts are computed or wait for that."""
+        return len(self.waiting) + self.busy - self.answering
+
+    @property
     def busy(self) -> int:
         """Return how many slots are taken."""
         return sum(slot.state is not SlotState.FREE for slot in self.slots)
@@ -108,12 +127,12 @@ class Batcher:
         """Return the next step with at most `prompts` tokens of prompts; [] when there is nothing to do."""
         self._admit()
         self._take_over()
-        if self.busy:
+        if self.busy and self._pooled:
             self._park()
         entries = [_answer(slot) for slot in self.slots if slot.state is SlotState.DECODE]
         begun = [slot for slot in self.slots if slot.state is SlotState.PREFILL]
         begun.sort(key=lambda slot: slot.used)
-        counts = shares([slot.missing for slot in begun], min(prompts, self._batch - len(entries)))
+        counts = shares([slot.missing for slot in begun], prompts, self._batch - len(entries))
         entries += [_prompt(slot, count) for slot, count in zip(begun, counts, strict=True) if count]
         return entries
 
@@ -226,13 +245,15 @@ class Batcher:
         slot.enter(SlotState.PREFILL)
 
 
-def shares(missing: Sequence[int], room: int) -> list[int]:
+def shares(missing: Sequence[int], room: int, most: int) -> list[int]:
     """Return how many tokens each prompt gets, given what each still misses, the oldest first.
 
     The shortest first, because that is what makes the mean wait least; but a part for the oldest, so that none waits
-    for ever behind short ones.
+    for ever behind short ones. A prompt of which little would be left is finished, up to `most` tokens of them all: a
+    step for the rest would cost more.
     """
     given = [0] * len(missing)
+    room = whole = min(room, most)
     if not missing or room <= 0:
         return given
     given[0] = min(missing[0], max(1, room // OLDEST_SHARE))
@@ -241,6 +262,9 @@ def shares(missing: Sequence[int], room: int) -> list[int]:
         more = min(room, missing[index] - given[index])
         given[index] += more
         room -= more
+        rest = missing[index] - given[index]
+        if given[index] and 0 < rest <= min(whole // REST_SHARE, most - sum(given)):
+            given[index] += rest
     return given
 
 

@@ -32,7 +32,11 @@ class _Request:
 
 
 class Loop:
-    """Called from one thread only; `send` takes a message to the front, `clock` is in seconds."""
+    """Called from one thread only; `send` takes a message to the front, `clock` is in seconds.
+
+    `apart` is that prompts and answers of a step are computed one after the other: on a processor that takes less time
+    than both at once, for there a row of attention looks through the cells of all rows beside it.
+    """
 
     def __init__(
         self,
@@ -42,12 +46,16 @@ class Loop:
         context: int,
         batch: int,
         parking: int,
+        apart: bool,
         send: Callable[[ToFront], None],
         clock: Callable[[], float],
     ) -> None:
-        self.batcher = Batcher(model, slots=slots, batch=batch, shares=model.shares, parking=parking, clock=clock)
+        self.batcher = Batcher(
+            model, slots=slots, batch=batch, shares=model.shares, pooled=model.pooled, parking=parking, clock=clock
+        )
         self._model = model
         self._context = context
+        self._apart = apart
         self._pace = Pace(batch)
         self._send = send
         self._clock = clock
@@ -92,16 +100,33 @@ class Loop:
 
     def step(self) -> bool:
         """Run one step; False if there was nothing to do."""
-        entries = self.batcher.plan(self._pace.room(self.batcher.answering))
+        entries = self.batcher.plan(self._pace.room(self.batcher.answering, self.batcher.preparing))
         if not entries:
             return False
+        for part in self._parts(entries):
+            if not self._compute([entry for entry in part if entry.slot.job is not None]):
+                break
+        return True
+
+    def _parts(self, entries: Sequence[Entry]) -> list[list[Entry]]:
+        """Return what is computed together: all of it, or answers before prompts."""
+        if not self._apart:
+            return [list(entries)]
+        answers = [entry for entry in entries if entry.slot.state is SlotState.DECODE]
+        prompts = [entry for entry in entries if entry.slot.state is not SlotState.DECODE]
+        return [part for part in (answers, prompts) if part]
+
+    def _compute(self, entries: Sequence[Entry]) -> bool:
+        """Compute and send what became certain; False if it could not be done."""
+        if not entries:
+            return True
         begin = self._clock()
         self._stepping = {entry.slot.job.request for entry in entries if entry.slot.job is not None}
         self._model.abort.set(False)
         outcome = self._model.decode(entries)
         if outcome is not Outcome.DONE:
             self._undo(entries, outcome)
-            return True
+            return False
         self.batcher.decoded(entries)
         pieces: list[Piece] = []
         for entry, output in zip(entries, outputs(entries), strict=True):

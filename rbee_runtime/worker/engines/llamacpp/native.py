@@ -23,12 +23,14 @@ from rbee_runtime.worker.engines.options import Task
 
 _ALL_LAYERS = 999
 
-SPINS = "200"
-"""Turns in which a thread waits for the others before it sleeps, some microseconds.
+SPINS = "1000"
+"""Turns in which a thread waits for the others before it sleeps, 10 to 60 microseconds.
 
-Without any, each of the hundreds of waits of a token costs a wake-up: 3 times as slow on an idle machine. With
-libgomp's own 300,000 an answer is many times slower as soon as anything else wants a core. On 2 cores, ms per token of
-one answer, idle and beside one busy process: 0 turns 19 and 12, 200 turns 6 and 14, 10,000 turns 7 and 62.
+Without any, each of the hundreds of waits of a token costs a wake-up: 3 to 5 times as slow on an idle machine. With
+libgomp's own 300,000 an answer is many times slower as soon as anything else wants a core. How long a turn is differs
+by processor. On 2 cores, ms per token of one answer, idle and beside one busy process: on one machine 0 turns 19 and
+12, 200 turns 6 and 14, 10,000 turns 7 and 62; on another 0 turns 33 and 20, 200 turns 21 and 19, 500 turns 10 and 25,
+1,000 turns 7 and 31, 10,000 turns 8 and 84.
 """
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}
@@ -123,10 +125,15 @@ _OUTCOMES = {0: Outcome.DONE, 1: Outcome.NO_ROOM, 2: Outcome.ABORTED}
 
 
 class NativeModel:
-    """A loaded model, its context of several sequences, and the batch that steps are written into."""
+    """A loaded model, its context of several sequences, and the batch that steps are written into.
 
-    def __init__(self, library: ModuleType, model: Any, context: Any, abort: Abort) -> None:
+    `pooled` is that all sequences have their cells in one pool, where they can share them without copying; else each
+    has a stream of its own, and looks at no other's.
+    """
+
+    def __init__(self, library: ModuleType, model: Any, context: Any, abort: Abort, *, pooled: bool = True) -> None:
         self.library = library
+        self.pooled = pooled
         self.model = model
         self.context = context
         self.abort = abort
@@ -222,8 +229,11 @@ class NativeModel:
         return 0
 
     def copy(self, source: int, target: int, count: int) -> None:
-        """Let an empty sequence begin with the first `count` tokens of another; no data moves."""
-        self.library.llama_memory_seq_cp(self._memory, source, target, 0, count)
+        """Let an empty sequence begin with the first `count` tokens of another; in a pool no data moves."""
+        if self.pooled:
+            self.library.llama_memory_seq_cp(self._memory, source, target, 0, count)
+        elif not self.load(target, self.save(source)) or self.keep(target, count) < count:
+            raise EngineCrashedError(f"llama.cpp could not copy {count} tokens between sequences")
 
     def size(self, slot: int) -> int:
         """Return how many bytes the state of a sequence has."""
@@ -301,18 +311,24 @@ def load(order: Load, *, task: Task, progress: Progress, abort: Abort) -> Native
     # Beyond what it was trained for a model answers nonsense without any error.
     context = min(order.context, trained) if trained > 0 else order.context
     settings = _context_options(library, order, abort)
+    settings.kv_unified = task is Task.EMBED or not on_processor(library, order)
     (_of_vectors if task is Task.EMBED else _of_text)(settings, order, context)
     handle = library.llama_init_from_model(model, settings)
     if handle is None:
         library.llama_model_free(model)
         slots = f"{order.slots} x " if order.slots > 1 else ""
         raise log.failure(f"llama.cpp cannot make a context of {slots}{context} tokens for {order.path}")
-    return NativeModel(library, model, handle, abort)
+    return NativeModel(library, model, handle, abort, pooled=bool(settings.kv_unified))
 
 
 def _report(progress: Progress, share: float, abort: Abort) -> bool:
     progress(share)
     return not abort.is_set
+
+
+def on_processor(library: ModuleType, order: Load) -> bool:
+    """Say whether all of the model is computed on the processor."""
+    return order.gpu_layers == 0 or not library.llama_supports_gpu_offload()
 
 
 def _of_text(options: Any, order: Load, context: int) -> None:
@@ -331,8 +347,6 @@ def _of_vectors(options: Any, order: Load, context: int) -> None:
 
 def _context_options(library: ModuleType, order: Load, abort: Abort) -> Any:
     options = library.llama_context_default_params()
-    # One pool of cells: only in it can sequences share what they begin with.
-    options.kv_unified = True
     options.n_threads = options.n_threads_batch = order.threads
     options.flash_attn_type = _FLASH[order.flash_attention]
     options.type_k = options.type_v = _TYPES[order.kv_type]

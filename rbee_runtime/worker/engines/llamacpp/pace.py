@@ -1,13 +1,17 @@
 """How many tokens of prompts a step may take, from how long the last ones took."""
 
 ALONGSIDE_SECONDS = 0.25
-"""So much later at most comes the next token of an answer that runs, because somebody else's prompt is computed."""
+"""So much later comes the next token of an answer that runs, because somebody else's prompt is computed. It is longer
+while more prompts wait than answers run: a step of many tokens costs less for each, which is for all of them."""
 
 ALONE_SECONDS = 0.5
-"""While no answer runs: so soon a step sees that its client left, and larger ones are hardly faster."""
+"""At most, and while no answer runs: so soon a step sees that its client left, and larger ones are hardly faster."""
 
 LEAST, FIRST = 32, 128
 """Tokens: below the least, matrices are too small for any hardware to be quick; the first step knows nothing yet."""
+
+TILE = 64
+"""Rows of attention that llama.cpp computes together: a rest of a few takes as long as all of them."""
 
 _WEIGHT = 0.3
 """Of the newest measurement in the mean."""
@@ -30,12 +34,13 @@ class Pace:
             # A machine that was busy elsewhere during the one and not during the other would give nonsense.
             self._token = _mean(self._token, max(seconds - base, seconds / 4) / prompts)
 
-    def room(self, answering: int) -> int:
-        """Return how many tokens of prompts the next step may take."""
+    def room(self, answering: int, waiting: int = 1) -> int:
+        """Return how many tokens of prompts the next step may take while so many answers run and prompts wait."""
         if self._token is None:
             return min(FIRST, self._batch)
-        seconds = ALONGSIDE_SECONDS if answering else ALONE_SECONDS
-        return min(self._batch, max(LEAST, int(seconds / self._token)))
+        seconds = min(ALONE_SECONDS, ALONGSIDE_SECONDS * max(1.0, waiting / answering)) if answering else ALONE_SECONDS
+        room = int(seconds / self._token)
+        return min(self._batch, max(LEAST, room - room % TILE if room > TILE else room))
 
 
 def _mean(old: float | None, new: float) -> float:

@@ -101,6 +101,7 @@ class Program:
             context=context,
             batch=order.batch,
             parking=order.parking,
+            apart=not model.pooled,
             send=self._channel.send,
             clock=self._clock,
         )
