@@ -366,6 +366,21 @@ def test_a_small_rest_of_a_prompt_is_taken_with_the_step(
     assert shares(missing, room, most) == given
 
 
+@pytest.mark.parametrize(("pooled", "expected"), [(False, [4, 5, 6]), (True, [2, 4, 6])])
+def test_busy_slots_of_streams_are_neighbours(*, pooled: bool, expected: list[int]) -> None:
+    """Those unused for longest would have gaps between them, which is nothing to a pool."""
+    scene = Scene(slots=7, pooled=pooled)
+    for number in range(7):
+        scene.ask(numbers(5, number * 100))
+    scene.step(500)
+    for index in (6, 4, 2, 5, 3, 1, 0):
+        scene.batcher.free(scene.batcher.slots[index])
+    for number in range(3):
+        scene.ask(numbers(5, 1000 + number * 100))
+        scene.step(500)
+    assert [slot.index for slot in scene.batcher.slots if slot.state is not SlotState.FREE] == expected
+
+
 def test_free_slots_keep_their_cells_where_nobody_else_looks_at_them() -> None:
     """Nothing is put aside while others work; what a new prompt takes the place of is, and comes back."""
     scene = Scene(parking=10_000, pooled=False)

@@ -1,6 +1,6 @@
 """How many tokens of prompts a step may take."""
 
-from rbee_runtime.worker.engines.llamacpp.pace import ALONE_SECONDS, ALONGSIDE_SECONDS, FIRST, LEAST, Pace
+from rbee_runtime.worker.engines.llamacpp.pace import ALONE_SECONDS, ALONGSIDE_SECONDS, FIRST, LEAST, TILE, Pace
 
 
 def _learned(*, token: float, answers: float = 0.01) -> Pace:
@@ -18,9 +18,12 @@ def test_the_first_step_is_a_careful_guess() -> None:
 
 def test_prompts_take_so_much_that_answers_are_late_by_the_bound() -> None:
     """What a step's prompts add to it is the time that is allowed, alone more than beside answers."""
-    pace = _learned(token=0.002)
-    assert abs(pace.room(1) * 0.002 - ALONGSIDE_SECONDS) < 0.01
-    assert abs(pace.room(0) * 0.002 - ALONE_SECONDS) < 0.01
+    # Whole tiles: the bounds are two and four of them for such a token.
+    token = 0.00194
+    pace = _learned(token=token)
+    assert (pace.room(1) % TILE, pace.room(0) % TILE) == (0, 0)
+    assert abs(pace.room(1) * token - ALONGSIDE_SECONDS) < 0.01
+    assert abs(pace.room(0) * token - ALONE_SECONDS) < 0.01
 
 
 def test_a_fast_machine_fills_the_batch_and_a_slow_one_gets_the_least() -> None:

@@ -155,9 +155,19 @@ class Batcher:
             self._begin(self.waiting.popleft(), free)
 
     def _begin(self, job: Job, free: Sequence[Slot]) -> None:
-        """Give a slot to a job: the one that it continues, else the one unused for longest."""
+        """Give a slot to a job: the one that it continues, else the one unused for longest.
+
+        In streams rather one beside those that are busy: slots with gaps between them are computed call by call.
+        """
         own = {slot.index: common_prefix(slot.held, job.prompt) for slot in free}
-        slot = max(free, key=lambda each: (own[each.index] if _continues(each, own[each.index]) else 0, -each.used))
+        slot = max(
+            free,
+            key=lambda each: (
+                own[each.index] if _continues(each, own[each.index]) else 0,
+                self._busy_beside(each),
+                -each.used,
+            ),
+        )
         if own[slot.index] < len(slot.held):
             self._save(slot)
         slot.job, slot.used, slot.cached, slot.stays = job, self._clock(), 0, False
@@ -170,6 +180,11 @@ class Batcher:
             slot.enter(SlotState.SHARING)
         else:
             self._start(slot)
+
+    def _busy_beside(self, slot: Slot) -> int:
+        """Return how many neighbours of a slot are busy where that matters."""
+        beside = self.slots[max(0, slot.index - 1) : slot.index + 2] if not self._pooled else []
+        return sum(each.state is not SlotState.FREE for each in beside)
 
     def _park(self) -> None:
         """Put what free slots hold out of the way of answers; what is too large for the shelf stays where it is."""
