@@ -25,6 +25,9 @@ PROCESS = 96 * MIB
 CELLS = 256
 """llama.cpp rounds a context up to a multiple of this."""
 
+MASK_BYTES = 4
+"""Which tokens see which: one value per pair, where a step is long enough for that to count."""
+
 STATE_BYTES = 4
 """Recurrent state is kept in f32."""
 
@@ -88,7 +91,8 @@ ENGINES = {
 class Settings:
     """How a worker is told to compute: the type of its cache, and tokens per step (0: as its engine has it).
 
-    `whole` says that a text is computed in one step, however long.
+    `whole` says that a text is computed in one step, however long, and nothing of it is kept; in llama-cpp there is one
+    context for that, whatever the slots.
     """
 
     cache: CacheType = CacheType.F16
@@ -146,14 +150,22 @@ def memory(
     """
     habits = ENGINES.get(engine, LLAMA_SERVER)
     tokens = min(context, facts.context_length) if facts.context_length else context
+    rows = habits.batch if habits.logits else slots
     habits = replace(habits, batch=max(settings.batch or habits.batch, tokens if settings.whole else 0))
+    if settings.whole:
+        slots, rows = 1 if engine == "llama-cpp" else slots, _whole_rows(facts, habits.batch)
     each = DEVICE_CONTEXT + habits.graphs if accelerated else PROCESS
-    kv = kv_bytes(facts, context=tokens, slots=slots, cache=settings.cache, habits=habits, unified=unified)
+    kept = facts.causal or not settings.whole
+    kv = (
+        0
+        if not kept
+        else kv_bytes(facts, context=tokens, slots=slots, cache=settings.cache, habits=habits, unified=unified)
+    )
     return Estimate(
         weights=_weights_share(facts, habits, devices),
         kv=_kv_share(facts, habits, devices, kv),
         state=_ceil(Fraction(facts.state * STATE_BYTES * slots, devices)),
-        buffers=_buffers(facts, habits, slots),
+        buffers=_buffers(facts, habits, rows) + (habits.batch**2 * MASK_BYTES if settings.whole else 0),
         overhead=each,
         context=tokens,
         slots=slots,
@@ -216,10 +228,18 @@ def _share(layers: int, habits: Habits, devices: int) -> Fraction:
     return Fraction(_ceil(Fraction(layers, devices)), layers)
 
 
-def _buffers(facts: ModelFacts, habits: Habits, slots: int) -> int:
+def _buffers(facts: ModelFacts, habits: Habits, logits: int) -> int:
     rows = habits.batch * 2 * (facts.embedding + facts.feed_forward) * habits.activation_bytes
     # Samplers work in f32, whatever the activations are.
-    return rows + (habits.batch if habits.logits else slots) * facts.vocabulary * 4
+    return rows + logits * facts.vocabulary * 4
+
+
+def _whole_rows(facts: ModelFacts, batch: int) -> int:
+    """Return the rows of logits where texts are computed whole.
+
+    llama.cpp reserves them for every token though nobody asks for them, and models of text compute them as well.
+    """
+    return 2 * batch if facts.causal else batch
 
 
 def _ceil(value: Fraction) -> int:

@@ -25,7 +25,7 @@ class ModelFacts:
     recurrent layers keep per sequence, `latent` says that the cache is of latent attention. `weights_bytes` are all
     tensors, `embedding_bytes` those of the token embedding alone, `projector_bytes` those of an image or audio
     projector beside the model. `feed_forward` is the widest that a token passes, over all experts that it uses.
-    `embeds` says that the model is made for vectors or ranks of texts.
+    `embeds` says that the model is made for vectors or ranks of texts, `causal` that a token sees none after it.
     """
 
     format: Format
@@ -53,3 +53,4 @@ class ModelFacts:
     experts_used: int = 0
     chat_template: str | None = None
     embeds: bool = False
+    causal: bool = True

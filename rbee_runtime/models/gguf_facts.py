@@ -85,6 +85,7 @@ def facts_of(parts: Sequence[GgufFile], projector_bytes: int = 0) -> ModelFacts:
         experts_used=used,
         chat_template=_template(first, keys),
         embeds=keys.whole("pooling_type", 0) > 0 or keys.says_no("attention.causal"),
+        causal=not keys.says_no("attention.causal"),
     )
 
 

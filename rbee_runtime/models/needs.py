@@ -26,18 +26,21 @@ def settings_of(options: Options, facts: ModelFacts, *, engine: str) -> Settings
     if engine not in _KEEPING:
         return Settings(_cache_type(options))
     task = options.get("task") or ("embed" if facts.embeds and engine == "llama-cpp" else "generate")
-    return Settings(_cache_type(options), _count(options.get("batch", 0)), whole=task in {"embed", "rerank"})
+    whole = task in {"embed", "rerank"}
+    # llama-server's steps stay what they are: the option is how many of them it plans together.
+    batch = _count(options.get("batch", 0)) if whole or engine == "llama-cpp" else 0
+    return Settings(_cache_type(options), batch, whole=whole)
 
 
 def beside(options: Options, *, engine: str, in_memory: bool) -> int:
     """Return the bytes that a worker takes beside its model: files by options, and what it keeps in main memory.
 
     `in_memory` says that the model is in main memory as well, where both count together. Files that are not on this
-    machine are taken for nothing.
+    machine are taken for nothing, and so is what is kept of texts where vectors are asked for by an option.
     """
     files = sum(_size(str(options[name])) for name in FILES if options.get(name))
-    kept = _kept(options) if in_memory and engine in _KEEPING else 0
-    return int(files * OVERHEAD) + kept
+    keeps = in_memory and engine in _KEEPING and options.get("task", "generate") in {"", "generate"}
+    return int(files * OVERHEAD) + (_kept(options) if keeps else 0)
 
 
 def _cache_type(options: Options) -> CacheType:

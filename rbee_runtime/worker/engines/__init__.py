@@ -7,7 +7,7 @@ can still run everything else.
 import difflib
 import importlib
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, cast
 
@@ -38,10 +38,11 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture in a conversation: its MIME type, and its bytes in base64."""
+    """A picture in a conversation: its MIME type, its bytes in base64, and how many pixels they say they have."""
 
     media: str
     data: str
+    pixels: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,15 +94,15 @@ class LlamaServerOptions(_OfLlama, frozen=True, forbid_unknown_fields=True):
     """Options of a llama-server worker; those that a llama-cpp worker has too mean the same.
 
     `lora` is an adapter, `draft` a small model of the same tokens that drafts answers and `projector` what makes
-    pictures readable ("": the one that lies beside the model), all of them files on the worker's host; `batch` 0 is as
-    the server has it, `task` what it serves.
+    pictures readable ("": the one that lies beside the model, `none`: nothing), all of them files on the worker's host;
+    `batch` 0 is as the server has it, `task` what it serves.
     """
 
     batch: Annotated[int, msgspec.Meta(ge=0, le=16384)] = 0
     task: Task = Task.GENERATE
     lora: _Path = ""
     draft: _Path = ""
-    projector: _Path = ""
+    projector: Annotated[str, msgspec.Meta(pattern=r"^(none|/[^\x00-\x1f]*)?\Z", max_length=4096)] = ""
 
 
 _Parser = Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9_]{0,39})?\Z")]

@@ -26,7 +26,7 @@ from rbee_runtime.worker.engines import (
 from rbee_runtime.worker.engines.thoughts import THINKS
 from rbee_runtime.worker.surface.exchange import Exchange, demand_model
 from rbee_runtime.worker.surface.generation import decoded, invalid, unsupported
-from rbee_runtime.worker.surface.pictures import from_base64, split
+from rbee_runtime.worker.surface.pictures import demand_few, demand_small, from_base64, split
 from rbee_runtime.worker.surface.reply import Reply, named_event
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import Call, Choice, Item
@@ -148,11 +148,13 @@ def request_of(body: MessagesBody) -> ChatRequest:
     """Return what the engine is asked for."""
     system, seen = split(_parts(body.system, "system"))
     if seen:
-        raise unsupported("system", "pictures belong into messages")
+        raise unsupported("system", "pictures belong into messages of users")
+    demand_few(_kinds(body), "image")
     turns = [message for index, turn in enumerate(body.messages) for message in _messages(turn, f"messages[{index}]")]
     sampling = Sampling(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k)
     generation = Generation(max_tokens=body.max_tokens, stop=tuple(body.stop_sequences), sampling=sampling)
     messages = (*((Message("system", system),) if system else ()), *turns)
+    demand_small(messages)
     tools, schema = _tools(body), _schema(body.output_config)
     if schema and tools.offered:
         raise unsupported("output_config", "an answer is held to one of a schema and tools at a time")
@@ -209,6 +211,12 @@ def _parts(content: str | Sequence[Block], where: str) -> Iterator[str | Picture
             yield _picture(block.source, where)
         elif block.type not in ("thinking", "redacted_thinking"):
             raise unsupported(where, f"models take text and pictures, not {block.type[:40]!r}")
+
+
+def _kinds(body: MessagesBody) -> Iterator[str]:
+    blocks = [block for turn in body.messages if isinstance(turn.content, list) for block in turn.content]
+    yield from (block.type for block in blocks)
+    yield from (inner.type for block in blocks if isinstance(block.content, list) for inner in block.content)
 
 
 def _picture(source: PictureSource | None, where: str) -> Picture:

@@ -19,7 +19,7 @@ from rbee_runtime.worker.surface.generation import (
     refuse_named,
     unsupported,
 )
-from rbee_runtime.worker.surface.pictures import demand_few, from_url, split
+from rbee_runtime.worker.surface.pictures import demand_few, demand_small, from_url, split
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import DONE, Call, Choice, Item, text_of, usage_of
 from rbee_runtime.worker.surface.thinking import Effort, TemplateOptions, template_of
@@ -110,8 +110,9 @@ def request_of(body: ChatBody) -> ChatRequest:
         raise unsupported("response_format", "an answer is held to one of response_format, tools and grammar at a time")
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     top = (body.top_logprobs or 0) if body.logprobs else None
+    demand_few((part.type for turn in body.messages if isinstance(turn.content, list) for part in turn.content), _SEEN)
     messages = tuple(_message(turn, index) for index, turn in enumerate(body.messages))
-    demand_few(messages)
+    demand_small(messages)
     return ChatRequest(
         messages,
         generation_of(body, max_tokens=limit, logprobs=top),
@@ -137,11 +138,11 @@ def _message(turn: Turn, index: int) -> Message:
     calls = tuple(ToolCall(each.id, each.function.name, each.function.arguments) for each in turn.tool_calls or ())
     if calls and role != "assistant":
         raise invalid(f"messages[{index}].tool_calls: only an assistant calls tools", f"messages[{index}].tool_calls")
-    where = f"messages[{index}].content"
-    content, parts = split(_parts(turn, where))
-    if parts and role == "system":
-        raise unsupported(where, "pictures belong into messages of users")
+    content, parts = split(_parts(turn, f"messages[{index}].content"))
     return Message(role, content, calls, turn.tool_call_id or "", turn.name or "", parts, turn.reasoning_content or "")
+
+
+_SEEN = "image_url"
 
 
 def _parts(turn: Turn, where: str) -> Iterator[str | Picture]:
@@ -149,7 +150,7 @@ def _parts(turn: Turn, where: str) -> Iterator[str | Picture]:
         yield turn.content or ""
         return
     for part in turn.content:
-        if part.type == "image_url" and part.image_url is not None:
+        if part.type == _SEEN and part.image_url is not None:
             yield from_url(part.image_url.url, where)
         elif part.type == "text":
             yield part.text

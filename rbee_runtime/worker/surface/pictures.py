@@ -17,7 +17,11 @@ MOST_PIXELS = 32_000_000
 """Of one picture: more than cameras of phones give by themselves. What is small in a request may be any size once it is
 unpacked: llama.cpp takes 7 bytes for each pixel, 1 GiB for 12,000 x 12,000 that came in 450 kB."""
 
-MOST_PICTURES = 32
+MOST_PICTURES, MOST_PIXELS_TOGETHER = 32, 64_000_000
+"""Of a conversation; a server keeps all of them unpacked until the prompt is read."""
+
+MOST_READS = 2000
+"""Of a picture's head: a JPEG has some dozens of segments, and one of millions would hold up everybody."""
 
 _HEADS = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff", "image/gif": b"GIF8", "image/webp": b"RIFF"}
 _DATA, _BASE64 = "data:", ";base64,"
@@ -46,7 +50,7 @@ def from_base64(data: str, where: str) -> Picture:
             f"{where}: the picture has {width} x {height} pixels, {MOST_PIXELS:,} are read at most; make it smaller",
             where,
         )
-    return Picture(media, data)
+    return Picture(media, data, width * height)
 
 
 def split(parts: Iterable[str | Picture]) -> tuple[str, tuple[str | Picture, ...]]:
@@ -56,16 +60,39 @@ def split(parts: Iterable[str | Picture]) -> tuple[str, tuple[str | Picture, ...
     return text, found if any(isinstance(part, Picture) for part in found) else ()
 
 
-def demand_few(messages: Sequence[Message]) -> None:
-    """Raise RequestError if a conversation has more pictures than are read."""
-    count = sum(isinstance(part, Picture) for message in messages for part in message.parts)
+def demand_few(kinds: Iterable[str], kind: str) -> None:
+    """Raise RequestError if more parts are of this kind than pictures are read; before any of them is looked at."""
+    count = sum(each == kind for each in kinds)
     if count > MOST_PICTURES:
         raise invalid(f"messages: there are {count} pictures, {MOST_PICTURES} are read at most", "messages")
 
 
+def demand_small(messages: Sequence[Message]) -> None:
+    """Raise RequestError if the pictures of a conversation are too many pixels together, or in a system's words."""
+    parts = [(message.role, part) for message in messages for part in message.parts if isinstance(part, Picture)]
+    pixels = sum(part.pixels for _, part in parts)
+    if pixels > MOST_PIXELS_TOGETHER:
+        message = f"messages: the pictures have {pixels:,} pixels together, {MOST_PIXELS_TOGETHER:,} are read at most"
+        raise invalid(message, "messages")
+    if any(role == "system" for role, _ in parts):
+        raise unsupported("messages", "pictures belong into messages of users")
+
+
+class _Head(io.BytesIO):
+    """Bytes that can be read so often and no more."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > MOST_READS:
+            raise ValueError("too many parts")
+        return super().read(size)
+
+
 def _size(raw: bytes) -> tuple[int, int]:
     try:
-        width, height = imagesize.get(io.BytesIO(raw))
+        width, height = imagesize.get(_Head(raw))
     except Exception:  # noqa: BLE001 - whatever a stranger's bytes do to a reader of them
         return -1, -1
     return int(width), int(height)

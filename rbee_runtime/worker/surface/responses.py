@@ -1,7 +1,6 @@
 """OpenAI's responses, without anything kept between two of them: bounds on what comes in, builders of what goes out."""
 
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -20,8 +19,9 @@ from rbee_runtime.worker.engines import (
     Usage,
 )
 from rbee_runtime.worker.surface.generation import decoded, invalid, refuse_named, unsupported
-from rbee_runtime.worker.surface.pictures import demand_few, from_url, split
+from rbee_runtime.worker.surface.pictures import demand_few, demand_small, from_url, split
 from rbee_runtime.worker.surface.reply import named_event
+from rbee_runtime.worker.surface.response_items import SPEAKING, THINKING, Kind, new_id
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import Call, Choice, Item
 from rbee_runtime.worker.surface.thinking import Effort, template_of
@@ -159,8 +159,9 @@ def request_of(body: ResponsesBody) -> ChatRequest:
         raise unsupported("text.format", "an answer is held to one of a format and tools at a time")
     sampling = Sampling(temperature=body.temperature, top_p=body.top_p)
     generation = Generation(max_tokens=body.max_output_tokens, sampling=sampling)
+    demand_few(_kinds(body), _SEEN)
     messages = tuple(_messages(body))
-    demand_few(messages)
+    demand_small(messages)
     template = template_of(body.reasoning.effort if body.reasoning is not None else None)
     return ChatRequest(messages, generation, tools, schema, template)
 
@@ -172,20 +173,25 @@ def _messages(body: ResponsesBody) -> Iterator[Message]:
         yield Message("user", body.input)
         return
     calls: list[ToolCall] = []
+    thought = ""
     for index, entry in enumerate(body.input):
+        if entry.type == "reasoning":
+            thought = split(_parts(entry.content or "", f"input[{index}]"))[0]
+            continue
         if entry.type == "function_call":
             calls.append(ToolCall(entry.call_id, entry.name, entry.arguments))
             continue
         if calls:
             # Calls of one turn are items of their own here, and one message elsewhere.
-            yield Message("assistant", "", tuple(calls))
-            calls = []
-        yield from _message(entry, f"input[{index}]")
+            yield Message("assistant", "", tuple(calls), thought=thought)
+            calls, thought = [], ""
+        yield from _message(entry, f"input[{index}]", thought)
+        thought = ""
     if calls:
-        yield Message("assistant", "", tuple(calls))
+        yield Message("assistant", "", tuple(calls), thought=thought)
 
 
-def _message(entry: Entry, where: str) -> Iterator[Message]:
+def _message(entry: Entry, where: str, thought: str) -> Iterator[Message]:
     if entry.type == "item_reference":
         raise unsupported(where, "this server keeps no items; send what it stands for")
     if entry.type == "function_call_output":
@@ -194,7 +200,16 @@ def _message(entry: Entry, where: str) -> Iterator[Message]:
     elif entry.type == "message":
         role = "system" if entry.role == "developer" else entry.role
         content, parts = split(_parts(entry.content or "", where))
-        yield Message(role, content, parts=parts)
+        yield Message(role, content, parts=parts, thought=thought if role == "assistant" else "")
+
+
+_SEEN = "input_image"
+
+
+def _kinds(body: ResponsesBody) -> Iterator[str]:
+    for entry in body.input if isinstance(body.input, list) else ():
+        for content in (entry.content, entry.output):
+            yield from (part.type for part in content) if isinstance(content, list) else ()
 
 
 def _parts(content: _Content, where: str) -> Iterator[str | Picture]:
@@ -202,9 +217,9 @@ def _parts(content: _Content, where: str) -> Iterator[str | Picture]:
         yield content
         return
     for part in content:
-        if part.type == "input_image" and part.image_url is not None:
+        if part.type == _SEEN and part.image_url is not None:
             yield from_url(part.image_url, where)
-        elif part.type in ("input_text", "output_text", "text"):
+        elif part.type in ("input_text", "output_text", "text", "reasoning_text"):
             yield part.text
         else:
             raise unsupported(where, f"models take text and pictures, not {part.type[:40]!r}")
@@ -230,19 +245,15 @@ def _schema(text: TextBody) -> str:
     return schema_text(text.format.schema, "text.format.schema", param="text.format")
 
 
-def _new(kind: str) -> str:
-    return f"{kind}_{uuid.uuid4().hex}"
-
-
 @dataclass(slots=True)
 class ResponseAnswer:
     """One answer, whose items are gathered as they go out: the last event has them all."""
 
     body: ResponsesBody
-    id: str = field(default_factory=lambda: _new("resp"))
+    id: str = field(default_factory=lambda: new_id("resp"))
     created: int = field(default_factory=lambda: int(time.time()))
     _output: list[dict[str, Any]] = field(default_factory=list)
-    _open: "tuple[_Kind, dict[str, Any]] | None" = None
+    _open: tuple[Kind, dict[str, Any]] | None = None
     _sequence: int = 0
     _cut: bool = False
 
@@ -254,7 +265,7 @@ class ResponseAnswer:
 
     def piece(self, delta: Delta) -> bytes:
         """Return the events of a piece: thoughts or a message go on, a call is an item of its own."""
-        said = (*self._goes_on(_THINKING, delta.thought), *self._goes_on(_SPEAKING, delta.text))
+        said = (*self._goes_on(THINKING, delta.thought), *self._goes_on(SPEAKING, delta.text))
         return b"".join((*said, *(event for call in delta.calls for event in self._called(call))))
 
     def ending(self, delta: Delta) -> bytes:
@@ -273,14 +284,14 @@ class ResponseAnswer:
         (choice,) = choices
         text, thought = "".join(choice.texts), "".join(choice.thoughts)
         if thought:
-            self._output.append(_THINKING.item(thought, "completed"))
+            self._output.append(THINKING.item(thought, "completed"))
         if text or not (choice.calls or thought):
-            self._output.append(_SPEAKING.item(text, "completed"))
+            self._output.append(SPEAKING.item(text, "completed"))
         self._output += [_call(call, "completed") for call in choice.calls]
         self._cut = choice.finish is Finish.LENGTH
         return self._response("incomplete" if self._cut else "completed", usage)
 
-    def _goes_on(self, kind: "_Kind", text: str) -> Iterator[bytes]:
+    def _goes_on(self, kind: Kind, text: str) -> Iterator[bytes]:
         if not text:
             return
         if self._open is None or self._open[0] is not kind:
@@ -342,7 +353,7 @@ class ResponseAnswer:
             "output": self._output,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
+            "reasoning": {"effort": body.reasoning.effort if body.reasoning is not None else None, "summary": None},
             "store": False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "text": {"format": {"type": (body.text or TextBody()).format.type}},
@@ -355,34 +366,9 @@ class ResponseAnswer:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """A kind of item that text is written into: its type, that of its part and events, and their other fields."""
-
-    type: str
-    prefix: str
-    text: str
-    about: Mapping[str, Any]
-    part_more: Mapping[str, Any]
-    more: dict[str, Any]
-
-    def item(self, text: str, status: str) -> dict[str, Any]:
-        about = {"type": self.type, "id": _new(self.prefix), **self.about, "status": status}
-        return about | {"content": [self.part(text)]}
-
-    def part(self, text: str) -> dict[str, Any]:
-        return {"type": self.text, "text": text, **self.part_more}
-
-
-_SPEAKING = _Kind(
-    "message", "msg", "output_text", {"role": "assistant"}, {"annotations": [], "logprobs": []}, {"logprobs": []}
-)
-_THINKING = _Kind("reasoning", "rs", "reasoning_text", {"summary": []}, {}, {})
-
-
 def _call(call: ToolCall, status: str) -> dict[str, Any]:
     about = {"call_id": call.id, "name": call.name, "arguments": call.arguments}
-    return {"type": "function_call", "id": _new("fc"), "status": status, **about}
+    return {"type": "function_call", "id": new_id("fc"), "status": status, **about}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

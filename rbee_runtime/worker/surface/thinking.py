@@ -17,7 +17,14 @@ TemplateOptions = Annotated[
 ]
 """`chat_template_kwargs` as vLLM and llama.cpp's server have it: what the model's chat template is told by name."""
 
-_OURS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"})
+_OURS = frozenset(
+    {
+        *("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"),
+        # Arguments of the function by which servers render, beside what the template is told.
+        *("conversation", "chat_template", "tokenize", "tokenizer", "continue_final_message", "padding", "truncation"),
+        *("max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    }
+)
 
 
 def template_of(effort: Effort | None, given: Mapping[str, Option] | None = None) -> tuple[tuple[str, Option], ...]:

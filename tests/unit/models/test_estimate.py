@@ -159,3 +159,20 @@ def test_vllm_is_not_started_where_too_little_is_free(total: float, free: float)
     with pytest.raises(EngineLoadError, match=rf"needs 9.00 GiB of the device's {total}.*free") as refusal:
         utilisation(NINE, int(total * GIB), int(free * GIB))
     assert refusal.value.reason == "out_of_memory"
+
+
+def test_whole_texts_take_a_step_of_the_context_and_keep_nothing_of_it() -> None:
+    """An encoder has no cache; llama.cpp reserves logits for each token, and models of text compute them too."""
+    whole = Settings(whole=True)
+    text = memory(LLAMA_8B, context=8192, slots=8, settings=whole)
+    encoder = memory(replace(LLAMA_8B, causal=False), context=8192, slots=8, settings=whole)
+    assert text.kv == memory(LLAMA_8B, context=8192, slots=1).kv
+    assert encoder.kv == 0
+    assert text.buffers - encoder.buffers == 8192 * LLAMA_8B.vocabulary * 4
+    assert encoder.buffers > 8192 * 8192 * 4
+
+
+def test_longer_steps_take_longer_rows_and_no_more_logits() -> None:
+    """Logits are kept for the answers of a step, however many tokens of prompts it has."""
+    more = memory(LLAMA_8B, context=512, settings=Settings(batch=1024)).buffers - memory(LLAMA_8B, context=512).buffers
+    assert more == 512 * 2 * (LLAMA_8B.embedding + LLAMA_8B.feed_forward) * 4

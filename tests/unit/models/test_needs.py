@@ -41,6 +41,7 @@ def test_the_context_has_the_type_of_the_option(options: dict[str, Any], expecte
         ({"prompt_cache_mib": "8"}, "llama-server", True, 8 * MIB),
         ({"prompt_cache_mib": "many"}, "llama-cpp", True, 256 * MIB),
         ({}, "llama-cpp", False, 0),
+        ({"task": "embed"}, "llama-cpp", True, 0),
         ({}, "vllm", True, 0),
         ({"lora": "/nowhere/a.gguf"}, "llama-server", False, 0),
     ],
@@ -62,6 +63,8 @@ def test_what_lies_beside_the_model_counts(
         ({"task": "rerank", "batch": "64"}, False, "llama-server", Settings(batch=64, whole=True)),
         ({"task": "embed", "batch": 64}, False, "vllm", Settings()),
         ({"batch": "many"}, False, "llama-cpp", Settings()),
+        ({"batch": 2048}, False, "llama-cpp", Settings(batch=2048)),
+        ({"batch": 2048}, False, "llama-server", Settings()),
     ],
 )
 def test_texts_for_vectors_are_computed_whole(
@@ -101,5 +104,5 @@ def test_files_of_options_are_in_the_hive_s_estimate(tmp_path: Path) -> None:
 
     assert guess(**given) - guess() == 33_000
     assert guess(task="embed") > guess()
-    assert guess(batch=2048) > guess()
+    assert guess(batch=2048) == guess()
     assert guess() - guess(kv_type="q8_0") == 2 * 64 * 4096 * 15 // 16

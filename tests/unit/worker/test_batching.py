@@ -22,6 +22,7 @@ class FakeCells:
         self._whole = whole
         self.full = False
         self.measured = 0
+        self.copied: list[tuple[int, int, int]] = []
 
     def keep(self, slot: int, count: int) -> int:
         if self._whole and 0 < count < len(self.held[slot]):
@@ -29,9 +30,11 @@ class FakeCells:
         del self.held[slot][count:]
         return count
 
-    def copy(self, source: int, target: int, count: int) -> None:
+    def copy(self, source: int, target: int, count: int) -> bool:
         assert not self.held[target]
-        self.held[target] = self.held[source][:count]
+        self.copied.append((source, target, count))
+        self.held[target] = [] if self.full else self.held[source][:count]
+        return not self.full
 
     def size(self, slot: int) -> int:
         self.measured += 1
@@ -364,6 +367,41 @@ def test_a_small_rest_of_a_prompt_is_taken_with_the_step(
 ) -> None:
     """Up to a quarter of a step's tokens, as far as the step holds them."""
     assert shares(missing, room, most) == given
+
+
+@pytest.mark.parametrize(
+    ("held", "shared", "pooled", "copied"),
+    [
+        (60, 40, False, True),
+        (60, 20, False, False),
+        (60, 20, True, True),
+        (400, 40, False, False),
+        (400, 40, True, True),
+    ],
+)
+def test_in_streams_a_copy_has_to_be_worth_it(held: int, shared: int, *, pooled: bool, copied: bool) -> None:
+    """A whole sequence is copied there: not for a few tokens, nor for a small part of a long one."""
+    scene = Scene(pooled=pooled)
+    running = scene.ask(numbers(held))
+    for _ in range(10):
+        scene.step()
+    scene.ask([*numbers(shared), *numbers(50, 5000)])
+    scene.answer_all()
+    assert bool(scene.cells.copied) is copied
+    assert running
+
+
+def test_a_copy_that_finds_no_room_is_computed() -> None:
+    """The answer comes all the same."""
+    scene = Scene(pooled=False)
+    scene.ask(numbers(60))
+    scene.step()
+    scene.cells.full = True
+    scene.ask([*numbers(50), 7])
+    scene.answer_all()
+    assert scene.cells.copied
+    # Beside it the first one went on by a token.
+    assert scene.computed == 60 + 51 + 1
 
 
 @pytest.mark.parametrize(("pooled", "expected"), [(False, [4, 5, 6]), (True, [2, 4, 6])])

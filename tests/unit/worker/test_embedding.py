@@ -43,7 +43,7 @@ class Model:
 def embedder(*outcomes: Outcome, room: int = CONTEXT) -> tuple[Embedder, Model, list[Any]]:
     """Return one with the model under it and what it sends."""
     model, sent = Model(*outcomes), list[Any]()
-    return Embedder(model, context=CONTEXT, room=room, slots=2, send=sent.append), model, sent  # type: ignore[arg-type]
+    return Embedder(model, context=CONTEXT, room=room, slots=2, send=sent.append, clock=lambda: 0.0), model, sent  # type: ignore[arg-type]
 
 
 def until_idle(one: Embedder) -> None:
@@ -68,12 +68,27 @@ def test_a_step_has_texts_of_each_in_turn(
     waiting: dict[int, list[list[int]]], room: int, taken: list[tuple[int, int]]
 ) -> None:
     """One text of each request after the other, in order, as many as fit; the one that waits longest always has one."""
-    assert [(number, text[0]) for number, text in plan(waiting, room)] == taken
+    assert [(number, text[0]) for number, text in plan(waiting, room, 10)] == taken
+
+
+@pytest.mark.parametrize(
+    ("waiting", "taken"),
+    [
+        ({1: [[1] * 9, [2]], 2: [[3]]}, [(1, 1)]),
+        ({1: [[1] * 2, [2] * 2], 2: [[3] * 3]}, [(1, 1), (2, 3)]),
+        ({1: [], 2: [[3] * 3]}, [(2, 3)]),
+    ],
+)
+def test_a_slow_machine_takes_one_long_text_and_few_short_ones(
+    waiting: dict[int, list[list[int]]], taken: list[tuple[int, int]]
+) -> None:
+    """The first one always goes, whatever a step should take."""
+    assert [(number, text[0]) for number, text in plan(waiting, 5, 10)] == taken
 
 
 def test_a_step_has_no_more_texts_than_sequences() -> None:
     """However short they are."""
-    assert len(plan({1: [[1]] * 100}, 1000)) == MOST_TEXTS
+    assert len(plan({1: [[1]] * 100}, 1000, 1000)) == MOST_TEXTS
 
 
 def test_vectors_come_in_order_at_length_one() -> None:

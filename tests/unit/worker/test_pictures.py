@@ -1,12 +1,14 @@
 """Pictures in a conversation: what is taken, in which order it reaches a server, and what is refused."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from rbee_runtime.errors import EngineLoadError, RequestError
+from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import ChatRequest, Message, Picture
 from rbee_runtime.worker.engines.pictures import BLIND, refuse_pictures
 from rbee_runtime.worker.engines.served import asking, projectors
@@ -105,6 +107,54 @@ def test_pictures_of_other_sources_are_refused(source: dict[str, str]) -> None:
         in_message(source)
 
 
+def many(count: int) -> dict[str, Callable[[], ChatRequest]]:
+    """Return requests with so many small pictures, by route."""
+    small = base64_of(png(1, 1))
+    block = {"type": "image", "source": {"type": "base64", "data": small}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [block] * count}
+    part = {"type": "input_image", "image_url": data_url(png(1, 1))}
+
+    def message(blocks: list[Any]) -> ChatRequest:
+        body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": blocks}]}
+        return anthropic.request_of(msgspec.convert(body, anthropic.MessagesBody))
+
+    def response(entry: dict[str, Any]) -> ChatRequest:
+        return responses.request_of(msgspec.convert({"model": "m", "input": [entry]}, responses.ResponsesBody))
+
+    return {
+        "chat": lambda: in_chat(*[data_url(png(1, 1))] * count),
+        "message": lambda: message([block] * count),
+        "result": lambda: message([result]),
+        "response": lambda: response({"role": "user", "content": [part] * count}),
+        "output": lambda: response({"type": "function_call_output", "call_id": "c", "output": [part] * count}),
+    }
+
+
+@pytest.mark.parametrize("route", many(0))
+def test_every_route_bounds_the_number_of_pictures(route: str) -> None:
+    """Also of those in results of tools."""
+    assert many(MOST_PICTURES)[route]().messages
+    with pytest.raises(RequestError, match=f"there are {MOST_PICTURES + 1} pictures"):
+        many(MOST_PICTURES + 1)[route]()
+
+
+def test_pictures_are_bounded_together() -> None:
+    """Each may be large, but a server unpacks all of them at once."""
+    large = data_url(gif(8000, 4000))
+    assert in_chat(large, large)
+    with pytest.raises(RequestError, match="96,000,000 pixels together, 64,000,000 are read"):
+        in_chat(large, large, large)
+
+
+def test_a_picture_of_many_parts_holds_up_nobody() -> None:
+    """Its head is looked at so often and no more."""
+    endless = b"\xff\xd8" + b"\xff\xe1\x00\x02" * 1_000_000
+    begin = time.monotonic()
+    with pytest.raises(RequestError, match="no picture"):
+        in_chat(data_url(endless, "image/jpeg"))
+    assert time.monotonic() - begin < 1
+
+
 def test_pictures_have_a_number_and_a_place() -> None:
     """At most so many in a conversation, and none in the system's words."""
     assert len(in_chat(*[data_url(png(1, 1))] * MOST_PICTURES).messages[0].parts) == MOST_PICTURES + 2
@@ -136,18 +186,31 @@ async def test_a_picture_passes_the_front_over_http() -> None:
 WIDTH = 32
 
 
-def test_a_projector_beside_the_model_is_found(tmp_path: Path) -> None:
-    """One that fits the model, whatever else lies there; several that fit are the operator's to choose from."""
+def test_a_projector_beside_the_model_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that fits the model; among several the operator has to choose, and the model reads text until then."""
     model = encoder_model(tmp_path / "model.gguf")
     assert projectors.beside(model) is None
-    (tmp_path / "junk.gguf").write_bytes(b"GGUF\xff")
     projector_model(tmp_path / "mmproj-other.gguf", width=WIDTH * 2)
     assert projectors.beside(model) is None
     fitting = projector_model(tmp_path / "mmproj.gguf", width=WIDTH)
+    (tmp_path / "model-00002-of-00002.gguf").write_bytes(b"a part")
     assert projectors.beside(model) == fitting
     projector_model(tmp_path / "mmproj-f16.gguf", width=WIDTH)
-    with pytest.raises(EngineLoadError, match=r"mmproj-f16.gguf, mmproj.gguf\); name one by the option projector"):
-        projectors.beside(model)
+    assert projectors.beside(model) is None
+    assert "mmproj-f16.gguf, mmproj.gguf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", [b"GGUF\xff", None])
+def test_beside_another_model_no_projector_is_taken(tmp_path: Path, other: bytes | None) -> None:
+    """Nor beside a file that cannot be read: it may be that one's."""
+    model = encoder_model(tmp_path / "model.gguf")
+    projector_model(tmp_path / "mmproj.gguf", width=WIDTH)
+    assert projectors.beside(model) is not None
+    if other is None:
+        encoder_model(tmp_path / "other.gguf")
+    else:
+        (tmp_path / "other.gguf").write_bytes(other)
+    assert projectors.beside(model) is None
 
 
 def test_a_collection_of_models_is_not_searched(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from rbee_runtime.worker.engines.llamacpp.engine import LlamaEngine
 from rbee_runtime.worker.engines.served import asking, vllm
 from rbee_runtime.worker.engines.served.dialects import Words
 from rbee_runtime.worker.engines.served.hearing import Hearing
+from rbee_runtime.worker.engines.served.told_tools import as_calls
 from rbee_runtime.worker.engines.thoughts import ThoughtReader, with_thoughts
 from rbee_runtime.worker.surface import anthropic, openai, responses
 from rbee_runtime.worker.surface.shapes import Choice, Shape
@@ -199,7 +201,9 @@ def test_a_client_says_whether_to_think(route: str, fields: dict[str, Any], expe
     assert asking.chat_body("m", asked[0], Words()).get("chat_template_kwargs", {}) == expected
 
 
-@pytest.mark.parametrize("name", ["messages", "tools", "bos_token", "add_generation_prompt"])
+@pytest.mark.parametrize(
+    "name", ["messages", "tools", "bos_token", "add_generation_prompt", "tokenize", "chat_template"]
+)
 def test_a_client_cannot_say_what_is_the_request_s_own(name: str) -> None:
     """Nothing that would make another prompt of it."""
     with pytest.raises(RequestError, match=f"chat_template_kwargs.{name}: this comes from the request"):
@@ -207,16 +211,28 @@ def test_a_client_cannot_say_what_is_the_request_s_own(name: str) -> None:
 
 
 def test_earlier_thoughts_come_back_to_the_template() -> None:
-    """Which takes them or leaves them; by clients of chats and of Anthropic's."""
+    """Which takes them or leaves them; by each route."""
     turn = {"role": "assistant", "content": "b", "reasoning_content": "a"}
     chat = openai.request_of(openai._decoder.decode(json.dumps({"model": "m", "messages": [turn]}).encode()))
     blocks = [{"type": "thinking", "thinking": "a", "signature": ""}, {"type": "text", "text": "b"}]
     body = {"model": "m", "max_tokens": 5, "messages": [{"role": "assistant", "content": blocks}]}
     message = anthropic.request_of(anthropic._decoder.decode(json.dumps(body).encode()))
-    for request in (chat, message):
+    items: list[Any] = [
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "a"}]},
+        {"role": "assistant", "content": "b"},
+    ]
+    response = responses.request_of(msgspec.convert({"model": "m", "input": items}, responses.ResponsesBody))
+    for request in (chat, message, response):
         assert request.messages == (Message("assistant", "b", thought="a"),)
         assert turns(request.messages) == [turn]
         assert asking.messages_of(request.messages) == [turn]
+
+
+async def test_thoughts_before_a_required_call_are_told() -> None:
+    """As they come, while the call is gathered; once each."""
+    given = deltas(Delta(thought="hm"), Delta('{"name": "now", '), Delta('"arguments": {}}', finish=Finish.STOP))
+    found = [delta async for delta in as_calls(given)]
+    assert [(each.thought, [call.name for call in each.calls]) for each in found] == [("hm", []), ("", ["now"])]
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
@@ -241,9 +257,11 @@ async def test_thoughts_of_a_server_are_heard(name: str) -> None:
         ("[THINK]", "mistral"),
     ],
 )
-def test_vllm_reads_the_thoughts_of_the_model_s_family(template: str, parser: str) -> None:
-    """By the marks of its chat template."""
-    assert vllm._thoughts_of(template) == parser
+def test_vllm_reads_the_thoughts_of_the_model_s_family(template: str, parser: str, tmp_path: Path) -> None:
+    """By the marks of its chat template, where those that are looked for as tokens are some."""
+    assert vllm._thoughts_of(template, tmp_path) == ("" if parser in {"qwen3", "deepseek_r1"} else parser)
+    (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"7": {"content": "</think>"}}}')
+    assert vllm._thoughts_of(template, tmp_path) == parser
 
 
 @pytest.mark.engine

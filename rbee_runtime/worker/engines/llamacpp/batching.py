@@ -16,6 +16,9 @@ from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState, com
 WORTH_WAITING = 32
 """Tokens. To wait for a neighbour's prompt costs nothing but order; for fewer it would only put an answer off."""
 
+MOST_COPIED = 8
+"""In streams a sequence is copied as a whole: not more than so many times what is wanted of it."""
+
 OLDEST_SHARE = 4
 """The prompt that waits longest gets this part (one over it) of a step's tokens, however many shorter ones come."""
 
@@ -30,8 +33,8 @@ class Cells(Protocol):
     def keep(self, slot: int, count: int) -> int:
         """Drop all but the first `count` tokens and return how many are left (0 where only a whole one can go)."""
 
-    def copy(self, source: int, target: int, count: int) -> None:
-        """Let the empty `target` begin with the first `count` tokens of `source`."""
+    def copy(self, source: int, target: int, count: int) -> bool:
+        """Let the empty `target` begin with the first `count` tokens of `source`; False, and still empty, if not."""
 
     def size(self, slot: int) -> int:
         """Return the bytes that saving a slot would take."""
@@ -134,7 +137,8 @@ class Batcher:
         begun.sort(key=lambda slot: slot.used)
         counts = shares([slot.missing for slot in begun], prompts, self._batch - len(entries))
         entries += [_prompt(slot, count) for slot, count in zip(begun, counts, strict=True) if count]
-        return entries
+        # In streams those that follow each other are one call.
+        return entries if self._pooled else sorted(entries, key=lambda entry: entry.slot.index)
 
     def decoded(self, entries: Sequence[Entry]) -> None:
         """Note that a planned step is done."""
@@ -172,7 +176,6 @@ class Batcher:
             self._save(slot)
         slot.job, slot.used, slot.cached, slot.stays = job, self._clock(), 0, False
         self._fetch(slot, job.prompt, self._best(slot, job.prompt))
-        # The last token is always computed anew: its logits are what the first sample needs.
         usable = len(job.prompt) - 1
         source, wanted = self._neighbour(slot, job.prompt)
         if min(wanted, usable) - self._best(slot, job.prompt) >= WORTH_WAITING:
@@ -227,9 +230,20 @@ class Batcher:
 
     def _best(self, slot: Slot, prompt: list[int]) -> int:
         """Return how many tokens of `prompt` are in cells that `slot` can have now."""
+        return self._holder(slot, prompt)[1]
+
+    def _holder(self, slot: Slot, prompt: list[int]) -> tuple[Slot, int]:
+        """Return whose cells hold most of `prompt` for `slot`, and how many tokens; in streams a copy has its price."""
+        # The last token is always computed anew: its logits are what the first sample needs.
         usable = len(prompt) - 1
-        within = self.slots if self._shares else [slot]
-        return min(usable, max(common_prefix(each.held, prompt) for each in within))
+        own = min(usable, common_prefix(slot.held, prompt))
+        found, most = slot, own
+        for each in self.slots if self._shares else ():
+            count = min(usable, common_prefix(each.held, prompt))
+            worth = self._pooled or (count - own >= WORTH_WAITING and len(each.held) <= MOST_COPIED * count)
+            if worth and (count, -len(each.held)) > (most, -len(found.held)) and count > own:
+                found, most = each, count
+        return found, most
 
     def _take_over(self) -> None:
         """Let those go on whose neighbour has computed what they wait for, or never will."""
@@ -245,16 +259,12 @@ class Batcher:
     def _start(self, slot: Slot) -> None:
         """Begin a prompt with the most that any slot's cells hold of it."""
         prompt = slot.prompt
-        usable = len(prompt) - 1
-        kept = min(usable, common_prefix(slot.held, prompt))
-        source = max(self.slots, key=lambda each: common_prefix(each.held, prompt)) if self._shares else slot
-        count = min(usable, common_prefix(source.held, prompt))
-        if count > kept:
-            self._cells.keep(slot.index, 0)
-            self._cells.copy(source.index, slot.index, count)
-            slot.held = prompt[:count]
+        source, count = self._holder(slot, prompt)
+        if source is slot:
+            del slot.held[self._cells.keep(slot.index, count) :]
         else:
-            del slot.held[self._cells.keep(slot.index, kept) :]
+            self._cells.keep(slot.index, 0)
+            slot.held = prompt[:count] if self._cells.copy(source.index, slot.index, count) else []
         slot.cached = len(slot.held)
         slot.source = -1
         slot.enter(SlotState.PREFILL)

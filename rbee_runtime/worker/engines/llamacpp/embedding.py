@@ -12,6 +12,7 @@ from rbee_runtime.worker.engines.llamacpp import wire
 from rbee_runtime.worker.engines.llamacpp.forgotten import Forgotten
 from rbee_runtime.worker.engines.llamacpp.loop import no_room
 from rbee_runtime.worker.engines.llamacpp.native import MOST_TEXTS, POOLING, NativeModel, Outcome
+from rbee_runtime.worker.engines.llamacpp.pace import Pace
 from rbee_runtime.worker.engines.options import Task
 from rbee_runtime.worker.engines.vectors import unit
 
@@ -33,16 +34,26 @@ class _Request:
 class Embedder:
     """Called from one thread only, but for `counts` and `abandon`.
 
-    `context` is tokens of a text at most, `room` those of a step; `send` takes a message to the front.
+    `context` is tokens of a text at most, `room` those that a step holds; `send` takes a message to the front, `clock`
+    is in seconds.
     """
 
     def __init__(
-        self, model: NativeModel, *, context: int, room: int, slots: int, send: Callable[[wire.ToFront], None]
+        self,
+        model: NativeModel,
+        *,
+        context: int,
+        room: int,
+        slots: int,
+        send: Callable[[wire.ToFront], None],
+        clock: Callable[[], float],
     ) -> None:
         self._model = model
         self._context = context
         self._slots = slots
         self._room = room
+        self._pace = Pace(room)
+        self._clock = clock
         self._send = send
         self._requests: dict[int, _Request] = {}
         self._gone = Forgotten()
@@ -83,13 +94,16 @@ class Embedder:
 
     def step(self) -> bool:
         """Compute as many texts as fit into a step; False if there was nothing to do."""
-        taken = plan({number: request.texts[len(request.vectors) :] for number, request in self._shown()}, self._room)
+        waiting = {number: request.texts[len(request.vectors) :] for number, request in self._shown()}
+        taken = plan(waiting, self._pace.room(0), self._room)
         if not taken:
             return False
+        begin = self._clock()
         self._stepping = {number for number, _ in taken}
         self._model.abort.set(False)
         outcome = self._model.embed([text for _, text in taken])
         if outcome is Outcome.DONE:
+            self._pace.took(self._clock() - begin, prompts=sum(len(text) for _, text in taken), answering=0)
             self._done([number for number, _ in taken])
         elif outcome is Outcome.NO_ROOM:
             for number in {number for number, _ in taken}:
@@ -136,12 +150,15 @@ class Embedder:
         self._send(wire.Refused(request, error.status, str(error), error.code, error.param))
 
 
-def plan(waiting: Mapping[int, Sequence[list[int]]], room: int) -> list[tuple[int, list[int]]]:
+def plan(waiting: Mapping[int, Sequence[list[int]]], room: int, most: int) -> list[tuple[int, list[int]]]:
     """Return the texts of the next step, each with its request: at most MOST_TEXTS with at most `room` tokens.
 
-    One of each request in turn, so that a short question does not wait for a library; within a request in order.
+    One of each request in turn, so that a short question does not wait for a library; within a request in order. The
+    first one always goes, up to the `most` that a step holds.
     """
     taken: list[tuple[int, list[int]]] = []
+    first = next((texts[0] for texts in waiting.values() if texts), [])
+    room = min(most, max(room, len(first)))
     rest = {number: iter(texts) for number, texts in waiting.items()}
     while rest:
         for number in list(rest):

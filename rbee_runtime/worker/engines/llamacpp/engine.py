@@ -59,6 +59,9 @@ STEP_SECONDS = 300.0
 """A step is planned to take half a second, the first one is of 128 tokens whatever the machine; one that takes so long
 hangs in a driver or in a grammar without end. After a fifth of it there is no traffic."""
 
+TEXT_SECONDS = 1800.0
+"""The same of a step that embeds: a long text is one, however slow the machine."""
+
 CLOSE_SECONDS = 3.0
 
 _Answer = wire.Piece | wire.Tokens | wire.Vectors | RequestError | EngineCrashedError
@@ -113,11 +116,15 @@ class LlamaEngine:
         silent = asyncio.get_running_loop().time() - self._answered
         if self._watch is None:
             return ""
-        if self._step >= STEP_SECONDS / 5:
+        if self._step >= self._patience / 5:
             return f"a step of the engine has been running for {self._step:.0f} s"
         if silent < TROUBLE_SECONDS:
             return ""
         return f"the engine's process has been silent for {silent:.0f} s"
+
+    @property
+    def _patience(self) -> float:
+        return STEP_SECONDS if self._task is Task.GENERATE else TEXT_SECONDS
 
     @property
     def pid(self) -> int:
@@ -161,7 +168,9 @@ class LlamaEngine:
         if inside and generation.sampling.grammar:
             # What an answer is held to, its thoughts are not.
             prompt, inside = prompt.rstrip() + thoughts.CLOSED, False
-        async with aclosing(self._generate(prompt, generation, shown=SPECIAL if tools.offered else ())) as deltas:
+        # Marks are control tokens in some vocabularies, which have no text of their own.
+        shown = (*(SPECIAL if tools.offered else ()), *((thoughts.BEGIN, thoughts.END) if self._thinks else ()))
+        async with aclosing(self._generate(prompt, generation, shown=shown)) as deltas:
             told = thoughts.with_thoughts(deltas, inside=inside) if self._thinks else deltas
             answer = with_calls(told, self._form, several=tools.several) if tools.offered else told
             async for delta in answer:
@@ -337,9 +346,11 @@ class LlamaEngine:
             child.send(wire.Ping(number))
             await asyncio.sleep(BEAT_SECONDS)
             silent = clock() - self._answered > SILENCE_SECONDS
-            if silent or self._step > STEP_SECONDS:
+            if silent or self._step > self._patience:
                 what = (
-                    f"not answered for {SILENCE_SECONDS:g} s" if silent else f"been in one step for {STEP_SECONDS:g} s"
+                    f"not answered for {SILENCE_SECONDS:g} s"
+                    if silent
+                    else f"been in one step for {self._patience:g} s"
                 )
                 message = f"its process has {what}"
                 logs.error("engine_stuck", pid=child.pid, detail=message)

@@ -42,6 +42,9 @@ _TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0"
 POOLING = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
 """llama.h's llama_pooling_type; 0 is none."""
 
+MOST_COPIED_BYTES = 256 << 20
+"""At a time, through main memory, while everybody waits: some 50 ms."""
+
 MOST_TEXTS = 64
 """Texts of one step of embedding: shorter ones than 8 tokens are rare, and each takes a sequence of its context."""
 
@@ -228,12 +231,17 @@ class NativeModel:
         self.library.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return 0
 
-    def copy(self, source: int, target: int, count: int) -> None:
-        """Let an empty sequence begin with the first `count` tokens of another; in a pool no data moves."""
+    def copy(self, source: int, target: int, count: int) -> bool:
+        """Let an empty sequence begin with the first `count` tokens of another; in a pool no data moves.
+
+        False, and it is still empty, where so much would have to be copied that computing is as well.
+        """
         if self.pooled:
             self.library.llama_memory_seq_cp(self._memory, source, target, 0, count)
-        elif not self.load(target, self.save(source)) or self.keep(target, count) < count:
-            raise EngineCrashedError(f"llama.cpp could not copy {count} tokens between sequences")
+            return True
+        if self.size(source) > MOST_COPIED_BYTES or not self.load(target, self.save(source)):
+            return False
+        return self.keep(target, count) == count
 
     def size(self, slot: int) -> int:
         """Return how many bytes the state of a sequence has."""

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from rbee_runtime.worker.engines.llamacpp import native, wire
 from rbee_runtime.worker.engines.llamacpp.embedding import Embedder, chosen
 from rbee_runtime.worker.engines.llamacpp.loop import Loop
 from rbee_runtime.worker.engines.options import Task
+
+SLICE = 64
+"""Texts that are tokenised before somebody else's are."""
 
 
 class Channel:
@@ -108,7 +112,9 @@ class Program:
 
     def _embedder(self, model: native.NativeModel, order: wire.Load, context: int) -> Embedder:
         room = max(order.batch, context)
-        return Embedder(model, context=context, room=room, slots=order.slots, send=self._channel.send)
+        return Embedder(
+            model, context=context, room=room, slots=order.slots, send=self._channel.send, clock=self._clock
+        )
 
     def _progress(self, share: float) -> None:
         try:
@@ -161,23 +167,49 @@ class Program:
             try:
                 if isinstance(asked, wire.Tokenise):
                     self._channel.send(_tokens(model, asked))
+                elif isinstance(asked, wire.Embed):
+                    self._texts.put(_Partly(asked.request, asked.texts))
+                elif isinstance(asked, _Partly) and asked.goes_on(model):
+                    # Behind what came meanwhile: a library of texts takes seconds.
+                    self._texts.put(asked)
                 else:
                     self._inbox.put(_prepared(model, steps, asked))
             except Exception as error:  # noqa: BLE001 - a thread that is gone would keep every later request waiting
                 message = f"its text cannot be made into tokens: {error}"
-                param = "input" if isinstance(asked, wire.Embed) else "messages"
+                param = "input" if isinstance(asked, _Partly) else "messages"
                 self._channel.send(wire.Refused(asked.request, 400, message, None, param))
 
 
-_Asked = wire.Submit | wire.Tokenise | wire.Embed
+@dataclass
+class _Partly:
+    """Texts of which the first ones are tokenised; `too_long` is the number and least count of one that is too long."""
+
+    request: int
+    texts: list[str | list[int]]
+    tokens: list[list[int]] = field(default_factory=list)
+    too_long: tuple[int, int] | None = None
+
+    def goes_on(self, model: native.NativeModel) -> bool:
+        """Tokenise some more; False once all are, or one is too long."""
+        for text in self.texts[len(self.tokens) : len(self.tokens) + SLICE]:
+            if isinstance(text, str) and (least := model.fewest_tokens(text)) > model.cells:
+                self.too_long = (len(self.tokens), least)
+                return False
+            self.tokens.append(model.tokens_of(text) if isinstance(text, str) else text)
+        return len(self.tokens) < len(self.texts)
 
 
-def _prepared(model: native.NativeModel, steps: Loop | Embedder, asked: wire.Submit | wire.Embed) -> Callable[[], None]:
+_Asked = wire.Submit | wire.Tokenise | wire.Embed | _Partly
+
+
+def _prepared(model: native.NativeModel, steps: Loop | Embedder, asked: wire.Submit | _Partly) -> Callable[[], None]:
     match asked, steps:
         case wire.Submit(), Loop():
             return _submission(model, steps, asked)
-        case wire.Embed(), Embedder():
-            return _embedding(model, steps, asked)
+        case _Partly(), Embedder():
+            if asked.too_long is not None:
+                return partial(steps.refuse, asked.request, *asked.too_long)
+            return partial(steps.submit, asked.request, asked.tokens)
         case _:
             raise AssertionError(f"{type(asked).__name__} is not for {type(steps).__name__}")
 
@@ -191,15 +223,6 @@ def _submission(model: native.NativeModel, loop: Loop, submit: wire.Submit) -> C
     else:
         prompt = model.tokens_of(submit.prompt)
     return lambda: loop.submit(submit, prompt)
-
-
-def _embedding(model: native.NativeModel, embedder: Embedder, asked: wire.Embed) -> Callable[[], None]:
-    texts: list[list[int]] = []
-    for index, text in enumerate(asked.texts):
-        if isinstance(text, str) and (least := model.fewest_tokens(text)) > model.cells:
-            return partial(embedder.refuse, asked.request, index, least)
-        texts.append(model.tokens_of(text) if isinstance(text, str) else text)
-    return lambda: embedder.submit(asked.request, texts)
 
 
 def _tokens(model: native.NativeModel, asked: wire.Tokenise) -> wire.Tokens | wire.Refused:

@@ -19,6 +19,7 @@ from rbee_runtime.worker.engines.served.told_tools import in_words
 from rbee_runtime.worker.engines.tool_forms import ToolForm, form_of
 
 PROGRAM = "llama-server"
+_NONE = "none"
 _REASONS: tuple[tuple[re.Pattern[str], ExitReason], ...] = tuple(
     (re.compile(words, re.IGNORECASE), reason)
     for words, reason in (
@@ -58,7 +59,7 @@ class LlamaServer:
         spec, options = self._launch.worker, self._options
         self._form = form_of(_template(Path(self._launch.model_path)))
         _demand_whole(Path(self._launch.model_path), ExitReason.BAD_MODEL)
-        for path in filter(None, (options.lora, options.draft, options.projector)):
+        for path in {options.lora, options.draft, options.projector} - {"", _NONE}:
             _demand_whole(Path(path), ExitReason.BAD_CONFIG)
         projector = self._projector()
         self.sees = projector is not None
@@ -113,10 +114,11 @@ class LlamaServer:
 
     def prompt_of(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return the question for the text of a prompt."""
-        return "/apply-template", {name: body[name] for name in ("messages", "tools", "tool_choice") if name in body}
+        names = ("messages", "tools", "tool_choice", "chat_template_kwargs")
+        return "/apply-template", {name: body[name] for name in names if name in body}
 
     def _projector(self) -> Path | None:
-        if self._options.task is not Task.GENERATE:
+        if self._options.task is not Task.GENERATE or self._options.projector == _NONE:
             return None
         given = self._options.projector
         return Path(given) if given else projectors.beside(Path(self._launch.model_path))

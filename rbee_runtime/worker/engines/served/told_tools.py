@@ -34,6 +34,8 @@ async def as_calls(deltas: AsyncIterator[Delta]) -> AsyncGenerator[Delta, None]:
     """Yield answers that are each one call in JSON as calls; one that was cut is text and no call."""
     gathered: dict[int, list[Delta]] = defaultdict(list)
     async for delta in deltas:
+        if delta.thought:
+            yield Delta(thought=delta.thought, choice=delta.choice)
         pieces = gathered[delta.choice]
         pieces.append(delta)
         if delta.finish is None:
@@ -42,9 +44,9 @@ async def as_calls(deltas: AsyncIterator[Delta]) -> AsyncGenerator[Delta, None]:
         logprobs = tuple(one for piece in pieces for one in piece.logprobs)
         call = _call(whole)
         if call is None:
-            yield replace(delta, text=whole, logprobs=logprobs)
+            yield replace(delta, text=whole, logprobs=logprobs, thought="")
         else:
-            yield replace(delta, text="", logprobs=logprobs, calls=(call,), finish=Finish.TOOL_CALLS)
+            yield replace(delta, text="", logprobs=logprobs, calls=(call,), finish=Finish.TOOL_CALLS, thought="")
 
 
 def _call(text: str) -> ToolCall | None:

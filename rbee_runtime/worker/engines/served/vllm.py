@@ -70,8 +70,20 @@ _THOUGHTS = (
 """Marks of chat templates and vLLM's names of who reads the thoughts of such models; the first that is there counts."""
 
 
-def _thoughts_of(template: str) -> str:
-    return next((parser for mark, parser in _THOUGHTS if mark in template), "")
+_BY_TOKENS = frozenset({"qwen3", "deepseek_r1"})
+_MARKED = re.compile(rb'"content"\s*:\s*"</think>"')
+_TOKENIZERS, _LARGEST_TOKENIZER = ("tokenizer_config.json", "tokenizer.json"), 256 << 20
+
+
+def _thoughts_of(template: str, folder: Path) -> str:
+    """Return vLLM's name for the model's family, "" for none: its readers fail where a mark is no token of its own."""
+    found = next((parser for mark, parser in _THOUGHTS if mark in template), "")
+    return found if found not in _BY_TOKENS or _marks_are_tokens(folder) else ""
+
+
+def _marks_are_tokens(folder: Path) -> bool:
+    files = [path for name in _TOKENIZERS if (path := folder / name).is_file()]
+    return any(_MARKED.search(path.read_bytes()) for path in files if path.stat().st_size <= _LARGEST_TOKENIZER)
 
 
 class Vllm:
@@ -169,14 +181,15 @@ class Vllm:
 
     def prompt_of(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return the question for the tokens of a prompt."""
-        return "/tokenize", {name: body[name] for name in ("model", "messages", "tools") if name in body}
+        names = ("model", "messages", "tools", "chat_template_kwargs")
+        return "/tokenize", {name: body[name] for name in names if name in body}
 
     def _for_task(self) -> tuple[str, ...]:
         if self._options.task is not Task.GENERATE:
             return ("--runner", "pooling")
         words = ("--enable-auto-tool-choice", "--tool-call-parser", self._options.tool_parser or PARSERS[self._form])
-        thoughts = self._options.reasoning_parser or _thoughts_of(self._template)
-        return (*words, "--reasoning-parser", thoughts) if thoughts else words
+        thoughts = self._options.reasoning_parser or _thoughts_of(self._template, self._folder)
+        return (*words, "--reasoning-parser", thoughts) if thoughts not in {"", "none"} else words
 
     def _program(self) -> tuple[tuple[str, ...], dict[str, str]]:
         directory = self._launch.engine_dir
