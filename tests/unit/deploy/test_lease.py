@@ -77,9 +77,11 @@ def test_a_run_has_ended_only_when_its_process_is_gone_here(monkeypatch: pytest.
 def test_every_command_renews_it(sh: Run, tmp_path: Path) -> None:
     """A deploy that goes on keeps its lease however long it takes."""
     sh(lease.take("run1", "anna@desk"))
-    age(tmp_path, lease.STALE_SECONDS - 1)
+    # Nearly stale, but for what a busy machine takes to start a shell.
+    age(tmp_path, lease.STALE_SECONDS - 15)
     assert sh(f"{lease.held('run1')}\necho changed").stdout == "changed\n"
-    age(tmp_path, lease.STALE_SECONDS - 1)
+    assert time.time() - (tmp_path / places.RUN.name / places.LEASE.name).stat().st_mtime < lease.STALE_SECONDS - 15
+    age(tmp_path, lease.STALE_SECONDS - 15)
     assert sh(lease.take("run2", "bert@laptop")).returncode == 1
 
 
