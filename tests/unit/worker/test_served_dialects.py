@@ -24,6 +24,7 @@ from rbee_runtime.worker.engines import (
     Usage,
     create,
     options,
+    threads,
 )
 from rbee_runtime.worker.engines.served import asking, command, llama_server, shares, told_tools, vllm
 from rbee_runtime.worker.engines.served.dialects import Place
@@ -75,7 +76,16 @@ def test_llama_server_is_told_all_that_the_spec_says(tmp_path: Path) -> None:
         after(words, word) for word in ("--ctx-size", "--parallel", "--host", "--alias", "--threads", "--lora")
     ] == [*("2048", "4", "/run/x/engine.sock", "m", "3", str(lora))]
     assert start.environment["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    assert start.environment["GOMP_SPINCOUNT"] == threads.SPINS
     assert "--n-gpu-layers" not in words
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_how_threads_wait_is_the_operator_s_to_say(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A unit that sets either is not overruled."""
+    assert threads.waits() == {"GOMP_SPINCOUNT": threads.SPINS}
+    monkeypatch.setenv(name, "x")
+    assert threads.waits() == {}
 
 
 @pytest.mark.parametrize(

@@ -15,23 +15,13 @@ from typing import Any, cast
 
 from rbee_runtime.errors import EngineCrashedError, EngineLoadError
 from rbee_runtime.states import ExitReason
-from rbee_runtime.worker.engines import Progress
+from rbee_runtime.worker.engines import Progress, threads
 from rbee_runtime.worker.engines.llamacpp.arrays import Batch
 from rbee_runtime.worker.engines.llamacpp.batching import Entry
 from rbee_runtime.worker.engines.llamacpp.wire import Load
 from rbee_runtime.worker.engines.options import Task
 
 _ALL_LAYERS = 999
-
-SPINS = "1000"
-"""Turns in which a thread waits for the others before it sleeps, 10 to 60 microseconds.
-
-Without any, each of the hundreds of waits of a token costs a wake-up: 3 to 5 times as slow on an idle machine. With
-libgomp's own 300,000 an answer is many times slower as soon as anything else wants a core. How long a turn is differs
-by processor. On 2 cores, ms per token of one answer, idle and beside one busy process: on one machine 0 turns 19 and
-12, 200 turns 6 and 14, 10,000 turns 7 and 62; on another 0 turns 33 and 20, 200 turns 21 and 19, 500 turns 10 and 25,
-1,000 turns 7 and 31, 10,000 turns 8 and 84.
-"""
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 """llama.h's llama_flash_attn_type."""
@@ -364,9 +354,8 @@ def _context_options(library: ModuleType, order: Load, abort: Abort) -> Any:
 
 
 def _library() -> ModuleType:
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # libgomp reads it once, when it is loaded.
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    # libgomp reads it once, when it is loaded.
+    os.environ.update(threads.waits())
     try:
         import llama_cpp  # noqa: PLC0415 - lives in an engine artefact that is on the path only in a worker
     except (ImportError, OSError, RuntimeError) as error:

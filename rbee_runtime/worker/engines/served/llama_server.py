@@ -10,7 +10,7 @@ from rbee_runtime.errors import EngineLoadError, ModelStoreError
 from rbee_runtime.models import formats, gguf
 from rbee_runtime.protocol import WorkerLaunch
 from rbee_runtime.states import ExitReason
-from rbee_runtime.worker.engines import ChatRequest, ToolChoice, artefact
+from rbee_runtime.worker.engines import ChatRequest, ToolChoice, artefact, threads
 from rbee_runtime.worker.engines.options import LlamaServerOptions, Task, read_llama_server
 from rbee_runtime.worker.engines.schema_bounds import checked
 from rbee_runtime.worker.engines.served import projectors
@@ -82,7 +82,7 @@ class LlamaServer:
         ]
         # What hosts lack of libraries lies beside it.
         beside = {"LD_LIBRARY_PATH": self._launch.engine_dir} if self._launch.engine_dir else {}
-        return Start(words, {**beside, **visible(spec.devices)})
+        return Start(words, {**threads.waits(), **beside, **visible(spec.devices)})
 
     def progress(self, line: str) -> float | None:
         """Return nothing: its log does not say how far it is."""
