@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
+
+from tests.gguf_files import write
 
 WORDS = ("bees", "make", "honey", "from", "nectar", "the", "stock", "market", "fell", "on", "monday", "who")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -27,14 +28,7 @@ def encoder_model(path: Path, *, ranks: bool = False) -> Path:
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType.RANK if ranks else gguf.PoolingType.MEAN)
     _add_words(writer)
-    chance = np.random.default_rng(7)
-    for name, shape in _shapes(ranks=ranks).items():
-        values = np.ones(shape) if "norm.weight" in name else chance.normal(0, 0.3, shape)
-        writer.add_tensor(name, values.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write(writer, _shapes(ranks=ranks), seed=7, ones=lambda name: "norm.weight" in name)
     return path
 
 

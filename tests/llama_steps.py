@@ -48,7 +48,6 @@ class Steps:
             context=CONTEXT,
             batch=wanted.batch,
             parking=wanted.parking,
-            apart=not self._model.pooled,
             send=self._sent.append,
             clock=time.monotonic,
         )

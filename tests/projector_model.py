@@ -6,7 +6,8 @@ What the model says of a picture means nothing, but other pictures have other an
 from pathlib import Path
 
 import gguf
-import numpy as np
+
+from tests.gguf_files import write
 
 _SIDE, _PATCH = 32, 16
 _WIDTH, _INNER, _LAYERS, _HEADS = 64, 128, 2, 4
@@ -34,14 +35,7 @@ def projector_model(path: Path, *, width: int) -> Path:
     }
     for key, size in sizes.items():
         writer.add_uint32(f"clip.vision.{key}", size)
-    chance = np.random.default_rng(11)
-    for name, shape in _shapes(width).items():
-        values = np.ones(shape) if "ln" in name and name.endswith("weight") else chance.normal(0, 0.3, shape)
-        writer.add_tensor(name, values.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write(writer, _shapes(width), seed=11, ones=lambda name: "ln" in name and name.endswith("weight"))
     return path
 
 

@@ -155,12 +155,10 @@ def memory(
     if settings.whole:
         slots, rows = 1 if engine == "llama-cpp" else slots, _whole_rows(facts, habits.batch)
     each = DEVICE_CONTEXT + habits.graphs if accelerated else PROCESS
-    kept = facts.causal or not settings.whole
-    kv = (
-        0
-        if not kept
-        else kv_bytes(facts, context=tokens, slots=slots, cache=settings.cache, habits=habits, unified=unified)
-    )
+    kv = kv_bytes(facts, context=tokens, slots=slots, cache=settings.cache, habits=habits, unified=unified)
+    if settings.whole and not facts.causal:
+        # An encoder sees a text at once and has no cache.
+        kv = 0
     return Estimate(
         weights=_weights_share(facts, habits, devices),
         kv=_kv_share(facts, habits, devices, kv),

@@ -87,7 +87,17 @@ class Task(StrEnum):
     RERANK = "rerank"
 
 
-_Path = Annotated[str, msgspec.Meta(pattern=r"^(/[^\x00-\x1f]*)?\Z", max_length=4096)]
+_Path = Annotated[
+    str, msgspec.Meta(pattern=r"^(/[^\x00-\x1f]*)?\Z", max_length=4096, description="the absolute path of a file")
+]
+
+
+_PathOrNone = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(none|/[^\x00-\x1f]*)?\Z", max_length=4096, description="the absolute path of a file, or none"
+    ),
+]
 
 
 class LlamaServerOptions(_OfLlama, frozen=True, forbid_unknown_fields=True):
@@ -102,10 +112,16 @@ class LlamaServerOptions(_OfLlama, frozen=True, forbid_unknown_fields=True):
     task: Task = Task.GENERATE
     lora: _Path = ""
     draft: _Path = ""
-    projector: Annotated[str, msgspec.Meta(pattern=r"^(none|/[^\x00-\x1f]*)?\Z", max_length=4096)] = ""
+    projector: _PathOrNone = ""
 
 
-_Parser = Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9_]{0,39})?\Z")]
+_Parser = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^([a-z0-9][a-z0-9_]{0,39})?\Z",
+        description="vLLM's name of one: small letters, digits and _",
+    ),
+]
 
 
 class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

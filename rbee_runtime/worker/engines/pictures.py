@@ -6,14 +6,9 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import Message, Picture
 
 
-def has_pictures(messages: Sequence[Message]) -> bool:
-    """Say whether there is one."""
-    return any(isinstance(part, Picture) for message in messages for part in message.parts)
-
-
 def refuse_pictures(messages: Sequence[Message], why: str) -> None:
     """Raise RequestError if there is one; `why` is the sentence for the client."""
-    if has_pictures(messages):
+    if any(isinstance(part, Picture) for message in messages for part in message.parts):
         raise RequestError(400, why, code="unsupported_content", param="messages")
 
 

@@ -81,3 +81,19 @@ def test_slots_that_an_engine_lacks_are_refused() -> None:
     options.check("llama-cpp", GGUF, {}, slots=256)
     with pytest.raises(ConfigError, match="slots is 257: engine llama-cpp has at most 256"):
         options.check("llama-cpp", GGUF, {}, slots=257)
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "said"),
+    [
+        ("llama-server", {"projector": "x.gguf"}, "projector is 'x.gguf'; it is the absolute path of a file, or none"),
+        ("llama-server", {"lora": "x.gguf"}, "lora is 'x.gguf'; it is the absolute path of a file"),
+        ("vllm", {"reasoning_parser": "A!"}, "vLLM's name of one: small letters, digits and _"),
+        ("llama-cpp", {"task": "rank"}, "task is 'rank'; it is one of embed, generate"),
+    ],
+)
+def test_a_wrong_option_is_told_in_words(engine: str, given: options.Options, said: str) -> None:
+    """No pattern, and no choice that is nothing."""
+    with pytest.raises(ConfigError, match=said) as error:
+        options.check(engine, GGUF, given)
+    assert "regex" not in str(error.value)

@@ -32,11 +32,7 @@ class _Request:
 
 
 class Loop:
-    """Called from one thread only; `send` takes a message to the front, `clock` is in seconds.
-
-    `apart` is that prompts and answers of a step are computed one after the other: on a processor that takes less time
-    than both at once, for there a row of attention looks through the cells of all rows beside it.
-    """
+    """Called from one thread only; `send` takes a message to the front, `clock` is in seconds."""
 
     def __init__(
         self,
@@ -46,7 +42,6 @@ class Loop:
         context: int,
         batch: int,
         parking: int,
-        apart: bool,
         send: Callable[[ToFront], None],
         clock: Callable[[], float],
     ) -> None:
@@ -55,7 +50,6 @@ class Loop:
         )
         self._model = model
         self._context = context
-        self._apart = apart
         self._pace = Pace(batch)
         self._send = send
         self._clock = clock
@@ -109,8 +103,12 @@ class Loop:
         return True
 
     def _parts(self, entries: Sequence[Entry]) -> list[list[Entry]]:
-        """Return what is computed together: all of it, or answers before prompts."""
-        if not self._apart:
+        """Return what is computed together: all of it, or answers before prompts.
+
+        On a processor, where there is no pool, both at once take longer: a row of attention looks through the cells of
+        all rows beside it.
+        """
+        if self._model.pooled:
             return [list(entries)]
         answers = [entry for entry in entries if entry.slot.state is SlotState.DECODE]
         prompts = [entry for entry in entries if entry.slot.state is not SlotState.DECODE]

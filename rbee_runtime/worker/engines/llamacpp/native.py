@@ -33,7 +33,7 @@ POOLING = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
 """llama.h's llama_pooling_type; 0 is none."""
 
 MOST_COPIED_BYTES = 256 << 20
-"""At a time, through main memory, while everybody waits: some 50 ms."""
+"""At a time, through main memory, while everybody waits."""
 
 MOST_TEXTS = 64
 """Texts of one step of embedding: shorter ones than 8 tokens are rare, and each takes a sequence of its context."""
@@ -124,7 +124,7 @@ class NativeModel:
     has a stream of its own, and looks at no other's.
     """
 
-    def __init__(self, library: ModuleType, model: Any, context: Any, abort: Abort, *, pooled: bool = True) -> None:
+    def __init__(self, library: ModuleType, model: Any, context: Any, abort: Abort, *, pooled: bool) -> None:
         self.library = library
         self.pooled = pooled
         self.model = model

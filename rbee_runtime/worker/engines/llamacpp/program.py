@@ -105,7 +105,6 @@ class Program:
             context=context,
             batch=order.batch,
             parking=order.parking,
-            apart=not model.pooled,
             send=self._channel.send,
             clock=self._clock,
         )
