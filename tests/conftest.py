@@ -11,6 +11,7 @@ from rbee_deploy.local import install_engine
 from rbee_deploy.model_files import lab_model
 from tests.failures import AtOnce
 from tests.faults.rows import FULL
+from tests.sampling import left_out
 from tests.scheduling import SHARED, ByFleet
 
 
@@ -42,9 +43,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the files that take longest; this runs after the shuffle, so order within a file stays random."""
     if not FULL:
-        left_out = [item for item in items if item.get_closest_marker("full") is not None]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        left = left_out(config, items)
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
     items.sort(
         key=lambda item: (not _shares_fleet(item), item.get_closest_marker("lab") is None, not _starts_much(item))
     )

@@ -67,6 +67,7 @@ def test_what_is_published_is_for_the_queen(fleet: Fleet, engine: str) -> None:
         assert answer.choices[0].message.content
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_table_that_is_lost_opens_it_until_the_next_run(fleet: Fleet, engine: str) -> None:
     """Without the table the engine lets everybody in; the check says that it is lost, and apply closes it again."""
@@ -84,6 +85,7 @@ def test_a_table_that_is_lost_opens_it_until_the_next_run(fleet: Fleet, engine: 
 ANEW = {"podman": "podman network reload --all", "docker": "systemctl restart docker"}
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_that_makes_its_rules_anew_opens_nothing(fleet: Fleet, engine: str) -> None:
     """Its own chains come and go, and the ports of workers stay closed to strangers."""

@@ -184,6 +184,7 @@ def problem(fleet: Fleet, model: str) -> str:
     return next((row["detail"] for row in fleet.admin("workers") if row["model"] == model), "")
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_second_specification_is_a_sentence(fleet: Fleet, engine: str) -> None:
     """A file that an older toolkit left is named with what to do, and stops nothing."""

@@ -133,6 +133,7 @@ def test_what_is_in_a_container_can_do_nothing_else(fleet: Fleet, engine: str, r
     assert inside - told == ({"/run/rbee-guard/engine.sock"} if role == "hive" else set())
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_hive_that_is_killed_comes_back_to_its_workers(fleet: Fleet, engine: str) -> None:
     """No stream is cut and no worker started anew when the hive's container is killed; its workers are not below it."""
@@ -171,6 +172,7 @@ def test_a_queen_that_restarts_refuses_nobody(fleet: Fleet) -> None:
     assert host.run("systemctl show rbee-queen -p Result,NRestarts").stdout.split() == ["Result=success", "NRestarts=0"]
 
 
+@pytest.mark.full
 def test_another_image_replaces_everything_and_cuts_nothing(fleet: Fleet) -> None:
     """Images of another id come to every host while requests go on, and every answer is whole; a rollback undoes it."""
     undisturbed = Stream(fleet).begin().end().text
@@ -211,6 +213,7 @@ def _images(host: LabHost, engine: str) -> set[str]:
     return {f"sha256:{line.removeprefix('sha256:')}" for line in said.split()}
 
 
+@pytest.mark.full
 def test_a_reboot_brings_everything_back(fleet: Fleet) -> None:
     """After a reboot of every host its models answer again."""
     for machine in fleet.lab.hosts.values():
@@ -230,6 +233,7 @@ def _answers(fleet: Fleet, host: str) -> bool:
         return False
 
 
+@pytest.mark.full
 def test_one_word_takes_a_host_round_the_ring(fleet: Fleet) -> None:
     """Bare, Podman, Docker and back: the model is the same file with the same content, and every way answers alike."""
     host, files = fleet.lab.hosts["bare"], f"cd {STORE}/blobs && stat -c '%i %s %n' * && sha256sum *"
@@ -256,6 +260,7 @@ def test_one_word_takes_a_host_round_the_ring(fleet: Fleet) -> None:
     settled(fleet)
 
 
+@pytest.mark.full
 def test_the_queen_changes_how_she_runs_and_cuts_nothing(fleet: Fleet) -> None:
     """Her host goes from Podman to bare, to Docker and back; streams end in what leaves, nobody is refused."""
     undisturbed = Stream(fleet).begin().end().text
@@ -290,6 +295,7 @@ def test_a_restart_of_docker_brings_hive_and_workers_back(fleet: Fleet) -> None:
     settled(fleet)
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_target_stops_everything(fleet: Fleet, engine: str) -> None:
     """`systemctl stop rbee.target` ends every container of the host, and starting it brings them back."""

@@ -14,6 +14,7 @@ from tests.lab import Lab, LabHost
 pytestmark = pytest.mark.lab
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize(
     "way", [{"mode": "container"}, {"worker_runtime": "container"}], ids=["queen and hive", "workers"]
 )

@@ -133,6 +133,7 @@ def test_from_a_worker_nothing_is_reached(fleet: Fleet, engine: str) -> None:
     assert answer(fleet, engine) == answer(fleet, "bare")
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize(("engine", "neighbours"), [("podman", True), ("docker", False)])
 def test_rules_that_somebody_took_away_come_back(fleet: Fleet, engine: str, neighbours: bool) -> None:
     """Without them a worker reaches its hive; the next apply sees that, brings them back and restarts no worker."""
@@ -151,6 +152,7 @@ def test_rules_that_somebody_took_away_come_back(fleet: Fleet, engine: str, neig
     assert running(host) == before
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize(
     "edit",
     [
@@ -171,6 +173,7 @@ def test_rules_that_somebody_changed_come_back(fleet: Fleet, engine: str, edit: 
     assert running(host) == before
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize(("engine", "verb"), [("podman", "restart"), ("docker", "reload")])
 def test_no_worker_starts_where_rules_cannot_be_put_in_force(fleet: Fleet, engine: str, verb: str) -> None:
     """The guard says so while workers serve on, and the next apply brings back the rules and the worker."""
@@ -187,6 +190,7 @@ def test_no_worker_starts_where_rules_cannot_be_put_in_force(fleet: Fleet, engin
     wait_for("an answer", lambda: _answers(fleet, engine))
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_firewall_that_starts_anew_leaves_workers_kept_in(fleet: Fleet, engine: str) -> None:
     """The distribution's own flushes all rules at its start and reload, and ours are there again after it."""
@@ -203,6 +207,7 @@ def test_a_firewall_that_starts_anew_leaves_workers_kept_in(fleet: Fleet, engine
     assert reached(fleet, host) == {}
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("program", ["iptables-nft", "iptables-legacy"])
 def test_what_a_docker_beside_podman_dropped_is_let_through_again(fleet: Fleet, program: str) -> None:
     """Plan says when its chain has lost rules for workers; apply brings them back by either iptables, for good."""
@@ -332,6 +337,7 @@ def test_the_host_s_own_systemd_calls_units_closed(fleet: Fleet, unit: str) -> N
     )
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_hive_that_restarts_takes_over_its_containers(fleet: Fleet, engine: str) -> None:
     """Restarting hive and guard cuts no stream and starts no worker again."""
@@ -347,6 +353,7 @@ def test_a_hive_that_restarts_takes_over_its_containers(fleet: Fleet, engine: st
     assert running(host) == before
 
 
+@pytest.mark.full
 def test_a_reboot_brings_everything_back(fleet: Fleet) -> None:
     """After a reboot of both hosts their models answer again, each from one container of this boot."""
     for engine in ENGINES:
@@ -368,6 +375,7 @@ def _answers(fleet: Fleet, host: str) -> bool:
         return False
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("engine", ENGINES)
 def test_one_word_changes_how_workers_run(fleet: Fleet, engine: str) -> None:
     """Containers become processes and processes containers; models stay the same files, and other hosts as they are."""
@@ -391,6 +399,7 @@ def test_one_word_changes_how_workers_run(fleet: Fleet, engine: str) -> None:
     assert (host.run(files).stdout, [daemon_pids(other) for other in others]) == (before, stay)
 
 
+@pytest.mark.full
 def test_one_word_changes_the_engine(fleet: Fleet) -> None:
     """Podman's containers end and Docker's begin on a host that has both, and back; no worker is left on the other."""
     host = fleet.lab.hosts["podman"]
@@ -404,6 +413,7 @@ def test_one_word_changes_the_engine(fleet: Fleet) -> None:
         assert let_through == {"docker": "0", "podman": "2"}[engine]
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_target_stops_containers_too(fleet: Fleet, engine: str) -> None:
     """`systemctl stop rbee.target` ends every worker of the host, and starting it brings them back."""
@@ -414,6 +424,7 @@ def test_the_target_stops_containers_too(fleet: Fleet, engine: str) -> None:
     wait_for("an answer", lambda: _answers(fleet, engine))
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("engine", ENGINES)
 def test_purging_a_host_leaves_nothing_at_its_engine(fleet: Fleet, engine: str) -> None:
     """No container, network or image of ours stays, and somebody else's container does; applying brings all back."""

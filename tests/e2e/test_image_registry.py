@@ -74,6 +74,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("what", FAILURES)
 def test_what_fails_is_a_sentence_and_leaves_the_host(fleet: Fleet, what: str) -> None:
     """Every host says which registry, which image and what to do, and nothing of rbee runs on it."""

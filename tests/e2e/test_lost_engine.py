@@ -54,6 +54,7 @@ def answers(fleet: Fleet) -> None:
     assert asked.choices[0].message.content
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize("way", ENGINES)
 def test_a_host_that_lost_its_engine_runs_bare_until_it_is_back(way: str) -> None:
     """Queen, hive and worker serve as processes by the same command, which warns; of containers only others' run on."""

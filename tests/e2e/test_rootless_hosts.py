@@ -162,6 +162,7 @@ def test_rules_that_somebody_took_away_come_back(fleet: Fleet, box: LabHost) -> 
     assert names(box, "rbee-worker-") == before
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize(
     "kill", [f"{PODMAN} kill --signal KILL rbee-hive", "systemctl kill --signal KILL --kill-whom main rbee-hive"]
 )
@@ -202,6 +203,7 @@ def test_a_queen_that_restarts_refuses_nobody(fleet: Fleet, box: LabHost) -> Non
     wait_for("the end of the one that leaves", lambda: not names(box, "rbee-queen-leaving-"))
 
 
+@pytest.mark.full
 def test_a_reboot_brings_everything_back(fleet: Fleet, box: LabHost) -> None:
     """After a reboot the host answers again, and there is nothing to deploy."""
     box.reboot()
@@ -210,6 +212,7 @@ def test_a_reboot_brings_everything_back(fleet: Fleet, box: LabHost) -> None:
     assert changes(fleet.deploy("--json")) == {}
 
 
+@pytest.mark.full
 def test_one_word_takes_a_host_round_the_ring(fleet: Fleet) -> None:
     """Bare, rootless, root's Podman and back: the model's files stay the same, and every way answers alike."""
     host, files = fleet.lab.hosts["bare"], f"cd {STORE}/blobs && stat -c '%i %U %s %n' * && sha256sum *"
