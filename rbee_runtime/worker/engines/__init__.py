@@ -148,6 +148,12 @@ class ChatRequest:
     schema: str = ""
     template: tuple[tuple[str, str | bool | int | float], ...] = ()
 
+    @property
+    def held(self) -> bool:
+        """Say whether the answer has to fit something: a call, a schema or a grammar."""
+        required = bool(self.tools.tools) and self.tools.choice is ToolChoice.REQUIRED
+        return required or bool(self.schema) or bool(self.generation.sampling.grammar)
+
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
@@ -159,14 +165,24 @@ class TextRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer; `cached` of the prompt's tokens were reused from an earlier request."""
+    """Tokens of one answer.
+
+    `cached` of the prompt's tokens were reused from an earlier request; `thought` of the completion's, marks included,
+    are what the model thought before it answered.
+    """
 
     prompt: int
     completion: int
     cached: int = 0
+    thought: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(self.prompt + other.prompt, self.completion + other.completion, self.cached + other.cached)
+        return Usage(
+            self.prompt + other.prompt,
+            self.completion + other.completion,
+            self.cached + other.cached,
+            self.thought + other.thought,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +200,8 @@ class Delta:
 
     `calls` are whole calls of tools, each once; `thought` is of what a model thinks before it answers. The last delta
     of a choice carries `finish`, the last one of all `usage` too. `logprobs` are those of the tokens whose text is out
-    with this piece. `raw` goes out on the wire as it is; only the fake engine sets it, to play an engine that answers
-    nonsense.
+    with this piece. `produced` is how many tokens the choice has by now, where an engine counts them. `raw` goes out
+    on the wire as it is; only the fake engine sets it, to play an engine that answers nonsense.
     """
 
     text: str = ""
@@ -196,6 +212,7 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
     calls: tuple[ToolCall, ...] = ()
     thought: str = ""
+    produced: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,11 @@ class ThoughtReader:
         self._held = ""
         self._thought_begun = False
 
+    @property
+    def thinking(self) -> bool:
+        """Say whether what comes next is of the thoughts."""
+        return self._at is _At.THOUGHT
+
     def push(self, text: str) -> tuple[str, str]:
         """Take more of the answer; return what is certain of the thoughts and of the answer."""
         self._held += text
@@ -88,13 +93,18 @@ def _spaced(text: str, kept: int) -> int:
 
 
 async def with_thoughts(deltas: AsyncIterator[Delta], *, inside: bool) -> AsyncGenerator[Delta, None]:
-    """Yield the same answer with its thoughts apart; `inside` as above."""
+    """Yield the same answer with its thoughts apart and their tokens counted; `inside` as above."""
     readers: dict[int, ThoughtReader] = {}
+    spent: dict[int, int] = {}
     async for delta in deltas:
         reader = readers.setdefault(delta.choice, ThoughtReader(inside=inside))
+        before = reader.thinking
         thought, text = reader.push(delta.text)
+        if before or reader.thinking:
+            spent[delta.choice] = delta.produced
         if delta.finish is not None:
             last = reader.finish()
             thought, text = thought + last[0], text + last[1]
+        usage = replace(delta.usage, thought=sum(spent.values())) if delta.usage is not None else None
         if thought or text or delta.finish is not None or delta.logprobs:
-            yield replace(delta, thought=thought, text=text)
+            yield replace(delta, thought=thought, text=text, usage=usage)

@@ -188,6 +188,7 @@ def test_answers_have_openais_shape() -> None:
         "completion_tokens": 2,
         "total_tokens": 5,
         "prompt_tokens_details": {"cached_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert whole["choices"][0]["message"] == {"role": "assistant", "content": "text", "refusal": None}
     count, done = answer.closing(Usage(3, 2), told=True)

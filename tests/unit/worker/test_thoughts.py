@@ -86,20 +86,27 @@ async def deltas(*given: Delta) -> AsyncIterator[Delta]:
 
 
 async def test_each_choice_thinks_for_itself() -> None:
-    """What is held back comes with the end of its choice; the count stays with the last."""
-    usage = Usage(1, 2)
+    """What is held back comes with the end of its choice; the count is with the last, and of all choices."""
     given = deltas(
-        Delta("<think>a"),
-        Delta("b", choice=1),
-        Delta("</th"),
-        Delta(finish=Finish.STOP, choice=1),
-        Delta("ink>c", finish=Finish.STOP, usage=usage),
+        Delta("<think>a", produced=2),
+        Delta("b", choice=1, produced=1),
+        Delta("</th", produced=3),
+        Delta(finish=Finish.STOP, choice=1, produced=1),
+        Delta("ink>", produced=4),
+        Delta("c", finish=Finish.STOP, usage=Usage(1, 6), produced=5),
     )
     found = [delta async for delta in with_thoughts(given, inside=False)]
     assert "".join(each.thought for each in found if each.choice == 0) == "a"
     assert "".join(each.text for each in found if each.choice == 0) == "c"
     assert [(each.text, each.thought) for each in found if each.choice == 1 and each.text] == [("b", "")]
-    assert found[-1].usage == usage
+    assert found[-1].usage == Usage(1, 6, thought=4)
+
+
+async def test_an_answer_that_is_cut_while_it_thinks_is_all_thought() -> None:
+    """All of its tokens are."""
+    given = deltas(Delta("a", produced=1), Delta("b", finish=Finish.LENGTH, usage=Usage(1, 2), produced=2))
+    found = [delta async for delta in with_thoughts(given, inside=True)]
+    assert found[-1].usage == Usage(1, 2, thought=2)
 
 
 def events(shape: Shape, *given: Delta) -> list[dict[str, Any]]:
@@ -159,8 +166,9 @@ def test_a_response_tells_thoughts_in_an_item_of_their_own() -> None:
         ("message", "A bee.", "completed"),
     ]
     assert [each["delta"] for each in found if each["type"] == "response.reasoning_text.delta"] == ["a bee", "?"]
-    whole = responses.ResponseAnswer(body).whole([CHOICE], Usage(1, 2))["output"]
-    assert [each["content"][0]["text"] for each in whole] == ["a bee?", "A bee."]
+    whole = responses.ResponseAnswer(body).whole([CHOICE], Usage(1, 2, thought=1))
+    assert [each["content"][0]["text"] for each in whole["output"]] == ["a bee?", "A bee."]
+    assert whole["usage"]["output_tokens_details"] == {"reasoning_tokens": 1}
 
 
 MESSAGES = [{"role": "user", "content": "a"}]
@@ -235,16 +243,27 @@ async def test_thoughts_before_a_required_call_are_told() -> None:
     assert [(each.thought, [call.name for call in each.calls]) for each in found] == [("hm", []), ("", ["now"])]
 
 
-@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
-async def test_thoughts_of_a_server_are_heard(name: str) -> None:
-    """By llama-server's name of them and by vLLM's."""
+@pytest.mark.parametrize(
+    ("name", "counted", "expected"),
+    [
+        ("reasoning_content", {}, Usage(3, 9, thought=2)),
+        ("reasoning", {"completion_tokens_details": {"reasoning_tokens": 5}}, Usage(3, 9, thought=5)),
+        ("reasoning", {"completion_tokens_details": None}, Usage(3, 9, thought=2)),
+    ],
+)
+async def test_thoughts_of_a_server_are_heard(name: str, counted: dict[str, Any], expected: Usage) -> None:
+    """By llama-server's name of them and by vLLM's; what it does not count is as many as it sent pieces of them."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 9} | counted
 
     async def sent() -> Any:
-        yield json.dumps({"choices": [{"index": 0, "delta": {name: "a bee"}}]})
+        for piece in ("a ", "bee"):
+            yield json.dumps({"choices": [{"index": 0, "delta": {name: piece}}]})
         yield json.dumps({"choices": [{"index": 0, "delta": {"content": "A"}, "finish_reason": "stop"}]})
+        yield json.dumps({"choices": [], "usage": usage})
 
     found = [delta async for delta in Hearing(1).deltas(sent())]
-    assert [(each.thought, each.text) for each in found] == [("a bee", ""), ("", "A"), ("", "")]
+    assert [(each.thought, each.text) for each in found] == [("a ", ""), ("bee", ""), ("", "A"), ("", "")]
+    assert found[-1].usage == expected
 
 
 @pytest.mark.parametrize(
@@ -294,6 +313,9 @@ async def test_a_real_engine_tells_thoughts_apart(name: str, tmp_path: Path) -> 
     assert "".join(piece.content or "" for piece in pieces) == "A bee."
     assert "reasoning_content" not in (plain.choices[0].message.model_extra or {})
     assert plain.choices[0].message.content
+    spent, none = (each.usage.model_dump() if each.usage is not None else {} for each in (whole, plain))
+    assert 2 <= spent["completion_tokens_details"]["reasoning_tokens"] < spent["completion_tokens"]
+    assert none["completion_tokens_details"]["reasoning_tokens"] == 0
 
 
 @pytest.mark.engine
@@ -302,11 +324,18 @@ async def test_what_an_answer_is_held_to_its_thoughts_are_not(llama_engine_dir: 
     model = templated_model(tmp_path / "thinking.gguf", THINKING)
     spec = WorkerSpec(id="llama-000001", model=MODEL, engine="llama-cpp", context=512)
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "boolean"}}}
-    async with served(engine=LlamaEngine(spec, model, llama_engine_dir)) as worker:
+    engine, told = LlamaEngine(spec, model, llama_engine_dir), template_of("low")
+    async with served(engine=engine) as worker:
         held = (await worker.ask(reasoning_effort="low", response_format=schema, max_tokens=9)).json()
         free = (await worker.ask(reasoning_effort="low", max_tokens=9, temperature=0)).json()
+        longer = [
+            len(await engine.prompt_tokens(ChatRequest((Message("user", "hi"),), schema=each, template=told)))
+            for each in ("", '{"type": "boolean"}')
+        ]
     assert held["choices"][0]["message"]["content"].strip() in {"true", "false"}
     assert "reasoning_content" not in held["choices"][0]["message"]
     message = free["choices"][0]["message"]
     assert message["reasoning_content"]
     assert message["content"] == ""
+    assert free["usage"]["completion_tokens_details"]["reasoning_tokens"] == free["usage"]["completion_tokens"] > 0
+    assert longer[0] < longer[1], "the end of thoughts is counted with the prompt"

@@ -164,10 +164,7 @@ class LlamaEngine:
             sampling=replace(request.generation.sampling, grammar=await self._grammar(preparer, request)),
         )
         prompt = await self._prompt(preparer, request)
-        inside = self._thinks and prompt.rstrip().endswith(thoughts.BEGIN)
-        if inside and generation.sampling.grammar:
-            # What an answer is held to, its thoughts are not.
-            prompt, inside = prompt.rstrip() + thoughts.CLOSED, False
+        inside = self._inside(prompt)
         # Marks are control tokens in some vocabularies, which have no text of their own.
         shown = (*(SPECIAL if tools.offered else ()), *((thoughts.BEGIN, thoughts.END) if self._thinks else ()))
         async with aclosing(self._generate(prompt, generation, shown=shown)) as deltas:
@@ -255,11 +252,20 @@ class LlamaEngine:
         return self._preparer
 
     async def _prompt(self, preparer: Preparer, request: ChatRequest) -> str:
+        """Return the prompt; what an answer is held to, its thoughts are not, so there they are over at once."""
         refuse_pictures(request.messages, BLIND)
+        prompt = await self._rendered(preparer, request)
+        return prompt.rstrip() + thoughts.CLOSED if self._inside(prompt) and request.held else prompt
+
+    async def _rendered(self, preparer: Preparer, request: ChatRequest) -> str:
         tools = request.tools.tools if request.tools.offered else ()
         if self._form is ToolForm.PLAIN and tools:
             return await preparer.render(turns(told(request.messages, tools)), (), request.template)
         return await preparer.render(turns(request.messages), [definition(tool) for tool in tools], request.template)
+
+    def _inside(self, prompt: str) -> bool:
+        """Say whether a prompt ends within thoughts."""
+        return self._thinks and prompt.rstrip().endswith(thoughts.BEGIN)
 
     async def _grammar(self, preparer: Preparer, request: ChatRequest) -> str:
         """Return what the answer is held to: calls, a schema, the client's own grammar, or nothing."""
@@ -283,7 +289,7 @@ class LlamaEngine:
             while not over:
                 piece = await _piece(heard)
                 over = piece.usage is not None
-                yield Delta(piece.text, piece.finish, piece.usage, choice=piece.choice, logprobs=piece.logprobs)
+                yield piece.delta
         except (RequestError, EngineCrashedError):
             # The engine's process says these of a request that it holds no more.
             over = True

@@ -15,7 +15,6 @@ from rbee_runtime.worker.engines.llamacpp.sampling import Sampler, logprobs
 from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState
 from rbee_runtime.worker.engines.llamacpp.wire import Piece, Pieces, Refused, Submit, ToFront
 
-
 @dataclass(slots=True)
 class _Choice:
     answer: Answer
@@ -183,7 +182,8 @@ class Loop:
         if said.finish is None:
             self.batcher.answer(slot, token)
             quiet = not said.text and not said.logprobs
-            return [] if quiet else [Piece(number, index, said.text, logprobs=said.logprobs)]
+            produced = choice.answer.produced
+            return [] if quiet else [Piece(number, index, said.text, logprobs=said.logprobs, produced=produced)]
         self.batcher.free(slot)
         return [self._ended(number, request, index, said)]
 
@@ -196,7 +196,7 @@ class Loop:
         if not request.choices:
             del self._requests[number]
             usage = Usage(request.prompt, request.produced, max(0, request.cached))
-        return Piece(number, index, said.text, said.finish, usage, said.logprobs)
+        return Piece(number, index, said.text, said.finish, usage, said.logprobs, choice.answer.produced)
 
     def _logprob(self, submit: Submit, token: int, output: int) -> TokenLogprob | None:
         if submit.logprobs is None:

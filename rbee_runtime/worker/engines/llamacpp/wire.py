@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from rbee_runtime.errors import EngineCrashedError
-from rbee_runtime.worker.engines import Finish, Sampling, TokenLogprob, Usage
+from rbee_runtime.worker.engines import Delta, Finish, Sampling, TokenLogprob, Usage
 from rbee_runtime.worker.engines.options import Task
 
 LARGEST = 256 << 20
@@ -114,7 +114,10 @@ class NotLoaded(msgspec.Struct, frozen=True, tag=True):
 
 
 class Piece(msgspec.Struct, frozen=True, tag=True):
-    """A part of an answer; `finish` with the last part of a choice, `usage` with the last part of the request."""
+    """A part of an answer; `finish` with the last part of a choice, `usage` with the last part of the request.
+
+    `produced` is how many tokens the choice has by now.
+    """
 
     request: int
     choice: int
@@ -122,6 +125,19 @@ class Piece(msgspec.Struct, frozen=True, tag=True):
     finish: Finish | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    produced: int = 0
+
+    @property
+    def delta(self) -> Delta:
+        """Return it as the front has it."""
+        return Delta(
+            self.text,
+            self.finish,
+            self.usage,
+            choice=self.choice,
+            logprobs=self.logprobs,
+            produced=self.produced,
+        )
 
 
 class Pieces(msgspec.Struct, frozen=True, tag=True):

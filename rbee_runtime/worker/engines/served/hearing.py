@@ -87,17 +87,26 @@ class CachedTokens(msgspec.Struct, frozen=True):
     cached_tokens: int | None = None
 
 
+class ThoughtTokens(msgspec.Struct, frozen=True):
+    """`completion_tokens_details`."""
+
+    reasoning_tokens: int | None = None
+
+
 class Counted(msgspec.Struct, frozen=True):
     """`usage`."""
 
     prompt_tokens: int = 0
     completion_tokens: int | None = 0
     prompt_tokens_details: CachedTokens | None = None
+    completion_tokens_details: ThoughtTokens | None = None
 
     def usage(self) -> Usage:
         """Return it as the front has it."""
         cached = self.prompt_tokens_details.cached_tokens if self.prompt_tokens_details is not None else 0
-        return Usage(self.prompt_tokens, self.completion_tokens or 0, cached or 0)
+        details = self.completion_tokens_details
+        thought = details.reasoning_tokens if details is not None else 0
+        return Usage(self.prompt_tokens, self.completion_tokens or 0, cached or 0, thought or 0)
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -128,7 +137,7 @@ class Hearing:
         self._top = top
         self._open = set(range(choices))
         self._calls: dict[int, dict[int, _Call]] = defaultdict(dict)
-        self._pieces = 0
+        self._pieces = self._thoughts = 0
         self._usage: Usage | None = None
         self._last: Delta | None = None
         self._so_far = False
@@ -145,8 +154,12 @@ class Hearing:
             raise RequestError(
                 500, "the engine ended this answer before it was complete", kind="server_error", code="engine_failed"
             )
-        # A server that does not count is taken at its pieces, of which most have one token.
-        yield replace(self._last, usage=self._usage or Usage(0, self._pieces))
+        yield replace(self._last, usage=self._counted())
+
+    def _counted(self) -> Usage:
+        """Return the count; what a server does not count is taken at its pieces, of which most have one token."""
+        usage = self._usage or Usage(0, self._pieces)
+        return replace(usage, thought=usage.thought or min(self._thoughts, usage.completion))
 
     def _read(self, data: str) -> list[Delta]:
         try:
@@ -169,7 +182,7 @@ class Hearing:
             self._usage = usage
         else:
             prompt, cached = max(before.prompt, usage.prompt), max(before.cached, usage.cached)
-            self._usage = Usage(prompt, before.completion + usage.completion, cached)
+            self._usage = Usage(prompt, before.completion + usage.completion, cached, before.thought + usage.thought)
 
     def _choice(self, choice: ChoicePart) -> list[Delta]:
         said = choice.delta or Said()
@@ -180,6 +193,7 @@ class Hearing:
         found = []
         if text or logprobs or said.thought:
             self._pieces += 1
+            self._thoughts += bool(said.thought)
             found.append(Delta(text, choice=choice.index, logprobs=logprobs, thought=said.thought))
         if choice.finish_reason is not None:
             ending = self._ending(choice)
