@@ -146,6 +146,25 @@ async def test_a_grammar_that_no_token_fits_ends_its_own_request(make: partial[L
         assert usage_of((await neighbour)[1])[1] == 30
 
 
+WITHOUT_END = """root ::= "x" | "x" one root | "x" two root
+one ::= "x" | "x" one root | "x" two root
+two ::= "x" | "x" two one | "x" one two"""
+
+
+async def test_a_grammar_without_end_ends_its_own_request(make: partial[LlamaEngine]) -> None:
+    """A neighbour's answer goes on, two such at a time are enough, and with nobody left the engine begins anew."""
+    async with loaded(make(slots=2)) as engine:
+        neighbour = asyncio.create_task(answer(engine, story(max_tokens=200)))
+        for status, code in ((400, "grammar_too_slow"), (400, "grammar_too_slow"), (503, "grammars_stuck")):
+            with pytest.raises(RequestError) as refusal:
+                await answer(engine, story(Sampling(grammar=WITHOUT_END), max_tokens=100))
+            assert (refusal.value.status, refusal.value.code) == (status, code)
+        assert not neighbour.done()
+        assert usage_of((await neighbour)[1])[1] == 200
+        why = await asyncio.wait_for(engine.broken(), 30)
+    assert "a grammar of a client has no end" in str(why)
+
+
 async def test_a_bias_for_no_token_is_a_400(make: partial[LlamaEngine]) -> None:
     """Ids beyond the vocabulary would be looked for in all of it, for every token."""
     async with loaded(make()) as engine:

@@ -81,6 +81,11 @@ class Embedder:
         known = len(self._requests)
         return min(known, self._slots), max(0, known - self._slots), 0
 
+    @property
+    def stuck(self) -> bool:
+        """Say that nothing is computed that has no end."""
+        return False
+
     def cancel(self, request: int) -> None:
         """Forget a request; one that is not known yet is forgotten when it comes."""
         if self._requests.pop(request, None) is None:

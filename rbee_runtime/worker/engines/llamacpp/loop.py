@@ -7,6 +7,7 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import TokenLogprob, Usage
 from rbee_runtime.worker.engines.llamacpp.answers import Answer, Said, Words
 from rbee_runtime.worker.engines.llamacpp.arrays import outputs
+from rbee_runtime.worker.engines.llamacpp.aside import Aside
 from rbee_runtime.worker.engines.llamacpp.batching import Batcher, Entry
 from rbee_runtime.worker.engines.llamacpp.forgotten import Forgotten
 from rbee_runtime.worker.engines.llamacpp.native import NativeModel, Outcome
@@ -14,6 +15,10 @@ from rbee_runtime.worker.engines.llamacpp.pace import Pace
 from rbee_runtime.worker.engines.llamacpp.sampling import Sampler, logprobs
 from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState
 from rbee_runtime.worker.engines.llamacpp.wire import Piece, Pieces, Refused, Submit, ToFront
+
+GRAMMAR_SECONDS = 1.0
+"""Of a processor, for one token: no grammar with an end takes a tenth of that, and all answers wait for it."""
+
 
 @dataclass(slots=True)
 class _Choice:
@@ -50,6 +55,7 @@ class Loop:
         self._model = model
         self._context = context
         self._pace = Pace(batch)
+        self._aside = Aside(GRAMMAR_SECONDS)
         self._send = send
         self._clock = clock
         self._requests: dict[int, _Request] = {}
@@ -74,6 +80,11 @@ class Loop:
         """Return slots taken, answers that wait for one, and tokens in cells; from any thread."""
         slots = self.batcher.slots
         return self.batcher.busy, len(self.batcher.waiting), sum(len(slot.held) for slot in slots)
+
+    @property
+    def stuck(self) -> bool:
+        """Say whether something is computed that has no end."""
+        return self._aside.stuck > 0
 
     def cancel(self, request: int) -> None:
         """Free all that a request holds; one that is not known yet is forgotten when it comes."""
@@ -157,7 +168,7 @@ class Loop:
         library, vocab = self._model.library, self._model.vocab
         words = Words(self._model, self._model.special(submit.shown)) if submit.shown else self._model
         for index in range(submit.choices):
-            sampler = Sampler(library, vocab, submit.sampling, prompt=prompt, choice=index)
+            sampler = Sampler(library, vocab, submit.sampling, aside=self._aside, prompt=prompt, choice=index)
             request.choices[index] = _Choice(Answer(words, stop=submit.stop, room=room), sampler)
             self.batcher.submit(Job(submit.request, index, prompt))
 

@@ -28,6 +28,9 @@ from rbee_runtime.worker.engines.llamacpp.embedding import Embedder, chosen
 from rbee_runtime.worker.engines.llamacpp.loop import Loop
 from rbee_runtime.worker.engines.options import Task
 
+STUCK_SECONDS = 5.0
+"""So long is waited, while nobody asks for anything, for a grammar that takes too long."""
+
 SLICE = 64
 """Texts that are tokenised before somebody else's are."""
 
@@ -127,8 +130,11 @@ class Program:
         while True:
             try:
                 # While there is something to compute: what came meanwhile, without waiting for more.
-                call = self._inbox.get(block=not worked)
+                call = self._inbox.get(block=not worked, timeout=STUCK_SECONDS if steps.stuck else None)
             except queue.Empty:
+                if not worked and steps.stuck:
+                    message = "a grammar of a client has no end, and takes a processor until this process ends"
+                    raise EngineError(message) from None
                 self._since = self._clock()
                 worked = steps.step()
                 self._since = 0.0

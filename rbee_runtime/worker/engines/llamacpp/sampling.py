@@ -2,10 +2,12 @@
 
 Order as in llama.cpp's own programs: biases, penalties, then what narrows the choice, then the draw. A grammar is asked
 about the token that was drawn; only if it refuses that one the whole vocabulary goes through it, which takes
-milliseconds.
+milliseconds. One that can read a text in many ways takes several times longer with every character, without end, and C
+cannot be stopped: so grammars are asked aside.
 """
 
 import ctypes
+import threading
 from collections.abc import Callable
 from secrets import randbits
 from types import ModuleType
@@ -13,6 +15,7 @@ from typing import Any
 
 from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import Sampling, TokenLogprob
+from rbee_runtime.worker.engines.llamacpp.aside import Aside
 
 TEMPERATURE, TOP_P, TOP_K, MIN_P = 0.8, 0.95, 40, 0.05
 """llama.cpp's own defaults, for what a client leaves open: OpenAI's (1.0 over the whole vocabulary) suit large models
@@ -26,13 +29,31 @@ _SEED_MASK = 0x7FFFFFFF
 
 _ROOT = b"root"
 
+MOST_STUCK = 2
+"""Grammars without end that are computed at the same time; each takes a processor until the engine begins anew."""
+
 
 class Sampler:
     """Draws tokens for one answer from the logits of one context; `close` frees what C holds."""
 
-    def __init__(self, library: ModuleType, vocab: Any, sampling: Sampling, *, prompt: list[int], choice: int) -> None:
+    def __init__(
+        self,
+        library: ModuleType,
+        vocab: Any,
+        sampling: Sampling,
+        *,
+        aside: Aside,
+        prompt: list[int],
+        choice: int,
+    ) -> None:
+        if sampling.grammar and aside.stuck >= MOST_STUCK:
+            raise _stuck()
         self._library = library
         self._size = library.llama_vocab_n_tokens(vocab)
+        self._aside = aside
+        # Whoever is last to need what C holds frees it: `close`, or a grammar that takes longer than its answer.
+        self._lock = threading.Lock()
+        self._asked = self._closed = False
         self._grammar = _grammar(library, vocab, sampling.grammar) if sampling.grammar else None
         self._chain = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
         self._candidates: Any = None
@@ -45,11 +66,38 @@ class Sampler:
         """Return the token drawn from the logits of the step's token number `output`."""
         if self._grammar is None and not self._plain:
             return int(self._library.llama_sampler_sample(self._chain, context, output))
-        token = self._first(context, output)
+        logits = _logits(self._library, context, output, self._size)
         if self._grammar is None:
-            return token
+            return int(logits.argmax())
+        # A copy: the next step may come before a grammar is through.
+        copied = logits.copy()
+        self._asked = True
+        try:
+            return self._aside.run(lambda: self._held(copied))
+        except TimeoutError as error:
+            raise _too_slow() from error
+
+    def close(self) -> None:
+        """Free the chain, as soon as nothing reads it."""
+        with self._lock:
+            self._closed = True
+            if not self._asked:
+                self._free()
+
+    def _held(self, logits: Any) -> int:
+        try:
+            return self._fitting(logits)
+        finally:
+            with self._lock:
+                self._asked = False
+                if self._closed:
+                    self._free()
+
+    def _fitting(self, logits: Any) -> int:
+        """Return a token that the grammar allows, and have it go on from there."""
+        token = int(logits.argmax()) if self._plain else self._draw(logits, by_grammar=False)
         if not self._allowed(token):
-            token = self._draw(context, output, by_grammar=True)
+            token = self._draw(logits, by_grammar=True)
             if not self._allowed(token):
                 # llama.cpp ends its process if it is given such a token.
                 raise RequestError(
@@ -59,20 +107,13 @@ class Sampler:
         self._library.llama_sampler_accept(self._grammar, token)
         return token
 
-    def close(self) -> None:
-        """Free the chain."""
+    def _free(self) -> None:
         self._library.llama_sampler_free(self._chain)
         if self._grammar is not None:
             self._library.llama_sampler_free(self._grammar)
 
-    def _first(self, context: Any, output: int) -> int:
-        """Return what is drawn if no grammar objects."""
-        if self._plain:
-            return int(_logits(self._library, context, output, self._size).argmax())
-        return self._draw(context, output, by_grammar=False)
-
-    def _draw(self, context: Any, output: int, *, by_grammar: bool) -> int:
-        array = self._filled(context, output)
+    def _draw(self, logits: Any, *, by_grammar: bool) -> int:
+        array = self._filled(logits)
         if by_grammar:
             self._library.llama_sampler_apply(self._grammar, ctypes.byref(array))
         self._library.llama_sampler_apply(self._chain, ctypes.byref(array))
@@ -85,15 +126,15 @@ class Sampler:
         self._library.llama_sampler_apply(self._grammar, ctypes.byref(array))
         return bool(one[0].logit != float("-inf"))
 
-    def _filled(self, context: Any, output: int) -> Any:
-        """Return all candidates with the model's logits; the memory is the sampler's and used again."""
+    def _filled(self, logits: Any) -> Any:
+        """Return all candidates with their logits; the memory is the sampler's and used again."""
         import numpy as np  # noqa: PLC0415 - in the engine artefact
 
         if self._candidates is None:
             self._candidates = (self._library.llama_token_data * self._size)()
         view = np.frombuffer(self._candidates, dtype=[("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
         view["id"] = np.arange(self._size, dtype=np.int32)
-        view["logit"] = _logits(self._library, context, output, self._size)
+        view["logit"] = logits
         view["p"] = 0
         return self._library.llama_token_data_array(data=self._candidates, size=self._size, selected=-1, sorted=False)
 
@@ -124,6 +165,19 @@ def logprobs(
     ranked = best[np.argsort(-logits[best], kind="stable")]
     others = tuple((piece_of(int(each)), float(logits[each]) - total) for each in ranked)
     return TokenLogprob(piece_of(token), float(logits[token]) - total, others)
+
+
+def _too_slow() -> RequestError:
+    message = "the grammar or schema can read the same text in so many ways that a token takes seconds; let its choices"
+    return RequestError(400, f"{message} begin differently, and not contain themselves twice", code="grammar_too_slow")
+
+
+def _stuck() -> RequestError:
+    message = (
+        f"{MOST_STUCK} grammars of earlier requests that have no end are still computed; the engine begins anew as "
+        "soon as nobody waits for an answer, ask again then"
+    )
+    return RequestError(503, message, kind="server_error", code="grammars_stuck")
 
 
 def _grammar(library: ModuleType, vocab: Any, text: str) -> Any:
