@@ -87,7 +87,9 @@ class Program:
         threading.Thread(target=self._tokenise, args=(model, self._steps), name="tokeniser", daemon=True).start()
         self._channel.send(wire.Loaded(context, model.template or "", model.bos, model.eos, task))
         self._serve(self._steps)
-        model.close()
+        # What is still computed reads the model; it ends with the process.
+        if not self._steps.stuck:
+            model.close()
 
     def _load(self, order: wire.Load) -> tuple[Task, native.NativeModel]:
         path = Path(order.path)
