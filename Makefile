@@ -12,7 +12,7 @@ check: venv  ## lint, format, types
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --quiet --check . && $(PYTHON) -m mypy --no-error-summary
 test-fast: venv  ## what needs no lab host, no built engine and no seconds for one test (a minute or two)
 	@$(PYTHON) -m pytest -q -n 3 --no-loadscope-reorder -m "not lab and not engine and not slow"
-test: venv  ## check, then every test on real hosts; builds what is missing first
+test: venv  ## check, then tests, on real hosts too, but for what faults-… alone run; builds what is missing first
 	@scripts/test
 faults-hive: machine  ## every fault that a hive bears, at full length (some 25 minutes; on lab hosts)
 	@$(PYTHON) -m tests.faults hive

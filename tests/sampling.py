@@ -22,13 +22,14 @@ def left_out(config: pytest.Config, items: Iterable[pytest.Item]) -> list[pytest
     for item in found:
         if item.get_closest_marker("one_of") is not None:
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item.nodeid)
-    chosen = {test: set(sample(config, [sorted(known)])) for test, known in cases.items()}
+    # Each test by a draw of its own: those of both engines would else all try the same one.
+    seed = config.getoption("randomly_seed", 0)
+    chosen = {test: random.Random(f"{seed} {test}").choice(sorted(known)) for test, known in cases.items()}
     return [item for item in found if item.get_closest_marker("full") is not None or not _chosen(item, chosen)]
 
 
-def _chosen(item: pytest.Item, chosen: dict[str, set[str]]) -> bool:
-    test = item.nodeid.partition("[")[0]
-    return test not in chosen or item.nodeid in chosen[test]
+def _chosen(item: pytest.Item, chosen: dict[str, str]) -> bool:
+    return chosen.get(item.nodeid.partition("[")[0], item.nodeid) == item.nodeid
 
 
 def pairs(cases: list[Case]) -> list[list[Case]]:

@@ -167,8 +167,8 @@ class TextRequest:
 class Usage:
     """Tokens of one answer.
 
-    `cached` of the prompt's tokens were reused from an earlier request; `thought` of the completion's, marks included,
-    are what the model thought before it answered.
+    `cached` of the prompt's tokens were reused from an earlier request; `thought` of the completion's are what the
+    model thought before it answered, by our engine with the marks around that.
     """
 
     prompt: int

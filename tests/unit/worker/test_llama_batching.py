@@ -146,22 +146,42 @@ async def test_a_grammar_that_no_token_fits_ends_its_own_request(make: partial[L
         assert usage_of((await neighbour)[1])[1] == 30
 
 
-WITHOUT_END = """root ::= "x" | "x" one root | "x" two root
+WITHOUT_END = """root ::= "x" one root | "x" two root
 one ::= "x" | "x" one root | "x" two root
 two ::= "x" | "x" two one | "x" one two"""
 
 
+LONG_TO_READ = "\n".join(["root ::= r0", *(f"r{n} ::= r{n + 1} | r{n + 1}" for n in range(40)), 'r40 ::= "x"'])
+
+
 async def test_a_grammar_without_end_ends_its_own_request(make: partial[LlamaEngine]) -> None:
-    """A neighbour's answer goes on, two such at a time are enough, and with nobody left the engine begins anew."""
-    async with loaded(make(slots=2)) as engine:
-        neighbour = asyncio.create_task(answer(engine, story(max_tokens=200)))
-        for status, code in ((400, "grammar_too_slow"), (400, "grammar_too_slow"), (503, "grammars_stuck")):
-            with pytest.raises(RequestError) as refusal:
-                await answer(engine, story(Sampling(grammar=WITHOUT_END), max_tokens=100))
-            assert (refusal.value.status, refusal.value.code) == (status, code)
-        assert not neighbour.done()
-        assert usage_of((await neighbour)[1])[1] == 200
-        why = await asyncio.wait_for(engine.broken(), 30)
+    """Others are answered all the while; nobody new is sent, and with nobody left the engine begins anew."""
+    others = 0
+
+    async def ask_on(engine: LlamaEngine) -> None:
+        nonlocal others
+        while True:
+            assert usage_of((await answer(engine, story(max_tokens=10)))[1])[1] == 10
+            others += 1
+
+    async with loaded(make(slots=5)) as engine:
+        asking = asyncio.create_task(ask_on(engine))
+        asked = (story(Sampling(grammar=text)) for text in (WITHOUT_END, WITHOUT_END, LONG_TO_READ))
+        refused = await asyncio.gather(*(answer(engine, each) for each in asked), return_exceptions=True)
+        assert others > 2
+        with pytest.raises(RequestError) as refusal:
+            await answer(engine, story(Sampling(grammar=HEADS_OR_TAILS)))
+        troubles = []
+        for _ in range(300):
+            troubles += [engine.trouble] if engine.trouble else []
+            await asyncio.sleep(0 if troubles else 0.1)
+        asking.cancel()
+        why = await asyncio.wait_for(engine.broken(), 60)
+    assert [(each.status, each.code) for each in refused if isinstance(each, RequestError)] == [
+        (400, "grammar_too_slow")
+    ] * 3
+    assert (refusal.value.status, refusal.value.code) == (429, "grammars_stuck")
+    assert "a grammar of a client has no end" in troubles[0]
     assert "a grammar of a client has no end" in str(why)
 
 

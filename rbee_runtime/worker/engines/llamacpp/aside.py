@@ -1,100 +1,123 @@
-"""Calls into C that nobody can stop, in a thread that is left to itself when one of them takes too long.
+"""Calls into C that nobody can stop, in a few threads beside the steps.
 
-ready    the thread waits for a call
-running  it computes one, and whoever gave it waits
-left     the call took too long: nobody waits, another thread takes the next one, and this one ends with its call
+waiting  no thread has taken the call yet
+running  one computes it
+over     it has returned or raised
+A call may be left at any time: nobody asks what comes of it any more. If it waits it is not begun then; if it runs, its
+thread is taken until C returns.
 """
 
 import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 Result = TypeVar("Result")
 
-LOOK_SECONDS = 0.1
-"""So often is looked at how much processor time a call has taken."""
 
+class Call(Generic[Result]):
+    """One call. Asked and left by one thread, run by another."""
 
-class _Call:
-    """One call, what came of it, and whether somebody still waits for that."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[[], Result]) -> None:
         self._function = function
         self._result: Any = None
         self._error: BaseException | None = None
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        try:
-            self._result = self._function()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the call was given
-            self._error = error
-        self.over.set()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._after: Callable[[], None] | None = None
+        self._clock: int | None = None
+        self._begun = -1.0
 
     @property
-    def result(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._result
+    def waiting(self) -> bool:
+        """Say whether no thread has taken it yet."""
+        return self._begun < 0 and not self.over
 
+    @property
+    def over(self) -> bool:
+        """Say whether it has returned or raised."""
+        return self._over.is_set()
 
-class _Thread:
-    """One thread and the calls it was given."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="aside", daemon=True)
-        self._thread.start()
-
-    def give(self, call: _Call) -> None:
-        self._calls.put(call)
-
-    def leave(self) -> None:
-        """Have it end after the call that it runs."""
-        self._calls.put(None)
+    @property
+    def left(self) -> bool:
+        """Say whether nobody asks what comes of it."""
+        return self._after is not None
 
     @property
     def seconds(self) -> float:
         """Return the processor time that it has taken so far, or the time of day where no system tells that."""
-        if not hasattr(time, "pthread_getcpuclockid") or self._thread.ident is None:
-            return time.monotonic()
-        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
+        return _time(self._clock) - self._begun if self._begun >= 0 else 0.0
 
     @property
-    def runs(self) -> bool:
-        """Say whether it is still there."""
-        return self._thread.is_alive()
+    def result(self) -> Result:
+        """Return what it returned or raise what it raised."""
+        if self._error is not None:
+            raise self._error
+        return cast("Result", self._result)
 
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call.run()
+    def wait(self, seconds: float) -> bool:
+        """Say whether it is over, after so long at most."""
+        return self._over.wait(seconds)
+
+    def leave(self, after: Callable[[], None]) -> bool:
+        """Have `after` called once it is over, in its thread; False, and nothing of that, if it is over already."""
+        with self._lock:
+            if self._over.is_set():
+                return False
+            self._after = after
+            return True
+
+    def run(self) -> None:
+        """Compute it in this thread."""
+        if not self.left:
+            self._clock = _clock_of_this_thread()
+            self._begun = _time(self._clock)
+            try:
+                self._result = self._function()
+            except BaseException as error:  # noqa: BLE001 - it is raised where the call was given
+                self._error = error
+        with self._lock:
+            self._over.set()
+            after = self._after
+        if after is not None:
+            after()
 
 
 class Aside:
-    """Runs one call at a time, each for so many `seconds` of processor time at most. For one thread of callers."""
+    """Runs calls in up to so many threads, in the order in which one thread asks for them."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._thread: _Thread | None = None
-        self._left: list[_Thread] = []
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._begun = 0
+        self._queue: SimpleQueue[Call[Any]] = SimpleQueue()
+        self._calls: list[Call[Any]] = []
 
     @property
     def stuck(self) -> int:
-        """Return how many calls are still computed that nobody waits for."""
-        self._left = [thread for thread in self._left if thread.runs]
-        return len(self._left)
+        """Return how many threads are taken by calls that were left."""
+        self._calls = [call for call in self._calls if not call.over]
+        return sum(call.left and not call.waiting for call in self._calls)
 
-    def run(self, function: Callable[[], Result]) -> Result:
-        """Return what it returns and raise what it raises; TimeoutError if it takes longer, and goes on by itself."""
-        thread = self._thread = self._thread or _Thread()
-        begun, call = thread.seconds, _Call(function)
-        thread.give(call)
-        while not call.over.wait(LOOK_SECONDS):
-            if thread.seconds - begun > self._seconds and not call.over.is_set():
-                thread.leave()
-                self._left.append(thread)
-                self._thread = None
-                raise TimeoutError
-        return cast("Result", call.result)
+    def ask(self, function: Callable[[], Result]) -> Call[Result]:
+        """Have a function called as soon as a thread is free."""
+        call = Call(function)
+        self._calls = [known for known in self._calls if not known.over]
+        self._calls.append(call)
+        if self._begun < min(self.threads, len(self._calls)):
+            self._begun += 1
+            threading.Thread(target=self._run, name="aside", daemon=True).start()
+        self._queue.put(call)
+        return call
+
+    def _run(self) -> None:
+        while True:
+            self._queue.get().run()
+
+
+def _clock_of_this_thread() -> int | None:
+    return time.pthread_getcpuclockid(threading.get_ident()) if hasattr(time, "pthread_getcpuclockid") else None
+
+
+def _time(clock: int | None) -> float:
+    return time.monotonic() if clock is None else time.clock_gettime(clock)

@@ -27,6 +27,9 @@ REST_SHARE = 4
 """A rest of a prompt up to this part (one over it) of a step's tokens is taken with the step before."""
 
 
+_PREPARING = frozenset({SlotState.SHARING, SlotState.PREFILL})
+
+
 class Cells(Protocol):
     """The memory of a context, by slot."""
 
@@ -119,7 +122,7 @@ class Batcher:
     @property
     def preparing(self) -> int:
         """Return how many prompts are computed or wait for that."""
-        return len(self.waiting) + self.busy - self.answering
+        return len(self.waiting) + sum(slot.state in _PREPARING for slot in self.slots)
 
     @property
     def busy(self) -> int:
@@ -147,9 +150,14 @@ class Batcher:
 
     def answer(self, slot: Slot, token: int) -> None:
         """Go on with `token`, which was sampled for a slot."""
-        if slot.state is SlotState.PREFILL:
+        if slot.state is not SlotState.DECODE:
             slot.enter(SlotState.DECODE)
         slot.next = token
+
+    def choose(self, slot: Slot) -> None:
+        """Leave a slot out of steps until there is a token to go on with."""
+        if slot.state is not SlotState.CHOOSING:
+            slot.enter(SlotState.CHOOSING)
 
     def _admit(self) -> None:
         while self.waiting:

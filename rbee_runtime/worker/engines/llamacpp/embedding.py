@@ -82,8 +82,13 @@ class Embedder:
         return min(known, self._slots), max(0, known - self._slots), 0
 
     @property
+    def idle(self) -> bool:
+        """Say whether nobody waits for vectors."""
+        return not self._requests
+
+    @property
     def stuck(self) -> bool:
-        """Say that nothing is computed that has no end."""
+        """Say that nothing is computed that nobody can stop."""
         return False
 
     def cancel(self, request: int) -> None:

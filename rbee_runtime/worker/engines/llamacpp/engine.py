@@ -57,7 +57,7 @@ long that takes, and a machine that swaps for so long serves nobody."""
 
 STEP_SECONDS = 300.0
 """A step is planned to take half a second, the first one is of 128 tokens whatever the machine; one that takes so long
-hangs in a driver or in a grammar without end. After a fifth of it there is no traffic."""
+hangs in a driver. After a fifth of it there is no traffic."""
 
 TEXT_SECONDS = 1800.0
 """The same of a step that embeds: a long text is one, however slow the machine."""
@@ -107,7 +107,7 @@ class LlamaEngine:
         self._task = Task.GENERATE
         self._watch: asyncio.Task[None] | None = None
         self._answered = 0.0
-        self._step = 0.0
+        self._step = self._stuck = 0.0
         self._broken = asyncio.Event()
 
     @property
@@ -118,6 +118,8 @@ class LlamaEngine:
             return ""
         if self._step >= self._patience / 5:
             return f"a step of the engine has been running for {self._step:.0f} s"
+        if self._stuck >= wire.STUCK_SECONDS:
+            return "a grammar of a client has no end; the engine begins anew when its answers have ended"
         if silent < TROUBLE_SECONDS:
             return ""
         return f"the engine's process has been silent for {silent:.0f} s"
@@ -323,7 +325,9 @@ class LlamaEngine:
                 self._progress(message.share)
             case wire.Pong():
                 self._answered = asyncio.get_running_loop().time()
-                self._step = message.step
+                if message.stuck >= wire.STUCK_SECONDS > self._stuck:
+                    logs.warning("grammar_without_end", detail="it begins anew when its answers have ended")
+                self._step, self._stuck = message.step, message.stuck
                 self.gauges = Gauges(message.busy, message.waiting, message.held, self.context * self.slots)
             case wire.Loaded() if self._loaded is not None and not self._loaded.done():
                 self._loaded.set_result(message)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import TokenLogprob, Usage
@@ -12,12 +13,9 @@ from rbee_runtime.worker.engines.llamacpp.batching import Batcher, Entry
 from rbee_runtime.worker.engines.llamacpp.forgotten import Forgotten
 from rbee_runtime.worker.engines.llamacpp.native import NativeModel, Outcome
 from rbee_runtime.worker.engines.llamacpp.pace import Pace
-from rbee_runtime.worker.engines.llamacpp.sampling import Sampler, logprobs
+from rbee_runtime.worker.engines.llamacpp.sampling import PATIENCE_SECONDS, THREADS, Sampler, logprobs
 from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState
 from rbee_runtime.worker.engines.llamacpp.wire import Piece, Pieces, Refused, Submit, ToFront
-
-GRAMMAR_SECONDS = 1.0
-"""Of a processor, for one token: no grammar with an end takes a tenth of that, and all answers wait for it."""
 
 
 @dataclass(slots=True)
@@ -55,7 +53,7 @@ class Loop:
         self._model = model
         self._context = context
         self._pace = Pace(batch)
-        self._aside = Aside(GRAMMAR_SECONDS)
+        self._aside = Aside(THREADS)
         self._send = send
         self._clock = clock
         self._requests: dict[int, _Request] = {}
@@ -82,8 +80,13 @@ class Loop:
         return self.batcher.busy, len(self.batcher.waiting), sum(len(slot.held) for slot in slots)
 
     @property
+    def idle(self) -> bool:
+        """Say whether nobody waits for an answer."""
+        return not self._requests
+
+    @property
     def stuck(self) -> bool:
-        """Say whether something is computed that has no end."""
+        """Say whether something is computed that nobody waits for, and nobody can stop."""
         return self._aside.stuck > 0
 
     def cancel(self, request: int) -> None:
@@ -104,9 +107,10 @@ class Loop:
 
     def step(self) -> bool:
         """Run one step; False if there was nothing to do."""
+        self._settle(0.0)
         entries = self.batcher.plan(self._pace.room(self.batcher.answering, self.batcher.preparing))
         if not entries:
-            return False
+            return self._settle(PATIENCE_SECONDS)
         for part in self._parts(entries):
             if not self._compute([entry for entry in part if entry.slot.job is not None]):
                 break
@@ -138,9 +142,10 @@ class Loop:
         self.batcher.decoded(entries)
         pieces: list[Piece] = []
         for entry, output in zip(entries, outputs(entries), strict=True):
+            sample = partial(Sampler.sample, context=self._model.context, output=output)
             # One that was freed by a dead end of its neighbour has no job any more.
             if entry.sample and entry.slot.job is not None:
-                pieces += self._advanced(entry.slot, output, entry.slot.job.request)
+                pieces += self._advanced(entry.slot, entry.slot.job.request, sample)
         if pieces:
             self._send(Pieces(pieces))
         self._learn(entries, self._clock() - begin)
@@ -172,14 +177,27 @@ class Loop:
             request.choices[index] = _Choice(Answer(words, stop=submit.stop, room=room), sampler)
             self.batcher.submit(Job(submit.request, index, prompt))
 
-    def _advanced(self, slot: Slot, output: int, number: int) -> list[Piece]:
+    def _settle(self, seconds: float) -> bool:
+        """Go on where tokens were not there yet, waiting so long for one; False if there is no such place."""
+        places = [slot for slot in self.batcher.slots if slot.state is SlotState.CHOOSING]
+        pieces: list[Piece] = []
+        for slot in places:
+            # The end of one choice is the end of its request's others.
+            if slot.job is not None:
+                pieces += self._advanced(slot, slot.job.request, partial(Sampler.chosen, seconds=seconds))
+                seconds = 0.0
+        if pieces:
+            self._send(Pieces(pieces))
+        return bool(places)
+
+    def _advanced(self, slot: Slot, number: int, sample: Callable[[Sampler], int | None]) -> list[Piece]:
         try:
-            return self._advance(slot, output)
+            return self._advance(slot, sample)
         except RequestError as error:
             self._refuse(number, error)
             return []
 
-    def _advance(self, slot: Slot, output: int) -> list[Piece]:
+    def _advance(self, slot: Slot, sample: Callable[[Sampler], int | None]) -> list[Piece]:
         """Sample for one slot and return what became certain."""
         if slot.job is None:
             raise AssertionError(f"slot {slot.index} was freed within a step")
@@ -187,8 +205,11 @@ class Loop:
         choice = request.choices[index]
         if request.cached < 0:
             request.cached = slot.cached
-        token = choice.sampler.sample(self._model.context, output)
-        said = choice.answer.take(token, self._logprob(request.submit, token, output))
+        token = sample(choice.sampler)
+        if token is None:
+            self.batcher.choose(slot)
+            return []
+        said = choice.answer.take(token, self._logprob(request.submit, token, choice.sampler))
         number = slot.job.request
         if said.finish is None:
             self.batcher.answer(slot, token)
@@ -209,19 +230,10 @@ class Loop:
             usage = Usage(request.prompt, request.produced, max(0, request.cached))
         return Piece(number, index, said.text, said.finish, usage, said.logprobs, choice.answer.produced)
 
-    def _logprob(self, submit: Submit, token: int, output: int) -> TokenLogprob | None:
+    def _logprob(self, submit: Submit, token: int, sampler: Sampler) -> TokenLogprob | None:
         if submit.logprobs is None:
             return None
-        model = self._model
-        return logprobs(
-            model.library,
-            model.context,
-            output,
-            size=model.vocabulary,
-            token=token,
-            top=submit.logprobs,
-            piece_of=model.piece_of,
-        )
+        return logprobs(sampler.logits, token=token, top=submit.logprobs, piece_of=self._model.piece_of)
 
     def _undo(self, entries: Sequence[Entry], outcome: Outcome) -> None:
         """Bring slots and cells to what they were before a step that was not computed."""

@@ -28,8 +28,8 @@ from rbee_runtime.worker.engines.llamacpp.embedding import Embedder, chosen
 from rbee_runtime.worker.engines.llamacpp.loop import Loop
 from rbee_runtime.worker.engines.options import Task
 
-STUCK_SECONDS = 5.0
-"""So long is waited, while nobody asks for anything, for a grammar that takes too long."""
+LOOK_SECONDS = 1.0
+"""So often is looked, while nobody asks for anything, whether what is stuck has come to an end."""
 
 SLICE = 64
 """Texts that are tokenised before somebody else's are."""
@@ -64,10 +64,11 @@ class Program:
         self._channel = channel
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._texts: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
+        self._texts: queue.Queue[_Asked] = queue.Queue()
         self._abort = native.Abort()
         self._steps: Loop | Embedder | None = None
         self._since = 0.0
+        self._stuck_since = 0.0
 
     def run(self, order: wire.Load) -> None:
         """Load the model and serve until the front ends."""
@@ -132,11 +133,9 @@ class Program:
         while True:
             try:
                 # While there is something to compute: what came meanwhile, without waiting for more.
-                call = self._inbox.get(block=not worked, timeout=STUCK_SECONDS if steps.stuck else None)
+                call = self._inbox.get(block=not worked, timeout=LOOK_SECONDS if self._stuck_since else None)
             except queue.Empty:
-                if not worked and steps.stuck:
-                    message = "a grammar of a client has no end, and takes a processor until this process ends"
-                    raise EngineError(message) from None
+                self._look_for_stuck(steps)
                 self._since = self._clock()
                 worked = steps.step()
                 self._since = 0.0
@@ -147,6 +146,23 @@ class Program:
             call()
             self._since = 0.0
             worked = True
+
+    def _look_for_stuck(self, steps: Loop | Embedder) -> None:
+        """Note since when something is computed that nobody can stop; EngineError when only the end of this helps."""
+        if not steps.stuck:
+            self._stuck_since = 0.0
+            return
+        self._stuck_since = self._stuck_since or self._clock()
+        if self._stuck < wire.STUCK_SECONDS or not steps.idle:
+            return
+        if self._texts.unfinished_tasks or not self._inbox.empty():
+            return
+        raise EngineError("a grammar of a client has no end, and takes a processor until this process ends")
+
+    @property
+    def _stuck(self) -> float:
+        since = self._stuck_since
+        return self._clock() - since if since else 0.0
 
     def _read(self) -> None:
         try:
@@ -166,7 +182,8 @@ class Program:
             case wire.Ping():
                 since = self._since
                 busy = self._steps.counts() if self._steps is not None else (0, 0, 0)
-                self._channel.send(wire.Pong(message.number, *busy, self._clock() - since if since else 0.0))
+                step = self._clock() - since if since else 0.0
+                self._channel.send(wire.Pong(message.number, *busy, step, self._stuck))
 
     def _tokenise(self, model: native.NativeModel, steps: Loop | Embedder) -> None:
         while True:
@@ -185,6 +202,8 @@ class Program:
                 message = f"its text cannot be made into tokens: {error}"
                 param = "input" if isinstance(asked, _Partly) else "messages"
                 self._channel.send(wire.Refused(asked.request, 400, message, None, param))
+            finally:
+                self._texts.task_done()
 
 
 @dataclass

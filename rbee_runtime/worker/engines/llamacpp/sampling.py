@@ -7,7 +7,6 @@ cannot be stopped: so grammars are asked aside.
 """
 
 import ctypes
-import threading
 from collections.abc import Callable
 from secrets import randbits
 from types import ModuleType
@@ -15,7 +14,7 @@ from typing import Any
 
 from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import Sampling, TokenLogprob
-from rbee_runtime.worker.engines.llamacpp.aside import Aside
+from rbee_runtime.worker.engines.llamacpp.aside import Aside, Call
 
 TEMPERATURE, TOP_P, TOP_K, MIN_P = 0.8, 0.95, 40, 0.05
 """llama.cpp's own defaults, for what a client leaves open: OpenAI's (1.0 over the whole vocabulary) suit large models
@@ -29,12 +28,25 @@ _SEED_MASK = 0x7FFFFFFF
 
 _ROOT = b"root"
 
-MOST_STUCK = 2
-"""Grammars without end that are computed at the same time; each takes a processor until the engine begins anew."""
+GRAMMAR_SECONDS = 3.0
+"""Of a processor, for one token. A thousand choices take 0.2 s over a vocabulary of 49,000 tokens, which is long and
+has an end; of what has none, every character takes several times longer than the one before."""
+
+PATIENCE_SECONDS = 0.05
+"""So long a step waits for a grammar; its answer is left out of the next steps until it is through."""
+
+THREADS = 3
+"""In which grammars are asked; those without end take one each until the engine begins anew."""
+
+MOST_STUCK = THREADS - 1
+"""With so many of them nobody else's grammar is taken, so that answers that run have a thread."""
 
 
 class Sampler:
-    """Draws tokens for one answer from the logits of one context; `close` frees what C holds."""
+    """Draws tokens for one answer from the logits of one context; `close` frees what C holds.
+
+    What takes long is done aside: then there is no token yet.
+    """
 
     def __init__(
         self,
@@ -46,15 +58,18 @@ class Sampler:
         prompt: list[int],
         choice: int,
     ) -> None:
-        if sampling.grammar and aside.stuck >= MOST_STUCK:
-            raise _stuck()
         self._library = library
+        self._vocab = vocab
         self._size = library.llama_vocab_n_tokens(vocab)
         self._aside = aside
-        # Whoever is last to need what C holds frees it: `close`, or a grammar that takes longer than its answer.
-        self._lock = threading.Lock()
-        self._asked = self._closed = False
-        self._grammar = _grammar(library, vocab, sampling.grammar) if sampling.grammar else None
+        self._call: Call[int | None] | None = None
+        self._left = False
+        self._held_to = sampling.grammar
+        self._grammar: Any = None
+        self._copied: Any = None
+        self._at: tuple[Any, int] = (None, 0)
+        if self._held_to:
+            self._begin()
         self._chain = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
         self._candidates: Any = None
         # The largest logit is found without a list of all candidates, which takes ten times as long.
@@ -62,55 +77,88 @@ class Sampler:
         for step in _steps(library, self._size, sampling, prompt, choice):
             library.llama_sampler_chain_add(self._chain, step)
 
-    def sample(self, context: Any, output: int) -> int:
-        """Return the token drawn from the logits of the step's token number `output`."""
-        if self._grammar is None and not self._plain:
-            return int(self._library.llama_sampler_sample(self._chain, context, output))
-        logits = _logits(self._library, context, output, self._size)
-        if self._grammar is None:
-            return int(logits.argmax())
-        # A copy: the next step may come before a grammar is through.
-        copied = logits.copy()
-        self._asked = True
-        try:
-            return self._aside.run(lambda: self._held(copied))
-        except TimeoutError as error:
-            raise _too_slow() from error
+    @property
+    def logits(self) -> Any:
+        """Return the logits that the last token was drawn from, of the vocabulary's size."""
+        return self._copied if self._held_to else _logits(self._library, *self._at, self._size)
+
+    def sample(self, context: Any, output: int) -> int | None:
+        """Return the token drawn from the logits of the step's token number `output`, None if that takes longer."""
+        self._at = context, output
+        if not self._held_to:
+            if not self._plain:
+                return int(self._library.llama_sampler_sample(self._chain, context, output))
+            return int(self.logits.argmax())
+        # A copy: the next step may come before the grammar is through.
+        self._copied = _logits(self._library, context, output, self._size).copy()
+        if self._call is None:
+            self._call = self._aside.ask(self._choose)
+        return self.chosen(PATIENCE_SECONDS)
+
+    def chosen(self, seconds: float = 0.0) -> int | None:
+        """Return the token that was not there yet, after so long at most; RequestError if there never will be one."""
+        while self._call is not None:
+            if not self._call.wait(seconds):
+                self._demand_an_end(self._call)
+                return None
+            token, self._call = self._call.result, None
+            if token is not None:
+                return token
+            # That was the grammar's beginning, which took longer than the prompt.
+            self._call = self._aside.ask(self._choose)
+        raise AssertionError("no token was asked for")
 
     def close(self) -> None:
-        """Free the chain, as soon as nothing reads it."""
-        with self._lock:
-            self._closed = True
-            if not self._asked:
-                self._free()
+        """Free what C holds, as soon as nothing reads it."""
+        self._left = True
+        if self._call is None or not self._call.leave(self._free):
+            self._free()
 
-    def _held(self, logits: Any) -> int:
-        try:
-            return self._fitting(logits)
-        finally:
-            with self._lock:
-                self._asked = False
-                if self._closed:
-                    self._free()
+    def _begin(self) -> None:
+        """Have the grammar read; RequestError if it is none."""
+        if self._aside.stuck >= MOST_STUCK:
+            raise _stuck()
+        call: Call[int | None] = self._aside.ask(self._read)
+        if call.wait(PATIENCE_SECONDS):
+            _ = call.result
+        else:
+            self._call = call
 
-    def _fitting(self, logits: Any) -> int:
-        """Return a token that the grammar allows, and have it go on from there."""
-        token = int(logits.argmax()) if self._plain else self._draw(logits, by_grammar=False)
-        if not self._allowed(token):
-            token = self._draw(logits, by_grammar=True)
-            if not self._allowed(token):
-                # llama.cpp ends its process if it is given such a token.
-                raise RequestError(
-                    400, "the grammar or schema comes to a point where no token fits", code="grammar_dead_end"
-                )
-        self._library.llama_sampler_accept(self._chain, token)
-        self._library.llama_sampler_accept(self._grammar, token)
-        return token
+    def _demand_an_end(self, call: Call[int | None]) -> None:
+        if call.seconds > GRAMMAR_SECONDS:
+            raise _too_slow()
+        if call.waiting and self._aside.stuck >= self._aside.threads:
+            raise _stuck()
 
     def _free(self) -> None:
         self._library.llama_sampler_free(self._chain)
         if self._grammar is not None:
             self._library.llama_sampler_free(self._grammar)
+
+    def _read(self) -> None:
+        """Have the grammar read, which takes longer with every rule that has the next one twice."""
+        self._grammar = _grammar(self._library, self._vocab, self._held_to)
+
+    def _choose(self) -> int | None:
+        """Return a token that the grammar allows, and have it go on from there; None for nobody."""
+        logits = self._copied
+        token = int(logits.argmax()) if self._plain else self._draw(logits, by_grammar=False)
+        if not self._allowed(token):
+            if self._left:
+                return None
+            token = self._draw(logits, by_grammar=True)
+            if self._left:
+                return None
+            if not self._allowed(token):
+                # llama.cpp ends its process if it is given such a token.
+                raise RequestError(
+                    400, "the grammar or schema comes to a point where no token fits", code="grammar_dead_end"
+                )
+        if self._left:
+            return None
+        self._library.llama_sampler_accept(self._chain, token)
+        self._library.llama_sampler_accept(self._grammar, token)
+        return token
 
     def _draw(self, logits: Any, *, by_grammar: bool) -> int:
         array = self._filled(logits)
@@ -152,13 +200,11 @@ def _changes_logits(sampling: Sampling) -> bool:
     )
 
 
-def logprobs(
-    library: ModuleType, context: Any, output: int, *, size: int, token: int, top: int, piece_of: Callable[[int], bytes]
-) -> TokenLogprob:
+def logprobs(logits: Any, *, token: int, top: int, piece_of: Callable[[int], bytes]) -> TokenLogprob:
     """Return the log probability of `token` and of the `top` likeliest by the model's own logits, samplers apart."""
     import numpy as np  # noqa: PLC0415 - in the engine artefact
 
-    logits = _logits(library, context, output, size).astype(np.float64)
+    logits = logits.astype(np.float64)
     largest = logits.max()
     total = float(largest + np.log(np.exp(logits - largest).sum()))
     best = np.argpartition(logits, -top)[-top:] if top else np.empty(0, dtype=np.int64)
@@ -168,16 +214,17 @@ def logprobs(
 
 
 def _too_slow() -> RequestError:
-    message = "the grammar or schema can read the same text in so many ways that a token takes seconds; let its choices"
-    return RequestError(400, f"{message} begin differently, and not contain themselves twice", code="grammar_too_slow")
+    message = (
+        f"the grammar or schema takes more than {GRAMMAR_SECONDS:g} s of a processor for one token: it can read the "
+        "same text in too many ways, or has too many choices in one place"
+    )
+    return RequestError(400, message, code="grammar_too_slow")
 
 
 def _stuck() -> RequestError:
-    message = (
-        f"{MOST_STUCK} grammars of earlier requests that have no end are still computed; the engine begins anew as "
-        "soon as nobody waits for an answer, ask again then"
-    )
-    return RequestError(503, message, kind="server_error", code="grammars_stuck")
+    # Not 503: that would be this worker's failure, with plain requests and everywhere.
+    message = "grammars of earlier requests that have no end are still computed; the engine begins anew soon, ask again"
+    return RequestError(429, message, kind="rate_limit_error", code="grammars_stuck")
 
 
 def _grammar(library: ModuleType, vocab: Any, text: str) -> Any:

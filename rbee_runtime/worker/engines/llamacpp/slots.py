@@ -4,6 +4,7 @@ free     nobody's; the cells keep the last answer's tokens, for whoever begins i
 sharing  taken; waits while another slot computes the beginning of the same prompt
 prefill  taken; the prompt is being computed, chunk by chunk
 decode   taken; the answer comes, a token per step
+choosing taken; a grammar is asked for the next token, which takes longer than a step
 """
 
 from collections.abc import Sequence
@@ -18,13 +19,15 @@ class SlotState(StrEnum):
     SHARING = "sharing"
     PREFILL = "prefill"
     DECODE = "decode"
+    CHOOSING = "choosing"
 
 
 TRANSITIONS: dict[SlotState, frozenset[SlotState]] = {
     SlotState.FREE: frozenset({SlotState.SHARING, SlotState.PREFILL}),
     SlotState.SHARING: frozenset({SlotState.PREFILL, SlotState.FREE}),
-    SlotState.PREFILL: frozenset({SlotState.DECODE, SlotState.FREE}),
-    SlotState.DECODE: frozenset({SlotState.FREE}),
+    SlotState.PREFILL: frozenset({SlotState.DECODE, SlotState.CHOOSING, SlotState.FREE}),
+    SlotState.DECODE: frozenset({SlotState.CHOOSING, SlotState.FREE}),
+    SlotState.CHOOSING: frozenset({SlotState.DECODE, SlotState.FREE}),
 }
 
 

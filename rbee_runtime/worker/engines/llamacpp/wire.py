@@ -172,13 +172,17 @@ class Vectors(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pong(msgspec.Struct, frozen=True, tag=True):
-    """The answer to a ping: slots taken, prompts that wait, tokens in cells, seconds since the running step began."""
+    """The answer to a ping: slots taken, prompts that wait, tokens in cells, seconds since the running step began.
+
+    `stuck` is how many seconds something has been computed that nobody waits for, and nobody can stop.
+    """
 
     number: int
     busy: int = 0
     waiting: int = 0
     held: int = 0
     step: float = 0.0
+    stuck: float = 0.0
 
 
 class Crashed(msgspec.Struct, frozen=True, tag=True):
@@ -194,6 +198,9 @@ ToFront = Progress | Loaded | NotLoaded | Pieces | Refused | Tokens | Vectors | 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)
 _to_front = msgspec.msgpack.Decoder(ToFront)
+
+STUCK_SECONDS = 5.0
+"""Of what is stuck for longer the engine gets rid: nobody new is sent to it, and it ends when nobody waits any more."""
 
 HEAD = _HEAD.size
 """Bytes before each message."""
