@@ -86,7 +86,7 @@ def answer(fleet: Fleet) -> str:
     return asked.choices[0].message.content or ""
 
 
-@pytest.mark.one_of
+@pytest.mark.full
 def test_a_disk_that_fills_up_changes_nothing(deployed: Deployed) -> None:
     """A sentence a host, exit status 1, the same processes serve on, no image stays; with room the same word works.
 

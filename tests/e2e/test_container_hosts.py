@@ -172,7 +172,6 @@ def test_a_queen_that_restarts_refuses_nobody(fleet: Fleet) -> None:
     assert host.run("systemctl show rbee-queen -p Result,NRestarts").stdout.split() == ["Result=success", "NRestarts=0"]
 
 
-@pytest.mark.full
 def test_another_image_replaces_everything_and_cuts_nothing(fleet: Fleet) -> None:
     """Images of another id come to every host while requests go on, and every answer is whole; a rollback undoes it."""
     undisturbed = Stream(fleet).begin().end().text
@@ -213,7 +212,6 @@ def _images(host: LabHost, engine: str) -> set[str]:
     return {f"sha256:{line.removeprefix('sha256:')}" for line in said.split()}
 
 
-@pytest.mark.full
 def test_a_reboot_brings_everything_back(fleet: Fleet) -> None:
     """After a reboot of every host its models answer again."""
     for machine in fleet.lab.hosts.values():

@@ -125,6 +125,7 @@ def answer(fleet: Fleet, model: str) -> str:
     return asked.choices[0].message.content or ""
 
 
+@pytest.mark.full
 def test_a_fallback_serves_all_the_same(fallen: Fleet) -> None:
     """One host has no engine and another's containers do not get ready: both run bare by the same command, and say so.
 

@@ -132,6 +132,7 @@ def test_hosts_pull_by_digest_and_serve(fleet: Fleet) -> None:
     assert changes(fleet.deploy("--json")) == {}
 
 
+@pytest.mark.full
 def test_a_mirror_is_asked_first(fleet: Fleet) -> None:
     """With a mirror, images come although the registry that they were pushed to does not answer."""
     registry = listed(fleet).images[0].repository.partition("/")[0]

@@ -80,6 +80,7 @@ def guarded(fleet: Fleet, kind: str, prepare: Callable[[LabHost], None]) -> None
     assert checked.code == 0, checked.errors
 
 
+@pytest.mark.full
 def test_a_hive_and_its_workers_are_for_the_queen(fleet: Fleet) -> None:
     """What is published without root is input of the host, which a table of our own guards."""
     guarded(fleet, "nftables", lambda _host: None)

@@ -26,8 +26,10 @@ STORY = (Message("user", "Write a long story about bees"),)
 def make(llama_engine_dir: Path, smol_model: Path) -> partial[LlamaEngine]:
     """Build engines for a path or context of the test's choice."""
 
-    def build(*, path: Path = smol_model, context: int = 512, slots: int = 1) -> LlamaEngine:
-        spec = WorkerSpec(id="llama-000001", model="smol", engine="llama-cpp", context=context, slots=slots)
+    def build(*, path: Path = smol_model, context: int = 512, slots: int = 1, **options: Any) -> LlamaEngine:
+        spec = WorkerSpec(
+            id="llama-000001", model="smol", engine="llama-cpp", context=context, slots=slots, options=options
+        )
         return LlamaEngine(spec, path, llama_engine_dir)
 
     return partial(build)

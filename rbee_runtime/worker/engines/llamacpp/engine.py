@@ -56,7 +56,7 @@ SILENCE_SECONDS = 30.0
 long that takes, and a machine that swaps for so long serves nobody."""
 
 STEP_SECONDS = 300.0
-"""A step is planned to take half a second, the first one is of 128 tokens whatever the machine; one that takes so long
+"""A step is planned to take a second, the first one is of 128 tokens whatever the machine; one that takes so long
 hangs in a driver. After a fifth of it there is no traffic."""
 
 TEXT_SECONDS = 1800.0

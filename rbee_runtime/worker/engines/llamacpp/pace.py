@@ -1,11 +1,12 @@
 """How many tokens of prompts a step may take, from how long the last ones took."""
 
-ALONGSIDE_SECONDS = 0.25
-"""So much later comes the next token of an answer that runs, because somebody else's prompt is computed. It is longer
-while more prompts wait than answers run: a step of many tokens costs less for each, which is for all of them."""
+ALONGSIDE_SECONDS = 0.5
+"""So much later comes the next token of an answer that runs, because of prompts, while as many prompts wait. It is in
+proportion to how many wait for one that runs, down to half of it: fewer and longer steps are less work in all, and
+answers that begin together are computed together."""
 
-ALONE_SECONDS = 0.5
-"""At most, and while no answer runs: so soon a step sees that its client left, and larger ones are hardly faster."""
+ALONE_SECONDS = 1.0
+"""At most, and while no answer runs: so soon a step sees what came meanwhile, and larger ones are no faster."""
 
 LEAST, FIRST = 32, 128
 """Tokens: below the least, matrices are too small for any hardware to be quick; the first step knows nothing yet."""
@@ -38,8 +39,8 @@ class Pace:
         """Return how many tokens of prompts the next step may take while so many answers run and prompts wait."""
         if self._token is None:
             return min(FIRST, self._batch)
-        seconds = min(ALONE_SECONDS, ALONGSIDE_SECONDS * max(1.0, waiting / answering)) if answering else ALONE_SECONDS
-        room = int(seconds / self._token)
+        alongside = ALONGSIDE_SECONDS * max(0.5, waiting / answering) if answering else ALONE_SECONDS
+        room = int(min(ALONE_SECONDS, alongside) / self._token)
         return min(self._batch, max(LEAST, room - room % TILE if room > TILE else room))
 
 
