@@ -180,7 +180,7 @@ async def test_a_grammar_without_end_ends_its_own_request(make: partial[LlamaEng
     assert [(each.status, each.code) for each in refused if isinstance(each, RequestError)] == [
         (400, "grammar_too_slow")
     ] * 3
-    assert (refusal.value.status, refusal.value.code) == (429, "grammars_stuck")
+    assert (refusal.value.status, refusal.value.kind, refusal.value.code) == (429, "rate_limit_error", "grammars_stuck")
     assert "a grammar of a client has no end" in troubles[0]
     assert "a grammar of a client has no end" in str(why)
 
@@ -213,7 +213,7 @@ async def test_token_ids_that_do_not_exist_are_a_400(make: partial[LlamaEngine])
 
 
 async def test_a_long_prompt_does_not_hold_up_a_stream(make: partial[LlamaEngine]) -> None:
-    """While a thousand tokens are computed for one, the other goes on, a token per step."""
+    """While a thousand tokens are computed for one in steps of 64, the other goes on, a token per step."""
     long = ChatRequest((Message("user", "word " * 1000),), Generation(1, sampling=GREEDY))
     async with loaded(make(context=2048, slots=2, batch=64)) as engine:
         stream = engine.chat(story(max_tokens=400))

@@ -65,7 +65,7 @@ def test_what_is_held_for_an_answer_is_freed_with_it() -> None:
 
 def test_what_is_still_read_is_freed_after_that(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before, and once."""
-    monkeypatch.setattr(sampling, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(sampling, "READ_SECONDS", 0.01)
     library = Library()
     made(library, Aside(3)).close()
     assert not library.freed
@@ -75,7 +75,7 @@ def test_what_is_still_read_is_freed_after_that(monkeypatch: pytest.MonkeyPatch)
 
 def test_no_grammar_is_taken_while_too_many_have_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that those which are asked have a thread; once they have ended, others are."""
-    monkeypatch.setattr(sampling, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(sampling, "READ_SECONDS", 0.01)
     library, aside = Library(), Aside(MOST_STUCK + 1)
     for _ in range(MOST_STUCK):
         made(library, aside).close()
@@ -88,11 +88,41 @@ def test_no_grammar_is_taken_while_too_many_have_no_end(monkeypatch: pytest.Monk
     assert library.freed == {"chain": MOST_STUCK + 1, "grammar": MOST_STUCK + 1}
 
 
-def test_a_grammar_that_is_none_leaves_nothing() -> None:
+def test_a_grammar_whose_turn_never_came_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else is held for its answer is freed all the same."""
+    monkeypatch.setattr(sampling, "READ_SECONDS", 0.01)
+    library, aside = Library(), Aside(1)
+    running, waiting = made(library, aside), made(library, aside)
+    waiting.close()
+    library.read.set()
+    assert freed(library, 1) == {"chain": 1}
+    running.close()
+    assert freed(library, 3) == {"chain": 2, "grammar": 1}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_grammar_that_is_none_leaves_nothing(monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     """Its client is told at once, or when it has been read."""
+    monkeypatch.setattr(sampling, "READ_SECONDS", 0.01 if late else SECONDS)
     library = Library()
     library.grammar = None
+    if not late:
+        library.read.set()
+        with pytest.raises(RequestError, match="the grammar cannot be read"):
+            made(library, Aside(3))
+        assert not library.freed
+        return
+    sampler = made(library, Aside(3))
+    sampler.demand_an_end()
     library.read.set()
     with pytest.raises(RequestError, match="the grammar cannot be read"):
-        made(library, Aside(3))
-    assert not library.freed
+        _until_it_raises(sampler)
+    sampler.close()
+    assert library.freed == {"chain": 1}
+
+
+def _until_it_raises(sampler: Sampler) -> None:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        sampler.demand_an_end()
+        time.sleep(0.001)

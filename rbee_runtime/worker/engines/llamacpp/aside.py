@@ -28,6 +28,7 @@ class Call(Generic[Result]):
         self._after: Callable[[], None] | None = None
         self._clock: int | None = None
         self._begun = -1.0
+        self._left_at = 0.0
 
     @property
     def waiting(self) -> bool:
@@ -50,6 +51,11 @@ class Call(Generic[Result]):
         return _time(self._clock) - self._begun if self._begun >= 0 else 0.0
 
     @property
+    def stuck(self) -> float:
+        """Return for how many seconds it has been computed for nobody."""
+        return time.monotonic() - self._left_at if self.left and not (self.waiting or self.over) else 0.0
+
+    @property
     def result(self) -> Result:
         """Return what it returned or raise what it raised."""
         if self._error is not None:
@@ -65,7 +71,7 @@ class Call(Generic[Result]):
         with self._lock:
             if self._over.is_set():
                 return False
-            self._after = after
+            self._left_at, self._after = time.monotonic(), after
             return True
 
     def run(self) -> None:
@@ -94,10 +100,10 @@ class Aside:
         self._calls: list[Call[Any]] = []
 
     @property
-    def stuck(self) -> int:
-        """Return how many threads are taken by calls that were left."""
+    def stuck(self) -> list[float]:
+        """Return for how many seconds each of its threads has computed for nobody, of those that do."""
         self._calls = [call for call in self._calls if not call.over]
-        return sum(call.left and not call.waiting for call in self._calls)
+        return [seconds for call in self._calls if (seconds := call.stuck)]
 
     def ask(self, function: Callable[[], Result]) -> Call[Result]:
         """Have a function called as soon as a thread is free."""

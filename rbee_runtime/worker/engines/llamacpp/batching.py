@@ -27,7 +27,7 @@ REST_SHARE = 4
 """A rest of a prompt up to this part (one over it) of a step's tokens is taken with the step before."""
 
 
-_PREPARING = frozenset({SlotState.SHARING, SlotState.PREFILL})
+_ANSWERING = frozenset({SlotState.DECODE, SlotState.CHOOSING})
 
 
 class Cells(Protocol):
@@ -117,12 +117,13 @@ class Batcher:
     @property
     def answering(self) -> int:
         """Return how many answers run, prompts not counted."""
-        return sum(slot.state is SlotState.DECODE for slot in self.slots)
+        return sum(slot.state in _ANSWERING for slot in self.slots)
 
     @property
     def preparing(self) -> int:
-        """Return how many prompts are computed or wait for that."""
-        return len(self.waiting) + sum(slot.state in _PREPARING for slot in self.slots)
+        """Return how many prompts are computed, or will be in the next step."""
+        free = len(self.slots) - self.busy
+        return self.busy - self.answering + min(free, len(self.waiting))
 
     @property
     def busy(self) -> int:

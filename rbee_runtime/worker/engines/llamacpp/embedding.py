@@ -87,9 +87,9 @@ class Embedder:
         return not self._requests
 
     @property
-    def stuck(self) -> bool:
+    def stuck(self) -> float:
         """Say that nothing is computed that nobody can stop."""
-        return False
+        return 0.0
 
     def cancel(self, request: int) -> None:
         """Forget a request; one that is not known yet is forgotten when it comes."""
@@ -157,7 +157,7 @@ class Embedder:
 
     def _refuse(self, request: int, error: RequestError) -> None:
         self._requests.pop(request, None)
-        self._send(wire.Refused(request, error.status, str(error), error.code, error.param))
+        self._send(wire.Refused.of(request, error))
 
 
 def plan(waiting: Mapping[int, Sequence[list[int]]], room: int, most: int) -> list[tuple[int, list[int]]]:

@@ -316,11 +316,7 @@ class LlamaEngine:
             case wire.Tokens() | wire.Vectors():
                 self._tell(message.request, message)
             case wire.Refused():
-                kind = "server_error" if message.status >= 500 else "invalid_request_error"
-                self._tell(
-                    message.request,
-                    RequestError(message.status, message.message, kind=kind, code=message.code, param=message.param),
-                )
+                self._tell(message.request, message.error)
             case wire.Progress() if self._progress is not None:
                 self._progress(message.share)
             case wire.Pong():

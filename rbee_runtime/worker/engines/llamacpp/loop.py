@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import TokenLogprob, Usage
@@ -85,9 +84,9 @@ class Loop:
         return not self._requests
 
     @property
-    def stuck(self) -> bool:
-        """Say whether something is computed that nobody waits for, and nobody can stop."""
-        return self._aside.stuck > 0
+    def stuck(self) -> float:
+        """Return for how many seconds something has been computed that nobody waits for, and nobody can stop."""
+        return max(self._aside.stuck, default=0.0)
 
     def cancel(self, request: int) -> None:
         """Free all that a request holds; one that is not known yet is forgotten when it comes."""
@@ -107,6 +106,7 @@ class Loop:
 
     def step(self) -> bool:
         """Run one step; False if there was nothing to do."""
+        self._demand_ends()
         self._settle(0.0)
         entries = self.batcher.plan(self._pace.room(self.batcher.answering, self.batcher.preparing))
         if not entries:
@@ -132,24 +132,29 @@ class Loop:
         """Compute and send what became certain; False if it could not be done."""
         if not entries:
             return True
-        begin = self._clock()
+        begun = self._clock()
         self._stepping = {entry.slot.job.request for entry in entries if entry.slot.job is not None}
         self._model.abort.set(False)
         outcome = self._model.decode(entries)
         if outcome is not Outcome.DONE:
             self._undo(entries, outcome)
             return False
+        self._learn(entries, self._clock() - begun)
         self.batcher.decoded(entries)
-        pieces: list[Piece] = []
         for entry, output in zip(entries, outputs(entries), strict=True):
-            sample = partial(Sampler.sample, context=self._model.context, output=output)
-            # One that was freed by a dead end of its neighbour has no job any more.
-            if entry.sample and entry.slot.job is not None:
-                pieces += self._advanced(entry.slot, entry.slot.job.request, sample)
-        if pieces:
-            self._send(Pieces(pieces))
-        self._learn(entries, self._clock() - begin)
+            if entry.sample:
+                self._choice(entry.slot).sampler.ask(self._model.context, output)
+        self._advance_all([entry.slot for entry in entries if entry.sample], PATIENCE_SECONDS)
         return True
+
+    def _demand_ends(self) -> None:
+        """Refuse requests whose grammars are none or have no end, be it that their turn has not come yet."""
+        for number, request in [*self._requests.items()]:
+            try:
+                for choice in request.choices.values():
+                    choice.sampler.demand_an_end()
+            except RequestError as error:
+                self._refuse(number, error)
 
     def _drop(self, request: int) -> None:
         known = self._requests.pop(request, None)
@@ -178,39 +183,48 @@ class Loop:
             self.batcher.submit(Job(submit.request, index, prompt))
 
     def _settle(self, seconds: float) -> bool:
-        """Go on where tokens were not there yet, waiting so long for one; False if there is no such place."""
+        """Go on where tokens were not there yet, waiting so long for them; False if there is no such place."""
         places = [slot for slot in self.batcher.slots if slot.state is SlotState.CHOOSING]
-        pieces: list[Piece] = []
-        for slot in places:
-            # The end of one choice is the end of its request's others.
-            if slot.job is not None:
-                pieces += self._advanced(slot, slot.job.request, partial(Sampler.chosen, seconds=seconds))
-                seconds = 0.0
-        if pieces:
-            self._send(Pieces(pieces))
+        self._advance_all(places, seconds)
         return bool(places)
 
-    def _advanced(self, slot: Slot, number: int, sample: Callable[[Sampler], int | None]) -> list[Piece]:
+    def _advance_all(self, slots: Sequence[Slot], seconds: float) -> None:
+        """Take the tokens of slots, waiting so long for all of them, and send what became certain."""
+        last = self._clock() + seconds
+        pieces: list[Piece] = []
+        for slot in slots:
+            # One that was freed by a dead end of its neighbour has no job any more.
+            if slot.job is not None:
+                pieces += self._advanced(slot, slot.job.request, max(0.0, last - self._clock()))
+        if pieces:
+            self._send(Pieces(pieces))
+
+    def _advanced(self, slot: Slot, number: int, seconds: float) -> list[Piece]:
         try:
-            return self._advance(slot, sample)
+            return self._advance(slot, seconds)
         except RequestError as error:
             self._refuse(number, error)
             return []
 
-    def _advance(self, slot: Slot, sample: Callable[[Sampler], int | None]) -> list[Piece]:
-        """Sample for one slot and return what became certain."""
+    def _choice(self, slot: Slot) -> _Choice:
         if slot.job is None:
             raise AssertionError(f"slot {slot.index} was freed within a step")
-        request, index = self._requests[slot.job.request], slot.job.choice
-        choice = request.choices[index]
+        return self._requests[slot.job.request].choices[slot.job.choice]
+
+    def _advance(self, slot: Slot, seconds: float) -> list[Piece]:
+        """Take the token of one slot and return what became certain."""
+        choice = self._choice(slot)
+        if slot.job is None:
+            raise AssertionError(f"slot {slot.index} was freed within a step")
+        number, index = slot.job.request, slot.job.choice
+        request = self._requests[number]
         if request.cached < 0:
             request.cached = slot.cached
-        token = sample(choice.sampler)
+        token = choice.sampler.chosen(seconds)
         if token is None:
             self.batcher.choose(slot)
             return []
         said = choice.answer.take(token, self._logprob(request.submit, token, choice.sampler))
-        number = slot.job.request
         if said.finish is None:
             self.batcher.answer(slot, token)
             quiet = not said.text and not said.logprobs
@@ -251,7 +265,7 @@ class Loop:
     def _refuse(self, request: int, error: RequestError) -> None:
         """Free all that a request holds and have its client told why."""
         self._drop(request)
-        self._send(Refused(request, error.status, str(error), error.code, error.param))
+        self._send(Refused.of(request, error))
 
     def _learn(self, entries: Sequence[Entry], seconds: float) -> None:
         answering = sum(entry.sample and len(entry.tokens) == 1 for entry in entries)

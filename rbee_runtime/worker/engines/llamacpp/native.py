@@ -267,14 +267,11 @@ class NativeModel:
             raise EngineCrashedError("llama.cpp gave no vector for a text")
         return list(values[: self._width])
 
-    def close(self) -> None:
-        """Free context and model."""
-        self.library.llama_free(self.context)
-        self.library.llama_model_free(self.model)
-
     def _run(self, batch: Any, sequences: int) -> Outcome:
         status = self.library.llama_decode(self.context, batch)
         if status in _OUTCOMES:
+            # What is measured of a step is all of it, on a GPU too.
+            self.library.llama_synchronize(self.context)
             return _OUTCOMES[status]
         raise EngineCrashedError(f"llama.cpp stopped in a step of {sequences} sequences with status {status}")
 

@@ -28,8 +28,12 @@ from rbee_runtime.worker.engines.llamacpp.embedding import Embedder, chosen
 from rbee_runtime.worker.engines.llamacpp.loop import Loop
 from rbee_runtime.worker.engines.options import Task
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 """So often is looked, while nobody asks for anything, whether what is stuck has come to an end."""
+
+IDLE_SECONDS = 3.0
+"""So long nobody asks for anything before the end: the front hears within a second that it shall send nobody, and what
+it was preparing then still comes."""
 
 SLICE = 64
 """Texts that are tokenised before somebody else's are."""
@@ -68,7 +72,8 @@ class Program:
         self._abort = native.Abort()
         self._steps: Loop | Embedder | None = None
         self._since = 0.0
-        self._stuck_since = 0.0
+        self._stuck = 0.0
+        self._idle_since: float | None = None
 
     def run(self, order: wire.Load) -> None:
         """Load the model and serve until the front ends."""
@@ -88,9 +93,6 @@ class Program:
         threading.Thread(target=self._tokenise, args=(model, self._steps), name="tokeniser", daemon=True).start()
         self._channel.send(wire.Loaded(context, model.template or "", model.bos, model.eos, task))
         self._serve(self._steps)
-        # What is still computed reads the model; it ends with the process.
-        if not self._steps.stuck:
-            model.close()
 
     def _load(self, order: wire.Load) -> tuple[Task, native.NativeModel]:
         path = Path(order.path)
@@ -133,7 +135,7 @@ class Program:
         while True:
             try:
                 # While there is something to compute: what came meanwhile, without waiting for more.
-                call = self._inbox.get(block=not worked, timeout=LOOK_SECONDS if self._stuck_since else None)
+                call = self._inbox.get(block=not worked, timeout=LOOK_SECONDS if steps.stuck else None)
             except queue.Empty:
                 self._look_for_stuck(steps)
                 self._since = self._clock()
@@ -148,21 +150,15 @@ class Program:
             worked = True
 
     def _look_for_stuck(self, steps: Loop | Embedder) -> None:
-        """Note since when something is computed that nobody can stop; EngineError when only the end of this helps."""
-        if not steps.stuck:
-            self._stuck_since = 0.0
+        """Note for how long something is stuck; EngineError when only the end of this helps and holds nobody up."""
+        self._stuck, now = steps.stuck, self._clock()
+        idle = steps.idle and not self._texts.unfinished_tasks and self._inbox.empty()
+        if self._stuck < wire.STUCK_SECONDS or not idle:
+            self._idle_since = None
             return
-        self._stuck_since = self._stuck_since or self._clock()
-        if self._stuck < wire.STUCK_SECONDS or not steps.idle:
-            return
-        if self._texts.unfinished_tasks or not self._inbox.empty():
-            return
-        raise EngineError("a grammar of a client has no end, and takes a processor until this process ends")
-
-    @property
-    def _stuck(self) -> float:
-        since = self._stuck_since
-        return self._clock() - since if since else 0.0
+        self._idle_since = now if self._idle_since is None else self._idle_since
+        if now - self._idle_since >= IDLE_SECONDS:
+            raise EngineError("a grammar of a client has no end, and takes a processor until this process ends")
 
     def _read(self) -> None:
         try:

@@ -32,8 +32,12 @@ GRAMMAR_SECONDS = 3.0
 """Of a processor, for one token. A thousand choices take 0.2 s over a vocabulary of 49,000 tokens, which is long and
 has an end; of what has none, every character takes several times longer than the one before."""
 
+READ_SECONDS = 0.005
+"""So long is waited for a grammar to be read, before its prompt is computed: most are in a tenth of that."""
+
 PATIENCE_SECONDS = 0.05
-"""So long a step waits for a grammar; its answer is left out of the next steps until it is through."""
+"""So long a step waits for its grammars; answers whose grammars take longer are left out of steps until they are
+through."""
 
 THREADS = 3
 """In which grammars are asked; those without end take one each until the engine begins anew."""
@@ -69,7 +73,8 @@ class Sampler:
         self._copied: Any = None
         self._at: tuple[Any, int] = (None, 0)
         if self._held_to:
-            self._begin()
+            # All choices of a request have the same one.
+            self._begin(READ_SECONDS if choice == 0 else 0.0)
         self._chain = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
         self._candidates: Any = None
         # The largest logit is found without a list of all candidates, which takes ten times as long.
@@ -82,31 +87,42 @@ class Sampler:
         """Return the logits that the last token was drawn from, of the vocabulary's size."""
         return self._copied if self._held_to else _logits(self._library, *self._at, self._size)
 
-    def sample(self, context: Any, output: int) -> int | None:
-        """Return the token drawn from the logits of the step's token number `output`, None if that takes longer."""
+    def ask(self, context: Any, output: int) -> None:
+        """Begin to draw a token from the logits of the step's token number `output`; `chosen` has it."""
         self._at = context, output
-        if not self._held_to:
-            if not self._plain:
-                return int(self._library.llama_sampler_sample(self._chain, context, output))
-            return int(self.logits.argmax())
-        # A copy: the next step may come before the grammar is through.
-        self._copied = _logits(self._library, context, output, self._size).copy()
-        if self._call is None:
-            self._call = self._aside.ask(self._choose)
-        return self.chosen(PATIENCE_SECONDS)
+        if self._held_to:
+            # A copy: the next step may come before the grammar is through.
+            self._copied = _logits(self._library, context, output, self._size).copy()
+            self._call = self._call or self._aside.ask(self._choose)
 
-    def chosen(self, seconds: float = 0.0) -> int | None:
-        """Return the token that was not there yet, after so long at most; RequestError if there never will be one."""
+    def chosen(self, seconds: float) -> int | None:
+        """Return the token that was asked for, None if it is not there after so long; RequestError if it never will."""
+        if not self._held_to:
+            if self._plain:
+                return int(self.logits.argmax())
+            return int(self._library.llama_sampler_sample(self._chain, *self._at))
         while self._call is not None:
             if not self._call.wait(seconds):
-                self._demand_an_end(self._call)
+                self.demand_an_end()
                 return None
             token, self._call = self._call.result, None
             if token is not None:
                 return token
-            # That was the grammar's beginning, which took longer than the prompt.
+            # That was the grammar's beginning.
             self._call = self._aside.ask(self._choose)
         raise AssertionError("no token was asked for")
+
+    def demand_an_end(self) -> None:
+        """Raise RequestError if its grammar is none, takes too long, or waits for a thread that there never will be."""
+        call = self._call
+        if call is None:
+            return
+        if call.over:
+            _ = call.result
+        elif call.seconds > GRAMMAR_SECONDS:
+            raise _too_slow()
+        elif call.waiting and len(self._aside.stuck) >= self._aside.threads:
+            raise _stuck()
 
     def close(self) -> None:
         """Free what C holds, as soon as nothing reads it."""
@@ -114,21 +130,15 @@ class Sampler:
         if self._call is None or not self._call.leave(self._free):
             self._free()
 
-    def _begin(self) -> None:
-        """Have the grammar read; RequestError if it is none."""
-        if self._aside.stuck >= MOST_STUCK:
+    def _begin(self, patience: float) -> None:
+        """Have the grammar read; RequestError if it is none, and that is clear at once."""
+        if len(self._aside.stuck) >= MOST_STUCK:
             raise _stuck()
         call: Call[int | None] = self._aside.ask(self._read)
-        if call.wait(PATIENCE_SECONDS):
+        if call.wait(patience):
             _ = call.result
         else:
             self._call = call
-
-    def _demand_an_end(self, call: Call[int | None]) -> None:
-        if call.seconds > GRAMMAR_SECONDS:
-            raise _too_slow()
-        if call.waiting and self._aside.stuck >= self._aside.threads:
-            raise _stuck()
 
     def _free(self) -> None:
         self._library.llama_sampler_free(self._chain)
@@ -224,7 +234,7 @@ def _too_slow() -> RequestError:
 def _stuck() -> RequestError:
     # Not 503: that would be this worker's failure, with plain requests and everywhere.
     message = "grammars of earlier requests that have no end are still computed; the engine begins anew soon, ask again"
-    return RequestError(429, message, kind="rate_limit_error", code="grammars_stuck")
+    return RequestError(429, message, kind="rate_limit_error", code="grammars_stuck", retry_after=5)
 
 
 def _grammar(library: ModuleType, vocab: Any, text: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from rbee_runtime.errors import EngineCrashedError
+from rbee_runtime.errors import EngineCrashedError, RequestError
 from rbee_runtime.worker.engines import Delta, Finish, Sampling, TokenLogprob, Usage
 from rbee_runtime.worker.engines.options import Task
 
@@ -154,6 +154,25 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     message: str
     code: str | None = None
     param: str | None = None
+    kind: str = "invalid_request_error"
+    retry_after: int | None = None
+
+    @classmethod
+    def of(cls, request: int, error: RequestError) -> "Refused":
+        """Return the refusal of a request."""
+        return cls(request, error.status, str(error), error.code, error.param, error.kind, error.retry_after)
+
+    @property
+    def error(self) -> RequestError:
+        """Return it as the front has it."""
+        return RequestError(
+            self.status,
+            self.message,
+            kind=self.kind,
+            code=self.code,
+            param=self.param,
+            retry_after=self.retry_after,
+        )
 
 
 class Tokens(msgspec.Struct, frozen=True, tag=True):
