@@ -1,9 +1,13 @@
 """`python -m demo`: Ctrl-C while it imports ends it as quietly as later."""
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable
 
 from rbee_runtime import early_interrupt
+
+if early_interrupt.TYPE_CHECKING:
+    from collections.abc import Callable
 
 INTERRUPTED = "\ndemo: interrupted; make demo goes on from here, make demo-down removes it"
 

@@ -1,9 +1,13 @@
 """`rbee-deploy`: Ctrl-C while it imports, or reads the inventory, is one line as well."""
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable
 
 from rbee_runtime import early_interrupt
+
+if early_interrupt.TYPE_CHECKING:
+    from collections.abc import Callable
 
 SENTENCE = "interrupted before any host was asked"
 

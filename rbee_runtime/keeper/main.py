@@ -1,10 +1,13 @@
 """`rbee-keeper`: Ctrl-C while it imports ends it as quietly as later."""
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable
-from functools import partial
 
 from rbee_runtime import early_interrupt
+
+if early_interrupt.TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main() -> None:
@@ -13,6 +16,8 @@ def main() -> None:
 
 
 def _load() -> Callable[[], int]:
+    from functools import partial  # noqa: PLC0415 - see above
+
     from rbee_runtime.keeper.cli import run  # noqa: PLC0415 - see above
 
     return partial(run, sys.argv[1:])

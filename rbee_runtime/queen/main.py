@@ -1,9 +1,13 @@
 """`rbee-queen`: its imports take a second, and Ctrl-C in that second ends it as quietly as later."""
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable
 
 from rbee_runtime import early_interrupt
+
+if early_interrupt.TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main() -> None:

@@ -1,10 +1,14 @@
 """`rbee-worker`: its imports take half a second, and Ctrl-C in that time ends it as quietly as later."""
 
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Callable
 
 from rbee_runtime import early_interrupt
+
+if early_interrupt.TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main() -> None:
