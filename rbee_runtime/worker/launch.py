@@ -17,6 +17,7 @@ from rbee_runtime.protocol import WorkerLaunch, WorkerSpec, decode
 from rbee_runtime.testing.fake_engine import parse_options
 
 _CREDENTIALS = "$CREDENTIALS_DIRECTORY"
+DEFAULT_ENGINE, _FAKE = "llama-cpp", "fake"
 _LOOPBACK = "127.0.0.1"
 
 TOKEN_VARIABLE = "RBEE_WORKER_TOKEN"  # noqa: S105 - the name of a variable
@@ -115,6 +116,12 @@ def _whole(name: str, value: int, least: int, most: int) -> int:
     return value
 
 
+def _engine(name: str, *, fake: bool) -> str:
+    if fake and name not in ("", _FAKE):
+        raise ConfigError(f"--engine is {name}: a fake: model is run by engine {_FAKE} alone; leave --engine out")
+    return name or (_FAKE if fake else DEFAULT_ENGINE)
+
+
 def _by_hand(options: argparse.Namespace) -> WorkerLaunch:
     fake = options.model.startswith("fake:")
     path = "" if fake else str(Path(options.model).absolute())
@@ -122,7 +129,7 @@ def _by_hand(options: argparse.Namespace) -> WorkerLaunch:
     spec = WorkerSpec(
         id=BY_HAND,
         model=check_name(options.name or ("fake" if fake else Path(path).stem)),
-        engine="fake" if fake else options.engine,
+        engine=_engine(options.engine, fake=fake),
         context=_whole("context", options.context, LEAST_CONTEXT, MOST_CONTEXT),
         slots=_whole("slots", options.slots, 1, MOST_SLOTS),
         devices=tuple(options.device),
@@ -150,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--spec", type=Path, metavar="FILE", help="spec file written by the hive")
     parser.add_argument("--model", metavar="PATH", help="GGUF file, or fake:key=value,…")
     parser.add_argument("--name", default="", help="model name in requests (default: from the file name)")
-    parser.add_argument("--engine", default="llama-cpp", help="engine (default: llama-cpp)")
+    parser.add_argument("--engine", default="", help=f"engine (default: {DEFAULT_ENGINE}, of a fake: model fake)")
     parser.add_argument(
         "--engine-dir",
         default="",

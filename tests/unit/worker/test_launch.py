@@ -93,6 +93,13 @@ def test_a_model_is_served_by_hand() -> None:
     assert launch.token != other.token
 
 
+def test_a_fake_model_has_no_other_engine() -> None:
+    """A name beside it that nobody would run is no secret."""
+    with pytest.raises(ConfigError, match="--engine is vlm: a fake: model is run by engine fake alone"):
+        parse_arguments(["--model", "fake:tokens=5", "--engine", "vlm", "--token", "t"], {})
+    assert parse_arguments(["--model", "fake:tokens=5", "--engine", "fake"], {}).worker.engine == "fake"
+
+
 def test_a_fake_model_is_served_by_hand() -> None:
     """`--model fake:…` needs no file."""
     launch = parse_arguments(["--model", "fake:slots=2,tokens=5", "--token", "t"], {})

@@ -13,10 +13,11 @@ from rbee_runtime.worker.engines.llamacpp import program, wire
 from rbee_runtime.worker.engines.llamacpp.batching import Entry
 from rbee_runtime.worker.engines.llamacpp.loop import Loop
 from rbee_runtime.worker.engines.llamacpp.native import Abort, Outcome
+from rbee_runtime.worker.engines.llamacpp.pace import ALONGSIDE_SECONDS
 from rbee_runtime.worker.engines.llamacpp.wire import Piece, Pieces, Refused, Submit
 from tests.unit.worker.batching_scene import FakeCells
 
-SLOTS = 2
+SLOTS, TOKEN_SECONDS = 2, 0.004
 LATE = None
 """A token that is not there yet."""
 
@@ -34,9 +35,11 @@ class Model(FakeCells):
         super().__init__(SLOTS)
         self.abort = Abort()
         self.steps: list[list[int]] = []
+        self.now = 0.0
 
     def decode(self, entries: Sequence[Entry]) -> Outcome:
-        self.compute([*entries])
+        tokens = self.compute([*entries])
+        self.now += TOKEN_SECONDS * tokens
         self.steps.append([entry.slot.job.request if entry.slot.job else 0 for entry in entries])
         return Outcome.DONE
 
@@ -149,6 +152,37 @@ def test_a_grammar_is_held_to_its_limit_before_its_turn(ask: Callable[..., list[
     assert refusals(sent) == [(3, "grammar_too_slow")]
     assert not any(3 in step for step in model.steps)
     assert texts(sent).keys() == {(1, 0), (2, 0)}
+
+
+def test_a_long_prompt_takes_steps_that_answers_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large a step may be, by what one takes on this machine; the answer beside it has a token of each."""
+    monkeypatch.setattr(loop_module, "Sampler", Tokens)
+    SCRIPTS[1], SCRIPTS[2] = {0: [ord("a")] * 100}, {0: [0]}
+    model, sent = Model(), list[Any]()
+    steps = Loop(
+        model,  # type: ignore[arg-type]
+        slots=SLOTS,
+        context=4096,
+        batch=4096,
+        parking=0,
+        send=sent.append,
+        clock=lambda: model.now,
+    )
+    steps.submit(Submit(1, "", None, (), Sampling()), [1, 5])
+    # The first steps know nothing of the machine yet.
+    steps.submit(Submit(3, "", 1, (), Sampling()), [2, *[5] * 40])
+    for _ in range(3):
+        steps.step()
+    sent.clear()
+    steps.submit(Submit(2, "", 1, (), Sampling()), [2, *[7] * 1500])
+    took, before = list[float](), model.now
+    while not any(piece.request == 2 for message in sent for piece in message.pieces):
+        steps.step()
+        took.append(model.now - before)
+        before = model.now
+    assert max(took) <= ALONGSIDE_SECONDS * 1.25 + TOKEN_SECONDS
+    assert len(took) >= 1500 * TOKEN_SECONDS / ALONGSIDE_SECONDS / 1.25
+    assert sum(piece.request == 1 for message in sent for piece in message.pieces) == len(took)
 
 
 class Stuck:

@@ -56,8 +56,8 @@ SILENCE_SECONDS = 30.0
 long that takes, and a machine that swaps for so long serves nobody."""
 
 STEP_SECONDS = 300.0
-"""A step is planned to take a second, the first one is of 128 tokens whatever the machine; one that takes so long
-hangs in a driver. After a fifth of it there is no traffic."""
+"""A step is planned to take less than a second, the first one is of 128 tokens whatever the machine; one that takes so
+long hangs in a driver. After a fifth of it there is no traffic."""
 
 TEXT_SECONDS = 1800.0
 """The same of a step that embeds: a long text is one, however slow the machine."""

@@ -19,6 +19,7 @@ from rbee_runtime.worker.engines.llamacpp.wire import Piece, Pieces, Refused, Su
 
 @dataclass(slots=True)
 class _Choice:
+    index: int
     answer: Answer
     sampler: Sampler
 
@@ -143,7 +144,8 @@ class Loop:
         self.batcher.decoded(entries)
         for entry, output in zip(entries, outputs(entries), strict=True):
             if entry.sample:
-                self._choice(entry.slot).sampler.ask(self._model.context, output)
+                _, choice = self._asked(entry.slot)
+                choice.sampler.ask(self._model.context, output)
         self._advance_all([entry.slot for entry in entries if entry.sample], PATIENCE_SECONDS)
         return True
 
@@ -179,7 +181,7 @@ class Loop:
         words = Words(self._model, self._model.special(submit.shown)) if submit.shown else self._model
         for index in range(submit.choices):
             sampler = Sampler(library, vocab, submit.sampling, aside=self._aside, prompt=prompt, choice=index)
-            request.choices[index] = _Choice(Answer(words, stop=submit.stop, room=room), sampler)
+            request.choices[index] = _Choice(index, Answer(words, stop=submit.stop, room=room), sampler)
             self.batcher.submit(Job(submit.request, index, prompt))
 
     def _settle(self, seconds: float) -> bool:
@@ -206,18 +208,16 @@ class Loop:
             self._refuse(number, error)
             return []
 
-    def _choice(self, slot: Slot) -> _Choice:
+    def _asked(self, slot: Slot) -> tuple[_Request, _Choice]:
+        """Return what a slot works on."""
         if slot.job is None:
             raise AssertionError(f"slot {slot.index} was freed within a step")
-        return self._requests[slot.job.request].choices[slot.job.choice]
+        request = self._requests[slot.job.request]
+        return request, request.choices[slot.job.choice]
 
     def _advance(self, slot: Slot, seconds: float) -> list[Piece]:
         """Take the token of one slot and return what became certain."""
-        choice = self._choice(slot)
-        if slot.job is None:
-            raise AssertionError(f"slot {slot.index} was freed within a step")
-        number, index = slot.job.request, slot.job.choice
-        request = self._requests[number]
+        request, choice = self._asked(slot)
         if request.cached < 0:
             request.cached = slot.cached
         token = choice.sampler.chosen(seconds)
@@ -229,20 +229,22 @@ class Loop:
             self.batcher.answer(slot, token)
             quiet = not said.text and not said.logprobs
             produced = choice.answer.produced
-            return [] if quiet else [Piece(number, index, said.text, logprobs=said.logprobs, produced=produced)]
+            piece = Piece(request.submit.request, choice.index, said.text, logprobs=said.logprobs, produced=produced)
+            return [] if quiet else [piece]
         self.batcher.free(slot)
-        return [self._ended(number, request, index, said)]
+        return [self._ended(request, choice, said)]
 
-    def _ended(self, number: int, request: _Request, index: int, said: Said) -> Piece:
+    def _ended(self, request: _Request, choice: _Choice, said: Said) -> Piece:
         """Return the last piece of a choice; that of the last choice carries the usage of all."""
-        choice = request.choices.pop(index)
+        number = request.submit.request
+        del request.choices[choice.index]
         choice.sampler.close()
         request.produced += choice.answer.produced
         usage = None
         if not request.choices:
             del self._requests[number]
             usage = Usage(request.prompt, request.produced, max(0, request.cached))
-        return Piece(number, index, said.text, said.finish, usage, said.logprobs, choice.answer.produced)
+        return Piece(number, choice.index, said.text, said.finish, usage, said.logprobs, choice.answer.produced)
 
     def _logprob(self, submit: Submit, token: int, sampler: Sampler) -> TokenLogprob | None:
         if submit.logprobs is None:

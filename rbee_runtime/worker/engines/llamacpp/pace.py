@@ -5,8 +5,9 @@ ALONGSIDE_SECONDS = 0.5
 proportion to how many wait for one that runs, down to half of it: fewer and longer steps are less work in all, and
 answers that begin together are computed together."""
 
-ALONE_SECONDS = 1.0
-"""At most, and while no answer runs: so soon a step sees what came meanwhile, and larger ones are no faster."""
+ALONE_SECONDS = 0.7
+"""At most, and while no answer runs. With a rest of a prompt that is taken with it a step stays below a second, after
+which the slot of a client that left has to be free; larger ones are no faster."""
 
 LEAST, FIRST = 32, 128
 """Tokens: below the least, matrices are too small for any hardware to be quick; the first step knows nothing yet."""
