@@ -10,33 +10,20 @@ import errno
 import functools
 import re
 import ssl
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, socket
-from typing import Any, cast
 
 import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rbee_runtime.errors import ConfigError, RequestError
-from rbee_runtime.link import Link, Role, peer_identity
-
-PEER = "rbee.peer"
-"""Scope key of the caller's `Identity` (or None)."""
-
-ABORT = "rbee.abort"
-"""Scope key of a function that drops the connection at once, for an answer that cannot be completed."""
+from rbee_runtime.http_connection import PEER, Connection
+from rbee_runtime.link import Link, Role
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools that call us (60 s), so that the caller is the one that closes an idle connection."""
-
-HEAD_SECONDS = 10.0
-"""From the connection, or from the first byte of a further request, to the end of its headers."""
-
-HEAD_BYTES = 64 * 1024
-"""Headers that go on after so much are refused; uvicorn itself would collect them without end."""
 
 
 @dataclass(frozen=True)
@@ -98,46 +85,6 @@ class RoleGate:
         return self._link.accepts(scope.get(PEER), token, policy.roles)
 
 
-class _PeerProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, plus the identity from the caller's certificate and bounds for the head of a request."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._head_bytes = 0
-        self._overdue: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._head_is_in()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._overdue is not None:
-            if self._head_bytes > HEAD_BYTES:
-                self.transport.abort()
-                return
-            self._head_bytes += len(data)
-        super().data_received(data)
-
-    def on_headers_complete(self) -> None:
-        self._head_is_in()
-        super().on_headers_complete()
-
-    def _head_is_in(self) -> None:
-        if self._overdue is not None:
-            self._overdue.cancel()
-        self._overdue = None
-
-    def on_message_begin(self) -> None:
-        if self._overdue is None:
-            self._head_bytes = 0
-            self._overdue = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
-        super().on_message_begin()
-        tls = self.transport.get_extra_info("ssl_object")
-        scope = cast("MutableMapping[str, Any]", self.scope)
-        scope[ABORT] = self.transport.abort
-        scope[PEER] = peer_identity(tls.getpeercert() if tls is not None else None)
-
-
 class HttpServer(uvicorn.Server):
     """A uvicorn server that leaves signals to its process; `should_exit = True` drains and ends it."""
 
@@ -147,7 +94,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_PeerProtocol,
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,

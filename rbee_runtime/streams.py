@@ -8,7 +8,7 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from rbee_runtime.server import ABORT
+from rbee_runtime.http_connection import ABORT
 
 SSE = "text/event-stream"
 

@@ -10,11 +10,12 @@ from starlette.types import Receive, Scope, Send
 
 from rbee_runtime import protocol
 from rbee_runtime.errors import RequestError
+from rbee_runtime.http_connection import PEER
 from rbee_runtime.link import Identity, Link, Role
 from rbee_runtime.protocol import Heartbeat, decode
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.status import Status
-from rbee_runtime.server import PEER, RoleGate, RoutePolicy
+from rbee_runtime.server import RoleGate, RoutePolicy
 
 _PREFIX, _SUFFIX = "/api/v1/hives/", "/heartbeat"
 _HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")

@@ -13,7 +13,8 @@ from starlette.responses import PlainTextResponse
 
 from rbee_runtime import server
 from rbee_runtime.errors import ConfigError
-from rbee_runtime.server import HEAD_BYTES, HttpServer, bind
+from rbee_runtime.http_connection import HEAD_BYTES
+from rbee_runtime.server import HttpServer, bind
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
     port: int, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A silent connection and an unfinished head end after the limit, a first request or a second one."""
-    monkeypatch.setattr("rbee_runtime.server.HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("rbee_runtime.http_connection.HEAD_SECONDS", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(said)
     with contextlib.suppress(ConnectionResetError):

@@ -1,0 +1,68 @@
+"""What a head of HTTP/1 may look like, beyond what the parser (llhttp, strict) refuses by itself. Pure.
+
+The parser refuses conflicting and repeated lengths, bad chunks, bare line ends, folded lines and spaces before colons.
+What is left are requests that it understands and that another server may understand otherwise (RFC 9112 and 9110).
+"""
+
+import re
+
+from rbee_runtime.errors import RequestError
+
+MOST_HEADERS = 128
+"""Official clients send some 25; what each of them costs is bounded with them."""
+
+VERSIONS = frozenset({"1.0", "1.1"})
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
+_TARGET = re.compile(rb"(?:https?://[^/?#\\]+)?/[^#\\\x00-\x20\x7f-\xff]*", re.IGNORECASE)
+_HOP = frozenset({b"connection", b"upgrade", b"http2-settings"})
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def demand_sound(version: str, target: bytes, headers: Headers) -> None:
+    """Raise RequestError for a head that is refused; header names are in lower case."""
+    if version not in VERSIONS:
+        raise _refused(505, f"this server speaks HTTP/1.1, not HTTP/{version}")
+    if _TARGET.fullmatch(target) is None:
+        raise _refused(400, "the target of a request is a path that begins with '/', without spaces or a fragment")
+    if len(headers) > MOST_HEADERS:
+        raise _refused(431, f"a request has at most {MOST_HEADERS} headers")
+    hosts = 0
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+            _demand_host(value)
+        elif name == b"transfer-encoding":
+            _demand_chunked(version, value)
+        elif name == b"expect" and value.lower() != b"100-continue":
+            raise _refused(417, "no expectation but 100-continue is met here")
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise _refused(400, "a request names its host in exactly one Host header")
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
+    """Return the head of a request that asks for another protocol as one that does not: nobody has to agree to that.
+
+    The parser stops at such a head and would leave out the body. Clients on the JVM send it with every first request.
+    """
+    lines = [b"%b %b HTTP/%b\r\n" % (method, target, version.encode())]
+    lines += [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _HOP]
+    if any(name == b"connection" and b"close" in value.lower() for name, value in headers):
+        lines.append(b"connection: close\r\n")
+    return b"".join([*lines, b"\r\n"])
+
+
+def _demand_host(value: bytes) -> None:
+    if _HOST.fullmatch(value) is None:
+        raise _refused(400, "the Host header is no name or address of a host")
+
+
+def _demand_chunked(version: str, value: bytes) -> None:
+    if version == "1.0":
+        raise _refused(400, "HTTP/1.0 has no Transfer-Encoding")
+    if value.lower() != b"chunked":
+        raise _refused(501, "no transfer coding but chunked is understood here; send the body as it is")
+
+
+def _refused(status: int, message: str) -> RequestError:
+    return RequestError(status, message, code="bad_framing")
