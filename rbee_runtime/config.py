@@ -48,7 +48,8 @@ class QueenConfig(Section):
     """`/etc/rbee/queen.yaml`.
 
     `client_tls` None means plain HTTP on the client endpoint. `link_dir` holds ca.pem, queen.pem and queen.key;
-    None is laptop mode: loopback and a token. `address` is what both listeners bind to.
+    None is laptop mode: loopback and a token. `address` is what both listeners bind to. `cors_origins` are web
+    pages that may use the API from a browser.
     """
 
     fleet: str = "laptop"
@@ -64,6 +65,7 @@ class QueenConfig(Section):
     bootstrap_key_file: Path | None = None
     drain_seconds: float = 180.0
     queue_wait_seconds: float = 60.0
+    cors_origins: tuple[str, ...] = ()
 
 
 class StoreSettings(Section):

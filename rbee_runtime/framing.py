@@ -5,6 +5,8 @@ What is left are requests that it understands and that another server may unders
 """
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 
 from rbee_runtime.errors import RequestError
 
@@ -14,30 +16,28 @@ MOST_HEADERS = 128
 VERSIONS = frozenset({"1.0", "1.1"})
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
 _TARGET = re.compile(rb"(?:https?://[^/?#\\]+)?/[^#\\\x00-\x20\x7f-\xff]*", re.IGNORECASE)
+_CONTINUE = b"100-continue"
 _HOP = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 Headers = list[tuple[bytes, bytes]]
 
 
-def demand_sound(version: str, target: bytes, headers: Headers) -> None:
-    """Raise RequestError for a head that is refused; header names are in lower case."""
+def demand_sound(version: str, target: bytes, headers: Headers, by_name: Mapping[bytes, bytes]) -> None:
+    """Raise RequestError for a head that is refused; names are in lower case, `by_name` has each of them once."""
     if version not in VERSIONS:
         raise _refused(505, f"this server speaks HTTP/1.1, not HTTP/{version}")
-    if _TARGET.fullmatch(target) is None:
-        raise _refused(400, "the target of a request is a path that begins with '/', without spaces or a fragment")
+    _demand_target(target)
     if len(headers) > MOST_HEADERS:
         raise _refused(431, f"a request has at most {MOST_HEADERS} headers")
-    hosts = 0
-    for name, value in headers:
-        if name == b"host":
-            hosts += 1
-            _demand_host(value)
-        elif name == b"transfer-encoding":
-            _demand_chunked(version, value)
-        elif name == b"expect" and value.lower() != b"100-continue":
-            raise _refused(417, "no expectation but 100-continue is met here")
-    if hosts > 1 or (hosts == 0 and version == "1.1"):
+    host = by_name.get(b"host")
+    several = len(by_name) < len(headers) and sum(name == b"host" for name, _ in headers) > 1
+    if several or (host is None and version == "1.1"):
         raise _refused(400, "a request names its host in exactly one Host header")
+    _demand_host(host or b"")
+    if b"transfer-encoding" in by_name:
+        _demand_chunked(version, [value for name, value in headers if name == b"transfer-encoding"])
+    if by_name.get(b"expect", _CONTINUE).lower() != _CONTINUE:
+        raise _refused(417, "no expectation but 100-continue is met here")
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
@@ -52,15 +52,22 @@ def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers
     return b"".join([*lines, b"\r\n"])
 
 
+@lru_cache(maxsize=1024)
+def _demand_target(target: bytes) -> None:
+    if _TARGET.fullmatch(target) is None:
+        raise _refused(400, "the target of a request is a path that begins with '/', without spaces or a fragment")
+
+
+@lru_cache(maxsize=1024)
 def _demand_host(value: bytes) -> None:
     if _HOST.fullmatch(value) is None:
         raise _refused(400, "the Host header is no name or address of a host")
 
 
-def _demand_chunked(version: str, value: bytes) -> None:
+def _demand_chunked(version: str, codings: list[bytes]) -> None:
     if version == "1.0":
         raise _refused(400, "HTTP/1.0 has no Transfer-Encoding")
-    if value.lower() != b"chunked":
+    if len(codings) > 1 or codings[0].lower() != b"chunked":
         raise _refused(501, "no transfer coding but chunked is understood here; send the body as it is")
 
 

@@ -10,9 +10,10 @@ import errno
 import functools
 import re
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, socket
+from typing import cast
 
 import uvicorn
 from starlette.responses import JSONResponse
@@ -88,13 +89,20 @@ class RoleGate:
 class HttpServer(uvicorn.Server):
     """A uvicorn server that leaves signals to its process; `should_exit = True` drains and ends it."""
 
-    def __init__(self, app: ASGIApp, *, tls: ssl.SSLContext | None, drain_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tls: ssl.SSLContext | None,
+        drain_seconds: float | None = None,
+        connection: Callable[..., Connection] = Connection,
+    ) -> None:
         factory = (lambda *_: tls) if tls is not None else None
         self._accepting = asyncio.Event()
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Connection,
+                http=cast("type[Connection]", connection),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -128,11 +136,9 @@ class HttpServer(uvicorn.Server):
 
     def _drop_idle_tls(self) -> None:
         # An orderly TLS close waits for the peer's, and a peer that pools connections looks only when it needs one.
-        for connection in list(self.server_state.connections):
-            cycle = getattr(connection, "cycle", None)
-            idle = cycle is None or cycle.response_complete
+        for connection in cast("list[Connection]", list(self.server_state.connections)):
             transport = connection.transport
-            if idle and transport.get_extra_info("ssl_object") and not transport.get_write_buffer_size():
+            if not connection.busy and transport.get_extra_info("ssl_object") and not transport.get_write_buffer_size():
                 transport.abort()
 
 

@@ -1,22 +1,22 @@
 """The client's side of one exchange: what was sent so far, and how an error looks from there."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
-from starlette.types import Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway.routes import HotRoute
+from rbee_runtime.gateway.upstream import Headers
 from rbee_runtime.protocol import decode
 
-Headers = list[tuple[bytes, bytes]]
-
 PING = b": waiting\n\n"
-_JSON: Headers = [(b"content-type", b"application/json")]
-_EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-_PER_HOP = frozenset(
+JSON: Headers = [(b"content-type", b"application/json")]
+EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+_OURS = frozenset(
     {
         b"connection",
+        b"content-length",
         b"date",
         b"keep-alive",
         b"proxy-authenticate",
@@ -26,91 +26,137 @@ _PER_HOP = frozenset(
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
+        b"x-request-id",
     }
 )
+"""Headers of a worker's answer that are about its own connection, or that the gateway gives itself."""
 
 
-def end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
-    """Return the headers of a worker's answer that are meant for the client."""
-    return [(name.lower(), value) for name, value in headers if name.lower() not in _PER_HOP]
+class Out(Protocol):
+    """A client's connection while an answer goes out on it."""
+
+    chunks: bool
+    """Whether its client understands chunks; one of HTTP/1.0 hears the end of the connection instead."""
+
+    @property
+    def room(self) -> bool:
+        """Say whether the client keeps up."""
+        ...
+
+    def fixed(self) -> bytes:
+        """Return the headers that every answer on it has."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        ...
+
+    def answered(self) -> None:
+        """Let the next request come."""
+        ...
+
+    def broken_off(self) -> None:
+        """End the connection at once, which no client takes for the end of an answer."""
+        ...
 
 
-class Downstream:
+class Answer:
     """Sends one answer; knows whether it began (`status` is set) and whether a byte of the answer itself is out."""
 
-    def __init__(self, send: Send, *, stream: bool) -> None:
-        self._send = send
-        self._stream = stream
+    def __init__(self, out: Out, route: HotRoute, request_id: str) -> None:
+        self.stream = False
         self.status = 0
         self.committed = False
         self.finished = False
         self.sent = 0
+        self._out = out
+        self._route = route
+        self._request_id = request_id
 
-    async def ping(self) -> None:
+    @property
+    def room(self) -> bool:
+        """Say whether the client keeps up."""
+        return self._out.room
+
+    def ping(self) -> None:
         """Tell a waiting stream that it is alive; the status is 200 from now on."""
-        if not self.committed and not self.finished:
-            await self._start(200, _EVENTS)
-            await self._body(PING)
+        self._begin(200, EVENTS, PING)
 
-    async def answer(self, status: int, headers: Headers, data: bytes) -> None:
+    def begin(self, status: int, headers: Headers, data: bytes) -> None:
         """Send the first bytes of an answer that goes on."""
         self.committed = True
-        await self._start(status, headers)
-        await self.go_on(data)
+        self.sent += len(data)
+        self._begin(status, headers, data)
 
-    async def go_on(self, data: bytes) -> None:
+    def go_on(self, data: bytes) -> None:
         """Send further bytes."""
         self.sent += len(data)
-        await self._body(data)
+        self._out.write(self._framed(data))
 
-    async def whole(self, status: int, headers: Headers, data: bytes) -> None:
+    def whole(self, status: int, headers: Headers, data: bytes) -> None:
         """Send an answer in one piece, as an error event if a ping went out before."""
-        if self.status and status != 200:
-            await self.finish(_event(_error_of(data)))
+        if self.status:
+            self._end(_error_event(data) if status != 200 else data)
             return
-        self.committed = True
-        kept = [pair for pair in headers if pair[0] != b"content-length"]
-        await self._start(status, [*kept, (b"content-length", str(len(data)).encode())])
+        self.committed = self.finished = True
+        self.status = status
         self.sent += len(data)
-        await self.finish(data)
+        self._out.write(self._head(status, headers, b"content-length: %d\r\n\r\n" % len(data)) + data)
+        self._out.answered()
 
-    async def finish(self, data: bytes = b"") -> None:
-        """End the answer."""
+    def finish(self, data: bytes = b"") -> None:
+        """End an answer that began."""
+        self.sent += len(data)
+        self._end(data)
+
+    def abandon(self) -> None:
+        """End the connection of a client that takes no bytes."""
         self.finished = True
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        self._out.broken_off()
 
-    async def fail(self, error: RequestError) -> None:
-        """Tell the client: a JSON error before the first byte, one error event after it.
+    def fail(self, error: RequestError) -> None:
+        """Tell the client: an error as JSON before the first byte, one error event after it.
 
-        An answer that is neither (a long one that is not streamed) can only break off, which the server does when it
-        is left unfinished.
+        An answer that is neither (a long one that is not streamed) can only break off.
         """
         if self.finished:
             return
         if not self.status:
             extra = [(name.encode(), value.encode()) for name, value in error.headers().items()]
-            await self.whole(error.status, _JSON + extra, msgspec.json.encode(error.body()))
-        elif self._stream:
-            await self.finish(_event(_with_retry(error)))
+            self.whole(error.status, JSON + extra, msgspec.json.encode(self._route.refused(error)))
+        elif self.stream:
+            self._end(self._route.event(error))
+        else:
+            self.abandon()
 
-    async def _start(self, status: int, headers: Headers) -> None:
-        if not self.status:
-            self.status = status
-            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+    def _begin(self, status: int, headers: Headers, data: bytes) -> None:
+        if self.status:
+            self._out.write(self._framed(data))
+            return
+        self.status = status
+        framing = b"transfer-encoding: chunked\r\n\r\n" if self._out.chunks else b"connection: close\r\n\r\n"
+        self._out.write(self._head(status, headers, framing) + self._framed(data))
 
-    async def _body(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+    def _end(self, data: bytes) -> None:
+        self.finished = True
+        if self._out.chunks:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        if data:
+            self._out.write(data)
+        self._out.answered()
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._out.chunks else data
+
+    def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
+        lines = [STATUS_LINE[status], self._out.fixed()]
+        lines += [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in _OURS]
+        lines += [b"x-request-id: ", self._request_id.encode(), b"\r\n", framing]
+        return b"".join(lines)
 
 
-def _with_retry(error: RequestError) -> dict[str, Any]:
-    body = error.body()
-    if error.retry_after is not None:
-        body["error"]["retry_after"] = error.retry_after
-    return body
-
-
-def _event(body: dict[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+def _error_event(data: bytes) -> bytes:
+    return b"data: " + msgspec.json.encode(_error_of(data)) + b"\n\n"
 
 
 def _error_of(data: bytes) -> dict[str, Any]:

@@ -1,7 +1,17 @@
 """Whole server-sent events out of arbitrary pieces, looking at the end of each piece only."""
 
 DONE = b"data: [DONE]"
-ERROR = b'data: {"error"'
+_LAST_ONES = (
+    DONE,
+    b'data: {"error"',
+    b"event: error",
+    b"event: message_stop",
+    b"event: response.completed",
+    b"event: response.incomplete",
+    b"event: response.failed",
+)
+"""How the last event of a stream begins: OpenAI's, Anthropic's, and that of a failure."""
+
 _STARTS = (b"data:", b":", b"event:", b"id:", b"retry:")
 _MAX_HELD = 64 * 1024
 """A longer event goes out in parts: memory per stream stays bounded."""
@@ -21,9 +31,14 @@ class Events:
 
     @property
     def done(self) -> bool:
-        """Say whether the stream came to a proper end: `data: [DONE]`, or an error event of the worker's own."""
+        """Say whether the stream came to a proper end, which an error event of the worker's own is too."""
         last = (self._last + self._held).rstrip()
-        return last.endswith(DONE) or last[_last_end(last) :].startswith(ERROR)
+        return last[_last_end(last) :].startswith(_LAST_ONES)
+
+    @property
+    def last(self) -> bytes:
+        """Return what went out last."""
+        return self._last
 
     @property
     def plausible(self) -> bool:

@@ -7,28 +7,33 @@ the same seam.
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import httpx
+import msgspec
 
 from rbee_runtime.errors import RbeeError, RequestError
+from rbee_runtime.gateway.upstream import Pool
 
 
-@dataclass(frozen=True)
-class Ask:
-    """One request as policy sees it: who asks, for which model, and which workers have failed it already."""
+class Ask(msgspec.Struct, frozen=True):
+    """One request as policy sees it: who asks, for which model, and which workers have failed it already.
+
+    `size` is bytes of its body, `limit` the most tokens that its client asks for (0: it did not say).
+    """
 
     key: str
     model: str
-    tried: frozenset[str] = field(default_factory=frozenset)
+    tried: frozenset[str] = frozenset()
+    size: int = 0
+    limit: int = 0
 
 
 @dataclass(frozen=True)
 class Door:
     """How a server that is not the fleet's own is entered.
 
-    By a client that shows nothing of the fleet, under its name of the model, with its own `authorization` ("": none).
+    By connections that show nothing of the fleet, under its name of the model, with its own `authorization` ("": none).
     """
 
-    client: httpx.AsyncClient = field(repr=False)
+    pool: Pool = field(repr=False)
     model: str
     authorization: str = field(default="", repr=False)
 
@@ -55,6 +60,10 @@ class Lease(Protocol):
         """Say whether the worker did its part, so that a failing one is left alone until it is likely to be back."""
         ...
 
+    def spent(self, prompt: int, answer: int) -> None:
+        """Say how many tokens an answer cost, as the worker counted them; at most once, and before `release`."""
+        ...
+
     def release(self) -> None:
         """Give the slot back; further calls do nothing."""
         ...
@@ -62,6 +71,10 @@ class Lease(Protocol):
 
 class Gate(Protocol):
     """Policy: who may use which worker now."""
+
+    def at_once(self, ask: Ask) -> Lease | None:
+        """Return a lease if one is to be had without waiting, None if not yet, or raise RequestError."""
+        ...
 
     async def lease(self, ask: Ask) -> Lease:
         """Return a lease, after waiting if that is worth it, or raise RequestError."""

@@ -1,7 +1,5 @@
-"""The client endpoint: hot routes straight to the relay, the admin API behind them, one log line per request."""
+"""What of the client endpoint is not relayed: models, probes and the admin API, one log line per request."""
 
-import re
-import secrets
 import time
 from collections.abc import MutableMapping
 from typing import Any
@@ -11,24 +9,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbee_runtime import logs
 from rbee_runtime.errors import RequestError
-from rbee_runtime.gateway.body import header
-from rbee_runtime.gateway.relay import Outcome, Relay
-from rbee_runtime.queen import policy, views
+from rbee_runtime.gateway.routes import ALIAS
+from rbee_runtime.queen import cors, policy, views
 from rbee_runtime.queen.admission import forbidden, unauthenticated
 from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.cors import Headers, Origins
+from rbee_runtime.queen.desk import request_id_of
 from rbee_runtime.queen.records import KeyRecord
 from rbee_runtime.queen.status import Phase, Status
 
 _READS = frozenset({"GET", "HEAD"})
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class ClientApp:
     """Pure ASGI, so that a client's disconnect reaches the relay."""
 
-    def __init__(self, controller: Controller, relay: Relay, admin: ASGIApp, status: Status) -> None:
+    def __init__(self, controller: Controller, admin: ASGIApp, status: Status, origins: Origins) -> None:
         self._controller = controller
-        self._relay = relay
+        self._origins = origins
         self._admin = admin
         self._status = status
 
@@ -36,7 +34,8 @@ class ClientApp:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        answer = _Answer(scope, send, draining=self._status.draining)
+        origin = _header(scope, b"origin")
+        answer = _Answer(scope, send, self._origins.headers(origin), draining=self._status.draining)
         try:
             await self._route(scope, receive, answer)
         except RequestError as error:
@@ -44,16 +43,19 @@ class ClientApp:
         answer.log()
 
     async def _route(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
-        path = scope["path"]
+        path = scope["path"].removeprefix(ALIAS) if scope["path"].startswith(f"{ALIAS}/v1/") else scope["path"]
         row = policy.row_for(path)
         if row is None:
             raise RequestError(404, f"there is no route {path[:100]}", code="unknown_route")
+        if scope["method"] == "OPTIONS" and (allowed := self._preflight(scope, row)):
+            await answer.bare(204, allowed)
+            return
         if row.methods and scope["method"] not in row.methods:
             raise RequestError(405, f"{path} takes {' or '.join(sorted(row.methods))}", code="method_not_allowed")
         if row.scope is None:
             await self._public(path, answer)
             return
-        key = self._controller.keys.authenticate(header(scope, b"authorization"))
+        key = self._controller.keys.authenticate(_header(scope, b"authorization").decode("latin-1"))
         if key is None:
             raise unauthenticated()
         answer.key = key.id
@@ -61,10 +63,13 @@ class ClientApp:
             raise forbidden(row.scope)
         await self._allowed(path, key, scope, receive, answer)
 
+    def _preflight(self, scope: Scope, row: policy.Row) -> Headers:
+        if not _header(scope, cors.ASKED_METHOD):
+            return []
+        return self._origins.preflight(_header(scope, b"origin"), row.methods or ("GET", "POST", "PUT", "DELETE"))
+
     async def _allowed(self, path: str, key: KeyRecord, scope: Scope, receive: Receive, answer: "_Answer") -> None:
-        if path == policy.CHAT:
-            answer.outcome = await self._relay.serve(scope, receive, answer, key=key.id, request_id=answer.request_id)
-        elif path == policy.MODELS:
+        if path == policy.MODELS:
             await answer.json(200, views.openai_models(self._controller, key))
         elif path.startswith(policy.MODEL):
             await answer.json(200, views.openai_model(self._controller, key, path.removeprefix(policy.MODEL)))
@@ -86,25 +91,23 @@ class ClientApp:
 class _Answer:
     """The `send` of one request: adds the request id, remembers the status for the log."""
 
-    def __init__(self, scope: Scope, send: Send, *, draining: bool) -> None:
-        given = header(scope, b"x-request-id")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    def __init__(self, scope: Scope, send: Send, extra: Headers, *, draining: bool) -> None:
+        self.request_id = request_id_of(_header(scope, b"x-request-id"))
         self.key = ""
-        self.outcome = Outcome()
+        self._problem = ""
         self._scope = scope
         self._send = send
-        self._draining = draining
+        self._extra = [(b"x-request-id", self.request_id.encode()), *extra]
+        if draining:
+            self._extra.append((b"connection", b"close"))
         self._status = 0
         self._started = time.monotonic()
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            extra = [(b"x-request-id", self.request_id.encode())]
-            if self._draining:
-                extra.append((b"connection", b"close"))
             kept = [pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id"]
-            message = {**message, "headers": [*kept, *extra]}
+            message = {**message, "headers": [*kept, *self._extra]}
         await self._send(message)
 
     async def json(self, status: int, body: object, extra: dict[str, str] | None = None) -> None:
@@ -115,9 +118,16 @@ class _Answer:
         await self({"type": "http.response.start", "status": status, "headers": headers})
         await self({"type": "http.response.body", "body": data})
 
+    async def bare(self, status: int, headers: Headers) -> None:
+        """Send an answer without a body."""
+        own = {name for name, _ in headers}
+        self._extra = [pair for pair in self._extra if pair[0] not in own]
+        await self({"type": "http.response.start", "status": status, "headers": headers})
+        await self({"type": "http.response.body", "body": b""})
+
     async def error(self, error: RequestError) -> None:
         """Send a refusal."""
-        self.outcome.problem = str(error)
+        self._problem = str(error)
         await self.json(error.status, error.body(), error.headers())
 
     def log(self) -> None:
@@ -134,9 +144,10 @@ class _Answer:
             status=self._status,
             seconds=time.monotonic() - self._started,
             key=self.key,
-            model=self.outcome.model[:100],
-            worker=self.outcome.worker,
-            attempts=self.outcome.attempts or None,
-            sent=self.outcome.sent or None,
-            problem=self.outcome.problem,
+            problem=self._problem,
         )
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    """Return the first header of that name (lower case), or nothing."""
+    return next((value for key, value in scope["headers"] if key == name), b"")

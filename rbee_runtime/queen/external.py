@@ -16,8 +16,8 @@ import msgspec
 from rbee_runtime import endpoints, logs
 from rbee_runtime.brief import cut, few
 from rbee_runtime.config import FleetExternal
-from rbee_runtime.gateway.relay import POOL, pool_timeout
-from rbee_runtime.gateway.seam import Door, Limits
+from rbee_runtime.gateway.seam import Door
+from rbee_runtime.gateway.upstream import Pool
 from rbee_runtime.link import notice_dead_peers
 from rbee_runtime.protocol import decode
 from rbee_runtime.queen.routing import Seat
@@ -26,7 +26,7 @@ READY_SECONDS, AWAY_SECONDS = 5.0, 2.0
 """How often a server is asked while it serves, and while it does not: requests may wait for it."""
 
 TICK_SECONDS = 0.5
-DEADLINE_SECONDS = 4.0
+DEADLINE_SECONDS, CONNECT_SECONDS = 4.0, 2.0
 WAIT_SECONDS = 10.0
 """How long a request waits for a server that is away: its owner restarts it in seconds, and nobody here can help."""
 
@@ -84,6 +84,7 @@ class Externals:
         self._declared: tuple[FleetExternal, ...] = ()
         self._known: dict[str, _Known] = {}
         self._clients: dict[str, httpx.AsyncClient] = {}
+        self._pools: dict[str, Pool] = {}
 
     def follow(self, declared: tuple[FleetExternal, ...]) -> None:
         """Take what the fleet file says; a server whose line is as before stays known."""
@@ -142,6 +143,8 @@ class Externals:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        for pool in self._pools.values():
+            pool.close()
         for client in self._clients.values():
             await client.aclose()
 
@@ -164,10 +167,15 @@ class Externals:
 
     def _door(self, place: Place) -> Door:
         server = place.server
-        return Door(self._client(server), server.models[place.model], self._known[server.name].authorization)
+        return Door(self._pool(server), server.models[place.model], self._known[server.name].authorization)
+
+    def _pool(self, server: FleetExternal) -> Pool:
+        # One for each authority, kept to the end: an answer may still come by it when its server's line is gone.
+        if server.ca not in self._pools:
+            self._pools[server.ca] = Pool(tls=endpoints.trust(server.ca))
+        return self._pools[server.ca]
 
     def _client(self, server: FleetExternal) -> httpx.AsyncClient:
-        # One for each authority, kept to the end: an answer may still come by it when its server's line is gone.
         if server.ca not in self._clients:
             self._clients[server.ca] = client(server.ca)
         return self._clients[server.ca]
@@ -176,11 +184,12 @@ class Externals:
 def client(ca: str) -> httpx.AsyncClient:
     """Return a client for servers that are verified by these authorities (PEM; "": those that this host trusts)."""
     transport = httpx.AsyncHTTPTransport(
-        verify=endpoints.trust(ca), limits=POOL, trust_env=False, socket_options=notice_dead_peers()
+        verify=endpoints.trust(ca), trust_env=False, socket_options=notice_dead_peers()
     )
     nobody = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
     return httpx.AsyncClient(
-        transport=transport, timeout=pool_timeout(Limits()), trust_env=False, cookies=nobody, follow_redirects=False
+        transport=transport, timeout=timeout, trust_env=False, cookies=nobody, follow_redirects=False
     )
 
 

@@ -35,6 +35,9 @@ class SlotLease:
         if not reached:
             self._lines.doubt(self.worker)
 
+    def spent(self, prompt: int, answer: int) -> None:
+        """Note what the answer cost."""
+
     def release(self) -> None:
         """Give the slot back and let the next one in line have it."""
         if self._held:
@@ -76,16 +79,17 @@ class Lines:
         self._retries -= 1
         return True
 
-    async def lease(self, ask: Ask) -> SlotLease:
-        """Return a lease, after waiting in line if that is worth it, or raise RequestError."""
+    def at_once(self, ask: Ask) -> SlotLease | None:
+        """Return a lease if one is to be had now, None if it is worth waiting for, or raise RequestError."""
         if not ask.tried:
             self._retries = min(self._retries + RETRY_SHARE, RETRY_CAP)
-        verdict = self._admit(ask)
-        if isinstance(verdict, Route) and (ask.tried or not self.waiting(ask.model)):
-            return self._lease(verdict, ask.model)
-        if isinstance(verdict, Refusal) and not verdict.wait:
-            raise verdict.error
-        return await self._wait(ask, verdict)
+        found = self._now(ask)
+        return found if isinstance(found, SlotLease) else None
+
+    async def lease(self, ask: Ask) -> SlotLease:
+        """Return a lease, after waiting in line if that is worth it, or raise RequestError."""
+        found = self._now(ask)
+        return found if isinstance(found, SlotLease) else await self._wait(ask, found)
 
     def serve(self, model: str) -> None:
         """Let those in front have what is free now."""
@@ -134,6 +138,15 @@ class Lines:
         verdict = admit(ask, self._catalogue, queue_wait=self._queue_wait)
         if self._leaving and isinstance(verdict, Refusal) and verdict.cold:
             return Refusal(leaving(ask.model))
+        return verdict
+
+    def _now(self, ask: Ask) -> SlotLease | Route | Refusal:
+        """Return a lease, or the verdict with which the request waits in line."""
+        verdict = self._admit(ask)
+        if isinstance(verdict, Route) and (ask.tried or not self.waiting(ask.model)):
+            return self._lease(verdict, ask.model)
+        if isinstance(verdict, Refusal) and not verdict.wait:
+            raise verdict.error
         return verdict
 
     def _lease(self, route: Route, model: str) -> SlotLease:

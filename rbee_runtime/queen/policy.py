@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rbee_runtime.gateway.routes import HOT
 from rbee_runtime.queen.records import Scope
 
 
@@ -22,14 +23,14 @@ class Row:
 
 
 HEALTH, READY, ADMIN = "/health", "/ready", "/api/v1/"
-MODELS, MODEL, CHAT = "/v1/models", "/v1/models/", "/v1/chat/completions"
+MODELS, MODEL = "/v1/models", "/v1/models/"
 
 POLICY = (
     Row(HEALTH, None, frozenset({"GET", "HEAD"})),
     Row(READY, None, frozenset({"GET", "HEAD"})),
     Row(MODELS, Scope.INFER, frozenset({"GET", "HEAD"})),
     Row(MODEL, Scope.INFER, frozenset({"GET", "HEAD"})),
-    Row(CHAT, Scope.INFER, frozenset({"POST"})),
+    *(Row(path.decode(), Scope.INFER, frozenset({"POST"})) for path in HOT),
     Row(ADMIN, Scope.ADMIN),
 )
 

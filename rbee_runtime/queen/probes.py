@@ -16,6 +16,7 @@ EAGER_SECONDS = 1.0
 """While a worker whose hive is not silent refuses connections: requests may wait for it."""
 
 _TIMEOUT = 2.0
+PROBE_TIMEOUT = httpx.Timeout(None, connect=_TIMEOUT)
 
 
 class Probes:

@@ -2,31 +2,36 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rbee_runtime import logs
 from rbee_runtime.config import HiveConfig, QueenConfig
 from rbee_runtime.errors import RbeeError
-from rbee_runtime.gateway.relay import POOL, Relay, pool_timeout
-from rbee_runtime.gateway.seam import Limits
+from rbee_runtime.gateway.front import Front
+from rbee_runtime.gateway.relay import Relay
+from rbee_runtime.gateway.upstream import fleet_pool
 from rbee_runtime.link import Link, Role
 from rbee_runtime.queen import admin, laptop, link_app
 from rbee_runtime.queen.app import ClientApp
 from rbee_runtime.queen.control import LineReader, Order, Word
 from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.cors import Origins
 from rbee_runtime.queen.desired import PUSH_TIMEOUT, Documents
+from rbee_runtime.queen.desk import ClientDesk, Journal
 from rbee_runtime.queen.external import Externals
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.lines import Lines
-from rbee_runtime.queen.probes import Probes
+from rbee_runtime.queen.probes import PROBE_TIMEOUT, Probes
 from rbee_runtime.queen.status import Phase, Status
 from rbee_runtime.queen.store import Store
 from rbee_runtime.server import HttpServer
@@ -56,8 +61,8 @@ class Serving:
         self._store = store
         self._link = link
         self._status = Status(store.start_epoch(settings.fleet), digest)
-        limits = Limits()
-        self._to_workers = link.client(timeout=pool_timeout(limits), peer=Role.WORKER, limits=POOL)
+        self._to_workers = fleet_pool(link, Role.WORKER)
+        self._to_probe = link.client(timeout=PROBE_TIMEOUT, peer=Role.WORKER)
         self._to_hives = link.client(timeout=PUSH_TIMEOUT, peer=Role.HIVE)
         self.keys = Keys(store)
         if settings.bootstrap_key_file is not None and self.keys.import_bootstrap(settings.bootstrap_key_file):
@@ -78,7 +83,8 @@ class Serving:
         self.controller.waiting = self._lines.waiting
         self._lines.doubt = self.controller.doubt
         self._calls = HiveCalls(self.controller, self._to_hives)
-        self._relay = Relay(self._lines, self._to_workers, limits=limits)
+        self._journal = Journal(asyncio.get_running_loop().call_later)
+        self._relay = Relay(self._lines, self._to_workers, over=self._journal.over)
         self._owners: list[asyncio.Task[None]] = []
         self._hive: AttachedHive | None = None
 
@@ -94,9 +100,11 @@ class Serving:
         on_release: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve until the supervisor orders otherwise or is gone."""
-        app = ClientApp(self.controller, self._relay, admin.build(self.controller, self._calls), self._status)
+        origins = Origins(self._settings.cors_origins)
+        app = ClientApp(self.controller, admin.build(self.controller, self._calls), self._status, origins)
+        desk = ClientDesk(self.keys, self._relay, self._status, origins)
         patience = self._settings.drain_seconds + _CUT_SECONDS
-        clients = HttpServer(app, tls=tls, drain_seconds=patience)
+        clients = HttpServer(app, tls=tls, drain_seconds=patience, connection=partial(Front, desk=desk))
         links = HttpServer(
             link_app.build(self.controller, self._link, self._status),
             tls=self._link.server_context(),
@@ -114,6 +122,8 @@ class Serving:
             await _first(asyncio.create_task(_both_started(clients, links)), [*serving, *self._owners])
             await self._start_hive(hive, port, link_port)
             self._status.phase = Phase.READY
+            # What a start has made stays for good: no collection of a busy queen has to look through it.
+            gc.freeze()
             on_ready()
             logs.info("serving", port=port, link_port=link_port, epoch=self._status.epoch)
             commands.say(Word.READY)
@@ -126,7 +136,7 @@ class Serving:
             await self._close([*serving, *self._owners, order])
 
     def _parts(self) -> tuple[Controller, Documents, Lines, Probes, Externals]:
-        probes = Probes(self.controller, self._to_workers)
+        probes = Probes(self.controller, self._to_probe)
         return self.controller, self._documents, self._lines, probes, self.controller.externals
 
     async def _start_hive(self, settings: HiveConfig | None, port: int, link_port: int) -> None:
@@ -185,7 +195,9 @@ class Serving:
     async def _close(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in tasks:
             await _cancel(task)
-        await self._to_workers.aclose()
+        self._journal.flush()
+        self._to_workers.close()
+        await self._to_probe.aclose()
         await self._to_hives.aclose()
         await self.controller.externals.aclose()
 

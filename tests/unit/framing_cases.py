@@ -53,6 +53,7 @@ CODINGS = (
     _refused("another word", HEAD + b"transfer-encoding: xchunked\r\n\r\n" + END, 501),
     _refused("chunked twice", HEAD + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n" + END),
     _refused("chunked, identity", HEAD + b"transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n" + END),
+    _refused("a word, then chunked", HEAD + b"transfer-encoding: x\r\ntransfer-encoding: chunked\r\n\r\n" + END, 501),
     _refused("odd space before chunked", HEAD + b"transfer-encoding: \x0bchunked\r\n\r\n" + END),
     _refused("space before the colon", HEAD + b"transfer-encoding : chunked\r\n\r\n" + END),
     _refused("chunked in HTTP/1.0", b"POST /x HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n" + END),

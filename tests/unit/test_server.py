@@ -92,3 +92,20 @@ def test_a_port_that_cannot_be_had_is_told_with_what_helps(
     monkeypatch.setattr(server, "socket", Refusing)
     with pytest.raises(ConfigError, match=re.escape(f"{os.strerror(number)}; {said}")):
         bind("127.0.0.1", 80)
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where its request is answered already and nobody reads it."""
+    monkeypatch.setattr("rbee_runtime.http_connection.BODY_SECONDS", 0.2)
+    listener = bind("127.0.0.1", 0)
+    server = HttpServer(PlainTextResponse("hello"), tls=None, drain_seconds=1)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await server.wait_started()
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
+    writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc")
+    with contextlib.suppress(ConnectionResetError):
+        async with asyncio.timeout(5):
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    server.should_exit = True
+    await serving

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from rbee_runtime.gateway.front import Front
 from rbee_runtime.http_connection import Connection
 
 TURNS = 12
@@ -76,11 +78,52 @@ class Recorder:
         await send({"type": "http.response.body", "body": b"ok"})
 
 
-async def heard(pieces: Iterable[bytes]) -> tuple[Wire, list[Taken]]:
-    """Return what a server did with a client's bytes that came in these pieces."""
+class HotRecorder:
+    """Takes whole bodies without an application and answers `ok`; as a desk, it takes every request."""
+
+    leaving = False
+
+    def __init__(self, taken: list[Taken]) -> None:
+        self._taken = taken
+
+    def headers_for(self, front: Front) -> bytes:
+        return b""
+
+    def take(self, front: Front) -> "HotRecorder":
+        self._front, self._body = front, b""
+        return self
+
+    def heard_head(self) -> None:
+        pass
+
+    def heard_part(self, data: bytes) -> None:
+        self._body += data
+
+    def heard_whole(self) -> None:
+        front = self._front
+        self._taken.append(Taken(front.method.decode(), front.url, self._body, tuple(front.headers)))
+        front.loop.call_soon(self._answer)
+
+    def heard_gone(self) -> None:
+        pass
+
+    def heard_room(self, *, room: bool) -> None:
+        pass
+
+    def give_up(self, _why: str) -> bool:
+        return True
+
+    def _answer(self) -> None:
+        self._front.write(b"HTTP/1.1 200 OK\r\n" + self._front.fixed() + b"content-length: 2\r\n\r\nok")
+        self._front.answered()
+
+
+async def heard(pieces: Iterable[bytes], *, hot: bool = False) -> tuple[Wire, list[Taken]]:
+    """Return what a server did with a client's bytes that came in these pieces, with or without an application."""
     recorder, wire = Recorder(), Wire()
     config = Config(cast("Any", recorder), lifespan="off", log_config=None, access_log=False, server_header=False)
-    connection = Connection(config, ServerState(), {})
+    make = partial(Front, desk=HotRecorder(recorder.taken)) if hot else Connection
+    connection = make(config, ServerState(), {})
     connection.connection_made(wire)
     for piece in pieces:
         connection.data_received(piece)

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 
 from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway import usage
 from rbee_runtime.worker.engines import Delta
 from rbee_runtime.worker.lifecycle import Worker
 from rbee_runtime.worker.surface.exchange import Exchange, broken, demand_model
@@ -64,7 +65,8 @@ class AnswerRoute(Exchange):
             events = list(_events(call, delta, opened))
             if delta.usage is not None:
                 self.worker.metrics.used(delta.usage)
-                await reply.event(*events, *call.shape.closing(delta.usage, told=call.include_usage))
+                told = [usage.telling((delta.usage.prompt, delta.usage.completion))] if reply.counted else []
+                await reply.event(*events, *told, *call.shape.closing(delta.usage, told=call.include_usage))
                 break
             if events:
                 await reply.event(*events)

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from rbee_runtime.errors import EngineCrashedError, RequestError
+from rbee_runtime.gateway import usage
 from rbee_runtime.worker.lifecycle import Worker
 from rbee_runtime.worker.surface.body import disconnected, receive_body
 from rbee_runtime.worker.surface.reply import ClientGoneError, Refused, Reply
@@ -31,7 +32,7 @@ class Exchange(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        reply = Reply(send, self.refused)
+        reply = Reply(send, self.refused, counted=any(name == usage.HEADER for name, _ in scope["headers"]))
         try:
             outcome = await self._outcome(scope, receive, reply)
         except ClientGoneError:

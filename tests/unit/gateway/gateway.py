@@ -4,13 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import httpx
-from starlette.types import Receive, Scope, Send
+from starlette.responses import PlainTextResponse
 
 from rbee_runtime.errors import RequestError
-from rbee_runtime.gateway.relay import Outcome, Relay
+from rbee_runtime.gateway.exchange import Exchange, Outcome
+from rbee_runtime.gateway.front import Front
+from rbee_runtime.gateway.relay import Relay
+from rbee_runtime.gateway.routes import HOT
 from rbee_runtime.gateway.seam import Ask, Door, Limits
+from rbee_runtime.gateway.upstream import Pool
 from rbee_runtime.server import HttpServer, bind
 
 PATIENT = Limits(body_seconds=60, connect=60, first_byte=60, idle=60, stall=60, pings=60)
@@ -39,6 +44,9 @@ class Slot:
         if not reached:
             self.gate.urls.remove(self.url)
 
+    def spent(self, prompt: int, answer: int) -> None:
+        self.gate.spent.append((prompt, answer))
+
     def release(self) -> None:
         self.gate.released.append(self.worker)
 
@@ -53,14 +61,21 @@ class Gate:
     into_name: tuple[str, str] | None = None
     settled: list[tuple[str, bool]] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
+    spent: list[tuple[int, int]] = field(default_factory=list)
 
     def into(self, model: str, authorization: str) -> "Gate":
         """Have the workers be servers that are not the fleet's own."""
         self.into_name = (model, authorization)
         return self
 
+    def at_once(self, ask: Ask) -> Slot | None:
+        return None if self.delay else self._slot(ask)
+
     async def lease(self, ask: Ask) -> Slot:
         await asyncio.sleep(self.delay)
+        return self._slot(ask)
+
+    def _slot(self, ask: Ask) -> Slot:
         if self.refusal is not None:
             raise self.refusal
         for url in self.urls:
@@ -74,12 +89,32 @@ class Gate:
 
 
 @dataclass
+class Desk:
+    """Has each request of a known path relayed."""
+
+    relay: Relay
+    leaving: bool = False
+
+    def headers_for(self, front: Front) -> bytes:
+        return b""
+
+    def take(self, front: Front) -> Exchange | None:
+        route = HOT.get(front.url)
+        return self.relay.take(front, route, key="k", request_id="r") if route is not None else None
+
+
+@dataclass
 class Gateway:
     url: str
     gate: Gate
     relay: Relay
+    pool: Pool
     client: httpx.AsyncClient
     outcomes: list[Outcome]
+
+    def at(self, path: str) -> str:
+        """Return the address of another route."""
+        return "/".join(self.url.split("/")[:3]) + path
 
     async def post(self, body: object) -> httpx.Response:
         return await self.client.post(self.url, json=body)
@@ -87,23 +122,21 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway(gate: Gate, bounds: Limits = PATIENT) -> AsyncIterator[Gateway]:
-    async with httpx.AsyncClient(timeout=httpx.Timeout(None, connect=bounds.connect)) as upstream:
-        relay = Relay(gate, upstream, limits=bounds)
-        if gate.into_name is not None:
-            gate.door = Door(upstream, *gate.into_name)
-        outcomes: list[Outcome] = []
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            outcomes.append(await relay.serve(scope, receive, send, key="k", request_id="r"))
-
-        server = HttpServer(app, tls=None, drain_seconds=1)
-        listener = bind("127.0.0.1", 0)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await server.wait_started()
-        try:
-            async with httpx.AsyncClient(timeout=60) as client:
-                yield Gateway(url, gate, relay, client, outcomes)
-        finally:
-            server.should_exit = True
-            await serving
+    pool = Pool(connect_seconds=bounds.connect)
+    outcomes: list[Outcome] = []
+    relay = Relay(gate, pool, limits=bounds, over=outcomes.append)
+    if gate.into_name is not None:
+        gate.door = Door(pool, *gate.into_name)
+    connection = partial(Front, desk=Desk(relay))
+    server = HttpServer(PlainTextResponse("not relayed"), tls=None, drain_seconds=1, connection=connection)
+    listener = bind("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await server.wait_started()
+    try:
+        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+            yield Gateway(url, gate, relay, pool, client, outcomes)
+    finally:
+        server.should_exit = True
+        await serving
+        pool.close()

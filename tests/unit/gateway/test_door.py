@@ -3,7 +3,7 @@
 import pytest
 
 from rbee_runtime.errors import RequestError
-from rbee_runtime.gateway.body import ChatBody, renamed
+from rbee_runtime.gateway.body import Body, renamed
 from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, gateway
 from tests.unit.gateway.upstream import Call, answer_json, say_hello, worker
 
@@ -21,13 +21,13 @@ from tests.unit.gateway.upstream import Call, answer_json, say_hello, worker
 def test_only_the_name_of_the_model_changes(raw: bytes, sent: bytes | None) -> None:
     """Every other value is byte for byte what the client wrote, and no second name of a model is left."""
     kept = raw.replace(b'{"model":"m"', b'{"model":"tiny.gguf"', 1)
-    assert renamed(ChatBody(raw, "m", stream=False), "tiny.gguf") == (kept if sent is None else sent)
+    assert renamed(Body(raw, "m", stream=False), "tiny.gguf") == (kept if sent is None else sent)
 
 
 def test_a_body_that_cannot_be_renamed_is_the_clients_mistake() -> None:
     """A name of a field that is no text is a 400, not a fault of the queen."""
     with pytest.raises(RequestError, match="not JSON") as refused:
-        renamed(ChatBody(b'{"model":"m","\\ud800":1}', "m", stream=False), "n")
+        renamed(Body(b'{"model":"m","\\ud800":1}', "m", stream=False), "n")
     assert refused.value.status == 400
 
 

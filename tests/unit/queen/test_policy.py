@@ -1,19 +1,18 @@
 """Every route of the client endpoint has a policy, and the policy is what happens."""
 
+import re
 from collections.abc import Callable
 
-import httpx
 import pytest
 from fastapi.routing import APIRoute
 
 from rbee_runtime.config import FleetFile
-from rbee_runtime.gateway.relay import Relay
+from rbee_runtime.gateway.routes import HOT
 from rbee_runtime.queen import admin, policy
-from rbee_runtime.queen.app import ClientApp
 from rbee_runtime.queen.hive_calls import HiveCalls
-from rbee_runtime.queen.lines import Lines
 from rbee_runtime.queen.records import Scope
-from rbee_runtime.queen.status import Phase, Status
+from rbee_runtime.queen.status import Phase
+from tests.unit.queen.endpoint import endpoint
 from tests.unit.queen.states import Fixture, fleet, model
 
 Maker = Callable[[FleetFile], Fixture]
@@ -38,22 +37,13 @@ HOT_ROUTES = {
     ("GET", policy.READY),
     ("GET", policy.MODELS),
     ("GET", f"{policy.MODEL}m"),
-    ("POST", policy.CHAT),
+    *(("POST", path.decode()) for path in HOT),
 }
 
 
 def registered(q: Fixture) -> set[tuple[str, str]]:
     found = admin.build(q.controller, HiveCalls(q.controller, q.client)).routes
     return {(method, route.path) for route in found if isinstance(route, APIRoute) for method in route.methods or ()}
-
-
-def client(q: Fixture, phase: Phase = Phase.READY) -> httpx.AsyncClient:
-    lines = Lines(q.controller, q.controller.roster, queue_wait=0.0, clock=q.clock)
-    status = Status(1, "d1", phase)
-    app = ClientApp(
-        q.controller, Relay(lines, q.client), admin.build(q.controller, HiveCalls(q.controller, q.client)), status
-    )
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://queen")
 
 
 def bearer(q: Fixture, *scopes: Scope) -> dict[str, str]:
@@ -77,7 +67,7 @@ async def test_a_route_is_open_to_its_scope_only(queen: Maker, method: str, path
     assert row is not None
     other = Scope.INFER if row.scope is Scope.ADMIN else Scope.ADMIN
     forged = {"x-forwarded-for": "127.0.0.1", "x-real-ip": "127.0.0.1", "forwarded": "for=127.0.0.1"}
-    async with client(q) as c:
+    async with endpoint(q) as c:
         statuses = [
             (await c.request(method, path, headers=headers, json={})).status_code
             for headers in (forged, bearer(q, other), bearer(q, *Scope))
@@ -86,12 +76,12 @@ async def test_a_route_is_open_to_its_scope_only(queen: Maker, method: str, path
     assert statuses[2] not in (401, 403)
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/metrics", "/v1/completions", "/api/v1", "//health"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/metrics", "/v1/complete", "/api/v1", "//health"])
 async def test_what_no_row_covers_is_not_there(queen: Maker, path: str) -> None:
     """Unknown routes are 404 in OpenAI's shape even with every scope."""
     q = queen(fleet(model()))
-    async with client(q) as c:
-        answer = await c.get("http://queen" + path, headers=bearer(q, *Scope))
+    async with endpoint(q) as c:
+        answer = await c.get(f"http://{c.base_url.netloc.decode()}{path}", headers=bearer(q, *Scope))
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "unknown_route"
 
@@ -99,7 +89,7 @@ async def test_what_no_row_covers_is_not_there(queen: Maker, path: str) -> None:
 async def test_one_model_is_shown_to_keys_that_may_use_it(queen: Maker) -> None:
     """A declared model is shown by name; one that is not declared, or not for this key, is not found."""
     q = queen(fleet(model()))
-    async with client(q) as c:
+    async with endpoint(q) as c:
         mine = bearer(q, Scope.INFER)
         assert (await c.get("/v1/models/m", headers=mine)).json()["id"] == "m"
         assert (await c.get("/v1/models/other", headers=mine)).json()["error"]["code"] == "model_not_found"
@@ -113,7 +103,7 @@ async def test_keys_are_made_listed_and_revoked(queen: Maker) -> None:
     """The key is in the answer to its making and nowhere else."""
     q = queen(fleet(model()))
     headers = bearer(q, Scope.ADMIN)
-    async with client(q) as c:
+    async with endpoint(q) as c:
         made = (await c.post("/api/v1/keys", headers=headers, json={"name": "n", "models": ["m*"]})).json()
         listed = (await c.get("/api/v1/keys", headers=headers)).text
         assert made["id"] in listed
@@ -132,7 +122,7 @@ async def test_a_wrong_admin_body_is_one_sentence(queen: Maker, body: dict[str, 
     """Bad input makes no key."""
     q = queen(fleet(model()))
     headers = bearer(q, Scope.ADMIN)
-    async with client(q) as c:
+    async with endpoint(q) as c:
         answer = await c.post("/api/v1/keys", headers=headers, json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
@@ -144,22 +134,24 @@ async def test_readiness_follows_the_phase(queen: Maker) -> None:
     q = queen(fleet(model()))
     expected = {Phase.STARTING: 503, Phase.READY: 200, Phase.DRAINING: 503}
     for phase, status in expected.items():
-        async with client(q, phase) as c:
+        async with endpoint(q, phase) as c:
             assert (await c.get("/ready")).status_code == status
             assert (await c.get("/health")).json()["digest"] == "d1"
 
 
 async def test_a_leaving_queen_closes_its_connections_politely(queen: Maker) -> None:
     """While it drains, each answer says `connection: close`."""
-    async with client(queen(fleet(model())), Phase.DRAINING) as c:
+    async with endpoint(queen(fleet(model())), Phase.DRAINING) as c:
         assert (await c.get("/health")).headers["connection"] == "close"
 
 
 async def test_a_request_id_is_kept_or_made(queen: Maker, capsys: pytest.CaptureFixture[str]) -> None:
     """A sane id comes back and is in the log; another one is replaced."""
-    async with client(queen(fleet(model()))) as c:
+    async with endpoint(queen(fleet(model()))) as c:
         assert (await c.get("/v1/models", headers={"x-request-id": "abc-1"})).headers["x-request-id"] == "abc-1"
-        assert len((await c.get("/v1/models", headers={"x-request-id": "a b"})).headers["x-request-id"]) == 16
+        made = [(await c.get("/v1/models", headers={"x-request-id": "a b"})).headers["x-request-id"] for _ in range(2)]
+        assert all(re.fullmatch("[0-9a-f]{8}-[0-9a-f]+", each) for each in made)
+        assert made[0] != made[1]
     assert "id=abc-1" in capsys.readouterr().err
 
 
@@ -168,7 +160,7 @@ async def test_the_log_holds_neither_prompt_nor_key(queen: Maker, capsys: pytest
     q = queen(fleet(model(replicas_min=0)))
     headers = bearer(q, Scope.INFER)
     body = {"model": "m", "messages": [{"role": "user", "content": "SECRET"}]}
-    async with client(q) as c:
+    async with endpoint(q) as c:
         assert (await c.post("/v1/chat/completions", headers=headers, json=body)).status_code == 503
     lines = [line for line in capsys.readouterr().err.splitlines() if "event=request" in line]
     assert len(lines) == 1
@@ -179,7 +171,7 @@ async def test_the_log_holds_neither_prompt_nor_key(queen: Maker, capsys: pytest
 async def test_a_leaving_queen_takes_no_changes(queen: Maker) -> None:
     """Its database is the next one's: a change is refused with a time to ask again, a look is answered."""
     q = queen(fleet(hives=("a",)))
-    async with client(q, Phase.DRAINING) as c:
+    async with endpoint(q, Phase.DRAINING) as c:
         c.headers.update(bearer(q, Scope.ADMIN))
         refused = await c.post("/api/v1/hives/a/drain")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
@@ -189,7 +181,7 @@ async def test_a_leaving_queen_takes_no_changes(queen: Maker) -> None:
 async def test_looking_writes_no_log(queen: Maker, capsys: pytest.CaptureFixture[str]) -> None:
     """Reads that people and tools repeat every second leave no line; refusals and changes do."""
     q = queen(fleet(hives=("a",)))
-    async with client(q) as c:
+    async with endpoint(q) as c:
         c.headers.update(bearer(q, Scope.ADMIN))
         await c.get("/api/v1/workers")
         await c.get("/v1/models")

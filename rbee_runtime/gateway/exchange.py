@@ -1,0 +1,297 @@
+"""One relayed request from its head to the last byte of its answer; no task, unless it waits in line.
+
+state        what it waits for                                  and then
+receiving    the body of the request                            seeking
+seeking      a slot of a worker, in line                        trying
+trying       that worker's answer                               done, or seeking for another worker
+done         nothing
+
+In every state the client may go, a limit may pass, or the gateway may end: then it is done.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import StrEnum
+
+import msgspec
+
+from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway import usage
+from rbee_runtime.gateway.attempt import Attempt, Means, Request
+from rbee_runtime.gateway.body import parse
+from rbee_runtime.gateway.clockwork import NEVER
+from rbee_runtime.gateway.downstream import Answer
+from rbee_runtime.gateway.seam import Ask, Lease, Limits, UpstreamFailure
+
+log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """Where a request is; see the table above."""
+
+    RECEIVING = "receiving"
+    SEEKING = "seeking"
+    TRYING = "trying"
+    DONE = "done"
+
+
+_S = State
+TRANSITIONS: dict[State, frozenset[State]] = {
+    _S.RECEIVING: frozenset({_S.SEEKING, _S.DONE}),
+    _S.SEEKING: frozenset({_S.TRYING, _S.DONE}),
+    _S.TRYING: frozenset({_S.SEEKING, _S.DONE}),
+    _S.DONE: frozenset(),
+}
+
+
+class Outcome(msgspec.Struct):
+    """What became of one request, for its log line and its account."""
+
+    path: str = ""
+    key: str = ""
+    request_id: str = ""
+    model: str = ""
+    worker: str = ""
+    attempts: int = 0
+    status: int = 0
+    sent: int = 0
+    seconds: float = 0.0
+    tokens: usage.Tokens | None = None
+    problem: str = ""
+
+
+class Exchange:
+    """Answers one request."""
+
+    def __init__(
+        self,
+        means: Means,
+        answer: Answer,
+        outcome: Outcome,
+        *,
+        accept: bytes,
+        refusal: RequestError | None,
+        over: Callable[["Exchange"], None],
+    ) -> None:
+        self.outcome = outcome
+        self._means = means
+        self._answer = answer
+        self._accept = accept
+        self._refusal = refusal
+        self._over = over
+        self._loop = means.loop
+        self._began = self._loop.time()
+        self._state = State.RECEIVING
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._limit = NEVER
+        self._request: Request | None = None
+        self._tried: frozenset[str] = frozenset()
+        self._last: UpstreamFailure | None = None
+        self._waiting: asyncio.Task[None] | None = None
+        self._attempt: Attempt | None = None
+
+    def heard_head(self) -> None:
+        """Begin, or refuse what the head says already."""
+        if self._refusal is not None:
+            self._fail(self._refusal)
+        else:
+            self._limit = self._began + self._means.limits.body_seconds
+
+    def heard_part(self, data: bytes) -> None:
+        """Take a part of the body."""
+        if self._state is not State.RECEIVING:
+            return
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > self._means.limits.body_bytes:
+            self._fail(too_large(self._means.limits))
+
+    def heard_whole(self) -> None:
+        """Look for a worker."""
+        if self._state is not State.RECEIVING:
+            return
+        self._limit = NEVER
+        try:
+            body = parse(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+        except RequestError as error:
+            self._fail(error)
+            return
+        self._parts = []
+        self.outcome.model = body.model
+        self._answer.stream = body.stream
+        accept = self._accept.decode("latin-1")
+        self._request = request = Request(self.outcome.path, body, accept, self.outcome.request_id)
+        if body.stream:
+            self._limit = self._loop.time() + self._means.limits.pings
+        self._seek(request)
+
+    @property
+    def due(self) -> float:
+        """Return when the next limit passes, in the loop's time."""
+        return self._limit if self._attempt is None else min(self._limit, self._attempt.due)
+
+    def passed(self) -> None:
+        """Act on the limit that has passed."""
+        if self._attempt is not None and self._attempt.due <= self._limit:
+            self._attempt.passed()
+        elif self._state is State.RECEIVING:
+            self._too_slow()
+        else:
+            self._ping()
+
+    def heard_gone(self) -> None:
+        """Stop: nobody listens."""
+        if self._state is not State.DONE:
+            self.outcome.problem = "client gone"
+            self._end()
+
+    def heard_room(self, *, room: bool) -> None:
+        """Read on from the worker, or not before the client keeps up."""
+        if self._attempt is not None:
+            self._attempt.heard_room(room=room)
+
+    def give_up(self, why: str) -> bool:
+        """Stop without another word; say whether nothing went out yet."""
+        self.outcome.problem = why
+        self._end()
+        return not self._answer.status
+
+    def cut(self) -> None:
+        """End it now with an error that its client understands."""
+        self._fail(restarting())
+
+    def tried(self, failure: UpstreamFailure | None, tokens: usage.Tokens | None) -> None:
+        """Be done, or try again elsewhere what has failed before the first byte of an answer."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
+            return
+        lease = attempt.lease
+        if failure is None:
+            lease.settle(answered=True)
+            if tokens is not None:
+                self.outcome.tokens = tokens
+                lease.spent(*tokens)
+            lease.release()
+            self._end()
+            return
+        if not attempt.stalled:
+            lease.settle(answered=not failure.blame, reached=failure.reached)
+        lease.release()
+        if attempt.stalled:
+            self.outcome.problem = "client gone"
+            self._answer.abandon()
+            self._end()
+        elif self._answer.committed:
+            self._fail(failure.error)
+        else:
+            self._again(lease, failure)
+
+    def _again(self, lease: Lease, failure: UpstreamFailure) -> None:
+        if self.outcome.attempts > self._means.limits.retries or not self._means.gate.may_retry():
+            self._fail(failure.error)
+            return
+        self._last = failure
+        if failure.reached:
+            self._tried |= {lease.worker}
+        if self._request is not None:
+            self._seek(self._request)
+
+    def _seek(self, request: Request) -> None:
+        self._enter(State.SEEKING)
+        body = request.body
+        ask = Ask(self.outcome.key, body.model, self._tried, len(body.raw), body.limit)
+        try:
+            lease = self._means.gate.at_once(ask)
+        except RequestError as error:
+            self._refused(error)
+            return
+        if lease is None:
+            self._waiting = self._loop.create_task(self._wait(request, ask))
+        else:
+            self._try(request, lease)
+
+    async def _wait(self, request: Request, ask: Ask) -> None:
+        try:
+            lease = await self._means.gate.lease(ask)
+        except RequestError as error:
+            self._waiting = None
+            self._refused(error)
+            return
+        except Exception:
+            log.exception("a request failed in a way that nobody foresaw")
+            self._waiting = None
+            self._fail(unforeseen())
+            return
+        self._waiting = None
+        self._try(request, lease)
+
+    def _try(self, request: Request, lease: Lease) -> None:
+        self._enter(State.TRYING)
+        self.outcome.worker = lease.worker
+        self.outcome.attempts += 1
+        self._attempt = Attempt(self._means, lease, request, self._answer, self)
+        try:
+            self._attempt.begin()
+        except RequestError as error:
+            lease.release()
+            self._fail(error)
+
+    def _refused(self, error: RequestError) -> None:
+        """Tell what policy says, unless a worker had the request: then what became of it there."""
+        self._fail(self._last.error if self._last is not None and self._last.reached else error)
+
+    def _ping(self) -> None:
+        self._limit = NEVER
+        if not self._answer.committed:
+            self._answer.ping()
+            self._limit = self._loop.time() + self._means.limits.pings
+
+    def _too_slow(self) -> None:
+        seconds = self._means.limits.body_seconds
+        self._fail(RequestError(408, f"the request body did not arrive within {seconds:g} s", code="request_timeout"))
+
+    def _fail(self, error: RequestError) -> None:
+        if self._state is State.DONE:
+            return
+        self.outcome.problem = str(error)
+        self._answer.fail(error)
+        self._end()
+
+    def _end(self) -> None:
+        if self._state is State.DONE:
+            return
+        self._enter(State.DONE)
+        self._limit = NEVER
+        if self._waiting is not None:
+            self._waiting.cancel()
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.give_up()
+            attempt.lease.release()
+        self.outcome.status = self._answer.status
+        self.outcome.sent = self._answer.sent
+        self.outcome.seconds = self._loop.time() - self._began
+        self._over(self)
+
+    def _enter(self, state: State) -> None:
+        if state not in TRANSITIONS[self._state]:
+            raise AssertionError(f"a request cannot go from {self._state} to {state}")
+        self._state = state
+
+
+def unforeseen() -> RequestError:
+    """Return what a client hears of a fault of ours; what it was is in the log."""
+    return RequestError(500, "the queen failed while it looked for a worker", kind="server_error", code="queen_failed")
+
+
+def too_large(limits: Limits) -> RequestError:
+    """Return the answer to a body beyond the limit."""
+    return RequestError(413, f"the request body is larger than {limits.body_bytes} bytes", code="request_too_large")
+
+
+def restarting() -> RequestError:
+    """Return what becomes of an answer that a restart does not wait for."""
+    message = "the queen restarts and could not wait for the end of this answer; ask again"
+    return RequestError(503, message, kind="server_error", code="queen_restarting", retry_after=1)

@@ -1,0 +1,216 @@
+"""A client's connection on which some requests are relayed, byte by byte, and the others go to an application."""
+
+import asyncio
+from typing import Any, Protocol
+
+from rbee_runtime.http_connection import Connection
+
+DISCARDED_BYTES = 1024 * 1024
+"""Of a body whose request is answered already: so much is read and forgotten, so that its connection can go on."""
+
+
+class Hot(Protocol):
+    """A request that is relayed, from its head to the last byte of its answer; nothing here raises."""
+
+    def heard_head(self) -> None:
+        """Begin, or refuse the request."""
+
+    def heard_part(self, data: bytes) -> None:
+        """Take a part of the body."""
+
+    def heard_whole(self) -> None:
+        """Begin to answer: the request is whole."""
+
+    def heard_gone(self) -> None:
+        """Stop: its client is gone."""
+
+    def heard_room(self, *, room: bool) -> None:
+        """Note whether the client keeps up."""
+
+    def give_up(self, why: str) -> bool:
+        """Stop without another word; say whether nothing went out yet."""
+        ...
+
+
+class Desk(Protocol):
+    """Decides which requests are relayed."""
+
+    @property
+    def leaving(self) -> bool:
+        """Say whether connections are to end behind their answers."""
+        ...
+
+    def headers_for(self, front: "Front") -> bytes:
+        """Return further headers of an answer, each with its end of line."""
+        ...
+
+    def take(self, front: "Front") -> Hot | None:
+        """Return who answers the request whose head `front` has, None for the application."""
+        ...
+
+
+class Front(Connection):
+    """One connection of a client."""
+
+    def __init__(self, *arguments: Any, desk: Desk, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.chunks = True
+        self._desk = desk
+        self._hot: Hot | None = None
+        self._keeps = True
+        self._discards = 0
+        self._dated: Any = None
+        self._date = b""
+        self._idle_since = 0.0
+        self._idle_check: asyncio.TimerHandle | None = None
+
+    @property
+    def method(self) -> bytes:
+        """Return the method of the request that came last."""
+        method: bytes = self.parser.get_method()
+        return method
+
+    @property
+    def busy(self) -> bool:
+        """Say whether an answer is under way."""
+        return self._hot is not None or super().busy
+
+    @property
+    def room(self) -> bool:
+        """Say whether the client keeps up."""
+        return not self.flow.write_paused
+
+    def header(self, name: bytes) -> bytes:
+        """Return the header of that name (lower case) of the request that came last, b"" if there is none."""
+        return self.by_name.get(name, b"")
+
+    def begin(self) -> None:
+        """Have a request relayed, or hand it to the application."""
+        self.chunks = self.parser.get_http_version() != "1.0"
+        self._keeps = self.chunks and self.parser.should_keep_alive()
+        self._discards = 0
+        self._hot = hot = self._desk.take(self)
+        if hot is None:
+            super().begin()
+            return
+        hot.heard_head()
+        if self.expect_100_continue and self._hot is hot:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        if self._deaf:
+            return
+        if self._hot is not None:
+            self._hot.heard_part(body)
+        elif self._discards:
+            self._discards -= len(body)
+            if self._discards <= 0:
+                self._deaf = True
+                self.transport.close()
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note that a request is whole."""
+        if self._deaf or self._upgrading:
+            return
+        if self._hot is not None:
+            self._is_in()
+            self._hot.heard_whole()
+        elif self._discards:
+            self._is_in()
+            self._discards = 0
+        else:
+            super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever still answers."""
+        hot, self._hot = self._hot, None
+        if hot is not None:
+            hot.heard_gone()
+        if self._idle_check is not None:
+            self._idle_check.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Note that the client does not keep up."""
+        super().pause_writing()
+        if self._hot is not None:
+            self._hot.heard_room(room=False)
+
+    def resume_writing(self) -> None:
+        """Note that it does again."""
+        super().resume_writing()
+        self.flow.resume_reading()
+        if self._hot is not None:
+            self._hot.heard_room(room=True)
+
+    def shutdown(self) -> None:
+        """End, behind the answer that is under way."""
+        if self._hot is not None:
+            self._keeps = False
+        else:
+            super().shutdown()
+
+    def end_after_answer(self) -> None:
+        """Have the connection end behind the answer that is under way."""
+        if self._hot is not None:
+            self._keeps = False
+        else:
+            super().end_after_answer()
+
+    def drop_answer(self, why: str) -> bool:
+        """End the answer that is under way; say whether nothing of it went out yet."""
+        hot, self._hot = self._hot, None
+        return hot.give_up(why) if hot is not None else super().drop_answer(why)
+
+    def fixed(self) -> bytes:
+        """Return the headers that every answer on this connection has."""
+        headers = self.server_state.default_headers
+        if headers is not self._dated:
+            self._dated = headers
+            self._date = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+        fixed = self._date + self._desk.headers_for(self)
+        if self._keeps and not self._desk.leaving:
+            return fixed
+        self._keeps = False
+        return fixed + b"connection: close\r\n"
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        self.transport.write(data)
+
+    def answered(self) -> None:
+        """Let the next request come."""
+        self._hot = None
+        self.server_state.total_requests += 1
+        if not self._keeps:
+            self._deaf = True
+            self.transport.close()
+            return
+        if self._receiving:
+            self._discards = DISCARDED_BYTES
+        if self.flow.write_paused:
+            # Answers that nobody reads would pile up.
+            self.flow.pause_reading()
+        self._idle_since = self.loop.time()
+        if self._idle_check is None:
+            self._idle_check = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
+
+    def broken_off(self) -> None:
+        """End the connection at once, which no client takes for the end of an answer."""
+        self._hot = None
+        self.transport.abort()
+
+    def _look_whether_idle(self) -> None:
+        """Close a connection that nobody used for the time; one check serves all requests of that time."""
+        self._idle_check = None
+        if self.busy or self._receiving or self._in_head:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_check = self.loop.call_later(left, self._look_whether_idle)
+        else:
+            # A close would wait for a client that takes no bytes.
+            self.transport.abort()

@@ -1,0 +1,66 @@
+"""What is relayed to workers: each path with the form that its clients expect errors in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from rbee_runtime.errors import RequestError
+
+ALIAS = "/openai"
+"""Clients of some hosted services put this before `/v1`."""
+
+_ANTHROPIC_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def openai_error(error: RequestError) -> dict[str, Any]:
+    """Return an error as OpenAI's clients read it; in a stream, where no header can say it, with `retry_after`."""
+    return error.body()
+
+
+def anthropic_error(error: RequestError) -> dict[str, Any]:
+    """Return an error as Anthropic's clients read it."""
+    kind = _ANTHROPIC_KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+
+
+@dataclass(frozen=True)
+class HotRoute:
+    """One path of workers; `refused` makes the body of an error."""
+
+    path: str
+    refused: Callable[[RequestError], dict[str, Any]] = openai_error
+
+    def event(self, error: RequestError) -> bytes:
+        """Return the event that ends a stream with an error."""
+        body = self.refused(error)
+        if error.retry_after is not None:
+            body["error"]["retry_after"] = error.retry_after
+        # Anthropic's events have names, which their bodies repeat.
+        name = f"event: {body['type']}\n" if "type" in body else ""
+        return name.encode() + b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+_ROUTES = (
+    HotRoute("/v1/chat/completions"),
+    HotRoute("/v1/completions"),
+    HotRoute("/v1/embeddings"),
+    HotRoute("/v1/rerank"),
+    HotRoute("/v1/responses"),
+    HotRoute("/v1/messages", anthropic_error),
+    HotRoute("/v1/messages/count_tokens", anthropic_error),
+    HotRoute("/tokenize"),
+)
+
+HOT: dict[bytes, HotRoute] = {route.path.encode(): route for route in _ROUTES}
+"""By the target of a request."""
+
+HOT |= {ALIAS.encode() + path: route for path, route in HOT.items() if path.startswith(b"/v1/")}

@@ -1,0 +1,227 @@
+"""Connections on both sides of the relay: kept, lost, full, and spoken to in older words."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from rbee_runtime.errors import LinkError
+from rbee_runtime.gateway.upstream import MOST_IDLE, Pool, fleet_pool, origin_of
+from rbee_runtime.link import Link, Role
+from tests.unit.certificates import issue_fleet
+from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, Gateway, gateway
+from tests.unit.gateway.upstream import STREAM_HEAD, Call, answer_json, say_hello, worker
+from tests.unit.hive.waiting import until
+
+ASK = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\n\r\n" + b'{"model":"m"}'
+
+
+async def raw(g: Gateway, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = g.url.split("/")[2].split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(data)
+    return reader, writer
+
+
+async def test_connections_are_used_again_on_both_sides() -> None:
+    """A hundred requests in a row need one connection of the client and one to the worker."""
+    async with worker(answer_json) as w, gateway(Gate([w.url])) as g:
+        for _ in range(100):
+            await g.post(PLAIN)
+        assert len({id(call.writer) for call in w.calls}) == 1
+
+
+async def test_a_kept_connection_that_was_closed_meanwhile_costs_nobody_a_try() -> None:
+    """The request goes out again over a new one, to the same worker, and the worker is not blamed."""
+
+    async def once(call: Call) -> None:
+        if len(w.calls) == 2:
+            call.drop()
+        else:
+            await answer_json(call)
+
+    async with worker(once) as w, gateway(Gate([w.url])) as g:
+        assert [(await g.post(PLAIN)).status_code for _ in range(2)] == [200, 200]
+        assert len(w.calls) == 3
+        assert g.gate.settled == [(w.url, True)] * 2
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000,
+        b"",
+    ],
+)
+async def test_what_is_no_answer_is_a_failure_of_its_worker(says: bytes) -> None:
+    """Whatever it says instead of HTTP, another worker steps in."""
+
+    async def nonsense(call: Call) -> None:
+        await call.write(says)
+        call.writer.close()
+
+    async with worker(nonsense) as bad, worker(answer_json) as good, gateway(Gate([bad.url, good.url])) as g:
+        assert (await g.post(PLAIN)).json() == {"ok": True}
+        assert g.gate.settled == [(bad.url, False), (good.url, True)]
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{"ok": true}',
+        b'HTTP/1.0 200 OK\r\ncontent-length: 12\r\n\r\n{"ok": true}',
+        b'HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n{"ok": true}',
+        b'HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n{"ok": true}HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n',
+    ],
+    ids=["no length", "HTTP/1.0", "an interim answer", "one too many"],
+)
+async def test_an_answer_in_other_words_is_one(says: bytes) -> None:
+    """It arrives as it was meant, and its connection is not used again where it cannot be."""
+
+    async def answers(call: Call) -> None:
+        await call.write(says)
+        call.writer.close()
+
+    async with worker(answers) as w, gateway(Gate([w.url])) as g:
+        for _ in range(2):
+            assert (await g.post(PLAIN)).json() == {"ok": True}
+
+
+async def test_a_client_of_http_1_0_hears_the_end_of_its_connection() -> None:
+    """It knows no chunks."""
+    async with worker(say_hello) as w, gateway(Gate([w.url])) as g:
+        body = b'{"model":"m","stream":true}'
+        head = b"POST /v1/chat/completions HTTP/1.0\r\ncontent-length: %d\r\n\r\n" % len(body)
+        reader, writer = await raw(g, head + body)
+        said = await asyncio.wait_for(reader.read(), 20)
+        assert said.endswith(b'\r\n\r\ndata: {"n":1}\n\ndata: {"n":2}\n\ndata: [DONE]\n\n')
+        assert b"chunked" not in said
+        writer.close()
+
+
+async def test_a_refused_request_leaves_its_connection_of_use() -> None:
+    """The body that still comes is not taken for a request."""
+    async with worker(answer_json) as w, gateway(Gate([w.url])) as g:
+        reader, writer = await raw(g, ASK.replace(b"13", b"99999999"))
+        assert b" 413 " in await asyncio.wait_for(reader.readuntil(b"}}"), 20)
+        writer.write(ASK)
+        await asyncio.sleep(0.1)
+        assert not w.calls
+        writer.close()
+
+
+async def test_answers_that_nobody_reads_do_not_pile_up() -> None:
+    """A client that asks and asks and reads nothing is heard no more until it does."""
+
+    async def long(call: Call) -> None:
+        await call.json(200, b'"' + b"x" * 500_000 + b'"')
+
+    async with worker(long) as w, gateway(Gate([w.url])) as g:
+        _, writer = await raw(g, b"")
+        for asked in range(200):
+            writer.write(ASK)
+            await asyncio.sleep(0.01)
+            if len(w.calls) < asked - 20:
+                break
+        assert len(w.calls) < 100
+        writer.close()
+        await asyncio.wait_for(g.relay.wait_idle(), 20)
+
+
+async def test_a_client_that_reads_slowly_does_not_fill_our_memory() -> None:
+    """The worker is read no faster than its client: it cannot send all that it has."""
+    sent = 0
+
+    async def flood(call: Call) -> None:
+        nonlocal sent
+        await call.write(STREAM_HEAD)
+        for _ in range(2000):
+            await call.events("x" * 50_000)
+            sent += 50_000
+        await call.events("[DONE]")
+        await call.end()
+
+    async with worker(flood) as w, gateway(Gate([w.url])) as g:
+        body = b'{"model":"m","stream":true}'
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+        reader, writer = await raw(g, head + body)
+        await until(lambda: sent)
+        await asyncio.sleep(0.3)
+        assert sent < 20_000_000
+        total = 0
+        while b"[DONE]" not in (data := await asyncio.wait_for(reader.read(1 << 20), 20)):
+            total += len(data)
+        assert total > 100_000_000 - (1 << 20)
+        writer.close()
+
+
+@asynccontextmanager
+async def tls_server(context: ssl.SSLContext | None) -> AsyncIterator[str]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+
+
+async def test_nothing_is_sent_to_a_stranger(tmp_path: Path) -> None:
+    """A server with a certificate of the fleet but another role, or of another fleet, is not asked anything."""
+    ours, theirs = issue_fleet(tmp_path / "a", "f"), issue_fleet(tmp_path / "b", "f")
+    pool = fleet_pool(Link(Role.QUEEN, "f", ours), Role.WORKER)
+    async with tls_server(Link(Role.WORKER, "f", ours).server_context()) as url:
+        (await pool.dial(origin_of(url))).drop()
+    async with tls_server(Link(Role.HIVE, "f", ours).server_context()) as url:
+        with pytest.raises(LinkError, match="answered as rbee://f/hive/hive, expected role worker"):
+            await pool.dial(origin_of(url))
+    async with tls_server(Link(Role.WORKER, "f", theirs).server_context()) as url:
+        with pytest.raises(ssl.SSLError):
+            await pool.dial(origin_of(url))
+    pool.close()
+
+
+async def test_tls_without_certificates_is_a_sentence() -> None:
+    """A laptop's queen has none."""
+    with pytest.raises(LinkError, match="for which there are no certificates here"):
+        await Pool().dial(origin_of("https://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize("url", ["ftp://a", "a:80", "http://", "unix:/x"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    """Before anything is dialled."""
+    with pytest.raises(ValueError, match="no address"):
+        origin_of(url)
+
+
+async def test_a_burst_does_not_leave_its_connections_behind() -> None:
+    """What it opened beyond a bound is closed when it is over."""
+    started: list[Call] = []
+    gate = asyncio.Event()
+
+    async def waits(call: Call) -> None:
+        started.append(call)
+        await gate.wait()
+        await answer_json(call)
+
+    async with worker(waits) as w, gateway(Gate([w.url])) as g:
+        asking = [asyncio.create_task(g.post(PLAIN)) for _ in range(MOST_IDLE + 20)]
+        await until(lambda: len(started) == MOST_IDLE + 20)
+        gate.set()
+        assert {(await each).status_code for each in asking} == {200}
+        assert g.pool.idle == MOST_IDLE
+
+
+async def test_a_stream_goes_on_over_a_kept_connection() -> None:
+    """A connection that carried a stream carries the next request."""
+    async with worker(say_hello) as w, gateway(Gate([w.url])) as g:
+        for _ in range(3):
+            assert (await g.post(STREAM)).text.endswith("[DONE]\n\n")
+        assert len({id(call.writer) for call in w.calls}) == 1

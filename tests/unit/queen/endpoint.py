@@ -1,0 +1,45 @@
+"""The client endpoint of a queen that has no process of its own, on a real socket."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import httpx
+
+from rbee_runtime.gateway.front import Front
+from rbee_runtime.gateway.relay import Relay
+from rbee_runtime.gateway.upstream import Pool
+from rbee_runtime.queen import admin
+from rbee_runtime.queen.app import ClientApp
+from rbee_runtime.queen.cors import Origins
+from rbee_runtime.queen.desk import ClientDesk, Journal
+from rbee_runtime.queen.hive_calls import HiveCalls
+from rbee_runtime.queen.lines import Lines
+from rbee_runtime.queen.status import Phase, Status
+from rbee_runtime.server import HttpServer, bind
+from tests.unit.queen.states import Fixture
+
+
+@asynccontextmanager
+async def endpoint(
+    q: Fixture, phase: Phase = Phase.READY, *, pages: tuple[str, ...] = ()
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve as a queen does and yield a client of it."""
+    lines = Lines(q.controller, q.controller.roster, queue_wait=0.0, clock=q.clock)
+    status, pool = Status(1, "d1", phase), Pool()
+    journal = Journal(asyncio.get_running_loop().call_later)
+    desk = ClientDesk(q.keys, Relay(lines, pool, over=journal.over), status, Origins(pages))
+    app = ClientApp(q.controller, admin.build(q.controller, HiveCalls(q.controller, q.client)), status, Origins(pages))
+    server = HttpServer(app, tls=None, drain_seconds=1, connection=partial(Front, desk=desk))
+    listener = bind("127.0.0.1", 0)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await server.wait_started()
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            yield client
+    finally:
+        server.should_exit = True
+        await serving
+        journal.flush()
+        pool.close()
