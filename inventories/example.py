@@ -21,6 +21,8 @@ queen, hives = fleet(
     image_mirrors=[],
     # Networks that clients may connect from, where the queen's host has a firewall; left out, everybody may.
     clients=["10.0.0.0/8", "192.0.2.0/24"],
+    # Web pages that may use the API from a browser (CORS), as scheme, host and port; left out, none may.
+    web_pages=["https://chat.example.org"],
     # Seconds that open streams may go on when the queen restarts.
     drain_seconds=180,
     # How many hosts receive releases, engines and models at a time.

@@ -231,6 +231,20 @@ def registries(value: object) -> tuple[str, ...]:
     return given
 
 
+_ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
+
+
+def origins(value: object) -> tuple[str, ...]:
+    """Return origins of web pages as browsers write them: in small letters, without a port that goes without saying."""
+    found = words(value)
+    for origin in found:
+        if _ORIGIN.fullmatch(origin.lower()) is None:
+            raise UnfitError(f"{origin!r} is no origin of web pages, such as https://chat.example.org: no path, no '*'")
+    plain = (origin.lower() for origin in found)
+    ports = {"http": ":80", "https": ":443"}
+    return tuple(dict.fromkeys(each.removesuffix(ports[each.partition(":")[0]]) for each in plain))
+
+
 def labels(value: object) -> dict[str, str]:
     """Accept label names and values, all short plain strings."""
     if not isinstance(value, dict):

@@ -52,6 +52,7 @@ def queen_config(site: Site, host: Host) -> str:
             "link_dir": credentials,
             "bootstrap_key_file": f"{credentials}/bootstrap-key",
             "drain_seconds": site.drain_seconds,
+            "cors_origins": site.web_pages,
             **({"client_tls": _client_tls(credentials)} if site.client_endpoint != "plain-http" else {}),
         }
     )

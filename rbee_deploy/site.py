@@ -273,7 +273,8 @@ class Site:
     that hives start for a model as they start our own.
 
     `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `clients` are the networks that the firewall of the
-    queen's host lets clients in from; None means everybody. `secrets_dir` on the operator's machine holds the fleet
+    queen's host lets clients in from; None means everybody. `web_pages` are the origins of pages that may use the API
+    from a browser. `secrets_dir` on the operator's machine holds the fleet
     authority and the first API key; None means `rbee/<name>` in the XDG configuration folder. `images` is the folder
     of container images there, as `rbee-deploy images` makes it. `image_mirrors` are registries that are asked for them
     before the one that they were pushed to, `host:port` or `host/path`.
@@ -293,6 +294,7 @@ class Site:
     images: str | None = check.setting(_operator_folder, default=None)
     image_mirrors: tuple[str, ...] = check.setting(check.registries, default=())
     clients: tuple[str, ...] | None = check.setting(check.networks, default=None)
+    web_pages: tuple[str, ...] = check.setting(check.origins, default=())
     drain_seconds: float = check.setting(check.seconds(0, 3600), default=180.0)
     uploads: int = check.setting(check.whole(1, 200), default=5)
     rollout: Rollout = check.setting(_rollout, default=Rollout())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from paramiko import ECDSAKey
 
-from rbee_deploy import sources
+from rbee_deploy import _fields, sources
 from rbee_deploy.errors import InventoryError
 from rbee_deploy.inventory import TlsPaths, command_engine, each_host, fleet, host, model, secret_env
 from tests.unit.deploy.sites import site_of, write_model
@@ -82,6 +82,18 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         "host 'g': labels is {'gpu': 1}: label text 1 must be a string of 1-63",
     ),
     "a flag in words": (lambda: host("g", queen="yes"), "host 'g': queen is 'yes': it must be True or False"),
+    "every page": (
+        lambda: fleet(hosts=[a_queen()], web_pages=["*"]),
+        "fleet 'rbee': web_pages is ['*']: '*' is no origin of web pages, such as https://chat.example.org: no",
+    ),
+    "a page with a path": (
+        lambda: fleet(hosts=[a_queen()], web_pages=["https://a.example/chat"]),
+        "'https://a.example/chat' is no origin of web pages",
+    ),
+    "one page": (
+        lambda: fleet(hosts=[a_queen()], web_pages="https://a.example"),
+        "web_pages is 'https://a.example': it must be a list of strings",
+    ),
     "a mode of nowhere": (
         lambda: host("g", mode="vm"),
         "host 'g': mode is 'vm': it must be 'bare' or 'container'",
@@ -403,3 +415,9 @@ def test_replicas_come_in_three_forms(given: object, kept: tuple[int, int, bool]
     """A number, a pair or each_host."""
     replicas = echo(replicas=given).replicas
     assert (replicas.minimum, replicas.maximum, replicas.each_host) == kept
+
+
+def test_pages_are_written_as_browsers_do() -> None:
+    """Small letters, and no port that goes without saying: a browser's origin has to be the same text."""
+    given = ["HTTPS://Chat.Example:443", "http://box:3000", "http://[fd00::1]:80", "http://box:443"]
+    assert _fields.origins(given) == ("https://chat.example", "http://box:3000", "http://[fd00::1]", "http://box:443")
