@@ -35,6 +35,7 @@ ROWS = {
         "STOP",
         "EXPORT",
     ],
+    "queen": [f"F{number}" for number in range(1, 14)],
     "deploy": [
         "S6",
         "S7",
