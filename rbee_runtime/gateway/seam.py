@@ -14,11 +14,16 @@ from rbee_runtime.errors import RbeeError, RequestError
 
 @dataclass(frozen=True)
 class Ask:
-    """One request as policy sees it: who asks, for which model, and which workers have failed it already."""
+    """One request as policy sees it: who asks, for which model, and which workers have failed it already.
+
+    `size` is bytes of its body, `limit` the most tokens that its client asks for (0: not said).
+    """
 
     key: str
     model: str
-    tried: frozenset[str] = field(default_factory=frozenset)
+    tried: frozenset[str] = frozenset()
+    size: int = 0
+    limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,13 @@ class Lease(Protocol):
         """Say whether the worker did its part, so that a failing one is left alone until it is likely to be back."""
         ...
 
+    def spent(self, prompt: int, answer: int) -> None:
+        """Say how many tokens an answer cost, as the worker counted them: at most once, before `release`.
+
+        Without it, an estimate stands.
+        """
+        ...
+
     def release(self) -> None:
         """Give the slot back; further calls do nothing."""
         ...
@@ -62,6 +74,13 @@ class Lease(Protocol):
 
 class Gate(Protocol):
     """Policy: who may use which worker now."""
+
+    def at_once(self, ask: Ask) -> Lease | None:
+        """Return a lease that is to be had without waiting, None if the request has to wait, or raise RequestError.
+
+        A plain call, because most requests need no task; after None `lease` is awaited.
+        """
+        ...
 
     async def lease(self, ask: Ask) -> Lease:
         """Return a lease, after waiting if that is worth it, or raise RequestError."""

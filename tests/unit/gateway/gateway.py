@@ -39,6 +39,9 @@ class Slot:
         if not reached:
             self.gate.urls.remove(self.url)
 
+    def spent(self, prompt: int, answer: int) -> None:
+        self.gate.tokens.append((prompt, answer))
+
     def release(self) -> None:
         self.gate.released.append(self.worker)
 
@@ -53,14 +56,21 @@ class Gate:
     into_name: tuple[str, str] | None = None
     settled: list[tuple[str, bool]] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
+    tokens: list[tuple[int, int]] = field(default_factory=list)
 
     def into(self, model: str, authorization: str) -> "Gate":
         """Have the workers be servers that are not the fleet's own."""
         self.into_name = (model, authorization)
         return self
 
+    def at_once(self, ask: Ask) -> Slot | None:
+        return None if self.delay else self._slot(ask)
+
     async def lease(self, ask: Ask) -> Slot:
         await asyncio.sleep(self.delay)
+        return self._slot(ask)
+
+    def _slot(self, ask: Ask) -> Slot:
         if self.refusal is not None:
             raise self.refusal
         for url in self.urls:
