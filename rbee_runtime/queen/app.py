@@ -14,6 +14,7 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.body import header
 from rbee_runtime.gateway.relay import Outcome, Relay
 from rbee_runtime.queen import policy, views
+from rbee_runtime.queen.admin_keys import KEY
 from rbee_runtime.queen.admission import forbidden, unauthenticated
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.records import KeyRecord
@@ -45,10 +46,10 @@ class ClientApp:
 
     async def _route(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         path = scope["path"]
-        row = policy.row_for(path)
+        row = policy.row_for(path, scope["method"])
         if row is None:
             raise RequestError(404, f"there is no route {path[:100]}", code="unknown_route")
-        if row.methods and scope["method"] not in row.methods:
+        if scope["method"] not in row.methods:
             raise RequestError(405, f"{path} takes {' or '.join(sorted(row.methods))}", code="method_not_allowed")
         if row.scope is None:
             await self._public(path, answer)
@@ -62,6 +63,7 @@ class ClientApp:
         await self._allowed(path, key, scope, receive, answer)
 
     async def _allowed(self, path: str, key: KeyRecord, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        scope[KEY] = key
         if path == policy.CHAT:
             answer.outcome = await self._relay.serve(scope, receive, answer, key=key.id, request_id=answer.request_id)
         elif path == policy.MODELS:
