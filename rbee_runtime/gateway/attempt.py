@@ -275,6 +275,9 @@ class Attempt:
     def _end_whole(self) -> None:
         data = self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
         sound, self._tokens = usage.of_answer(data)
+        if self._status >= 400:
+            # A refusal costs its client nothing, whatever was expected of an answer.
+            self._tokens = (0, 0)
         if self._status == 200 and not sound:
             self._fail(worker_failed("it answered something that is not JSON"))
             return

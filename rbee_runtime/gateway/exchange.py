@@ -178,6 +178,8 @@ class Exchange:
             return
         if not attempt.stalled:
             lease.settle(answered=not failure.blame, reached=failure.reached)
+        if not failure.blame:
+            lease.spent(0, 0)
         lease.release()
         if attempt.stalled:
             self.outcome.problem = "client gone"

@@ -55,6 +55,8 @@ class Front(Connection):
     def __init__(self, *arguments: Any, desk: Desk, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.chunks = True
+        self.holder = ""
+        """Whose request it is, as the desk says."""
         self._desk = desk
         self._hot: Hot | None = None
         self._keeps = True
@@ -88,7 +90,7 @@ class Front(Connection):
         """Have a request relayed, or hand it to the application."""
         self.chunks = self.parser.get_http_version() != "1.0"
         self._keeps = self.chunks and self.parser.should_keep_alive()
-        self._discards = 0
+        self._discards, self.holder = 0, ""
         self._hot = hot = self._desk.take(self)
         if hot is None:
             super().begin()

@@ -11,20 +11,17 @@ import typer
 from rbee_runtime import __version__
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.keeper.client import QueenClient
-from rbee_runtime.keeper.settings import DEFAULT_URL, Settings, settle
-
-MOST_LETTERS = 100_000
-"""Of a row that goes into a file or a pipe, far above any real one."""
+from rbee_runtime.keeper.key_commands import keys, usage
+from rbee_runtime.keeper.output import AsJson, list_rows, print_json, print_table, settings_of, show_rows
+from rbee_runtime.keeper.settings import DEFAULT_URL, settle
 
 app = typer.Typer(
     help="Look at a fleet, chat with it, manage it.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-keys = typer.Typer(help="API keys of clients.")
 app.add_typer(keys, name="keys")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Hive = Annotated[str, typer.Argument(help="Name of the hive.", metavar="HIVE")]
 
 
@@ -96,37 +93,37 @@ def options(
 @app.command()
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show the queen, its hives, workers and models."""
-    settings = _settings(context)
+    settings = settings_of(context)
     with QueenClient(settings) as client:
         health = client.health()
         found = {kind: client.rows(kind) for kind in ("hives", "workers", "models")}
     if as_json:
-        _print_json({"queen": {"url": settings.url, **health}, **found})
+        print_json({"queen": {"url": settings.url, **health}, **found})
         return
     from rbee_runtime.keeper.views import queen_line  # noqa: PLC0415 - rich is slow to import
 
     typer.echo(queen_line(settings.url, health))
     for kind, rows in found.items():
         typer.echo()
-        _print_table(kind, rows)
+        print_table(kind, rows)
 
 
 @app.command()
 def hives(context: typer.Context, as_json: AsJson = False) -> None:
     """List the hosts that run models."""
-    _list(context, "hives", as_json)
+    list_rows(context, "hives", as_json)
 
 
 @app.command()
 def workers(context: typer.Context, as_json: AsJson = False) -> None:
     """List the workers, one per replica of a model."""
-    _list(context, "workers", as_json)
+    list_rows(context, "workers", as_json)
 
 
 @app.command()
 def models(context: typer.Context, as_json: AsJson = False) -> None:
     """List the models of the fleet."""
-    _list(context, "models", as_json)
+    list_rows(context, "models", as_json)
 
 
 @app.command()
@@ -138,9 +135,9 @@ def devices(
     """List what the hosts compute with, and what of its memory is taken."""
     from rbee_runtime.keeper.hosts import devices_of  # noqa: PLC0415 - brings rich
 
-    with QueenClient(_settings(context)) as client:
+    with QueenClient(settings_of(context)) as client:
         rows = devices_of(client, hive)
-    _show("devices", rows, as_json)
+    show_rows("devices", rows, as_json)
 
 
 @app.command()
@@ -150,10 +147,10 @@ def worker(
     """Explain one worker: why it is in its state and what happens next."""
     from rbee_runtime.keeper.hosts import explained  # noqa: PLC0415 - brings rich
 
-    with QueenClient(_settings(context)) as client:
+    with QueenClient(settings_of(context)) as client:
         found = client.worker(worker)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         typer.echo(explained(found))
 
@@ -168,7 +165,7 @@ def logs(
     """Show what a worker wrote."""
     from rbee_runtime.keeper.views import printable  # noqa: PLC0415 - brings rich
 
-    with QueenClient(_settings(context)) as client:
+    with QueenClient(settings_of(context)) as client:
         for line in client.logs(worker, lines, follow=follow):
             typer.echo(printable(line))
 
@@ -183,7 +180,7 @@ def events(
     """Show what happened on the hosts: workers, models, devices."""
     from rbee_runtime.keeper.hosts import event_line, happenings  # noqa: PLC0415 - brings rich
 
-    with QueenClient(_settings(context)) as client:
+    with QueenClient(settings_of(context)) as client:
         for event in happenings(client, hive, follow=follow):
             typer.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
 
@@ -198,7 +195,7 @@ def chat(
     from rbee_runtime.keeper.chat import choose_model, converse, show_answer  # noqa: PLC0415 - brings rich
 
     piped = "" if prompt or sys.stdin.isatty() else sys.stdin.read().strip()
-    with QueenClient(_settings(context)) as client:
+    with QueenClient(settings_of(context)) as client:
         chosen = model or choose_model(client)
         text = prompt or piped
         if not text and not sys.stdin.isatty():
@@ -210,44 +207,13 @@ def chat(
     typer.echo(f"[{chosen}: {line}]", err=True)
 
 
-@keys.command("create")
-def create_key(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Whose key it is.")],
-    scope: Annotated[list[str], typer.Option(help="infer or admin; repeat for both.")] = ["infer"],  # noqa: B006 - typer copies it
-    model: Annotated[list[str], typer.Option(help="Model or pattern that it may use; repeatable.")] = ["*"],  # noqa: B006 - typer copies it
-    as_json: AsJson = False,
-) -> None:
-    """Make a key and show it; it is never shown again."""
-    with QueenClient(_settings(context)) as client:
-        made = client.create_key(name, scope, model)
-    if as_json:
-        _print_json(made)
-        return
-    typer.echo(made["key"])
-    typer.echo(f"id {made['id']}; keep the key, it is not shown again", err=True)
-
-
-@keys.command("list")
-def list_keys(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the keys, without their secrets."""
-    _list(context, "keys", as_json)
-
-
-@keys.command("revoke")
-def revoke_key(
-    context: typer.Context, key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key.")]
-) -> None:
-    """Make a key invalid at once."""
-    with QueenClient(_settings(context)) as client:
-        client.revoke_key(key_id)
-    typer.echo(f"key {key_id} is revoked")
+app.command()(usage)
 
 
 @app.command()
 def drain(context: typer.Context, hive: Hive) -> None:
     """Send a hive no new requests and move its workers away when they are idle."""
-    with QueenClient(_settings(context)) as client:
+    with QueenClient(settings_of(context)) as client:
         waits = client.set_drained(hive, drained=True)
     said = f"hive {hive} does not drain yet: {waits}" if waits else f"hive {hive} drains"
     typer.echo(f"{said}; take it back with: rbee-keeper undrain {hive}")
@@ -256,7 +222,7 @@ def drain(context: typer.Context, hive: Hive) -> None:
 @app.command()
 def undrain(context: typer.Context, hive: Hive) -> None:
     """Take a drained hive back."""
-    with QueenClient(_settings(context)) as client:
+    with QueenClient(settings_of(context)) as client:
         client.set_drained(hive, drained=False)
     typer.echo(f"hive {hive} takes requests again")
 
@@ -274,47 +240,6 @@ def start_queen(context: typer.Context) -> None:
 def _typed(context: typer.Context, option: str) -> bool:
     source = context.get_parameter_source(option)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _settings(context: typer.Context) -> Settings:
-    found: Settings = context.obj()
-    return found
-
-
-def _list(context: typer.Context, kind: str, as_json: bool) -> None:
-    with QueenClient(_settings(context)) as client:
-        rows = client.rows(kind)
-    _show(kind, rows, as_json)
-
-
-def _show(kind: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        _print_json(rows)
-    else:
-        _print_table(kind, rows)
-
-
-def _print_json(found: Any) -> None:
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
-
-
-def _print_table(kind: str, rows: list[dict[str, Any]]) -> None:
-    if not rows:
-        typer.echo(f"no {kind}")
-        return
-    from rich.console import Console  # noqa: PLC0415 - rich is slow to import
-
-    from rbee_runtime.keeper.views import table  # noqa: PLC0415 - brings rich
-
-    if sys.stdout.isatty():
-        Console().print(table(kind, rows))
-        return
-    # Piped output is for grep: a line per row, whatever its length.
-    console = Console(width=MOST_LETTERS)
-    with console.capture() as text:
-        console.print(table(kind, rows))
-    for line in text.get().splitlines():
-        typer.echo(line.rstrip())
 
 
 def _drop_output() -> None:

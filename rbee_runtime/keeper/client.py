@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlencode
 
 import httpx
 
@@ -119,10 +119,17 @@ class QueenClient:
         found = self._call("POST", f"{_place('hives', hive)}/{'drain' if drained else 'undrain'}")
         return str(found.get("detail", "")) if isinstance(found, dict) else ""
 
-    def create_key(self, name: str, scopes: list[str], models: list[str]) -> Row:
+    def create_key(self, asked: Row) -> Row:
         """Return a new key; the only time that it is shown."""
-        found = self._call("POST", "/api/v1/keys", {"name": name, "scopes": scopes, "models": models})
+        found = self._call("POST", "/api/v1/keys", asked)
         if not isinstance(found, dict) or "key" not in found:
+            raise self._no_queen()
+        return found
+
+    def usage(self, asked: Row) -> list[Row]:
+        """Return what keys used; `asked` may have `key`, `model`, `since`, `until`."""
+        found = self._call("GET", f"/api/v1/usage?{urlencode(asked)}")
+        if not isinstance(found, list):
             raise self._no_queen()
         return found
 

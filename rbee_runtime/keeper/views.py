@@ -1,6 +1,7 @@
 """Tables of what the queen says; builders only, the commands print."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.table import Table
@@ -73,6 +74,21 @@ _KEYS: tuple[Column, ...] = (
     ("NAME", lambda row: _text(row, "name")),
     ("SCOPES", lambda row: ", ".join(row.get("scopes", ()))),
     ("MODELS", lambda row: ", ".join(row.get("models", ()))),
+    ("LIMITS", lambda row: _limits(row.get("limits") or {})),
+    ("PRIORITY", lambda row: _text(row, "priority")),
+    ("EXPIRES", lambda row: "expired" if row.get("expired") else _moment(row, "expires")),
+    ("LAST USED", lambda row: _moment(row, "used")),
+)
+_USAGE: tuple[Column, ...] = (
+    ("DAY", lambda row: _text(row, "day")),
+    ("KEY", lambda row: _text(row, "key")),
+    ("NAME", lambda row: _text(row, "name")),
+    ("MODEL", lambda row: _text(row, "model")),
+    ("REQUESTS", lambda row: _text(row, "requests")),
+    ("PROMPT TOKENS", lambda row: _text(row, "prompt_tokens")),
+    ("ANSWER TOKENS", lambda row: _text(row, "answer_tokens")),
+    ("ERRORS", lambda row: _text(row, "errors")),
+    ("ESTIMATED", lambda row: _text(row, "estimated")),
 )
 _DEVICES: tuple[Column, ...] = (
     ("HIVE", lambda row: _text(row, "hive")),
@@ -88,11 +104,18 @@ _DEVICES: tuple[Column, ...] = (
     ("MEASURED", lambda row: gib(row, "measured")),
     ("DETAIL", lambda row: _text(row, "detail")),
 )
-_COLUMNS = {"hives": _HIVES, "workers": _WORKERS, "models": _MODELS, "keys": _KEYS, "devices": _DEVICES}
+_COLUMNS = {
+    "hives": _HIVES,
+    "workers": _WORKERS,
+    "models": _MODELS,
+    "keys": _KEYS,
+    "usage": _USAGE,
+    "devices": _DEVICES,
+}
 
 
 def table(kind: str, rows: Sequence[Row]) -> Table:
-    """Return a table of `hives`, `workers`, `models` or `keys`; columns that would be empty are left out."""
+    """Return a table of one kind of rows; columns that would be empty are left out."""
     used = [column for column in _COLUMNS[kind] if not rows or any(column[1](row) for row in rows)]
     built = Table(box=None, pad_edge=False, header_style="bold")
     for title, _ in used:
@@ -128,6 +151,18 @@ def gib(row: Row, name: str) -> str:
 def printable(text: str) -> str:
     """Return text of a model without control characters, which could steer the reader's terminal."""
     return "".join(letter for letter in text if letter in "\n\t" or letter.isprintable())
+
+
+def _limits(limits: Row) -> str:
+    """Return `4 at a time, 60 requests/min`; "" for none."""
+    units = {"concurrency": "at a time", "requests_per_minute": "requests/min", "tokens_per_minute": "tokens/min"}
+    return ", ".join(f"{limits[name]} {unit}" for name, unit in units.items() if limits.get(name) is not None)
+
+
+def _moment(row: Row, name: str) -> str:
+    """Return Unix seconds as the time on this machine's clock; "" for never."""
+    seconds = row.get(name) or 0
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M") if seconds else ""
 
 
 def _last_end(row: Row) -> str:

@@ -1,41 +1,24 @@
-"""The admin API: what the fleet is like, keys, draining. Every route needs a key with scope admin (see policy.py)."""
+"""The admin API: what the fleet is like, keys, usage, draining. policy.py says which scope a route needs."""
 
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import RbeeError, RequestError
-from rbee_runtime.models.references import check_name
-from rbee_runtime.queen import views
+from rbee_runtime.queen import admin_keys, views
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.hive_calls import QUIET, HiveCalls
-from rbee_runtime.queen.records import KeyRecord, Scope
-from rbee_runtime.queen.views import HiveAnswer, KeyAnswer, ModelAnswer, WorkerAnswer
+from rbee_runtime.queen.usage import Usage
+from rbee_runtime.queen.views import HiveAnswer, ModelAnswer, WorkerAnswer
 
 MAX_LOG_LINES = 2000
 """As many as a hive gives."""
-
-
-class NewKey(BaseModel):
-    """Body of `POST /api/v1/keys`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(min_length=1, max_length=100)
-    scopes: list[Scope] = Field(default=[Scope.INFER], min_length=1)
-    models: list[str] = Field(default=["*"], min_length=1, max_length=100)
-
-
-class KeyCreated(KeyAnswer):
-    """Answer to a new key: the only time that the key itself is shown."""
-
-    key: str
 
 
 class DrainAnswer(BaseModel):
@@ -46,13 +29,13 @@ class DrainAnswer(BaseModel):
     detail: str = ""
 
 
-def build(controller: Controller, calls: HiveCalls) -> FastAPI:
+def build(controller: Controller, calls: HiveCalls, usage: Usage) -> FastAPI:
     """Return the admin application."""
     app = FastAPI(title="rbee queen", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     _report_errors(app)
     _fleet_routes(app, controller)
     _host_routes(app, calls)
-    _key_routes(app, controller)
+    admin_keys.add_routes(app, controller.keys, usage)
     return app
 
 
@@ -117,42 +100,6 @@ def _host_routes(app: FastAPI, calls: HiveCalls) -> None:
         form = "text/event-stream" if "text/event-stream" in accept else "text/plain"
         query: dict[str, str | int] = {"lines": lines, "follow": 1}
         return await calls.stream(hive, path, query, headers={"accept": form}, patience=QUIET)
-
-
-def _key_routes(app: FastAPI, controller: Controller) -> None:
-    @app.get("/api/v1/keys")
-    async def keys() -> list[KeyAnswer]:
-        return [_key_answer(record) for record in controller.keys.active()]
-
-    @app.post("/api/v1/keys", status_code=201)
-    async def create(new: NewKey) -> KeyCreated:
-        _check_globs(new.models)
-        record, key = controller.keys.create(new.name, new.scopes, new.models)
-        return KeyCreated(key=key, **_key_answer(record).model_dump())
-
-    @app.delete("/api/v1/keys/{key_id}", status_code=204)
-    async def revoke(key_id: str) -> None:
-        controller.keys.revoke(key_id)
-
-
-def _key_answer(record: KeyRecord) -> KeyAnswer:
-    return KeyAnswer(
-        id=record.id,
-        name=record.name,
-        scopes=sorted(record.scopes),
-        models=list(record.models),
-        created=record.created,
-    )
-
-
-def _check_globs(globs: list[str]) -> None:
-    """Refuse a glob that could match no model name."""
-    for glob in globs:
-        try:
-            check_name(glob.replace("*", "x").replace("?", "x"))
-        except RbeeError:
-            message = f"models: {glob[:100]!r} is not a model name with '*' or '?'"
-            raise RequestError(400, message, param="models") from None
 
 
 def _report_errors(app: FastAPI) -> None:

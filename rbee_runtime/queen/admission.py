@@ -1,12 +1,12 @@
 """Who may use which worker now: pure policy, no sockets, no clocks but the one in its catalogue."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from rbee_runtime.errors import RequestError
-from rbee_runtime.gateway.seam import Ask, Door
-from rbee_runtime.queen.keys import may_use
+from rbee_runtime.gateway.seam import Ask
+from rbee_runtime.queen.grants import may_use
 from rbee_runtime.queen.records import KeyRecord, Scope
 from rbee_runtime.queen.routing import Seat, choose
 
@@ -40,15 +40,6 @@ class Catalogue(Protocol):
 
 
 @dataclass(frozen=True)
-class Route:
-    """Go to this worker."""
-
-    worker: str
-    url: str
-    door: Door | None = None
-
-
-@dataclass(frozen=True)
 class Refusal:
     """Not now, or not at all: `wait` is how many seconds it is worth to wait before the error is told.
 
@@ -60,18 +51,24 @@ class Refusal:
     cold: bool = False
 
 
-def admit(ask: Ask, catalogue: Catalogue, *, queue_wait: float) -> Route | Refusal:
-    """Return where a request goes, or why it does not: key, then scope and model, then workers."""
+def admit(
+    ask: Ask, catalogue: Catalogue, *, queue_wait: float, free: Callable[[str], Seat | None] = lambda _: None
+) -> Seat | Refusal:
+    """Return where a request goes, or why it does not: key, then scope and model, then workers.
+
+    `free` is a short way to what is found without it, too: a worker of a model that anybody may have at once.
+    """
     problem = _not_allowed(ask, catalogue)
-    load_wait = catalogue.load_wait(ask.model)
     if problem is not None:
         return Refusal(problem)
+    load_wait = catalogue.load_wait(ask.model)
     if load_wait is None:
         return Refusal(unknown_model(ask.model))
-    return _to_a_worker(ask, load_wait, catalogue, queue_wait)
+    seat = None if ask.tried else free(ask.model)
+    return seat or _to_a_worker(ask, load_wait, catalogue, queue_wait)
 
 
-def _to_a_worker(ask: Ask, load_wait: float, catalogue: Catalogue, queue_wait: float) -> Route | Refusal:
+def _to_a_worker(ask: Ask, load_wait: float, catalogue: Catalogue, queue_wait: float) -> Seat | Refusal:
     usable = [seat for seat in catalogue.seats(ask.model) if seat.usable and seat.worker not in ask.tried]
     healthy = [seat for seat in usable if not catalogue.shunned(seat)]
     if ask.tried and not healthy:
@@ -80,12 +77,12 @@ def _to_a_worker(ask: Ask, load_wait: float, catalogue: Catalogue, queue_wait: f
         return _cold(ask.model, load_wait, catalogue)
     seat = choose(healthy)
     if seat is not None:
-        return Route(seat.worker, seat.url, seat.door)
+        return seat
     return Refusal(_busy(ask.model) if healthy else _unavailable("its workers failed just now"), queue_wait)
 
 
 def unauthenticated() -> RequestError:
-    """Return the one answer to a missing, malformed, unknown, wrong or revoked key."""
+    """Return the one answer to a missing, malformed, unknown, wrong, revoked or expired key."""
     return RequestError(
         401,
         "no valid API key was given; send it as `Authorization: Bearer rbee_…`",

@@ -11,6 +11,7 @@ from rbee_runtime import logs
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.routes import ALIAS
 from rbee_runtime.queen import cors, policy, views
+from rbee_runtime.queen.admin_keys import KEY
 from rbee_runtime.queen.admission import forbidden, unauthenticated
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.cors import Headers, Origins
@@ -44,13 +45,13 @@ class ClientApp:
 
     async def _route(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         path = scope["path"].removeprefix(ALIAS) if scope["path"].startswith(f"{ALIAS}/v1/") else scope["path"]
-        row = policy.row_for(path)
+        row = policy.row_for(path, scope["method"])
         if row is None:
             raise RequestError(404, f"there is no route {path[:100]}", code="unknown_route")
-        if scope["method"] == "OPTIONS" and (allowed := self._preflight(scope, row)):
+        if scope["method"] == "OPTIONS" and (allowed := self._preflight(scope, path)):
             await answer.bare(204, allowed)
             return
-        if row.methods and scope["method"] not in row.methods:
+        if scope["method"] not in row.methods:
             raise RequestError(405, f"{path} takes {' or '.join(sorted(row.methods))}", code="method_not_allowed")
         if row.scope is None:
             await self._public(path, answer)
@@ -63,12 +64,13 @@ class ClientApp:
             raise forbidden(row.scope)
         await self._allowed(path, key, scope, receive, answer)
 
-    def _preflight(self, scope: Scope, row: policy.Row) -> Headers:
+    def _preflight(self, scope: Scope, path: str) -> Headers:
         if not _header(scope, cors.ASKED_METHOD):
             return []
-        return self._origins.preflight(_header(scope, b"origin"), row.methods or ("GET", "POST", "PUT", "DELETE"))
+        return self._origins.preflight(_header(scope, b"origin"), policy.methods_of(path))
 
     async def _allowed(self, path: str, key: KeyRecord, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        scope[KEY] = key
         if path == policy.MODELS:
             await answer.json(200, views.openai_models(self._controller, key))
         elif path.startswith(policy.MODEL):

@@ -12,7 +12,7 @@ from rbee_runtime.gateway.front import Front
 from rbee_runtime.gateway.relay import Relay
 from rbee_runtime.gateway.routes import HOT, HotRoute
 from rbee_runtime.queen.admission import forbidden, unauthenticated
-from rbee_runtime.queen.cors import Origins
+from rbee_runtime.queen.cors import Headers, Origins
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.records import KeyRecord, Scope
 from rbee_runtime.queen.status import Status
@@ -21,11 +21,19 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class ClientDesk:
-    """Takes what goes to workers; the rest is for the application."""
+    """Takes what goes to workers; the rest is for the application. `left` are headers about what is left of limits."""
 
-    def __init__(self, keys: Keys, relay: Relay, status: Status, origins: Origins) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        relay: Relay,
+        status: Status,
+        origins: Origins,
+        left: Callable[[str], Headers] = lambda _key: [],
+    ) -> None:
         self._keys = keys
         self._origins = origins
+        self._left = left
         self._relay = relay
         self._status = status
 
@@ -35,8 +43,9 @@ class ClientDesk:
         return self._status.draining
 
     def headers_for(self, front: Front) -> bytes:
-        """Return what an answer says to web pages, if any may ask."""
-        return b"".join(b"%b: %b\r\n" % pair for pair in self._origins.headers(front.header(b"origin")))
+        """Return what an answer says of the limits of its key, and to web pages, if any may ask."""
+        found = [*self._left(front.holder), *self._origins.headers(front.header(b"origin"))]
+        return b"".join([b"%b: %b\r\n" % pair for pair in found])
 
     def take(self, front: Front) -> Exchange | None:
         """Return who answers the request whose head `front` has, None for the application."""
@@ -44,10 +53,11 @@ class ClientDesk:
         if route is None or front.method != b"POST":
             return None
         key = self._keys.authenticate(_authorization(front))
+        front.holder = key.id if key is not None else ""
         return self._relay.take(
             front,
             route,
-            key=key.id if key is not None else "",
+            key=front.holder,
             request_id=request_id_of(front.header(b"x-request-id")),
             refusal=_refusal(key),
         )

@@ -12,7 +12,7 @@ from rbee_runtime.errors import ConfigError, ReferenceFormError
 from rbee_runtime.models.references import Scheme, check_name, parse_source
 from rbee_runtime.queen import fleet
 from rbee_runtime.queen.keys import Keys
-from rbee_runtime.queen.records import Scope
+from rbee_runtime.queen.records import Priority, Scope
 from rbee_runtime.worker.engines import options as engine_options
 
 HIVE_NAME = "local"
@@ -106,7 +106,7 @@ def first_key(keys: Keys, state_dir: Path) -> str:
     """Return a new key and keep it in a file (0600) if there is none at all yet, else an empty string."""
     if keys.active():
         return ""
-    _, key = keys.create("laptop", (Scope.INFER, Scope.ADMIN))
+    _, key = keys.create("laptop", Scope, priority=Priority.INTERACTIVE)
     durable.write(state_dir / KEY_FILE, f"{key}\n".encode())
     return key
 

@@ -1,8 +1,7 @@
 """Which ready worker takes a request: the one with the fewest in flight, leaving out those that just failed."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rbee_runtime.gateway.seam import Door
 
@@ -11,19 +10,11 @@ SHUN_SECONDS = (1.0, 2.0, 4.0, 8.0)
 worker that is back is found again before its hive's next heartbeat or soon after."""
 
 
-@dataclass(slots=True)
-class Load:
-    """Requests in flight on what several seats share."""
-
-    in_flight: int = 0
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class Seat:
     """One worker as routing sees it; `shunned` until that monotonic time, `used` rises with each lease.
 
-    Seats of one `pool` share its slots: models of a server that is not ours, which has a `door`. What the roster knows
-    of a worker itself (from `in_flight` on) stays when the rest of it is shown anew.
+    Seats of one `pool` share its slots: models of a server that is not ours, which has a `door`.
     """
 
     worker: str
@@ -31,97 +22,132 @@ class Seat:
     url: str
     slots: int
     usable: bool
-    pool: str = ""
-    door: Door | None = None
     in_flight: int = 0
     failures: int = 0
     shunned: float = 0.0
     used: int = 0
-    shared: Load | None = field(default=None, compare=False)
-
-    @property
-    def taken(self) -> int:
-        """Return how many of its slots are taken."""
-        return self.in_flight if self.shared is None else self.shared.in_flight
-
-    def shown(self, seat: "Seat") -> None:
-        """Take over what others say of it; one that is back is a worker like any other."""
-        if seat.usable and not self.usable:
-            self.failures, self.shunned = 0, 0.0
-        self.model, self.url, self.slots, self.usable = seat.model, seat.url, seat.slots, seat.usable
-        self.pool, self.door = seat.pool, seat.door
+    pool: str = ""
+    door: Door | None = None
 
 
 def choose(seats: Iterable[Seat]) -> Seat | None:
     """Return the seat with the fewest requests in flight; among equals the one that was used longest ago."""
-    best: Seat | None = None
-    least = used = 0
-    for seat in seats:
-        taken = seat.taken
-        if taken < seat.slots and (best is None or (taken, seat.used) < (least, used)):
-            best, least, used = seat, taken, seat.used
-    return best
+    free = (seat for seat in seats if seat.in_flight < seat.slots)
+    return min(free, key=lambda seat: (seat.in_flight, seat.used), default=None)
 
 
-@dataclass
+@dataclass(slots=True)
+class _Entry:
+    """A seat as it was shown and what became of it since; of a pool, what is in flight on each counts for all."""
+
+    seat: Seat
+    in_flight: int = 0
+    failures: int = 0
+    shunned: float = 0.0
+    used: int = 0
+    pool: "list[_Entry] | None" = None
+    seen: Seat = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = self.seat
+
+    @property
+    def taken(self) -> int:
+        """Return how many of its slots are taken."""
+        return self.in_flight if self.pool is None else sum(each.in_flight for each in self.pool)
+
+    def now(self) -> Seat:
+        """Return the seat as it is now; made anew only after a change, as everyone in line asks for it."""
+        seen = self.seen
+        state = (self.taken, self.failures, self.shunned, self.used)
+        if (seen.in_flight, seen.failures, seen.shunned, seen.used) != state:
+            in_flight, failures, shunned, used = state
+            self.seen = replace(self.seat, in_flight=in_flight, failures=failures, shunned=shunned, used=used)
+        return self.seen
+
+
 class Roster:
     """Every worker that exists, and what is in flight on it."""
 
-    clock: Callable[[], float]
-    _seats: dict[str, Seat] = field(default_factory=dict)
-    _by_model: dict[str, tuple[Seat, ...]] = field(default_factory=dict)
-    _uses: int = 0
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._models: dict[str, list[_Entry]] = {}
+        self._uses = 0
 
     def show(self, seats: Sequence[Seat]) -> None:
         """Replace what is known of workers and keep what is in flight on them."""
-        known, self._seats = self._seats, {}
-        by_model: dict[str, list[Seat]] = defaultdict(list)
+        old, self._entries, self._models = self._entries, {}, {}
+        pools: dict[str, list[_Entry]] = {}
         for seat in seats:
-            kept = known.get(seat.worker, seat)
-            kept.shown(seat)
-            self._seats[seat.worker] = kept
-            by_model[seat.model].append(kept)
-        self._by_model = {model: tuple(found) for model, found in by_model.items()}
-        loads: dict[str, Load] = defaultdict(Load)
-        for seat in self._seats.values():
-            seat.shared = loads[seat.pool] if seat.pool else None
-            if seat.shared is not None:
-                seat.shared.in_flight += seat.in_flight
+            entry = self._entries[seat.worker] = _carried(old.get(seat.worker), seat)
+            self._models.setdefault(seat.model, []).append(entry)
+            if seat.pool:
+                entry.pool = pools.setdefault(seat.pool, [])
+                entry.pool.append(entry)
 
-    def of(self, model: str) -> Sequence[Seat]:
-        """Return the seats of one model."""
-        return self._by_model.get(model, ())
+    def of(self, model: str) -> list[Seat]:
+        """Return the seats of one model; what is in flight on one of a pool counts for each of it."""
+        return [entry.now() for entry in self._models.get(model, ())]
+
+    def slots(self, model: str) -> int:
+        """Return how many requests the workers of one model take at a time."""
+        return sum(entry.seat.slots for entry in self._models.get(model, ()))
+
+    def free(self, model: str) -> Seat | None:
+        """Return the seat that `choose` would of those that are usable and not left alone, None if there is none.
+
+        In flight and uses are not up to date in it. Most requests ask nothing else, tens of thousands in a second.
+        """
+        best, least, now = None, (0, 0), 0.0
+        for entry in self._models.get(model, ()):
+            seat, taken = entry.seat, entry.taken
+            if not seat.usable or taken >= seat.slots:
+                continue
+            if entry.failures and entry.shunned > (now := now or self.clock()):
+                continue
+            rank = (taken, entry.used)
+            if best is None or rank < least:
+                best, least = seat, rank
+        return best
 
     def shunned(self, seat: Seat) -> bool:
         """Say whether the worker is left alone now."""
-        return seat.failures > 0 and seat.shunned > self.clock()
+        return seat.shunned > self.clock()
 
     def in_flight(self, worker: str) -> int:
         """Return how many requests it has from us."""
-        seat = self._seats.get(worker)
-        return 0 if seat is None else seat.in_flight
+        entry = self._entries.get(worker)
+        return 0 if entry is None else entry.in_flight
 
     def take(self, worker: str) -> None:
         """Count one more request."""
-        seat = self._seats[worker]
-        self._uses = seat.used = self._uses + 1
-        seat.in_flight += 1
-        if seat.shared is not None:
-            seat.shared.in_flight += 1
+        self._uses += 1
+        entry = self._entries[worker]
+        entry.in_flight += 1
+        entry.used = self._uses
 
     def give(self, worker: str) -> None:
         """Count one request less; the worker may be gone meanwhile."""
-        seat = self._seats.get(worker)
-        if seat is not None and seat.in_flight:
-            seat.in_flight -= 1
-            if seat.shared is not None:
-                seat.shared.in_flight -= 1
+        entry = self._entries.get(worker)
+        if entry is not None and entry.in_flight:
+            entry.in_flight -= 1
 
     def settle(self, worker: str, *, answered: bool) -> None:
         """Note a success or a failure."""
-        seat = self._seats.get(worker)
-        if seat is None or (answered and not seat.failures):
+        entry = self._entries.get(worker)
+        if entry is None or (answered and not entry.failures):
             return
-        seat.failures = 0 if answered else seat.failures + 1
-        pause = SHUN_SECONDS[min(seat.failures, len(SHUN_SECONDS)) - 1] if seat.failures else 0.0
-        seat.shunned = self.clock() + pause if seat.failures else 0.0
+        entry.failures = 0 if answered else entry.failures + 1
+        pause = SHUN_SECONDS[min(entry.failures, len(SHUN_SECONDS)) - 1] if entry.failures else 0.0
+        entry.shunned = self.clock() + pause if entry.failures else 0.0
+
+
+def _carried(old: _Entry | None, seat: Seat) -> _Entry:
+    """Return a seat with what was in flight on its worker, and with its failures unless it is back only now."""
+    if old is None:
+        return _Entry(seat)
+    back = seat.usable and not old.seat.usable
+    if back:
+        return _Entry(seat, old.in_flight, used=old.used)
+    return _Entry(seat, old.in_flight, old.failures, old.shunned, old.used)

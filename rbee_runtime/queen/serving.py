@@ -30,10 +30,12 @@ from rbee_runtime.queen.external import Externals
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.keys import Keys
+from rbee_runtime.queen.limits import Limiter
 from rbee_runtime.queen.lines import Lines
 from rbee_runtime.queen.probes import PROBE_TIMEOUT, Probes
 from rbee_runtime.queen.status import Phase, Status
 from rbee_runtime.queen.store import Store
+from rbee_runtime.queen.usage import Usage
 from rbee_runtime.server import HttpServer
 
 if TYPE_CHECKING:
@@ -76,9 +78,15 @@ class Serving:
             scheme=link.scheme,
             clock=time.monotonic,
         )
+        self._usage = Usage(store, self.keys, settings.state_dir, self._status.epoch)
         self._lines = Lines(
-            self.controller, self.controller.roster, queue_wait=settings.queue_wait_seconds, clock=time.monotonic
+            self.controller,
+            self.controller.roster,
+            queue_wait=settings.queue_wait_seconds,
+            clock=time.monotonic,
+            limiter=Limiter(self.keys.find, time.monotonic),
         )
+        self._lines.count = self._usage.count
         self.controller.on_change = self._lines.changed
         self.controller.waiting = self._lines.waiting
         self._lines.doubt = self.controller.doubt
@@ -101,8 +109,9 @@ class Serving:
     ) -> None:
         """Serve until the supervisor orders otherwise or is gone."""
         origins = Origins(self._settings.cors_origins)
-        app = ClientApp(self.controller, admin.build(self.controller, self._calls), self._status, origins)
-        desk = ClientDesk(self.keys, self._relay, self._status, origins)
+        own = admin.build(self.controller, self._calls, self._usage)
+        app = ClientApp(self.controller, own, self._status, origins)
+        desk = ClientDesk(self.keys, self._relay, self._status, origins, self._lines.ratelimit_headers)
         patience = self._settings.drain_seconds + _CUT_SECONDS
         clients = HttpServer(app, tls=tls, drain_seconds=patience, connection=partial(Front, desk=desk))
         links = HttpServer(
@@ -135,9 +144,10 @@ class Serving:
         finally:
             await self._close([*serving, *self._owners, order])
 
-    def _parts(self) -> tuple[Controller, Documents, Lines, Probes, Externals]:
+    def _parts(self) -> tuple[Lines, Usage, Controller, Documents, Probes, Externals]:
+        """Return what runs until the end; the first two go on while open answers end."""
         probes = Probes(self.controller, self._to_probe)
-        return self.controller, self._documents, self._lines, probes, self.controller.externals
+        return self._lines, self._usage, self.controller, self._documents, probes, self.controller.externals
 
     async def _start_hive(self, settings: HiveConfig | None, port: int, link_port: int) -> None:
         if settings is None:
@@ -164,10 +174,8 @@ class Serving:
             server.close()
         links.should_exit = True
         self._calls.stopping.set()
-        lines = self._owners[2]
-        for task in self._owners:
-            if task is not lines:
-                await _cancel(task)
+        for task in self._owners[2:]:
+            await _cancel(task)
         self._lines.leave()
         if order is Order.STOP:
             self._relay.cut()
@@ -175,6 +183,7 @@ class Serving:
             await self._hive.stop(stop_workers=order is Order.STOP)
         # Before the next one can have the state, and say what it runs itself.
         on_release()
+        self._usage.leave()
         self._store.close()
 
     async def _finish(self, order: Order, clients: HttpServer) -> None:
@@ -195,6 +204,7 @@ class Serving:
     async def _close(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in tasks:
             await _cancel(task)
+        self._usage.leave()
         self._journal.flush()
         self._to_workers.close()
         await self._to_probe.aclose()

@@ -5,31 +5,35 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from rbee_runtime.errors import StateError
 from rbee_runtime.protocol import WorkerSpec, decode
-from rbee_runtime.queen.records import Assignment, HiveRecord, KeyRecord, Scope
+from rbee_runtime.queen import schema
+from rbee_runtime.queen.records import Assignment, HiveRecord, KeyLimits, KeyRecord, Priority, Scope, UsageRow
 from rbee_runtime.states import Intent, Observed
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE keys (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, scopes TEXT NOT NULL, models TEXT NOT NULL,
-    created INTEGER NOT NULL, revoked INTEGER NOT NULL
-) STRICT;
-CREATE TABLE hives (name TEXT PRIMARY KEY, url TEXT NOT NULL, drained INTEGER NOT NULL) STRICT;
-CREATE TABLE assignments (
-    id TEXT PRIMARY KEY, hive TEXT NOT NULL REFERENCES hives (name), model TEXT NOT NULL, spec TEXT NOT NULL,
-    content TEXT NOT NULL, intent TEXT NOT NULL, address TEXT NOT NULL, port INTEGER NOT NULL,
-    observed TEXT NOT NULL, slots INTEGER NOT NULL
-) STRICT;
-"""
 _LOCK_POLL_SECONDS = 0.02
+_KEY_COLUMNS = (
+    "id, name, digest, scopes, models, created, revoked, expires, "
+    "concurrency, requests_per_minute, tokens_per_minute, priority, parent, used"
+)
+_ADD_USAGE = """
+INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (day, key, model) DO UPDATE SET
+    requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    answer_tokens = answer_tokens + excluded.answer_tokens, errors = errors + excluded.errors,
+    estimated = estimated + excluded.estimated
+"""
+_USAGE = """
+SELECT day, key, model, requests, prompt_tokens, answer_tokens, errors, estimated FROM usage
+WHERE day BETWEEN :since AND :until AND :key IN ('', key) AND :model IN ('', model)
+ORDER BY day, key, model LIMIT :most
+"""
 
 
 class Store:
@@ -76,16 +80,48 @@ class Store:
         with self._write() as db:
             _put_meta(db, name, value)
 
+    def drop_meta(self, name: str) -> None:
+        """Forget a value."""
+        with self._write() as db:
+            db.execute("DELETE FROM meta WHERE name = ?", (name,))
+
     def all_keys(self) -> list[KeyRecord]:
         """Return every key, revoked ones included."""
-        rows = self._db.execute("SELECT id, name, digest, scopes, models, created, revoked FROM keys ORDER BY created")
+        rows = self._db.execute(f"SELECT {_KEY_COLUMNS} FROM keys ORDER BY created, rowid")  # noqa: S608 - a constant
         return [_key(row) for row in rows]
 
     def put_key(self, key: KeyRecord) -> None:
         """Add or replace a key."""
-        row = (key.id, key.name, key.digest, _json(sorted(key.scopes)), _json(key.models), key.created, key.revoked)
+        row = _key_row(key)
         with self._write() as db:
-            db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            marks = ", ".join("?" * len(row))
+            db.execute(f"INSERT OR REPLACE INTO keys ({_KEY_COLUMNS}) VALUES ({marks})", row)  # noqa: S608 - a constant
+
+    def add_usage(self, rows: Iterable[UsageRow], used: Mapping[str, int], *, source: str = "") -> bool:
+        """Add to what was used, and note when keys were used last; all of it or nothing.
+
+        Rows of one `source` are added once however often that is asked for; say whether they were added now. The last
+        of it may be lost with the power, not with the process: this is written often, and keys are not.
+        """
+        with self._write(synchronous="NORMAL") as db:
+            if source and not db.execute("INSERT OR IGNORE INTO meta VALUES (?, '')", (source,)).rowcount:
+                return False
+            db.executemany(_ADD_USAGE, [astuple(row) for row in rows])
+            db.executemany("UPDATE keys SET used = ? WHERE id = ?", [(minute, key) for key, minute in used.items()])
+        return True
+
+    def usage(self, *, key: str, model: str, since: str, until: str, most: int) -> list[UsageRow]:
+        """Return what was used from one day to another, both included, oldest first; "" is any key or any model."""
+        asked = {"key": key, "model": model, "since": since, "until": until, "most": most}
+        try:
+            return [UsageRow(*row) for row in self._db.execute(_USAGE, asked)]
+        except sqlite3.Error as error:
+            raise StateError(f"cannot read {self._path}: {error}; restore it from a backup") from error
+
+    def drop_usage(self, before: str) -> None:
+        """Forget what was used before a day."""
+        with self._write(synchronous="NORMAL") as db:
+            db.execute("DELETE FROM usage WHERE day < ?", (before,))
 
     def hives(self) -> list[HiveRecord]:
         """Return every hive ever heard of or drained."""
@@ -123,15 +159,18 @@ class Store:
                 )
 
     @contextlib.contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
+    def _write(self, *, synchronous: str = "FULL") -> Iterator[sqlite3.Connection]:
         try:
+            self._db.execute(f"PRAGMA synchronous = {synchronous}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # A disk that filled up has ended the transaction already.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise StateError(f"cannot write {self._path}: {error}; check its owner and the free space there") from error
 
@@ -156,8 +195,11 @@ def _lock(directory: Path, wait: float, sleep: Callable[[float], None]) -> int:
 def _open(path: Path) -> sqlite3.Connection:
     try:
         path.touch(mode=0o600, exist_ok=True)
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        _prepare(db, path)
+        with contextlib.ExitStack() as failed:
+            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            failed.callback(db.close)
+            _prepare(db, path)
+            failed.pop_all()
     except (OSError, sqlite3.Error) as error:
         raise StateError(f"cannot use {path}: {error}; restore it from a backup or move it away") from error
     return db
@@ -171,14 +213,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
         raise StateError(f"{path} is damaged ({verdict}); restore it from a backup or move it away")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise StateError(
-            f"{path} was written by a newer rbee (schema {version}, this one knows {SCHEMA_VERSION}); "
-            "install that release again or restore the backup from before the upgrade"
-        )
-    if version == 0:
-        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    schema.upgrade(db, path)
 
 
 def _put_meta(db: sqlite3.Connection, name: str, value: str) -> None:
@@ -189,8 +224,8 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _key(row: tuple[str, str, str, str, str, int, int]) -> KeyRecord:
-    key_id, name, digest, scopes, models, created, revoked = row
+def _key(row: tuple[Any, ...]) -> KeyRecord:
+    key_id, name, digest, scopes, models, created, revoked, expires, *limits, priority, parent, used = row
     return KeyRecord(
         id=key_id,
         name=name,
@@ -199,7 +234,18 @@ def _key(row: tuple[str, str, str, str, str, int, int]) -> KeyRecord:
         models=decode(models, tuple[str, ...]),
         created=created,
         revoked=revoked,
+        expires=expires,
+        limits=KeyLimits(*limits),
+        priority=Priority(priority),
+        parent=parent,
+        used=used,
     )
+
+
+def _key_row(key: KeyRecord) -> tuple[str | int | None, ...]:
+    rights = (_json(sorted(key.scopes)), _json(key.models))
+    times = (key.created, key.revoked, key.expires)
+    return (key.id, key.name, key.digest, *rights, *times, *astuple(key.limits), key.priority, key.parent, key.used)
 
 
 def _assignment(row: tuple[str, str, str, str, str, int, str, int]) -> Assignment:

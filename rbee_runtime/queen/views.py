@@ -10,9 +10,9 @@ from rbee_runtime.protocol import Heartbeat, to_builtins
 from rbee_runtime.queen.admission import unknown_model
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.external import Place
-from rbee_runtime.queen.keys import may_use
+from rbee_runtime.queen.grants import may_use
 from rbee_runtime.queen.membership import Member, Presence
-from rbee_runtime.queen.records import Assignment, KeyRecord, Scope
+from rbee_runtime.queen.records import Assignment, KeyRecord
 from rbee_runtime.states import FetchState, Intent, Observed
 
 EXTERNAL = "external"
@@ -111,16 +111,6 @@ class ModelAnswer(BaseModel):
     missing: list[str] = []
     held: list[str] = []
     fetches: list[FetchAnswer] = []
-
-
-class KeyAnswer(BaseModel):
-    """One client key, without its secret; `created` in Unix seconds."""
-
-    id: str
-    name: str
-    scopes: list[Scope]
-    models: list[str]
-    created: int
 
 
 def hives(controller: Controller) -> list[HiveAnswer]:

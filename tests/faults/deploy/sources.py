@@ -58,14 +58,9 @@ WORKER_EXITS = Edit(
     old='    """Run the command line and leave."""\n',
 )
 
-NEWER_SCHEMA = (
-    Edit("rbee_runtime/queen/store.py", "SCHEMA_VERSION = 2\n", old="SCHEMA_VERSION = 1\n"),
-    Edit(
-        "rbee_runtime/queen/store.py",
-        "    if version == 1:\n"
-        '        db.executescript("BEGIN; CREATE TABLE more (x TEXT) STRICT; PRAGMA user_version = 2; COMMIT;")\n'
-        "    if version > SCHEMA_VERSION:\n",
-        old="    if version > SCHEMA_VERSION:\n",
-    ),
+NEWER_SCHEMA = Edit(
+    "rbee_runtime/queen/schema.py",
+    '_STEPS = (*_STEPS, "CREATE TABLE more (x TEXT) STRICT;")\nSCHEMA_VERSION = len(_STEPS)\n',
+    old="SCHEMA_VERSION = len(_STEPS)\n",
 )
 """A release that moves the queen's database on to the next schema."""

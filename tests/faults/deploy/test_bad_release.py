@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from rbee_runtime.queen.schema import SCHEMA_VERSION
 from tests.e2e.fleets import wait_for
 from tests.faults.deploy.crowd import Crowd
 from tests.faults.deploy.sources import HIVE_EXITS, NEWER_SCHEMA, QUEEN_HANGS, REASON, WORKER_EXITS, Edit
@@ -111,20 +112,21 @@ def test_s7_workers_that_exit_take_the_run_back(trio: Trio, record_property: Rec
 def test_down_a_schema_that_moved_on_comes_back(trio: Trio) -> None:
     """A rollback brings the old schema and no lower epoch; an older release over a newer schema is put back itself."""
     good = trio.fleet.sources
-    trio.fleet.sources = trio.sources("schema", *NEWER_SCHEMA)
+    trio.fleet.sources = trio.sources("schema", NEWER_SCHEMA)
     trio.converge()
     trio.serves()
     newer, epoch = release(trio.host("queen")), meta(trio, "epoch")
-    assert schema(trio) == 2
+    assert schema(trio) == SCHEMA_VERSION + 1
     trio.fleet.sources = good
     refused = trio.apply()
     assert refused.code == 1
-    assert "was written by a newer rbee (schema 2, this one knows 1)" in refused.errors
+    said = f"was written by a newer rbee (schema {SCHEMA_VERSION + 1}, this one knows {SCHEMA_VERSION})"
+    assert said in refused.errors
     assert {release(trio.host(name)) for name in NAMES} == {newer}
     trio.answers()
     back = trio.apply(command="rollback")
     assert back.code == 0, back.errors
-    assert schema(trio) == 1
+    assert schema(trio) == SCHEMA_VERSION
     assert meta(trio, "epoch") > epoch
     trio.serves()
     trio.answers()

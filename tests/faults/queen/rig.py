@@ -108,7 +108,9 @@ def _at(report: WorkerReport, port: int) -> WorkerReport:
 async def _served(q: Fixture, relay: Relay) -> AsyncIterator[str]:
     status = Status(1, "d1", Phase.READY)
     origins = Origins(())
-    app = ClientApp(q.controller, admin.build(q.controller, HiveCalls(q.controller, q.client)), status, origins)
+    app = ClientApp(
+        q.controller, admin.build(q.controller, HiveCalls(q.controller, q.client), q.usage), status, origins
+    )
     connection = partial(Front, desk=ClientDesk(q.keys, relay, status, origins))
     server = HttpServer(app, tls=None, drain_seconds=1, connection=connection)
     listener = bind("127.0.0.1", 0)

@@ -127,3 +127,15 @@ async def test_another_server_tells_it_in_its_last_event_or_not() -> None:
         await g.post(STREAM)
         assert b"x-rbee-usage" not in w.calls[0].head
         assert g.gate.spent == [(2, 4)]
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 429])
+async def test_a_refusal_of_a_worker_costs_nothing(status: int) -> None:
+    """Whatever was expected of the answer."""
+
+    async def refuses(call: Call) -> None:
+        await call.json(status, b'{"error":{"message":"no"}}')
+
+    async with worker(refuses) as w, gateway(Gate([w.url])) as g:
+        await g.post(PLAIN)
+        assert g.gate.spent == [(0, 0)]

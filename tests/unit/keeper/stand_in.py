@@ -56,7 +56,19 @@ TABLES: dict[str, Any] = {
     "devices": [DEVICE],
     "events": EVENTS,
     "toy-1": WORKER,
-    "keys": [{"id": "abcdefgh", "name": "me", "scopes": ["infer"], "models": ["*"], "created": 1}],
+    "keys": [
+        {
+            "id": "abcdefgh", "name": "me", "scopes": ["infer"], "models": ["*"], "created": 1, "priority": "batch",
+            "limits": {"concurrency": 4, "requests_per_minute": None, "tokens_per_minute": 9000},
+            "expires": 1800000000, "expired": False, "used": 1790000040,
+        },
+    ],
+    "usage": [
+        {
+            "day": "2026-11-30", "key": "abcdefgh", "name": "me", "model": "toy", "requests": 7, "prompt_tokens": 71,
+            "answer_tokens": 72, "errors": 1, "estimated": 0,
+        },
+    ],
 }  # fmt: skip
 
 
@@ -69,6 +81,7 @@ class StandIn:
     bodies: list[dict[str, object]] = field(default_factory=list)
     stream: str = ""
     raw_paths: list[str] = field(default_factory=list)
+    queries: list[dict[str, str]] = field(default_factory=list)
 
     def app(self) -> Starlette:
         """Return the ASGI app."""
@@ -76,6 +89,7 @@ class StandIn:
 
     async def _answer(self, request: Request) -> Response:
         self.calls.append(f"{request.method} {request.url.path}")
+        self.queries.append(dict(request.query_params))
         self.raw_paths.append(request.scope["raw_path"].decode())
         raw = await request.body()
         if raw:

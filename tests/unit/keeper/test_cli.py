@@ -12,7 +12,7 @@ import pytest
 
 from rbee_runtime import __version__
 from rbee_runtime.keeper.cli import run
-from tests.unit.keeper.stand_in import KEY, NEW_KEY, TABLES, StandIn, chat_stream, serving
+from tests.unit.keeper.stand_in import KEY, TABLES, StandIn, chat_stream, serving
 
 Keeper = Callable[..., tuple[int, str, str]]
 
@@ -65,16 +65,6 @@ def test_json_is_what_the_queen_said(keeper: Keeper, kind: str) -> None:
     """`--json` gives the same facts for programs."""
     assert json.loads(keeper(kind, "--json")[1]) == TABLES[kind]
     assert json.loads(keeper("status", "--json")[1])[kind] == TABLES[kind]
-
-
-def test_keys_are_listed_made_and_revoked(keeper: Keeper, queen: StandIn) -> None:
-    """A new key goes to stdout once, alone, so that it can be piped into a file."""
-    assert "abcdefgh" in keeper("keys", "list")[1]
-    assert keeper("keys", "create", "bob", "--scope", "infer", "--scope", "admin", "--model", "a*")[1] == f"{NEW_KEY}\n"
-    assert queen.bodies == [{"name": "bob", "scopes": ["infer", "admin"], "models": ["a*"]}]
-    assert json.loads(keeper("keys", "create", "bob", "--json")[1])["key"] == NEW_KEY
-    assert keeper("keys", "revoke", "abcdefgh")[0] == 0
-    assert queen.calls[-1] == "DELETE /api/v1/keys/abcdefgh"
 
 
 def test_a_hive_is_drained_and_taken_back(keeper: Keeper, queen: StandIn) -> None:

@@ -29,8 +29,11 @@ async def endpoint(
     lines = Lines(q.controller, q.controller.roster, queue_wait=0.0, clock=q.clock)
     status, pool = Status(1, "d1", phase), Pool()
     journal = Journal(asyncio.get_running_loop().call_later)
-    desk = ClientDesk(q.keys, Relay(lines, pool, over=journal.over), status, Origins(pages))
-    app = ClientApp(q.controller, admin.build(q.controller, HiveCalls(q.controller, q.client)), status, Origins(pages))
+    relay = Relay(lines, pool, over=journal.over)
+    desk = ClientDesk(q.keys, relay, status, Origins(pages), lines.ratelimit_headers)
+    app = ClientApp(
+        q.controller, admin.build(q.controller, HiveCalls(q.controller, q.client), q.usage), status, Origins(pages)
+    )
     server = HttpServer(app, tls=None, drain_seconds=1, connection=partial(Front, desk=desk))
     listener = bind("127.0.0.1", 0)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

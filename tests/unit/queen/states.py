@@ -17,6 +17,7 @@ from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.situation import HiveView
 from rbee_runtime.queen.store import Store
+from rbee_runtime.queen.usage import Usage
 from rbee_runtime.states import Observed
 
 GIB = 1024**3
@@ -73,6 +74,7 @@ class Fixture:
         self.client = httpx.AsyncClient()
         self.documents = Documents("test", self.epoch, self.client)
         self.keys = Keys(self.store)
+        self.usage = Usage(self.store, self.keys, self.directory, self.epoch)
         self.controller = Controller(
             store=self.store,
             fleet=FleetSource(self.directory / "fleet.yaml", self.store),

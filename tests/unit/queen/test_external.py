@@ -11,10 +11,11 @@ from rbee_runtime.config import FleetExternal, FleetFile
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.queen import views
-from rbee_runtime.queen.admission import Refusal, Route, admit
+from rbee_runtime.queen.admission import Refusal, admit
 from rbee_runtime.queen.external import WAIT_SECONDS, Externals, Look, authorization, listed
 from rbee_runtime.queen.fleet import check
 from rbee_runtime.queen.records import Scope
+from rbee_runtime.queen.routing import Seat
 from rbee_runtime.states import Observed
 from tests.unit.queen.states import Fixture, fleet, model
 
@@ -37,7 +38,7 @@ def seen(q: Fixture, name: str, look: Look) -> None:
     q.controller.publish()
 
 
-def ask(q: Fixture, name: str) -> Route | Refusal:
+def ask(q: Fixture, name: str) -> Seat | Refusal:
     record, _ = q.keys.create("t", [Scope.INFER])
     return admit(Ask(record.id, name), q.controller, queue_wait=5.0)
 
@@ -71,7 +72,7 @@ async def test_a_server_that_answers_gets_requests_by_its_own_name(queen: Maker)
     seen(q, "ollama", Look())
     seen(q, "ollama", Look("", frozenset({"llama3"})))
     route = ask(q, "m")
-    assert isinstance(route, Route)
+    assert isinstance(route, Seat)
     assert route.door is not None
     assert (route.worker, route.url, route.door.model) == ("ollama:m", "http://ollama:11434", "llama3")
 
@@ -81,10 +82,10 @@ async def test_a_server_that_refuses_connections_is_out_until_it_answers(queen: 
     q = queen(with_external(server(models=["m", "n"])))
     seen(q, "ollama", Look(""))
     q.controller.doubt("ollama:m")
-    assert [isinstance(ask(q, name), Route) for name in ("m", "n")] == [False, False]
+    assert [isinstance(ask(q, name), Seat) for name in ("m", "n")] == [False, False]
     assert {row.detail for row in views.workers(q.controller)} == {"takes no connections"}
     seen(q, "ollama", Look(""))
-    assert isinstance(ask(q, "n"), Route)
+    assert isinstance(ask(q, "n"), Seat)
 
 
 async def test_models_of_one_server_share_its_slots(queen: Maker) -> None:
@@ -92,7 +93,7 @@ async def test_models_of_one_server_share_its_slots(queen: Maker) -> None:
     q = queen(with_external(server(models=["m", "n"], slots=2)))
     seen(q, "ollama", Look(""))
     q.controller.roster.take("ollama:m")
-    assert isinstance(ask(q, "n"), Route)
+    assert isinstance(ask(q, "n"), Seat)
     q.controller.roster.take("ollama:n")
     full = ask(q, "m")
     assert isinstance(full, Refusal)
@@ -110,7 +111,7 @@ async def test_own_workers_and_servers_of_others_take_turns(queen: Maker) -> Non
     taken = []
     for _ in range(4):
         route = ask(q, "m")
-        assert isinstance(route, Route)
+        assert isinstance(route, Seat)
         q.controller.roster.take(route.worker)
         taken.append(route.worker)
     assert sorted(taken) == sorted([own, "ollama:m"] * 2)
@@ -138,7 +139,7 @@ async def test_a_changed_line_is_a_new_server_and_others_stay_known(queen: Maker
         server("one", url="http://elsewhere:1"), server("two", models={"n": "x"})
     )
     q.controller.publish()
-    assert [isinstance(ask(q, name), Route) for name in ("m", "n")] == [False, True]
+    assert [isinstance(ask(q, name), Seat) for name in ("m", "n")] == [False, True]
     q.controller.fleet.current = with_external()
     q.controller.publish()
     gone = ask(q, "n")

@@ -66,7 +66,7 @@ async def operator(q: Fixture, hive: Hive) -> AsyncIterator[tuple[httpx.AsyncCli
         q.controller.heartbeat(q.report("a", url=url))
         calls = HiveCalls(q.controller, to_hives)
         async with (
-            listening(admin.build(q.controller, calls), link) as front,
+            listening(admin.build(q.controller, calls, q.usage), link) as front,
             httpx.AsyncClient(base_url=front, timeout=20, trust_env=False) as client,
         ):
             yield client, calls

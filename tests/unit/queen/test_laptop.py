@@ -23,8 +23,16 @@ pytestmark = pytest.mark.slow
 class Queen:
     """One run of the command; `banner` is what it printed until it was up."""
 
-    def __init__(self, root: Path, port: int, *, log: int = subprocess.DEVNULL, **environment: str) -> None:
-        command = [sys.executable, "-m", "rbee_runtime.queen.main", "--attached-hive", "--model", "m=fake:tokens=3"]
+    def __init__(
+        self,
+        root: Path,
+        port: int,
+        *,
+        model: str = "m=fake:tokens=3",
+        log: int = subprocess.DEVNULL,
+        **environment: str,
+    ) -> None:
+        command = [sys.executable, "-m", "rbee_runtime.queen.main", "--attached-hive", "--model", model]
         self.process = subprocess.Popen(
             [*command, "--port", str(port), "--state-dir", str(root)],
             cwd=ROOT,

@@ -39,7 +39,7 @@ async def test_refusals_come_in_the_order_key_scope_model(queen: Maker) -> None:
     q = queen(fleet(model()))
     lines = line_up(q)
     assert await code(lines, Ask("nobody", "m")) == (401, "invalid_api_key")
-    assert await code(lines, Ask(key(q, scope=Scope.ADMIN), "m")) == (403, "insufficient_scope")
+    assert await code(lines, Ask(key(q, scope=Scope.ADMIN_READ), "m")) == (403, "insufficient_scope")
     assert await code(lines, Ask(key(q, models=("x*",)), "m")) == (403, "model_not_allowed")
     assert await code(lines, Ask(key(q), "unknown")) == (404, "model_not_found")
 

@@ -12,7 +12,7 @@ from rbee_runtime.errors import ConfigError, RequestError, StateError
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys, digest, generate
-from rbee_runtime.queen.records import Assignment, HiveRecord, Scope
+from rbee_runtime.queen.records import Assignment, HiveRecord, Priority, Scope
 from rbee_runtime.queen.store import Store
 from rbee_runtime.states import Intent, Observed
 from tests.unit.queen.states import fleet, model
@@ -148,7 +148,7 @@ def test_the_empty_id_opens_nothing(keys: Keys) -> None:
 
 def test_revoking_is_immediate_and_lasts(keys: Keys) -> None:
     """A revoked key stops working with the next request."""
-    keys.create("admin", [Scope.ADMIN])
+    keys.create("admin", [Scope.ADMIN_WRITE])
     record, key = keys.create("n", [Scope.INFER])
     keys.revoke(record.id)
     assert keys.authenticate(f"Bearer {key}") is None
@@ -158,7 +158,7 @@ def test_revoking_is_immediate_and_lasts(keys: Keys) -> None:
 
 def test_who_names_a_key_by_its_name_gets_the_id(keys: Keys) -> None:
     """Names are no keys of keys, but what a person remembers; revoked ones are not offered."""
-    keys.create("admin", [Scope.ADMIN])
+    keys.create("admin", [Scope.ADMIN_WRITE])
     record, gone = keys.create("guest", [Scope.INFER])[0], keys.create("guest", [Scope.INFER])[0]
     keys.revoke(gone.id)
     with pytest.raises(RequestError, match=f"no key 'guest'; keys are revoked by id, and called that: {record.id}$"):
@@ -167,8 +167,8 @@ def test_who_names_a_key_by_its_name_gets_the_id(keys: Keys) -> None:
 
 def test_the_last_admin_key_stays(keys: Keys) -> None:
     """Nobody locks themselves out."""
-    record, _ = keys.create("n", [Scope.ADMIN])
-    with pytest.raises(RequestError, match="last admin key"):
+    record, _ = keys.create("n", [Scope.ADMIN_WRITE])
+    with pytest.raises(RequestError, match="is the last admin key; create another one first"):
         keys.revoke(record.id)
 
 
@@ -179,7 +179,7 @@ def test_the_bootstrap_key_is_imported_once(keys: Keys, tmp_path: Path) -> None:
     path.write_text(f"{key_id}:{digest(key)}\n")
     assert keys.import_bootstrap(path)
     assert keys.authenticate(f"Bearer {key}") is not None
-    keys.create("other", [Scope.ADMIN])
+    keys.create("other", Scope, priority=Priority.INTERACTIVE)
     keys.revoke(key_id)
     assert not keys.import_bootstrap(path)
     assert keys.authenticate(f"Bearer {key}") is None

@@ -1,0 +1,110 @@
+"""`rbee-keeper keys …` and `usage`: who may use the fleet, how much, and how much of that was used."""
+
+import re
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from rbee_runtime.errors import ConfigError
+from rbee_runtime.keeper.client import QueenClient, Row
+from rbee_runtime.keeper.output import AsJson, list_rows, print_json, settings_of, show_rows
+from rbee_runtime.queen.records import Priority
+
+keys = typer.Typer(help="API keys of clients.")
+
+
+_UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_DURATION = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
+
+
+@keys.command("create")
+def create_key(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    scope: Annotated[
+        list[str], typer.Option(help="infer, admin:read, admin:write, or admin for both of them; repeatable.")
+    ] = ["infer"],  # noqa: B006 - typer copies it
+    model: Annotated[
+        list[str], typer.Option(help="Model or pattern that it may use; repeatable.", show_default="as yours")
+    ] = [],  # noqa: B006 - typer copies it
+    expires: Annotated[
+        str, typer.Option(help="When it ends: 12h, 30d, 2027-01-31 or never.", show_default="as yours")
+    ] = "",
+    limit: Annotated[
+        list[str],
+        typer.Option(
+            help="concurrency=N, requests_per_minute=N or tokens_per_minute=N; repeatable.", show_default="as yours"
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    priority: Annotated[Priority | None, typer.Option(help="Whose turn comes first.", show_default="normal")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and show it; it is never shown again. It may do no more than the key that you use."""
+    asked: Row = {"name": name, "scopes": scope}
+    given = {"models": model, "limits": _limits(limit), "priority": priority}
+    asked |= {field: value for field, value in given.items() if value}
+    if expires:
+        asked["expires"] = moment(expires, time.time())
+    with QueenClient(settings_of(context)) as client:
+        made = client.create_key(asked)
+    if as_json:
+        print_json(made)
+        return
+    typer.echo(made["key"])
+    typer.echo(f"id {made['id']}; keep the key, it is not shown again", err=True)
+
+
+@keys.command("list")
+def list_keys(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the keys, without their secrets."""
+    list_rows(context, "keys", as_json)
+
+
+@keys.command("revoke")
+def revoke_key(
+    context: typer.Context, key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key.")]
+) -> None:
+    """Make a key invalid at once."""
+    with QueenClient(settings_of(context)) as client:
+        client.revoke_key(key_id)
+    typer.echo(f"key {key_id} is revoked")
+
+
+def usage(
+    context: typer.Context,
+    key: Annotated[str, typer.Option(help="Of the key with this id only.")] = "",
+    model: Annotated[str, typer.Option(help="Of this model only.")] = "",
+    since: Annotated[str, typer.Option(help="First day, 2026-11-30.", show_default="30 days ago")] = "",
+    until: Annotated[str, typer.Option(help="Last day.", show_default="today")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what keys used: requests and tokens by key, model and day (UTC)."""
+    asked = {"key": key, "model": model, "since": since, "until": until}
+    with QueenClient(settings_of(context)) as client:
+        rows = client.usage({name: value for name, value in asked.items() if value})
+    show_rows("usage", rows, as_json)
+
+
+def moment(text: str, now: float) -> int:
+    """Return Unix seconds from `30d`, `12h`, `2027-01-31` (its begin, UTC) or `never` (0), or raise ConfigError."""
+    if text == "never":
+        return 0
+    if found := _DURATION.fullmatch(text):
+        return int(now) + int(found[1]) * _UNITS[found[2]]
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--expires {text!r} is no time: write 12h, 30d, 2027-01-31 or never") from None
+    return int((given if given.tzinfo is not None else given.replace(tzinfo=UTC)).timestamp())
+
+
+def _limits(given: list[str]) -> dict[str, int]:
+    found = {}
+    for each in given:
+        name, _, value = each.partition("=")
+        if not name or not value.isascii() or not value.isdigit():
+            raise ConfigError(f"--limit {each!r} is no limit: write it like --limit requests_per_minute=60")
+        found[name.replace("-", "_")] = int(value)
+    return found
