@@ -57,6 +57,7 @@ class Lines:
     def __init__(self, catalogue: Catalogue, roster: Roster, *, queue_wait: float, clock: Callable[[], float]) -> None:
         self.roster = roster
         self.doubt: Callable[[str], None] = lambda _: None
+        self.wanted: Callable[[str], None] = lambda _: None
         self._catalogue = catalogue
         self._queue_wait = queue_wait
         self._clock = clock
@@ -151,6 +152,7 @@ class Lines:
         (line.appendleft if ask.tried else line.append)(waiter)
         self._somebody.set()
         try:
+            self.wanted(ask.model)
             return await waiter.future
         except asyncio.CancelledError:
             _hand_back(waiter.future)

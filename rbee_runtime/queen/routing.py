@@ -77,6 +77,11 @@ class Roster:
         seat = self._seats.get(worker)
         return 0 if seat is None else seat.in_flight
 
+    def leases(self, worker: str) -> int:
+        """Return a number that is another one after each lease on a worker."""
+        seat = self._seats.get(worker)
+        return 0 if seat is None else seat.used
+
     def take(self, worker: str) -> None:
         """Count one more request."""
         self._uses += 1
