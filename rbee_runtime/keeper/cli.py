@@ -10,7 +10,9 @@ import typer
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import ConfigError, RbeeError
+from rbee_runtime.keeper import model_commands
 from rbee_runtime.keeper.client import QueenClient
+from rbee_runtime.keeper.model_commands import Tools
 from rbee_runtime.keeper.settings import DEFAULT_URL, Settings, settle
 
 MOST_LETTERS = 100_000
@@ -121,12 +123,6 @@ def hives(context: typer.Context, as_json: AsJson = False) -> None:
 def workers(context: typer.Context, as_json: AsJson = False) -> None:
     """List the workers, one per replica of a model."""
     _list(context, "workers", as_json)
-
-
-@app.command()
-def models(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the models of the fleet."""
-    _list(context, "models", as_json)
 
 
 @app.command()
@@ -325,3 +321,6 @@ def _drop_output() -> None:
 def _complain(sentence: str) -> int:
     sys.stderr.write(f"rbee-keeper: {sentence}\n")
     return 1
+
+
+model_commands.register(app, Tools(_settings, _list, _print_json))

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from rbee_runtime import __version__
 from rbee_runtime.errors import RbeeError, RequestError
 from rbee_runtime.models.references import check_name
-from rbee_runtime.queen import views
+from rbee_runtime.queen import model_routes, views
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.hive_calls import QUIET, HiveCalls
 from rbee_runtime.queen.records import KeyRecord, Scope
@@ -52,6 +52,7 @@ def build(controller: Controller, calls: HiveCalls) -> FastAPI:
     _report_errors(app)
     _fleet_routes(app, controller)
     _host_routes(app, calls)
+    model_routes.register(app, controller)
     _key_routes(app, controller)
     return app
 
