@@ -11,14 +11,11 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from rbee_runtime.config import FleetModel
+from rbee_runtime.engine_cards import BY_HEADS, SHARING_ENGINES
 from rbee_runtime.models.facts import ModelFacts
 from rbee_runtime.queen.ledger import Account, gib
 from rbee_runtime.queen.needs import CPU, Needs, heads_of
 from rbee_runtime.queen.renewal import engine_of
-
-BY_HEADS = frozenset({"vllm"})
-BY_LAYERS = frozenset({"llama-cpp", "llama-server", "fake"})
-"""The fake engine has no layers either, and shows how a fleet would do."""
 
 MOST_TRIED = 8
 """Cards of one kind of which every set is tried; of more only the emptiest."""
@@ -84,7 +81,7 @@ def _cannot_share(model: FleetModel, group: Sequence[Account], count: int, heads
     if count > len(group):
         alike = f"{device.name} of {gib(device.total)}" if engine in BY_HEADS else device.kind
         return f"needs {count} cards that are alike, and there are {len(group)} ({alike})"
-    if count > 1 and engine not in BY_HEADS | BY_LAYERS:
+    if count > 1 and engine not in SHARING_ENGINES:
         return f"engine {engine} takes one card, not {count}"
     if engine in BY_HEADS and heads and heads % count:
         return f"its {heads} attention heads cannot be shared out among {count} cards"

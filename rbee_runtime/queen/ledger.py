@@ -70,6 +70,11 @@ class Account:
         """Return what one more worker can have; others may have taken what was promised."""
         return max(0, self.capacity - self.reserved)
 
+    @property
+    def is_overbooked(self) -> bool:
+        """Say whether more is promised than there is: needs turned out larger, or others took it."""
+        return self.reserved > self.device.total - self.device.foreign
+
     def explain(self) -> str:
         """Return the numbers in a sentence's part."""
         return (

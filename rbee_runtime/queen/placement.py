@@ -1,8 +1,9 @@
 """Decide which worker belongs on which hive. Pure: snapshots in, a whole new set of assignments out.
 
 First what goes, so that its room is known: workers that nobody declares any more, those beyond what their models are to
-have, those whose replacements serve. Then what is missing, in this order: the declared minimum, models that somebody
-asked for (whoever waited longest first), more workers of models that are busy. Only the first two may make others go.
+have, those whose replacements serve, those that wait for memory that their device does not have. Then what is missing,
+in this order: the declared minimum, models that somebody asked for (whoever waited longest first), more workers of
+models that are busy. Only the first two may make others go.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from rbee_runtime.models.references import slug
 from rbee_runtime.queen.draft import Draft
 from rbee_runtime.queen.fleet import content
 from rbee_runtime.queen.membership import Presence
+from rbee_runtime.queen.needs import places
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.renewal import build_of, engine_of, renewed, spec_of
 from rbee_runtime.queen.situation import Situation
@@ -44,6 +46,7 @@ def plan(situation: Situation, new_id: NewId) -> Plan:
     for model in situation.fleet.models:
         _renew(model, draft)
         _trim(model, draft)
+    _unbook(draft)
     lacking: dict[str, tuple[Verdict, ...]] = {}
     taken = {entry.id for entry in situation.existing}
     for model in sorted(situation.fleet.models, key=lambda model: _turn(model, draft)):
@@ -121,6 +124,19 @@ def _trim(model: FleetModel, draft: Draft) -> None:
     for entry in draft.of(model.name):
         if entry.id in draft.situation.stuck or entry.id in draft.situation.moving:
             draft.let_go(entry)
+
+
+def _unbook(draft: Draft) -> None:
+    """Release workers that have not started and never will, since more is promised on their device than it has.
+
+    Their needs turned out larger than was thought when they were placed, or others took the memory; they go elsewhere.
+    """
+    for hive in draft.situation.hives.values():
+        waiting = [entry for entry in draft.on(hive.name) if entry.observed is Observed.BACKOFF]
+        for entry in reversed(waiting if hive.presence is Presence.LIVE else []):
+            accounts = draft.accounts(hive)
+            if any(device in accounts and accounts[device].is_overbooked for device in places(entry.spec)):
+                draft.drop(entry)
 
 
 def _surplus(model: FleetModel, counted: list[Assignment], draft: Draft) -> list[Assignment]:

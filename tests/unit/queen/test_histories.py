@@ -1,7 +1,9 @@
 """Random histories of a fleet, in virtual time: what must hold after every step holds, and the fleet recovers."""
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError
+from rbee_runtime.queen.explain import check_move
 from rbee_runtime.queen.loads import Cause
 from tests.unit.queen.simulator import Host, Nature, World, calm, live, world
 from tests.unit.queen.states import GIB, model
@@ -20,6 +23,7 @@ NATURES = {
     "small": Nature(size=GIB, need=2 * GIB, load=3),
     "wide": Nature(size=4 * GIB, need=6 * GIB, load=20),
     "kept": Nature(size=2 * GIB, need=4 * GIB, load=8),
+    "other": Nature(size=2 * GIB, need=3 * GIB, load=8),
     "broken": Nature(size=GIB, need=2 * GIB, broken=True),
 }
 HOSTS = ("a", "b", "c")
@@ -32,6 +36,7 @@ def models() -> list[FleetModel]:
     return [
         model("small", files=files["small"], replicas_min=0, replicas_max=3, slots=2, **patient),
         model("wide", files=files["wide"], replicas_min=0, slots=1, **patient),
+        model("other", files=files["other"], replicas_min=0, slots=1, **patient),
         model("kept", files=files["kept"], replicas_min=1, replicas_max=2, slots=2, **patient),
         model("broken", files=files["broken"], replicas_min=0, slots=1, **patient),
     ]
@@ -39,8 +44,9 @@ def models() -> list[FleetModel]:
 
 host = st.sampled_from(HOSTS)
 names = st.sampled_from(sorted(NATURES))
+ASKED = st.tuples(st.just("ask"), names, st.integers(1, 6), st.sampled_from([1.0, 45.0, 90.0]))
 EVENTS = st.one_of(
-    st.tuples(st.just("ask"), names, st.integers(1, 6), st.sampled_from([1.0, 10.0, 45.0])),
+    *(ASKED for _ in range(10)),
     st.tuples(st.just("leave"), st.integers(0, 20)),
     st.tuples(st.just("crash"), host),
     st.tuples(st.just("cut"), host),
@@ -52,6 +58,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("restart")),
     st.tuples(st.just("load"), names),
     st.tuples(st.just("unload"), names),
+    st.tuples(st.just("move"), st.integers(0, 20)),
 )
 HISTORY = st.lists(st.tuples(EVENTS, st.sampled_from([0, 1, 3, 10, 35, 70])), min_size=3, max_size=16)
 
@@ -59,40 +66,63 @@ HISTORY = st.lists(st.tuples(EVENTS, st.sampled_from([0, 1, 3, 10, 35, 70])), mi
 def happens(it: World, event: tuple[Any, ...]) -> None:
     """Let one thing happen."""
     kind, *rest = event
-    declared = {each.name: each for each in it.declared.models}
-    match kind, rest:
-        case "ask", [name, count, seconds]:
-            for _ in range(count):
-                it.ask(name, seconds)
-        case "leave", [number]:
-            waiting = [each for each in it.requests if not each.outcome]
-            if waiting:
-                waiting[number % len(waiting)].leave()
-        case "crash", [name]:
-            it.hosts[name].crash()
-        case "cut", [name]:
-            it.hosts[name].connected = False
-        case "mend", [name]:
-            it.hosts[name].up = it.hosts[name].connected = True
-        case "slow" | "late" | "foreign", [name, value]:
-            setattr(it.hosts[name], kind, value)
-        case "drain", [name]:
-            it.controller.set_drained(name, drained=True)
-        case "restart", []:
-            it.restart_queen()
-        case "load", [name]:
-            it.controller.lifecycle.want(declared[name], Cause.OPERATOR)
-        case "unload", [name] if not declared[name].replicas_min:
-            it.controller.lifecycle.unload(declared[name])
+    if kind in {"slow", "late", "foreign"}:
+        setattr(it.hosts[rest[0]], kind, rest[1])
+    else:
+        HAPPENINGS[kind](it, *rest)
+
+
+def ask(it: World, name: str, count: int, seconds: float) -> None:
+    for _ in range(count):
+        it.ask(name, seconds)
+
+
+def leave(it: World, number: int) -> None:
+    waiting = [each for each in it.requests if not each.outcome]
+    if waiting:
+        waiting[number % len(waiting)].leave()
+
+
+def mend(it: World, name: str) -> None:
+    it.hosts[name].up = it.hosts[name].connected = True
+
+
+def unload(it: World, name: str) -> None:
+    declared = {each.name: each for each in it.declared.models}[name]
+    if not declared.replicas_min:
+        it.controller.lifecycle.unload(declared)
+
+
+def load(it: World, name: str) -> None:
+    it.controller.lifecycle.want({each.name: each for each in it.declared.models}[name], Cause.OPERATOR)
+
+
+def move(it: World, number: int) -> None:
+    entries = list(it.controller.assignments.values())
+    with contextlib.suppress(RequestError):
+        if entries:
+            entry = check_move(it.controller, entries[number % len(entries)].id, "")
+            it.controller.lifecycle.move(entry, "")
+
+
+HAPPENINGS: dict[str, Callable[..., object]] = {
+    "ask": ask,
+    "leave": leave,
+    "crash": lambda it, name: it.hosts[name].crash(),
+    "cut": lambda it, name: setattr(it.hosts[name], "connected", False),
+    "mend": mend,
+    "drain": lambda it, name: it.controller.set_drained(name, drained=True),
+    "restart": World.restart_queen,
+    "load": load,
+    "unload": unload,
+    "move": move,
+}
 
 
 async def lived(history: list[tuple[tuple[Any, ...], int]]) -> None:
     """Live through a history and a calm after it, and then ask for every model."""
-    hosts = [
-        Host("a", {"a0": 12 * GIB}, NATURES),
-        Host("b", {"b0": 8 * GIB}, NATURES),
-        Host("c", {"c0": 8 * GIB, "c1": 8 * GIB}, NATURES),
-    ]
+    cards = {"a": {"a0": 8 * GIB}, "b": {"b0": 7 * GIB}, "c": {"c0": 3 * GIB}}
+    hosts = [Host(name, cards[name], NATURES) for name in HOSTS]
     with world(models(), hosts) as it:
         await it.run(3)
         for event, pause in history:
@@ -102,11 +132,10 @@ async def lived(history: list[tuple[tuple[Any, ...], int]]) -> None:
         while not live(it):
             await it.step()
         await it.run(100, step=5.0)
-        for name in NATURES:
+        for name, nature in NATURES.items():
             asked = it.ask(name)
             await calm(it)
-            served = asked.outcome.startswith(f"{name}-")
-            assert served != NATURES[name].broken, asked.outcome
+            assert asked.outcome.startswith(f"{name}-") != nature.broken, asked.outcome
 
 
 @settings(

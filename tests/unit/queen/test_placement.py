@@ -62,8 +62,10 @@ def test_the_emptier_device_is_taken() -> None:
         (view("z"), "not among the model's hosts"),
         (
             view("a", devices=(cpu(2 * GIB, foreign=GIB),)),
-            "needs 2.1 GiB, 922 MiB free on cpu "
-            "(of 2.0 GiB: 0 MiB for other workers, 1.0 GiB used by others, 102 MiB kept free)",
+            (
+                "needs 2.1 GiB, 922 MiB free on cpu "
+                "(of 2.0 GiB: 0 MiB for other workers, 1.0 GiB used by others, 102 MiB kept free)"
+            ),
         ),
     ],
 )
