@@ -64,7 +64,7 @@ class Controller:
         self._scheme = scheme
         self._clock = clock
         self._new_id = new_id
-        self._started = clock()
+        self._started = self._planned = clock()
         self._frozen = False
         self._gave_up: frozenset[str] = frozenset()
         self._rolling = Rolling(clock, self.assignments.values())
@@ -119,10 +119,12 @@ class Controller:
     def want(self, model: str) -> None:
         """Have a model loaded for which a request waits, unless it serves and is only busy, or is on its way."""
         declared = self.model(model)
-        if declared is None or any(seat.usable for seat in self.roster.of(model)):
-            return
-        if self.lifecycle.want(declared, Cause.REQUEST):
+        if declared is not None and self._want(declared):
             self.reconcile()
+
+    def _want(self, model: FleetModel) -> bool:
+        serves = any(seat.usable for seat in self.roster.of(model.name))
+        return not serves and self.lifecycle.want(model, Cause.REQUEST)
 
     def _standings(self, model: str) -> list[outlook.Standing]:
         mine = (entry for entry in self.assignments.values() if entry.spec.model == model)
@@ -139,7 +141,7 @@ class Controller:
 
     def outdated(self, entry: Assignment) -> bool:
         """Say whether a worker has another build than its hive has now, or is being replaced for that."""
-        hive = self._view(entry.hive, {})
+        hive = seating.hive_view(entry.hive, {}, self.membership)
         if hive.presence is not Presence.LIVE or not hive.builds:
             return False
         differs = build_of(entry.spec.engine, hive, entry.spec.build) != entry.spec.build
@@ -157,6 +159,7 @@ class Controller:
     def heartbeat(self, report: Heartbeat) -> HeartbeatAck:
         """Take a heartbeat and return the document that its hive should follow."""
         self._learn(report)
+        before = self._heard(report.hive)
         back = self.membership.presence(report.hive) is not Presence.LIVE
         if back:
             logs.info("hive heard", hive=report.hive, url=report.url, version=report.version)
@@ -164,7 +167,9 @@ class Controller:
             record = self.membership.members[report.hive].record
             self._remember(lambda: self._store.put_hive(record))
         self._observe(report, back=back)
-        self.reconcile()
+        due = back or bool(self.documents.problem(report.hive)) or self._clock() - self._planned >= TICK_SECONDS
+        if due or seating.differs(before, report):
+            self.reconcile()
         wanted = self.documents.heard(report.hive, report.url, report.epoch, report.revision)
         return HeartbeatAck(fleet=wanted.fleet, epoch=wanted.epoch, revision=wanted.revision)
 
@@ -207,10 +212,15 @@ class Controller:
 
     def reconcile(self) -> None:
         """Plan anew and carry the plan out."""
+        self._planned = self._clock()
         self._uses.look(self.assignments.values(), self.roster)
         entries, loading = self.assignments.values(), {job.model for job in self.lifecycle.jobs.values() if job.open}
         seen = traffic.seen(entries, self.roster, busy=self._busy(), waiting=self.waiting, loading=loading)
         self.lifecycle.look(self.fleet.current.models, seen)
+        for model in self.fleet.current.models:
+            # Who waited for a slot when the last worker went has no load yet.
+            if self.waiting(model.name):
+                self._want(model)
         self._carry_out()
         models = {model.name: model for model in self.fleet.current.models}
         if self.lifecycle.judge(models, self._sight):
@@ -297,10 +307,7 @@ class Controller:
     def _views(self) -> dict[str, HiveView]:
         declared = {hive.name: hive.labels for hive in self.fleet.current.hives}
         names: dict[str, dict[str, str]] = declared or {name: {} for name in self.membership.members}
-        return {name: self._view(name, labels) for name, labels in names.items()}
-
-    def _view(self, name: str, labels: dict[str, str]) -> HiveView:
-        return seating.hive_view(name, labels, self.membership)
+        return {name: seating.hive_view(name, labels, self.membership) for name, labels in names.items()}
 
     def _settled(self, views: dict[str, HiveView]) -> bool:
         heard = all(view.presence is not Presence.UNKNOWN for view in views.values())
@@ -315,17 +322,8 @@ class Controller:
         )
 
     def _stuck(self) -> frozenset[str]:
-        """Return the workers that wait for memory or a device of their hive, and those that did and do not serve yet.
-
-        Each further try there would otherwise end the load of their replacement.
-        """
         reports = {worker: self.report(worker) for worker in self.assignments}
-        self._gave_up = frozenset(
-            worker
-            for worker, report in reports.items()
-            if (report is not None and report.state is Observed.EXITED and report.last_exit in outlook.ELSEWHERE)
-            or (worker in self._gave_up and (report is None or report.state is not Observed.READY))
-        )
+        self._gave_up = outlook.stuck(reports, self._gave_up)
         return self._gave_up
 
     def _observe(self, report: Heartbeat, *, back: bool) -> None:

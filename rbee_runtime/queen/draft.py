@@ -27,6 +27,7 @@ class Draft:
         self.order = {entry.id: index for index, entry in enumerate(situation.existing)}
         self._claims: dict[str, dict[str, int]] = {}
         self._less: dict[str, int] = {}
+        self._accounts: dict[str, dict[str, Account]] = {}
         self._entries: dict[str, Assignment] = {}
         self._by_model: dict[str, dict[str, Assignment]] = {}
         self._by_hive: dict[str, dict[str, Assignment]] = {}
@@ -43,11 +44,13 @@ class Draft:
         self._entries[entry.id] = entry
         self._by_model.setdefault(entry.spec.model, {})[entry.id] = entry
         self._by_hive.setdefault(entry.hive, {})[entry.id] = entry
+        self._accounts.pop(entry.hive, None)
 
     def drop(self, entry: Assignment) -> None:
         """Release a worker."""
         for found in (self._entries, self._by_model[entry.spec.model], self._by_hive[entry.hive]):
             del found[entry.id]
+        self._accounts.pop(entry.hive, None)
         self.retiring.discard(entry.id)
 
     def let_go(self, entry: Assignment) -> None:
@@ -69,6 +72,7 @@ class Draft:
         claims = self._claims.setdefault(hive, {})
         for device in devices:
             claims[device] = claims.get(device, 0) + need
+        self._accounts.pop(hive, None)
 
     def of(self, model: str) -> list[Assignment]:
         """Return the assignments of a model."""
@@ -96,8 +100,10 @@ class Draft:
 
     def accounts(self, hive: HiveView) -> dict[str, Account]:
         """Return what is booked on each device of a hive."""
-        there = ((entry, self._need(entry)) for entry in self.on(hive.name))
-        return ledger.accounts(hive, there, self._claims.get(hive.name))
+        if hive.name not in self._accounts:
+            there = ((entry, self._need(entry)) for entry in self.on(hive.name))
+            self._accounts[hive.name] = ledger.accounts(hive, there, self._claims.get(hive.name))
+        return self._accounts[hive.name]
 
     def candidates(self, hive: str, sizes: Iterable[Account], *, without: str) -> list[tuple[Candidate, Shield]]:
         """Return the workers on a hive that could make room for model `without`, each with what shields it."""

@@ -6,7 +6,8 @@ which it is placed; what one that was released still holds does not count. Its h
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 from rbee_runtime.protocol import DeviceReport
 from rbee_runtime.queen.needs import places
@@ -45,17 +46,17 @@ class Account:
         """Return the device's id."""
         return self.device.id
 
-    @property
+    @cached_property
     def headroom(self) -> int:
         """Return what stays free."""
         return min(int(self.device.total * HEADROOM_SHARE), HEADROOM_MOST)
 
-    @property
+    @cached_property
     def capacity(self) -> int:
         """Return what workers can have of it as long as others take what they take now."""
         return max(0, self.device.total - self.headroom - self.device.foreign)
 
-    @property
+    @cached_property
     def reserved(self) -> int:
         """Return what is promised."""
         return sum(holder.size for holder in self.holders) + self.claimed
@@ -65,7 +66,7 @@ class Account:
         """Return what workers were seen to take."""
         return sum(holder.measured for holder in self.holders)
 
-    @property
+    @cached_property
     def free(self) -> int:
         """Return what one more worker can have; others may have taken what was promised."""
         return max(0, self.capacity - self.reserved)
@@ -102,11 +103,6 @@ def accounts(
 def short(devices: Sequence[Account], need: int) -> dict[str, int]:
     """Return how many bytes are missing on each of these devices for a worker that needs so many on each."""
     return {account.id: need - account.free for account in devices if account.free < need}
-
-
-def without_others(account: Account) -> Account:
-    """Return the account as it is without any worker."""
-    return replace(account, holders=(), claimed=0)
 
 
 def gib(size: int) -> str:

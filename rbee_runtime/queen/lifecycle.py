@@ -55,19 +55,19 @@ class Lifecycle:
         if known is not None and (known.open or (now < known.until and cause is Cause.REQUEST)):
             self.jobs[model.name] = loads.asked(known, now=now)
             return False
-        failures = known.failures if known is not None else 0
-        job = Job(model.name, content(model), cause, self._wall(), now, now, now, failures=failures)
-        self.jobs[model.name] = job
+        job = self.jobs[model.name] = self._new(model, cause, failures=known.failures if known is not None else 0)
         self._remember(lambda: self._table.put(job))
         self._aim(model, now)
         logs.info("load begins", model=model.name, cause=cause)
         return True
 
-    def unload(self, model: FleetModel) -> None:
-        """Let every worker of a model go and end its load; those with requests finish them."""
-        now, job = self._clock(), self.jobs.get(model.name)
+    def unload(self, model: FleetModel, *, waiting: int) -> None:
+        """Let every worker of a model go and end its load; those with requests finish them, who waits is told."""
+        job = self.jobs.get(model.name)
+        if waiting and (job is None or not job.open):
+            job = self._new(model, Cause.OPERATOR)
         if job is not None and job.open:
-            self._end(loads.failed(job, "an operator unloaded it", now=now))
+            self._end(loads.failed(job, "an operator unloaded it", now=self._clock()))
         scale = self._scale(model, 0)
         self._scales[model.name] = scaling.without(scale, scale.replicas)
         logs.info("unloaded", model=model.name)
@@ -142,6 +142,10 @@ class Lifecycle:
         """Have a worker replaced on another hive ("": any other), and let it go once its replacement serves."""
         self.moving[entry.id] = hive
         logs.info("moving", worker=entry.id, hive=entry.hive, to=hive or "any other")
+
+    def _new(self, model: FleetModel, cause: Cause, failures: int = 0) -> Job:
+        now = self._clock()
+        return Job(model.name, content(model), cause, self._wall(), now, now, now, failures=failures)
 
     def _restore(self) -> None:
         self.jobs = {job.model: job for job in self._table.jobs(now=self._clock())}

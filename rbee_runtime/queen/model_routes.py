@@ -59,7 +59,7 @@ def register(app: FastAPI, controller: Controller) -> None:
     async def unload(name: str) -> LifecycleAnswer:
         model = explain.declared(controller, name)
         check_unload(model)
-        controller.lifecycle.unload(model)
+        controller.lifecycle.unload(model, waiting=controller.waiting(name))
         controller.reconcile()
         return _answer(controller, name)
 

@@ -13,6 +13,7 @@ The hive of a renewed worker stops it, after its requests, and starts it anew un
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from rbee_runtime.config import FleetModel
 from rbee_runtime.models.references import Scheme, parse_source
@@ -52,7 +53,13 @@ def spec_of(model: FleetModel, worker_id: str, devices: tuple[str, ...], build: 
 
 def engine_of(model: FleetModel) -> str:
     """Return the engine that serves a model."""
-    return "fake" if parse_source(model.source).scheme is Scheme.FAKE else model.engine
+    return "fake" if scheme_of(model.source) is Scheme.FAKE else model.engine
+
+
+@lru_cache(4096)
+def scheme_of(source: str) -> Scheme:
+    """Return the kind of a source; plans ask for it again and again."""
+    return parse_source(source).scheme
 
 
 def build_of(engine: str, hive: HiveView, held: str = "") -> str:

@@ -67,6 +67,31 @@ def holders(membership: Membership) -> dict[str, dict[str, str]]:
     return found
 
 
+def differs(before: Heartbeat | None, now: Heartbeat) -> bool:
+    """Say whether a heartbeat tells more than how much of all is used: what no plan can wait a second for."""
+    return before is None or _material(before) != _material(now)
+
+
+def _material(report: Heartbeat) -> tuple[object, ...]:
+    workers = tuple(
+        (
+            each.id,
+            each.spec,
+            each.wanted,
+            each.state,
+            each.port,
+            each.detail,
+            each.last_exit,
+            each.need,
+            not each.in_flight,
+        )
+        for each in report.workers
+    )
+    devices = tuple((each.id, each.total, each.healthy) for each in report.devices)
+    models = tuple((each.name, each.size) for each in report.models)
+    return (report.incarnation, report.url, report.draining, report.engines, report.builds, workers, devices, models)
+
+
 class Headers:
     """Facts and sizes of models on any hive; each header is read once."""
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rbee_runtime.config import FleetModel, Preference
-from rbee_runtime.models.references import Scheme, parse_source
+from rbee_runtime.models.references import Scheme
 from rbee_runtime.queen import cards, ledger
 from rbee_runtime.queen.draft import Draft
 from rbee_runtime.queen.eviction import Candidate, Shield, choose, clears
 from rbee_runtime.queen.ledger import Account, gib
 from rbee_runtime.queen.membership import Presence
-from rbee_runtime.queen.renewal import engine_of
+from rbee_runtime.queen.renewal import engine_of, scheme_of
 from rbee_runtime.queen.situation import HiveView
 
 _AWAY = {Presence.UNKNOWN: "not heard yet", Presence.SUSPECT: "silent", Presence.LOST: "lost"}
@@ -116,10 +116,12 @@ def look(model: FleetModel, hive: HiveView, draft: Draft, evict: Evict) -> Verdi
     told = Verdict(hive.name, reason=reason, accounts=tuple(accounts.values()))
     if not sets:
         return told
-    others = draft.candidates(hive.name, accounts.values(), without=model.name)
+    # Whoever has room asks nobody to leave, so that nobody is looked at in vain.
+    free = [each for each in sets if not ledger.short(each, _need(model, each, draft))]
+    others = [] if free else draft.candidates(hive.name, accounts.values(), without=model.name)
     told = replace(told, shields=tuple((other.worker, shield) for other, shield in others))
     passable = [other for other, shield in others if shield in _PASSABLE[evict]]
-    options = (_option(model, hive, devices, draft, passable) for devices in sets)
+    options = (_option(model, hive, devices, draft, passable) for devices in free or sets)
     option = min((each for each in options if each is not None), key=lambda each: each.rank, default=None)
     if option is not None:
         return replace(told, option=option, reason="", need=option.need)
@@ -153,7 +155,7 @@ def _apart(model: FleetModel, other: str, draft: Draft) -> bool:
 def _option(
     model: FleetModel, hive: HiveView, devices: cards.Devices, draft: Draft, passable: Sequence[Candidate]
 ) -> Option | None:
-    need = draft.needs.of(model, len(devices), processor=cards.is_processor(devices))
+    need = _need(model, devices, draft)
     short = ledger.short(devices, need)
     spare = {other.model: draft.spare(draft.models[other.model]) for other in passable} if short else {}
     leaving = choose(short, passable, spare) if short else ()
@@ -187,8 +189,12 @@ def _rank(
     )
 
 
+def _need(model: FleetModel, devices: cards.Devices, draft: Draft) -> int:
+    return draft.needs.of(model, len(devices), processor=cards.is_processor(devices))
+
+
 def _has_to_come(model: FleetModel, hive: HiveView) -> bool:
-    return model.name not in hive.sizes and parse_source(model.source).scheme not in {Scheme.FAKE, Scheme.FILE}
+    return model.name not in hive.sizes and scheme_of(model.source) not in {Scheme.FAKE, Scheme.FILE}
 
 
 def _refused(
@@ -199,7 +205,7 @@ def _refused(
     others: Sequence[tuple[Candidate, Shield]],
 ) -> Verdict:
     """Return the numbers of the place that lacks least, and what shields the workers there."""
-    wanted = [(draft.needs.of(model, len(each), processor=cards.is_processor(each)), each) for each in sets]
+    wanted = [(_need(model, each, draft), each) for each in sets]
     need, devices = min(wanted, key=lambda pair: sum(ledger.short(pair[1], pair[0]).values()))
     short = ledger.short(devices, need)
     counted = Counter(shield for other, shield in others if shield and set(other.sizes) & set(short))

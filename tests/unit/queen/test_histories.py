@@ -90,7 +90,7 @@ def mend(it: World, name: str) -> None:
 def unload(it: World, name: str) -> None:
     declared = {each.name: each for each in it.declared.models}[name]
     if not declared.replicas_min:
-        it.controller.lifecycle.unload(declared)
+        it.controller.lifecycle.unload(declared, waiting=it.lines.waiting(name))
 
 
 def load(it: World, name: str) -> None:

@@ -14,6 +14,7 @@ from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.lines import Lines
 from rbee_runtime.queen.records import Scope
 from rbee_runtime.queen.status import Phase, Status
+from rbee_runtime.states import Observed
 from tests.unit.queen.states import Fixture, fleet, model
 
 Maker = Callable[[FleetFile], Fixture]
@@ -27,6 +28,11 @@ ADMIN_ROUTES = {
     ("GET", "/api/v1/workers/{worker}"),
     ("GET", "/api/v1/workers/{worker}/logs"),
     ("GET", "/api/v1/models"),
+    ("GET", "/api/v1/loads"),
+    ("GET", "/api/v1/models/{name:path}/explain"),
+    ("POST", "/api/v1/models/{name:path}/load"),
+    ("POST", "/api/v1/models/{name:path}/unload"),
+    ("POST", "/api/v1/workers/{worker}/move"),
     ("POST", "/api/v1/hives/{name}/drain"),
     ("POST", "/api/v1/hives/{name}/undrain"),
     ("GET", "/api/v1/keys"),
@@ -165,7 +171,9 @@ async def test_a_request_id_is_kept_or_made(queen: Maker, capsys: pytest.Capture
 
 async def test_the_log_holds_neither_prompt_nor_key(queen: Maker, capsys: pytest.CaptureFixture[str]) -> None:
     """One line per request, without what nobody should read."""
-    q = queen(fleet(model(replicas_min=0)))
+    q = queen(fleet(model(), hives=("a",)))
+    q.beat("a")
+    q.beat("a", state=Observed.CRASH_LOOP)
     headers = bearer(q, Scope.INFER)
     body = {"model": "m", "messages": [{"role": "user", "content": "SECRET"}]}
     async with client(q) as c:
