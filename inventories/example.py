@@ -140,8 +140,23 @@ queen, hives = fleet(
             pin=False,
             # Left out, it follows from the source.
             engine="llama-cpp",
-            # Workers that are kept up: a number, (minimum, maximum), or each_host for one on every host that fits.
+            # Workers: a number, (minimum, maximum), or each_host for one on every host that fits. The minimum is kept
+            # up; with 0 the model is loaded when somebody asks for it. While requests wait there are more, up to the
+            # maximum, as far as there is room that nobody has.
             replicas=(1, 2),
+            # Seconds without need of a worker after which it goes, down to the minimum; 0: never. Sooner, but not with
+            # a request and not in its first 30 s, where another model that somebody asks for needs its room.
+            idle_ttl=600,
+            # True: what is loaded stays loaded, whoever else needs room. (To keep files on disk: pin.)
+            keep_loaded=False,
+            # Cards that share one worker: a number, or 0 for as many as it takes. vLLM takes cards that are alike.
+            gpus=0,
+            # True: it may run on the processor of a host that has cards. On a host without cards it always may.
+            cpu=False,
+            # Of the hosts that have room: "spread" takes the emptiest, "pack" the fullest.
+            placement="spread",
+            # No worker on a host with one of these models; its own name keeps its workers on different hosts.
+            apart_from=["smollm2:135m"],
             # Tokens per conversation, and conversations at a time in one worker.
             context=8192,
             slots=4,

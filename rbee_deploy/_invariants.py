@@ -12,6 +12,7 @@ from rbee_deploy.images import manifest as image_manifest
 from rbee_deploy.modes import ContainerEngine, Mode, way_out
 from rbee_deploy.site import BUILT_IN_ENGINE, IMAGED_ENGINES, INSTALLABLE_ENGINES, Host, Model, Site
 from rbee_deploy.stores import Store
+from rbee_runtime.engine_cards import SHARING_ENGINES
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.models import references
 from rbee_runtime.models.references import Scheme, shown
@@ -37,7 +38,14 @@ def check_store(store: Store) -> None:
 
 def check_model(model: Model) -> None:
     """Raise InventoryError unless every invariant of one model holds."""
-    for invariant in (engine_fits_source, engine_takes_options, something_is_brought, file_exists_here):
+    for invariant in (
+        engine_fits_source,
+        engine_takes_options,
+        something_is_brought,
+        file_exists_here,
+        what_stays_has_no_idle_ttl,
+        cards_are_shared_by_engines_that_can,
+    ):
         invariant(model)
 
 
@@ -52,6 +60,7 @@ def check_site(site: Site) -> None:
         engine_names_differ,
         engines_are_known,
         models_name_declared_hosts,
+        models_stay_apart_from_declared_ones,
         every_model_has_a_host,
         plain_http_is_allowed,
         a_firewall_knows_the_fleet,
@@ -193,6 +202,37 @@ def file_exists_here(model: Model) -> None:
         f"model {model.name!r}: source {model.source!r} does not exist on this machine; correct the path, or write "
         "preseed=False if it lies on the hosts"
     )
+
+
+def what_stays_has_no_idle_ttl(model: Model) -> None:
+    """Check that nobody gives seconds after which workers go that never go."""
+    kept = "keep_loaded=True" if model.keep_loaded else "replicas=each_host" if model.replicas.each_host else ""
+    if model.idle_ttl and kept:
+        raise InventoryError(
+            f"model {model.name!r}: idle_ttl is {model.idle_ttl:g}, and with {kept} its workers stay; drop one of "
+            "the two"
+        )
+
+
+def cards_are_shared_by_engines_that_can(model: Model) -> None:
+    """Check that a worker on several cards has an engine that can share them."""
+    if model.gpus > 1 and model.engine_name not in SHARING_ENGINES:
+        raise InventoryError(
+            f"model {model.name!r}: gpus is {model.gpus}, and engine {model.engine_name!r} takes one card; "
+            f"those that share cards are {', '.join(sorted(SHARING_ENGINES))}"
+        )
+
+
+def models_stay_apart_from_declared_ones(site: Site) -> None:
+    """Check that models that another one stays apart from are models of the fleet."""
+    names = [model.name for model in site.models]
+    for model in site.models:
+        for name in model.apart_from:
+            if name not in names:
+                raise InventoryError(
+                    f"model {model.name!r}: apart_from names {name!r}, which is not a model of this fleet"
+                    f"{nearest(name, names)}"
+                )
 
 
 def there_is_one_queen(site: Site) -> None:

@@ -24,6 +24,7 @@ from rbee_runtime.config import (
     FleetHive,
     FleetModel,
     HiveConfig,
+    Preference,
     QueenConfig,
     Section,
     TlsFiles,
@@ -201,8 +202,22 @@ def _fleet_model(model: Model, files: tuple[ModelFile, ...]) -> FleetModel:
             "load_wait": model.load_wait,
             "options": dict(model.options),
             **({"pin": True} if model.pin else {}),
+            **_lifecycle(model),
         }
     )
+
+
+def _lifecycle(model: Model) -> dict[str, Any]:
+    """Return what a model says of placement beside its bounds; releases from before that read a file without it."""
+    given = {
+        "keep_loaded": model.keep_loaded,
+        "gpus": model.gpus,
+        "cpu": model.cpu,
+        "placement": "" if model.placement == Preference.SPREAD else model.placement,
+        "apart_from": model.apart_from,
+    }
+    idle = {} if model.idle_ttl is None else {"idle_ttl": model.idle_ttl}
+    return idle | {name: value for name, value in given.items() if value}
 
 
 def _fleet_external(server: External) -> FleetExternal:

@@ -21,6 +21,7 @@ from rbee_deploy.rollout import Rollout
 from rbee_deploy.secrets import SecretSource
 from rbee_deploy.stores import Store
 from rbee_runtime import ports
+from rbee_runtime.config import Preference
 from rbee_runtime.models import references
 from rbee_runtime.models.references import Scheme
 from rbee_runtime.models.sources import credentials
@@ -219,7 +220,11 @@ class Model:
     deployer copies, or with `preseed` False one that already lies under that path on the hosts. With `preseed` True
     hosts fetch it before they go over to what wants it. `pin` keeps it on disks that are full. `context` is tokens per
     sequence, `slots` sequences at a time, `load_wait` seconds that a request waits for a cold model. `hosts` and
-    `labels` restrict where it runs; empty means everywhere.
+    `labels` restrict where it runs; empty means everywhere. With a minimum of 0 it is loaded when somebody asks for it;
+    workers beyond the minimum go after `idle_ttl` seconds without need of them (None: 300, 0: never), or sooner where
+    another model needs their room, unless it is `keep_loaded`. `gpus` is how many cards share a worker (0: as many as
+    it takes), `cpu` lets it run on the processor of a host with cards. `placement` is `spread` or `pack`; on a host
+    with a worker of a model in `apart_from`, its own name included, no worker of it runs.
     """
 
     name: str = check.setting(_model_name)
@@ -234,6 +239,12 @@ class Model:
     options: Mapping[str, str | int | float | bool] = check.setting(check.scalars, default_factory=dict)
     preseed: bool | None = check.setting(check.flag, default=None)
     pin: bool = check.setting(check.flag, default=False)
+    idle_ttl: float | None = check.setting(check.seconds(0, 7 * 86400), default=None)
+    keep_loaded: bool = check.setting(check.flag, default=False)
+    gpus: int = check.setting(check.whole(0, 64), default=0)
+    cpu: bool = check.setting(check.flag, default=False)
+    placement: str = check.setting(check.one_of(*(one.value for one in Preference)), default=Preference.SPREAD.value)
+    apart_from: tuple[str, ...] = check.setting(check.words, default=())
 
     @property
     def scheme(self) -> Scheme:

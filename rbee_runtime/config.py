@@ -1,6 +1,7 @@
 """Settings of queen and hive: frozen, validated in one place, unknown keys refused with the nearest known one."""
 
 import difflib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
@@ -179,12 +180,24 @@ class FleetHive(Section):
     labels: dict[str, str] = {}
 
 
+class Preference(StrEnum):
+    """Which of the places that fit is the better one: the emptiest or the fullest."""
+
+    SPREAD = "spread"
+    PACK = "pack"
+
+
 class FleetModel(Section):
     """A model as the inventory declares it.
 
-    `replicas_min` workers are kept up on eligible hives; with `each_host` one on every eligible hive instead.
+    `replicas_min` workers are kept up on eligible hives, with 0 it is loaded when somebody asks for it; up to
+    `replicas_max` while requests wait; with `each_host` one on every eligible hive instead.
     `hosts` and `labels` restrict the hives; empty means all. `load_wait` is seconds a request waits for a cold model.
-    `pin` keeps its files on disks that are full.
+    `pin` keeps its files on disks that are full. `idle_ttl` is seconds without a request after which a worker beyond
+    the minimum goes (0: never); with `keep_loaded` none goes, and none makes room for another model.
+    `gpus` is how many cards share a worker (0: as many as it takes), `cpu` lets it run on the processor of a host that
+    has cards. `placement` spreads workers over what is emptiest or packs them into what is fullest; no worker runs on
+    a host with one of a model in `apart_from`, which may name the model itself.
     """
 
     name: str
@@ -201,6 +214,12 @@ class FleetModel(Section):
     load_wait: float = 300.0
     options: dict[str, str | int | float | bool] = {}
     pin: bool = False
+    idle_ttl: float = Field(default=300.0, ge=0)
+    keep_loaded: bool = False
+    gpus: int = Field(default=0, ge=0, le=64)
+    cpu: bool = False
+    placement: Preference = Preference.SPREAD
+    apart_from: tuple[str, ...] = ()
 
 
 class FleetExternal(Section):

@@ -134,7 +134,10 @@ class DeviceReport(Message, frozen=True, kw_only=True):
 
 
 class ModelReport(Message, frozen=True, kw_only=True):
-    """One model on a hive's disk; `revision` is what its source calls this content, `last_used` unix seconds."""
+    """One model on a hive's disk; `revision` is what its source calls this content, `last_used` unix seconds.
+
+    `facts` are the fields of `models.facts.ModelFacts` that memory follows from ({}: not told).
+    """
 
     name: str
     size: int
@@ -143,6 +146,7 @@ class ModelReport(Message, frozen=True, kw_only=True):
     revision: str = ""
     pinned: bool = False
     last_used: float = 0.0
+    facts: dict[str, Any] = {}
 
 
 class FetchReport(Message, frozen=True, kw_only=True):
@@ -167,9 +171,10 @@ class WorkerReport(Message, frozen=True, kw_only=True):
 
     `since` is seconds in this state; `address` and `port` are where the queen reaches it;
     `detail` is one sentence for a person when the state is not `ready`. `next_try` is seconds until it is started
-    again (0 when that is not planned), `memory` bytes that it takes by device id, `unit` the name under which
-    systemctl or the container engine shows it. `spec` is the digest of what runs, `wanted` of what its hive knew to be
-    wanted when it said so: a worker that is `ready` with another one cannot be replaced now and serves on.
+    again (0 when that is not planned), `memory` bytes that it takes by device id, `need` those that its hive books for
+    it on each of its devices (0: not known), `unit` the name under which systemctl or the container engine shows it.
+    `spec` is the digest of what runs, `wanted` of what its hive knew to be wanted when it said so: a worker that is
+    `ready` with another one cannot be replaced now and serves on.
     """
 
     id: str
@@ -192,6 +197,7 @@ class WorkerReport(Message, frozen=True, kw_only=True):
     memory: dict[str, int] = {}
     unit: str = ""
     wanted: str = ""
+    need: int = 0
 
 
 class Event(Message, frozen=True, kw_only=True):

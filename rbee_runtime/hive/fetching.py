@@ -17,6 +17,7 @@ from rbee_runtime.errors import (
     ReferenceFormError,
 )
 from rbee_runtime.hive.decisions import ModelState
+from rbee_runtime.hive.headers import Headers
 from rbee_runtime.models.progress import Progress
 from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.references import Scheme, parse_source
@@ -79,6 +80,7 @@ class Fetching:
         puller: Puller | None = None,
     ) -> None:
         self.store = store
+        self._headers = Headers(store)
         self._clock = clock
         self._changed = changed
         self._puller = puller or Puller(store, clock=clock)
@@ -174,7 +176,7 @@ class Fetching:
         for name in self._unwanted_pins(pins):
             self._pin(name, pinned=False)
         ready = {name: self._ready(report) for name, report in found.items() if report is not None}
-        return ready, self.store.reports()
+        return ready, self._headers.tell(self.store.reports())
 
     def _unwanted_pins(self, pins: Collection[str] | None) -> frozenset[str]:
         if pins is None:

@@ -113,6 +113,7 @@ def _worker(view: View, health: Health | None, memory: dict[str, int], address: 
         next_try=round(max(0.0, record.next_try - now), 3) if decision.state in _WAITING else 0.0,
         memory=memory,
         wanted=wanted.digest() if wanted is not None else "",
+        need=record.need,
     )
 
 

@@ -39,5 +39,7 @@ def _answer(start: Decision, spec: WorkerSpec, book: Ledger, need: int) -> Decis
     for account in accounts:
         said = books.refusal(account, spec.id, need)
         if said:
-            return replace(waiting, said=said, reason=ExitReason.OUT_OF_MEMORY)
+            # The queen is told what it would take: she may have room made for that.
+            record = msgspec.structs.replace(start.record, need=need)
+            return replace(waiting, record=record, said=said, reason=ExitReason.OUT_OF_MEMORY)
     return replace(start, record=msgspec.structs.replace(start.record, need=need, had=book.free(spec.devices)))

@@ -10,6 +10,7 @@ import typer
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import ConfigError, RbeeError
+from rbee_runtime.keeper import model_commands
 from rbee_runtime.keeper.client import QueenClient
 from rbee_runtime.keeper.key_commands import keys, usage
 from rbee_runtime.keeper.output import AsJson, list_rows, print_json, print_table, settings_of, show_rows
@@ -118,12 +119,6 @@ def hives(context: typer.Context, as_json: AsJson = False) -> None:
 def workers(context: typer.Context, as_json: AsJson = False) -> None:
     """List the workers, one per replica of a model."""
     list_rows(context, "workers", as_json)
-
-
-@app.command()
-def models(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the models of the fleet."""
-    list_rows(context, "models", as_json)
 
 
 @app.command()
@@ -250,3 +245,6 @@ def _drop_output() -> None:
 def _complain(sentence: str) -> int:
     sys.stderr.write(f"rbee-keeper: {sentence}\n")
     return 1
+
+
+model_commands.register(app)

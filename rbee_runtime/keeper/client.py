@@ -107,6 +107,22 @@ class QueenClient:
                 raise self._refusal(answer)
             yield from answer.iter_lines()
 
+    def load(self, model: str) -> Row:
+        """Have a model loaded and return how far that is."""
+        return self._answer("POST", f"{_place('models', model)}/load")
+
+    def unload(self, model: str) -> Row:
+        """Have every worker of a model go once its requests have ended, and return how many there are."""
+        return self._answer("POST", f"{_place('models', model)}/unload")
+
+    def explain(self, model: str) -> Row:
+        """Return why a model's workers are where they are."""
+        return self._answer("GET", f"{_place('models', model)}/explain")
+
+    def move(self, worker: str, hive: str) -> Row:
+        """Have a worker replaced on another hive ("": the best one)."""
+        return self._answer("POST", f"{_place('workers', worker)}/move", {"hive": hive})
+
     def served_models(self) -> list[Row]:
         """Return the models that this key may use."""
         found = self._call("GET", "/v1/models")
@@ -165,6 +181,12 @@ class QueenClient:
             began = began or bool(text)
             yield Piece(text, usage.get("completion_tokens"))
         raise QueenCallError("the answer broke off: the connection ended before the answer did")
+
+    def _answer(self, method: str, path: str, body: Row | None = None) -> Row:
+        found = self._call(method, path, body)
+        if not isinstance(found, dict):
+            raise self._no_queen()
+        return found
 
     def _call(self, method: str, path: str, body: Row | None = None, *, accept: str = "*/*") -> Any:
         with self._explained():
@@ -229,7 +251,8 @@ def _missing(url: httpx.URL) -> str:
     """Return a sentence for a name with a slash, which a server reads as a longer path that it does not know."""
     kind, _, rest = url.raw_path.decode("ascii").partition(_API)[2].partition("/")
     name = unquote(rest.partition("/")[0])
-    return f"the queen has no {kind.removesuffix('s')} {name!r}: no name holds a slash" if "/" in name else ""
+    slashed = "/" in name and kind != "models"
+    return f"the queen has no {kind.removesuffix('s')} {name!r}: no name holds a slash" if slashed else ""
 
 
 def _message(body: Any) -> str:

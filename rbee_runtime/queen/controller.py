@@ -3,20 +3,21 @@
 import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from rbee_runtime import logs
 from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError, StateError
 from rbee_runtime.protocol import Heartbeat, HeartbeatAck, WorkerReport
-from rbee_runtime.queen import outlook
+from rbee_runtime.queen import loads, needs, outlook, seating, traffic
 from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.external import WAIT_SECONDS, Externals
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys
-from rbee_runtime.queen.membership import Member, Membership, Presence
+from rbee_runtime.queen.lifecycle import Lifecycle
+from rbee_runtime.queen.loads import Cause, Sight, Table
+from rbee_runtime.queen.membership import Membership, Presence
 from rbee_runtime.queen.placement import plan
 from rbee_runtime.queen.records import Assignment, KeyRecord
 from rbee_runtime.queen.renewal import build_of
@@ -24,6 +25,7 @@ from rbee_runtime.queen.rolling import Rolling
 from rbee_runtime.queen.routing import Roster, Seat
 from rbee_runtime.queen.situation import HiveView, Situation
 from rbee_runtime.queen.store import Store
+from rbee_runtime.queen.uses import Uses
 from rbee_runtime.states import Observed
 
 TICK_SECONDS = 1.0
@@ -62,13 +64,17 @@ class Controller:
         self._scheme = scheme
         self._clock = clock
         self._new_id = new_id
-        self._started = clock()
-        self._wake = asyncio.Event()
+        self._started = self._planned = clock()
         self._frozen = False
         self._gave_up: frozenset[str] = frozenset()
         self._rolling = Rolling(clock, self.assignments.values())
         self._drained_off: dict[str, tuple[Assignment, ...]] = {}
         self._said: dict[str, tuple[str, ...]] = {}
+        self._hopeful: frozenset[str] = frozenset()
+        self._headers = seating.Headers()
+        self._learnt: Mapping[str, int] = {}
+        self._uses = Uses(clock)
+        self.lifecycle = Lifecycle(Table(store.transaction), self._remember, clock)
         self.membership.restore(store.hives())
         self.reconcile()
 
@@ -97,19 +103,28 @@ class Controller:
 
     def hopeless(self, model: str) -> str:
         """Return why no worker of this model will be ready without somebody's help, or an empty string."""
-        mine, declared = self._standings(model), self.model(model)
-        if not mine and declared is not None and not declared.each_host and declared.replicas_min == 0:
-            return "it is declared with replicas_min 0; raise it in the inventory"
-        if mine:
-            return outlook.hopeless(mine)
+        failure, mine = self.lifecycle.failure(model), self._standings(model)
+        if failure or mine:
+            return failure or outlook.hopeless(mine)
         reasons = self.reasons.get(model, ())
-        may_come = any(reason.endswith((": not heard yet", ": silent")) for reason in reasons)
-        return "" if may_come or not reasons else f"it fits nowhere ({'; '.join(reasons)})"
+        return "" if model in self._hopeful or not reasons else f"it fits nowhere ({'; '.join(reasons)})"
 
     def absence(self, model: str) -> str:
         """Return what keeps the workers of this model from being ready now, or an empty string."""
-        said = (outlook.absence(self._standings(model)), self.externals.absence(model))
+        mine = self._standings(model)
+        waits = "; ".join(self.reasons.get(model, ())) if not mine else ""
+        said = (outlook.absence(mine), waits, self.externals.absence(model))
         return "; ".join(part for part in said if part)
+
+    def want(self, model: str) -> None:
+        """Have a model loaded for which a request waits, unless it serves and is only busy, or is on its way."""
+        declared = self.model(model)
+        if declared is not None and self._want(declared):
+            self.reconcile()
+
+    def _want(self, model: FleetModel) -> bool:
+        serves = any(seat.usable for seat in self.roster.of(model.name))
+        return not serves and self.lifecycle.want(model, Cause.REQUEST)
 
     def _standings(self, model: str) -> list[outlook.Standing]:
         mine = (entry for entry in self.assignments.values() if entry.spec.model == model)
@@ -126,7 +141,7 @@ class Controller:
 
     def outdated(self, entry: Assignment) -> bool:
         """Say whether a worker has another build than its hive has now, or is being replaced for that."""
-        hive = self._view(entry.hive, {})
+        hive = seating.hive_view(entry.hive, {}, self.membership)
         if hive.presence is not Presence.LIVE or not hive.builds:
             return False
         differs = build_of(entry.spec.engine, hive, entry.spec.build) != entry.spec.build
@@ -143,6 +158,8 @@ class Controller:
 
     def heartbeat(self, report: Heartbeat) -> HeartbeatAck:
         """Take a heartbeat and return the document that its hive should follow."""
+        self._learn(report)
+        before = self._heard(report.hive)
         back = self.membership.presence(report.hive) is not Presence.LIVE
         if back:
             logs.info("hive heard", hive=report.hive, url=report.url, version=report.version)
@@ -150,7 +167,9 @@ class Controller:
             record = self.membership.members[report.hive].record
             self._remember(lambda: self._store.put_hive(record))
         self._observe(report, back=back)
-        self.reconcile()
+        due = back or bool(self.documents.problem(report.hive)) or self._clock() - self._planned >= TICK_SECONDS
+        if due or seating.differs(before, report):
+            self.reconcile()
         wanted = self.documents.heard(report.hive, report.url, report.epoch, report.revision)
         return HeartbeatAck(fleet=wanted.fleet, epoch=wanted.epoch, revision=wanted.revision)
 
@@ -193,34 +212,82 @@ class Controller:
 
     def reconcile(self) -> None:
         """Plan anew and carry the plan out."""
-        views = self._views()
-        frozen = self.membership.frozen(views.keys())
-        outcome = plan(
-            Situation(
-                fleet=self.fleet.current,
-                hives=views,
-                existing=tuple(self.assignments.values()),
-                busy=self._busy(),
-                held=self._rolling.held(filter(self.roster.in_flight, self.assignments)),
-                stuck=self._stuck(),
-                unreachable=frozenset(self.unreachable),
-                broken=self._rolling.broken(self.assignments.values()),
-                frozen=frozen,
-                settled=self._settled(views),
-            ),
-            self._new_id,
-        )
-        self._say(frozen=frozen, reasons=dict(outcome.reasons), settled=self._settled(views))
-        self._rolling.planned(self.assignments, outcome)
-        self._adopt(outcome.assignments)
+        self._planned = self._clock()
+        self._uses.look(self.assignments.values(), self.roster)
+        entries, loading = self.assignments.values(), {job.model for job in self.lifecycle.jobs.values() if job.open}
+        seen = traffic.seen(entries, self.roster, busy=self._busy(), waiting=self.waiting, loading=loading)
+        self.lifecycle.look(self.fleet.current.models, seen)
+        for model in self.fleet.current.models:
+            # Who waited for a slot when the last worker went has no load yet.
+            if self.waiting(model.name):
+                self._want(model)
+        self._carry_out()
+        models = {model.name: model for model in self.fleet.current.models}
+        if self.lifecycle.judge(models, self._sight):
+            self._carry_out()
         self.publish()
+
+    def situation(self) -> Situation:
+        """Return everything that a plan of this moment depends on."""
+        views = self._views()
+        wishes = self.lifecycle.wishes(self.waiting)
+        models = {model.name: model for model in self.fleet.current.models}
+        sizes = {name: self._headers.size(model) for name, model in models.items()}
+        return Situation(
+            fleet=self.fleet.current,
+            hives=views,
+            existing=tuple(self.assignments.values()),
+            busy=self._busy(),
+            held=self._rolling.held(filter(self.roster.in_flight, self.assignments)),
+            stuck=self._stuck(),
+            unreachable=frozenset(self.unreachable),
+            broken=self._rolling.broken(self.assignments.values()),
+            retiring=self._rolling.retiring,
+            frozen=self.membership.frozen(views.keys()),
+            settled=self._settled(views),
+            wanted=wishes.wanted,
+            waiting=frozenset(name for name in models if self.waiting(name)),
+            queue=wishes.queue,
+            starved=wishes.starved,
+            moving=wishes.moving,
+            uses={e.id: self._uses.of(e, sizes.get(e.spec.model, 0)) for e in self.assignments.values()},
+            facts=self._headers.known,
+            learnt=self._learnt,
+        )
+
+    def _carry_out(self) -> None:
+        now = self.situation()
+        outcome = plan(now, self._new_id)
+        self._hopeful = outcome.hopeful
+        self._say(frozen=now.frozen, reasons=dict(outcome.reasons), settled=now.settled)
+        self._rolling.planned(self.assignments, outcome)
+        self.lifecycle.planned(self.assignments, outcome)
+        self._adopt(outcome.assignments)
+
+    def _sight(self, model: str) -> Sight:
+        return loads.sight(
+            model,
+            self._standings(model),
+            size=self._headers.size(self.model(model)),
+            lacking=self.reasons.get(model, ()),
+            hopeful=model in self._hopeful,
+        )
+
+    def _learn(self, report: Heartbeat) -> None:
+        """Take in what a hive knows of the memory that models need."""
+        self._headers.hear(report)
+        for worker in report.workers:
+            entry = self.assignments.get(worker.id)
+            before = self.report(worker.id)
+            if entry is not None and worker.need and (before is None or before.need != worker.need):
+                self._learnt = needs.learn(self._learnt, entry.spec, entry.content, worker.need)
 
     def publish(self) -> None:
         """Show routing and the documents what is assigned."""
         by_hive: dict[str, list[Assignment]] = defaultdict(list)
         for entry in self.assignments.values():
             by_hive[entry.hive].append(entry)
-        self.documents.update(self.fleet.current, by_hive, self._holders())
+        self.documents.update(self.fleet.current, by_hive, seating.holders(self.membership))
         self.externals.follow(self.fleet.current.external)
         self.roster.show([*(self._seat(entry) for entry in self.assignments.values()), *self.externals.seats()])
         self.on_change()
@@ -240,31 +307,7 @@ class Controller:
     def _views(self) -> dict[str, HiveView]:
         declared = {hive.name: hive.labels for hive in self.fleet.current.hives}
         names: dict[str, dict[str, str]] = declared or {name: {} for name in self.membership.members}
-        return {name: self._view(name, labels) for name, labels in names.items()}
-
-    def _view(self, name: str, labels: dict[str, str]) -> HiveView:
-        member = self.membership.members.get(name)
-        if member is None:
-            return HiveView(name, Presence.UNKNOWN, labels=labels)
-        report = member.report
-        view = HiveView(name, self.membership.presence(name), member.record.drained, labels)
-        if report is None:
-            return view
-        sizes = {model.name: model.size for model in report.models}
-        drained = view.drained or _empties_itself(member)
-        engines = frozenset(report.engines)
-        return replace(
-            view, drained=drained, engines=engines, builds=report.builds, devices=report.devices, sizes=sizes
-        )
-
-    def _holders(self) -> dict[str, dict[str, str]]:
-        """Return which live hives have which models on disk, and where they answer."""
-        found: dict[str, dict[str, str]] = defaultdict(dict)
-        for name, member in sorted(self.membership.members.items()):
-            if member.report is not None and self.membership.presence(name) is Presence.LIVE:
-                for model in member.report.models:
-                    found[model.name][name] = member.record.url
-        return found
+        return {name: seating.hive_view(name, labels, self.membership) for name, labels in names.items()}
 
     def _settled(self, views: dict[str, HiveView]) -> bool:
         heard = all(view.presence is not Presence.UNKNOWN for view in views.values())
@@ -279,17 +322,8 @@ class Controller:
         )
 
     def _stuck(self) -> frozenset[str]:
-        """Return the workers that wait for memory or a device of their hive, and those that did and do not serve yet.
-
-        Each further try there would otherwise end the load of their replacement.
-        """
         reports = {worker: self.report(worker) for worker in self.assignments}
-        self._gave_up = frozenset(
-            worker
-            for worker, report in reports.items()
-            if (report is not None and report.state is Observed.EXITED and report.last_exit in outlook.ELSEWHERE)
-            or (worker in self._gave_up and (report is None or report.state is not Observed.READY))
-        )
+        self._gave_up = outlook.stuck(reports, self._gave_up)
         return self._gave_up
 
     def _observe(self, report: Heartbeat, *, back: bool) -> None:
@@ -298,7 +332,7 @@ class Controller:
         changed = []
         mine = [entry for entry in self.assignments.values() if entry.hive == report.hive]
         for entry in mine:
-            now = _seen(entry, seen.get(entry.id))
+            now = seating.seen(entry, seen.get(entry.id))
             if now != entry:
                 self.assignments[entry.id] = now
                 changed.append(now)
@@ -324,8 +358,7 @@ class Controller:
         self.assignments = wanted
 
     def _seat(self, entry: Assignment) -> Seat:
-        member = self.membership.members.get(entry.hive)
-        drained = member is not None and (member.record.drained or _empties_itself(member))
+        drained = seating.is_drained(self.membership.members.get(entry.hive))
         kept_out = drained or entry.id in self.unreachable or self._rolling.retires(entry.id)
         usable = self._serves(entry) and entry.port > 0 and not kept_out
         return Seat(entry.id, entry.spec.model, self.url(entry), entry.capacity, usable)
@@ -363,20 +396,3 @@ class Controller:
     def frozen(self) -> bool:
         """Say whether rescheduling is frozen."""
         return self._frozen
-
-
-def _empties_itself(member: Member) -> bool:
-    return member.report is not None and member.report.draining
-
-
-def _seen(entry: Assignment, report: WorkerReport | None) -> Assignment:
-    if report is None:
-        return replace(entry, observed=None)
-    drifted = report.state is Observed.READY and report.spec != entry.spec.digest()
-    return replace(
-        entry,
-        observed=Observed.DRIFTED if drifted else report.state,
-        address=report.address or entry.address,
-        port=report.port or entry.port,
-        slots=report.slots,
-    )

@@ -105,6 +105,7 @@ class Lines:
         self.limiter = limiter or Limiter(catalogue.key, clock)
         self.doubt: Callable[[str], None] = lambda _: None
         self.count: Count = uncounted
+        self.wanted: Callable[[str], None] = lambda _: None
         self._catalogue = catalogue
         self._queue_wait = queue_wait
         self._clock = clock
@@ -230,6 +231,7 @@ class Lines:
     async def _wait(self, ask: Ask) -> SlotLease:
         waiter = self._line_up(ask)
         try:
+            self.wanted(ask.model)
             return await waiter.future
         except BaseException:
             waiter.line.remove(waiter)

@@ -3,7 +3,7 @@
 Hives explain themselves with the other workers on their devices. A key for one model need not know of any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rbee_runtime.brief import cut, few
@@ -69,6 +69,19 @@ def absence(standings: Sequence[Standing]) -> str:
     ordered = sorted(standings, key=lambda standing: standing.entry.hive)
     told = [f"{standing.entry.hive}: {standing.said}" for standing in ordered if standing.said]
     return few(told, MOST_HIVES, joint="; ")
+
+
+def stuck(reports: Mapping[str, WorkerReport | None], before: Collection[str]) -> frozenset[str]:
+    """Return the workers that wait for memory or a device of their hive, and those that did and do not serve yet.
+
+    Each further try there would otherwise end the load of their replacement.
+    """
+    return frozenset(
+        worker
+        for worker, report in reports.items()
+        if (report is not None and report.state is Observed.EXITED and report.last_exit in ELSEWHERE)
+        or (worker in before and (report is None or report.state is not Observed.READY))
+    )
 
 
 def _needs_help(report: WorkerReport | None) -> bool:

@@ -1,20 +1,25 @@
-"""Decide which worker belongs on which hive. Pure: snapshots in, a whole new set of assignments out."""
+"""Decide which worker belongs on which hive. Pure: snapshots in, a whole new set of assignments out.
+
+First what goes, so that its room is known: workers that nobody declares any more, those beyond what their models are to
+have, those whose replacements serve, those that wait for memory that their device does not have. Then what is missing,
+in this order: the declared minimum, models that somebody asked for (whoever waited longest first), more workers of
+models that are busy. Only the first two may make others go.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rbee_runtime.config import FleetModel
 from rbee_runtime.models.references import slug
+from rbee_runtime.queen.draft import Draft
 from rbee_runtime.queen.fleet import content
 from rbee_runtime.queen.membership import Presence
+from rbee_runtime.queen.needs import places
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.renewal import build_of, engine_of, renewed, spec_of
-from rbee_runtime.queen.situation import HiveView, Situation
+from rbee_runtime.queen.situation import Situation
+from rbee_runtime.queen.survey import Evict, Option, Verdict, barred, best, look, reasons, survey
 from rbee_runtime.states import INTENT_TRANSITIONS, Intent, Observed
-
-MIB = 1024 * 1024
-_FACTOR, _OVERHEAD = 1.2, 256 * MIB
-"""A model needs its files' size plus a fifth for buffers and the context, and a process around it."""
 
 NewId = Callable[[str], str]
 
@@ -23,37 +28,44 @@ NewId = Callable[[str], str]
 class Plan:
     """The assignments that should be, and for each model that lacks workers, one sentence per hive saying why.
 
-    `retiring` are workers that get no more requests, because they are renewed once those that they have have ended.
+    `retiring` are workers that get no more requests, because they go or are renewed once those that they have ended.
+    `evicted` says of each that went for which model it made room; `hopeful` are models that lack workers for something
+    that passes by itself.
     """
 
     assignments: tuple[Assignment, ...]
     reasons: Mapping[str, tuple[str, ...]]
     retiring: frozenset[str] = frozenset()
+    evicted: Mapping[str, str] = field(default_factory=dict)
+    hopeful: frozenset[str] = frozenset()
 
 
 def plan(situation: Situation, new_id: NewId) -> Plan:
     """Return the whole set of assignments for a situation; what is valid stays where it is."""
-    models = {model.name: model for model in situation.fleet.models}
-    kept = [
-        entry
-        for entry in (_still_wanted(e, models.get(e.spec.model), situation) for e in situation.existing)
-        if entry is not None
-    ]
-    reasons: dict[str, tuple[str, ...]] = {}
-    retiring: frozenset[str] = frozenset()
+    draft = drafted(situation)
     for model in situation.fleet.models:
-        renewal = renewed(model, kept, situation)
-        retiring |= renewal.retiring
-        kept, lacking = _fulfil(model, renewal.assignments, situation, new_id)
-        if lacking:
-            reasons[model.name] = lacking
-    return Plan(tuple(kept), reasons, retiring)
+        _renew(model, draft)
+        _trim(model, draft)
+    _unbook(draft)
+    lacking: dict[str, tuple[Verdict, ...]] = {}
+    taken = {entry.id for entry in situation.existing}
+    for model in sorted(situation.fleet.models, key=lambda model: _turn(model, draft)):
+        if situation.settled or model.each_host:
+            lacking[model.name] = _fill(model, draft, lambda name: _unused(name, taken, new_id))
+    return Plan(
+        assignments=draft.assignments,
+        reasons={model.name: reasons(found) for model in situation.fleet.models if (found := lacking.get(model.name))},
+        retiring=frozenset(draft.retiring),
+        evicted=draft.evicted,
+        hopeful=frozenset(name for name, found in lacking.items() if any(verdict.hope for verdict in found)),
+    )
 
 
-def estimate(model: FleetModel, hive: HiveView) -> int:
-    """Return the bytes of memory that one worker of `model` needs on `hive`."""
-    size = sum(file.size for file in model.files) or hive.sizes.get(model.name, 0)
-    return int(size * _FACTOR) + _OVERHEAD
+def drafted(situation: Situation) -> Draft:
+    """Return the draft of a situation, with what is still wanted."""
+    models = {model.name: model for model in situation.fleet.models}
+    kept = (_still_wanted(entry, models.get(entry.spec.model), situation) for entry in situation.existing)
+    return Draft(situation, (entry for entry in kept if entry is not None))
 
 
 def moved(entry: Assignment, intent: Intent) -> Assignment:
@@ -65,10 +77,23 @@ def moved(entry: Assignment, intent: Intent) -> Assignment:
     return replace(entry, intent=intent)
 
 
+def seek(model: FleetModel, draft: Draft) -> tuple[list[Verdict], Option | None, Evict]:
+    """Return what every hive says to one more worker, the best place, and who was asked to make room."""
+    mode = Evict.IDLE if len(draft.counted(model)) < max(1, model.replicas_min) else Evict.NOBODY
+    verdicts = survey(model, draft, mode)
+    found = best(verdicts)
+    if found is None and mode is Evict.IDLE and model.name in draft.situation.starved:
+        mode = Evict.ANYBODY
+        found = best(survey(model, draft, mode))
+    return verdicts, found, mode
+
+
 def _still_wanted(entry: Assignment, model: FleetModel | None, situation: Situation) -> Assignment | None:
     """Return the assignment as it goes on, or None if its worker is released."""
     hive = situation.hives.get(entry.hive)
-    if model is None or hive is None or _not_for(model, hive) or entry.content != content(model):
+    if model is None or hive is None or barred(model, hive) or entry.content != content(model):
+        return None
+    if model.gpus and len(entry.spec.devices) != model.gpus:
         return None
     # One that is away runs its workers on and may be undrained before it hears of the drain.
     if hive.drained and hive.presence is Presence.LIVE and entry.id not in situation.busy:
@@ -78,134 +103,113 @@ def _still_wanted(entry: Assignment, model: FleetModel | None, situation: Situat
     return moved(entry, Intent.PLACED) if hive.presence is Presence.LIVE else entry
 
 
-def _fulfil(
-    model: FleetModel, kept: list[Assignment], situation: Situation, new_id: NewId
-) -> tuple[list[Assignment], tuple[str, ...]]:
-    counted = [entry for entry in kept if _counts(entry, model, situation)]
-    wanted = len(situation.hives) if model.each_host else model.replicas_min
-    surplus = _surplus(model, counted, wanted, situation) | _relieved(model, kept, counted, wanted, situation)
-    kept = [entry for entry in kept if entry.id not in surplus]
-    counted = [entry for entry in counted if entry.id not in surplus]
-    if not situation.settled and not model.each_host:
-        return kept, ()
-    lacking: tuple[str, ...] = ()
-    taken = {entry.id for entry in (*kept, *situation.existing)}
-    while len(counted) < wanted:
-        found = _best(model, kept, counted, situation)
-        if isinstance(found, tuple):
-            lacking = found
-            break
-        build = build_of(engine_of(model), situation.hives[found.hive])
-        spec = spec_of(model, _unused(model, taken, new_id), found.device, build)
-        entry = Assignment(spec, found.hive, content(model))
-        kept, counted = [*kept, entry], [*counted, entry]
-    return kept, lacking
+def _renew(model: FleetModel, draft: Draft) -> None:
+    renewal = renewed(model, draft.of(model.name), draft.situation)
+    draft.retiring |= renewal.retiring
+    for entry in renewal.assignments:
+        draft.put(entry)
 
 
-def _counts(entry: Assignment, model: FleetModel, situation: Situation) -> bool:
-    out = situation.hives[entry.hive].drained or entry.id in situation.stuck
-    return entry.spec.model == model.name and entry.intent is not Intent.LOST and not out
+def _trim(model: FleetModel, draft: Draft) -> None:
+    """Let go what is too much: workers beyond what is wanted, and those whose replacements serve.
+
+    Until then a stuck worker marks its hive not to try again.
+    """
+    counted, wanted = draft.counted(model), draft.wanted(model)
+    serving = sum(entry.observed is Observed.READY for entry in counted)
+    for entry in _surplus(model, counted, draft):
+        draft.let_go(entry)
+    if serving < wanted:
+        return
+    for entry in draft.of(model.name):
+        if entry.id in draft.situation.stuck or entry.id in draft.situation.moving:
+            draft.let_go(entry)
 
 
-def _relieved(
-    model: FleetModel, kept: list[Assignment], counted: list[Assignment], wanted: int, situation: Situation
-) -> set[str]:
-    """Return the stuck workers whose replacements serve; until then they mark the hives not to try again."""
-    if sum(entry.observed is Observed.READY for entry in counted) < wanted:
-        return set()
-    return {entry.id for entry in kept if entry.spec.model == model.name and entry.id in situation.stuck}
+def _unbook(draft: Draft) -> None:
+    """Release workers that have not started and never will, since more is promised on their device than it has.
+
+    Their needs turned out larger than was thought when they were placed, or others took the memory; they go elsewhere.
+    """
+    for hive in draft.situation.hives.values():
+        waiting = [entry for entry in draft.on(hive.name) if entry.observed is Observed.BACKOFF]
+        for entry in reversed(waiting if hive.presence is Presence.LIVE else []):
+            accounts = draft.accounts(hive)
+            if any(device in accounts and accounts[device].is_overbooked for device in places(entry.spec)):
+                draft.drop(entry)
 
 
-def _surplus(model: FleetModel, counted: list[Assignment], wanted: int, situation: Situation) -> set[str]:
-    """Return the workers to release: not ready ones first, then the newest."""
+def _surplus(model: FleetModel, counted: list[Assignment], draft: Draft) -> list[Assignment]:
+    """Return the workers to release: not ready ones first, then idle ones, then the newest."""
     if model.each_host:
         first: dict[str, str] = {}
         for entry in counted:
             first.setdefault(entry.hive, entry.id)
-        return {entry.id for entry in counted} - set(first.values())
-    order = {entry.id: index for index, entry in enumerate(situation.existing)}
-    by_worth = sorted(counted, key=lambda e: (e.observed is not Observed.READY, order.get(e.id, 0)))
-    return {entry.id for entry in by_worth[wanted:]}
+        return [entry for entry in counted if first[entry.hive] != entry.id]
+    situation = draft.situation
+    by_worth = sorted(
+        counted,
+        key=lambda e: (
+            e.observed is not Observed.READY,
+            # One that was asked already to empty itself stays the one: otherwise both would.
+            e.id in situation.retiring,
+            e.id not in situation.busy,
+            draft.order.get(e.id, 0),
+        ),
+    )
+    return by_worth[draft.wanted(model) :]
 
 
-@dataclass(frozen=True)
-class _Place:
-    hive: str
-    device: str
-    rank: tuple[int, float, str]
+def _turn(model: FleetModel, draft: Draft) -> tuple[int, int]:
+    """Return when a model is served that lacks workers."""
+    if model.each_host or len(draft.counted(model)) < model.replicas_min:
+        return (0, 0)
+    queue = draft.situation.queue
+    return (1, queue.index(model.name)) if model.name in queue else (2, 0)
 
 
-def _best(
-    model: FleetModel, kept: list[Assignment], counted: list[Assignment], situation: Situation
-) -> _Place | tuple[str, ...]:
-    places: list[_Place] = []
-    reasons: list[str] = []
-    for hive in situation.hives.values():
-        here = sum(entry.hive == hive.name for entry in counted)
-        if model.each_host and here:
+def _fill(model: FleetModel, draft: Draft, unused: Callable[[str], str]) -> tuple[Verdict, ...]:
+    """Place what a model lacks and return what the hives say to what cannot be placed."""
+    if model.each_host:
+        return _fill_each(model, draft, unused)
+    while len(draft.counted(model)) < draft.wanted(model):
+        verdicts, option, mode = seek(model, draft)
+        if option is None:
+            return tuple(verdicts)
+        busy = [worker for worker in option.victims if worker in draft.situation.busy]
+        if mode is Evict.ANYBODY and busy:
+            draft.retiring |= set(option.victims)
+            draft.claim(option.hive, option.devices, option.need)
+            return tuple(verdicts)
+        _place(model, option, draft, unused)
+    return ()
+
+
+def _fill_each(model: FleetModel, draft: Draft, unused: Callable[[str], str]) -> tuple[Verdict, ...]:
+    served = {entry.hive for entry in draft.counted(model)}
+    lacking: list[Verdict] = []
+    for hive in draft.situation.hives.values():
+        if hive.name in served:
             continue
-        there = [entry for entry in kept if entry.hive == hive.name]
-        if any(entry.spec.model == model.name and entry.id in situation.stuck for entry in there):
-            reasons.append(f"{hive.name}: its worker there cannot be started now")
-            continue
-        found = _place(model, hive, there, here, situation)
-        if isinstance(found, _Place):
-            places.append(found)
+        verdict = look(model, hive, draft, Evict.IDLE)
+        if verdict.option is None:
+            lacking.append(verdict)
         else:
-            reasons.append(f"{hive.name}: {found}")
-    if not places:
-        return tuple(reasons) if situation.hives else ("no hive is declared",)
-    return min(places, key=lambda place: place.rank)
+            _place(model, verdict.option, draft, unused)
+    return tuple(lacking)
 
 
-def _place(model: FleetModel, hive: HiveView, there: list[Assignment], here: int, situation: Situation) -> _Place | str:
-    """Return where on `hive` a worker would go, ranked, or the reason why nowhere."""
-    obstacle = _not_for(model, hive) or _not_now(model, hive)
-    if obstacle:
-        return obstacle
-    need = estimate(model, hive)
-    models = {m.name: m for m in situation.fleet.models}
-    devices = [d for d in hive.devices if d.kind != "cpu"] or list(hive.devices)
-    sick = [f"{d.id} is not healthy ({d.detail or 'no reason given'})" for d in devices if not d.healthy]
-    devices = [d for d in devices if d.healthy]
-    free = {
-        device.id: device.total
-        - device.foreign
-        - sum(estimate(models[e.spec.model], hive) for e in there if device.id in e.spec.devices)
-        for device in devices
-    }
-    best = max(devices, key=lambda device: (free[device.id], device.id), default=None)
-    if best is None:
-        return "; ".join(sick) or "reports no device"
-    if free[best.id] < need:
-        return f"needs {need / MIB:.0f} MiB, {max(free[best.id], 0) / MIB:.0f} MiB free on {best.id}"
-    return _Place(hive.name, best.id, (here, -free[best.id] / max(best.total, 1), hive.name))
+def _place(model: FleetModel, option: Option, draft: Draft, unused: Callable[[str], str]) -> None:
+    for worker in option.victims:
+        draft.evict(worker, model.name)
+    build = build_of(engine_of(model), draft.situation.hives[option.hive])
+    spec = spec_of(model, unused(model.name), option.devices, build)
+    draft.put(Assignment(spec, option.hive, content(model)))
 
 
-def _not_for(model: FleetModel, hive: HiveView) -> str:
-    """Return why the declaration keeps `model` off `hive`, or an empty string."""
-    if model.hosts and hive.name not in model.hosts:
-        return "not among the model's hosts"
-    for label, value in model.labels.items():
-        if hive.labels.get(label) != value:
-            return f"has no label {label}={value}"
-    return ""
-
-
-def _not_now(model: FleetModel, hive: HiveView) -> str:
-    engine = engine_of(model)
-    if hive.presence is not Presence.LIVE:
-        return {Presence.UNKNOWN: "not heard yet", Presence.SUSPECT: "silent"}.get(hive.presence, "lost")
-    if hive.drained:
-        return "drained"
-    if engine not in hive.engines:
-        return f"has no engine {engine} (it has {', '.join(sorted(hive.engines)) or 'none'})"
-    return ""
-
-
-def _unused(model: FleetModel, taken: set[str], new_id: NewId) -> str:
+def _unused(name: str, taken: set[str], new_id: NewId) -> str:
     """Return an id that no worker has or had a moment ago, and take it."""
-    while (candidate := new_id(slug(model.name))) in taken:
+    while (candidate := new_id(slug(name))) in taken:
         pass
     taken.add(candidate)
     return candidate

@@ -11,7 +11,9 @@ whose hive is away        not yet, nor on one that is drained
 The hive of a renewed worker stops it, after its requests, and starts it anew under the same id.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from rbee_runtime.config import FleetModel
 from rbee_runtime.models.references import Scheme, parse_source
@@ -24,13 +26,13 @@ from rbee_runtime.states import Intent, Observed
 
 @dataclass(frozen=True)
 class Renewal:
-    """All assignments, some with new specs; `retiring` are workers that get no more requests, to be renewed next."""
+    """A model's assignments, some with new specs; `retiring` get no more requests, and are renewed next."""
 
     assignments: list[Assignment]
     retiring: frozenset[str]
 
 
-def spec_of(model: FleetModel, worker_id: str, device: str, build: str = "") -> WorkerSpec:
+def spec_of(model: FleetModel, worker_id: str, devices: tuple[str, ...], build: str = "") -> WorkerSpec:
     """Return the spec of one worker; the options of a `fake:` source become the engine's."""
     source = parse_source(model.source)
     options = dict(model.options)
@@ -43,7 +45,7 @@ def spec_of(model: FleetModel, worker_id: str, device: str, build: str = "") -> 
         engine=engine_of(model),
         context=model.context,
         slots=model.slots,
-        devices=(device,) if device else (),
+        devices=devices,
         options=options,
         build=build,
     )
@@ -51,7 +53,13 @@ def spec_of(model: FleetModel, worker_id: str, device: str, build: str = "") -> 
 
 def engine_of(model: FleetModel) -> str:
     """Return the engine that serves a model."""
-    return "fake" if parse_source(model.source).scheme is Scheme.FAKE else model.engine
+    return "fake" if scheme_of(model.source) is Scheme.FAKE else model.engine
+
+
+@lru_cache(4096)
+def scheme_of(source: str) -> Scheme:
+    """Return the kind of a source; plans ask for it again and again."""
+    return parse_source(source).scheme
 
 
 def build_of(engine: str, hive: HiveView, held: str = "") -> str:
@@ -59,9 +67,8 @@ def build_of(engine: str, hive: HiveView, held: str = "") -> str:
     return hive.builds.get(engine, "") if engine in hive.engines else held
 
 
-def renewed(model: FleetModel, kept: list[Assignment], situation: Situation) -> Renewal:
-    """Return the assignments with those specs of a model renewed that can be now."""
-    mine = [entry for entry in kept if entry.spec.model == model.name]
+def renewed(model: FleetModel, mine: Sequence[Assignment], situation: Situation) -> Renewal:
+    """Return the assignments of a model with those specs renewed that can be now."""
     fresh = {entry.id: _fresh(model, entry, situation.hives[entry.hive]) for entry in mine}
     outdated = [entry for entry in mine if entry.spec != fresh[entry.id]]
     serving = [entry for entry in outdated if entry.observed is Observed.READY]
@@ -73,7 +80,7 @@ def renewed(model: FleetModel, kept: list[Assignment], situation: Situation) -> 
         turn.add(serving[0].id)
     now = turn - situation.held
     # Its hive restarts it under the same id, so it does not serve until it is seen again.
-    done = [replace(e, spec=fresh[e.id], observed=None, slots=0) if e.id in now else e for e in kept]
+    done = [replace(e, spec=fresh[e.id], observed=None, slots=0) if e.id in now else e for e in mine]
     return Renewal(done, frozenset(turn - now))
 
 
@@ -82,7 +89,7 @@ def _fresh(model: FleetModel, entry: Assignment, hive: HiveView) -> WorkerSpec:
     if hive.presence is not Presence.LIVE or hive.drained:
         return entry.spec
     build = build_of(engine_of(model), hive, entry.spec.build)
-    return spec_of(model, entry.id, next(iter(entry.spec.devices), ""), build)
+    return spec_of(model, entry.id, entry.spec.devices, build)
 
 
 def _unsettled(entry: Assignment, coming: set[str], situation: Situation) -> bool:

@@ -46,6 +46,11 @@ class Rolling:
     def _not_ready(outcome: Plan, workers: frozenset[str]) -> frozenset[str]:
         return workers & {entry.id for entry in outcome.assignments if entry.observed is not Observed.READY}
 
+    @property
+    def retiring(self) -> frozenset[str]:
+        """Return the workers that take no more requests because they go or are to be renewed."""
+        return frozenset(self._retiring)
+
     def retires(self, worker: str) -> bool:
         """Say whether a worker takes no more requests because it is to be renewed."""
         return worker in self._retiring

@@ -120,6 +120,11 @@ class Roster:
         entry = self._entries.get(worker)
         return 0 if entry is None else entry.in_flight
 
+    def leases(self, worker: str) -> int:
+        """Return a number that is another one after each lease on a worker."""
+        entry = self._entries.get(worker)
+        return 0 if entry is None else entry.used
+
     def take(self, worker: str) -> None:
         """Count one more request."""
         self._uses += 1

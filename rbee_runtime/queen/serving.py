@@ -90,6 +90,7 @@ class Serving:
         self.controller.on_change = self._lines.changed
         self.controller.waiting = self._lines.waiting
         self._lines.doubt = self.controller.doubt
+        self._lines.wanted = self.controller.want
         self._calls = HiveCalls(self.controller, self._to_hives)
         self._journal = Journal(asyncio.get_running_loop().call_later)
         self._relay = Relay(self._lines, self._to_workers, over=self._journal.over)

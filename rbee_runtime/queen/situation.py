@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rbee_runtime.config import FleetFile
+from rbee_runtime.models.facts import ModelFacts
 from rbee_runtime.protocol import DeviceReport
 from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.records import Assignment
@@ -11,7 +12,11 @@ from rbee_runtime.queen.records import Assignment
 
 @dataclass(frozen=True)
 class HiveView:
-    """A hive as placement sees it; `sizes` are bytes of models on its disk by name, `builds` what its engines run."""
+    """A hive as placement sees it.
+
+    `sizes` are bytes of models on its disk by name, `builds` what its engines run, `memory` bytes by worker and device
+    that were measured.
+    """
 
     name: str
     presence: Presence
@@ -21,6 +26,16 @@ class HiveView:
     builds: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[DeviceReport, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+    memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Use:
+    """What speaks for a worker, in seconds: since it became ready, since its last request, and of its last load."""
+
+    resident: float = 0.0
+    idle: float = 0.0
+    reload: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -29,9 +44,14 @@ class Situation:
 
     `busy` are workers with requests in flight, `held` those of them whose renewal has to wait for that, `stuck` those
     that their hives cannot start where they are, `unreachable` those that refuse connections whatever their hives say,
-    `broken` those that failed with an earlier build already and still do.
+    `broken` those that failed with an earlier build already and still do, `retiring` those that take no new requests.
     `frozen` forbids to replace what is lost; `settled` is False for a moment after a start, while hives that may hold
     better places have not spoken yet.
+
+    By model: `wanted` is how many workers it is to have (its minimum where it is not in there), `waiting` those with
+    requests in line, `queue` those that are being loaded, the oldest load first, `starved` those whose load has waited
+    for room so long that busy workers are asked to empty themselves for it. `moving` says of a worker where it is to go
+    ("": anywhere else). `facts` are of model files on any hive, `learnt` bytes by `needs.key`.
     """
 
     fleet: FleetFile
@@ -42,5 +62,14 @@ class Situation:
     stuck: frozenset[str] = frozenset()
     unreachable: frozenset[str] = frozenset()
     broken: frozenset[str] = frozenset()
+    retiring: frozenset[str] = frozenset()
     frozen: bool = False
     settled: bool = True
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    waiting: frozenset[str] = frozenset()
+    queue: tuple[str, ...] = ()
+    starved: frozenset[str] = frozenset()
+    moving: Mapping[str, str] = field(default_factory=dict)
+    uses: Mapping[str, Use] = field(default_factory=dict)
+    facts: Mapping[str, ModelFacts] = field(default_factory=dict)
+    learnt: Mapping[str, int] = field(default_factory=dict)

@@ -158,6 +158,10 @@ class Store:
                     _assignment_row(entry),
                 )
 
+    def transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """Give the connection for tables of another module: all of it or nothing, StateError where that is nothing."""
+        return self._write()
+
     @contextlib.contextmanager
     def _write(self, *, synchronous: str = "FULL") -> Iterator[sqlite3.Connection]:
         try:

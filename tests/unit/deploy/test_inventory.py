@@ -221,6 +221,26 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "replicas below one": (lambda: echo(replicas=0), "model 'echo': replicas is 0: it must be a whole number from 1,"),
     "replicas upside down": (lambda: echo(replicas=(2, 1)), "model 'echo': replicas is (2, 1): it must be"),
     "a wait for ever": (lambda: echo(load_wait=9e9), "model 'echo': load_wait is 9000000000.0: it must be seconds in"),
+    "seconds for what stays": (
+        lambda: echo(idle_ttl=5, keep_loaded=True),
+        "model 'echo': idle_ttl is 5, and with keep_loaded=True its workers stay; drop one of the two",
+    ),
+    "seconds for one on each host": (
+        lambda: echo(idle_ttl=5, replicas=each_host),
+        "model 'echo': idle_ttl is 5, and with replicas=each_host its workers stay; drop one of the two",
+    ),
+    "cards for an engine that takes one": (
+        lambda: model("m", source="hf:org/m", engine="sglang", gpus=2),
+        "model 'm': gpus is 2, and engine 'sglang' takes one card; those that share cards are fake, llama-cpp, llama-",
+    ),
+    "another placement": (
+        lambda: echo(placement="spred"),
+        "model 'echo': placement is 'spred': it must be 'spread' or 'pack'",
+    ),
+    "apart from nobody": (
+        lambda: fleet(hosts=[a_queen()], models=[echo(apart_from=["eco"])]),
+        "model 'echo': apart_from names 'eco', which is not a model of this fleet; did you mean 'echo'",
+    ),
     "options as a list": (lambda: echo(options=[1]), "model 'echo': options is [1]: options are a dict"),
     "an option with parts": (lambda: echo(options={"a": {}}), "option 'a' must be a string, a number or True/False"),
     "an option that llama.cpp has not": (

@@ -77,3 +77,9 @@ def test_a_start_notes_what_was_free() -> None:
     """The record of a start has the estimate and the free memory that a later failure is compared with."""
     (decision,) = decide(scene(("G1",), ledger=cards("G1"), need=30))
     assert (decision.record.need, decision.record.had) == (30, {"G1": 100})
+
+
+def test_one_that_waits_for_memory_tells_what_it_needs() -> None:
+    """The queen has room made for that, not for what she thought."""
+    (waits,) = decide(scene(("G1",), ledger=cards("G1", total=100), need=160))
+    assert (waits.state, waits.record.need) == (Observed.BACKOFF, 160)

@@ -11,6 +11,7 @@ import pytest
 
 from rbee_runtime.config import FleetFile
 from rbee_runtime.queen.records import KeyLimits, Priority, Scope, UsageRow
+from rbee_runtime.states import Observed
 from tests.unit.queen.endpoint import endpoint
 from tests.unit.queen.states import Fixture, fleet, model
 from tests.unit.queen.test_policy import bearer
@@ -245,7 +246,9 @@ async def test_no_text_is_taken_for_a_question_to_the_database(queen: Maker, tex
 
 async def test_an_answer_says_what_is_left_of_its_keys_limits(queen: Maker) -> None:
     """Under the names of OpenAI's headers, and only for keys that have such limits."""
-    q = queen(fleet(model(replicas_min=0)))
+    q = queen(fleet(model(), hives=("a",)))
+    q.beat("a")
+    q.beat("a", state=Observed.CRASH_LOOP)
     limited = q.keys.create("t", [Scope.INFER], limits=KeyLimits(requests_per_minute=60))[1]
     free = q.keys.create("t", [Scope.INFER])[1]
     async with endpoint(q) as c:

@@ -60,7 +60,13 @@ def test_the_emptier_device_is_taken() -> None:
         (view("a", devices=()), "reports no device"),
         (view("a", labels={"room": "1"}), "has no label room=2"),
         (view("z"), "not among the model's hosts"),
-        (view("a", devices=(cpu(2 * GIB, foreign=GIB),)), "needs 2116 MiB, 1024 MiB free on cpu"),
+        (
+            view("a", devices=(cpu(2 * GIB, foreign=GIB),)),
+            (
+                "needs 2.1 GiB, 922 MiB free on cpu "
+                "(of 2.0 GiB: 0 MiB for other workers, 1.0 GiB used by others, 102 MiB kept free)"
+            ),
+        ),
     ],
 )
 def test_every_refusal_has_a_reason(hive: HiveView, why: str) -> None:

@@ -14,6 +14,7 @@ from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.keys import generate
 from rbee_runtime.queen.records import Scope
 from rbee_runtime.queen.status import Phase
+from rbee_runtime.states import Observed
 from tests.unit.queen.endpoint import endpoint
 from tests.unit.queen.states import Fixture, fleet, model
 
@@ -29,6 +30,11 @@ ADMIN_ROUTES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/api/v1/workers/{worker}"): READ,
     ("GET", "/api/v1/workers/{worker}/logs"): READ,
     ("GET", "/api/v1/models"): READ,
+    ("GET", "/api/v1/loads"): READ,
+    ("GET", "/api/v1/models/{name:path}/explain"): READ,
+    ("POST", "/api/v1/models/{name:path}/load"): WRITE,
+    ("POST", "/api/v1/models/{name:path}/unload"): WRITE,
+    ("POST", "/api/v1/workers/{worker}/move"): WRITE,
     ("POST", "/api/v1/hives/{name}/drain"): WRITE,
     ("POST", "/api/v1/hives/{name}/undrain"): WRITE,
     ("GET", "/api/v1/keys"): READ,
@@ -162,7 +168,9 @@ async def test_a_request_id_is_kept_or_made(queen: Maker, capsys: pytest.Capture
 
 async def test_the_log_holds_neither_prompt_nor_key(queen: Maker, capsys: pytest.CaptureFixture[str]) -> None:
     """One line per request, without what nobody should read."""
-    q = queen(fleet(model(replicas_min=0)))
+    q = queen(fleet(model(), hives=("a",)))
+    q.beat("a")
+    q.beat("a", state=Observed.CRASH_LOOP)
     headers = bearer(q, Scope.INFER)
     body = {"model": "m", "messages": [{"role": "user", "content": "SECRET"}]}
     async with endpoint(q) as c:

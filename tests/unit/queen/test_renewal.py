@@ -24,7 +24,7 @@ def hive(name: str, build: str = NEW, **fields: Any) -> HiveView:
 def worker(name: str, state: Observed | None = Observed.READY, build: str = OLD, **fields: Any) -> Assignment:
     """Return the worker of hive `name`, whose id is that name too, seen there before."""
     bare = plan(Situation(fleet(model()), {name: view(name)}, ()), numbered()).assignments[0]
-    spec = spec_of(DECLARED, name, "cpu", build)
+    spec = spec_of(DECLARED, name, ("cpu",), build)
     return replace(bare, spec=spec, observed=state, port=9000, **fields)
 
 

@@ -57,7 +57,7 @@ def beat(u: Unit, worker_port: int) -> None:
         WorkerReport(
             id=row["id"],
             model="m",
-            spec=spec_of(declared, row["id"], *row["devices"]).digest(),
+            spec=spec_of(declared, row["id"], tuple(row["devices"])).digest(),
             state=Observed.READY,
             address="127.0.0.1",
             port=worker_port,

@@ -187,3 +187,24 @@ async def test_too_little_memory_is_told_from_a_bad_model(llama_engine_dir: Path
     code, errors = await ended(process)
     assert code == 71, errors
     assert "or the model a smaller context" in errors.splitlines()[-1]
+
+
+def environment(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+@pytest.mark.parametrize(
+    ("devices", "shown"),
+    [((), []), (("cpu",), [b"CUDA_VISIBLE_DEVICES="]), (("GPU-1", "GPU-2"), [b"CUDA_VISIBLE_DEVICES=GPU-1,GPU-2"])],
+    ids=["none named", "the processor", "two cards"],
+)
+async def test_its_process_sees_only_the_cards_of_its_worker(
+    llama_engine_dir: Path, smol_model: Path, devices: tuple[str, ...], shown: list[bytes]
+) -> None:
+    """What is booked for a neighbour on another card is left to that one."""
+    spec = WorkerSpec(id="llama-000001", model="smol", engine="llama-cpp", context=512, devices=devices)
+    async with loaded(LlamaEngine(spec, smol_model, llama_engine_dir)) as engine:
+        assert engine._child is not None
+        assert engine._child._process is not None
+        variables = environment(engine._child._process.pid)
+        assert [each for each in variables if each.startswith(b"CUDA_VISIBLE_DEVICES=")] == shown

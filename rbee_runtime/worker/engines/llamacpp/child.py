@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rbee_runtime.errors import EngineCrashedError
@@ -16,9 +16,18 @@ _MODULE = "rbee_runtime.worker.engines.llamacpp.program"
 
 
 class Child:
-    """One process. `heard` is called with each of its messages, `gone` once with why it ended unasked."""
+    """One process. `heard` is called with each of its messages, `gone` once with why it ended unasked.
 
-    def __init__(self, heard: Callable[[Any], None], gone: Callable[[EngineCrashedError], None]) -> None:
+    `variables` are added to its environment.
+    """
+
+    def __init__(
+        self,
+        heard: Callable[[Any], None],
+        gone: Callable[[EngineCrashedError], None],
+        variables: Mapping[str, str],
+    ) -> None:
+        self._variables = variables
         self._heard = heard
         self._gone = gone
         self._ending = Ending(plain="llama.cpp: ")
@@ -39,7 +48,7 @@ class Child:
                     stdout=sys.stderr.fileno(),
                     stderr=asyncio.subprocess.PIPE,
                     pass_fds=(theirs.fileno(),),
-                    env=attendant.environment(),
+                    env={**attendant.environment(), **self._variables},
                     # Ctrl-C at a terminal is for the front, also while this one still imports.
                     start_new_session=True,
                 )

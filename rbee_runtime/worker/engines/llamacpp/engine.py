@@ -34,6 +34,7 @@ from rbee_runtime.worker.engines.llamacpp.preparing import Compile
 from rbee_runtime.worker.engines.llamacpp.template import CHATML
 from rbee_runtime.worker.engines.options import Task, read_llama
 from rbee_runtime.worker.engines.pictures import BLIND, refuse_pictures
+from rbee_runtime.worker.engines.served.dialects import visible
 from rbee_runtime.worker.engines.tool_forms import (
     SPECIAL,
     ToolForm,
@@ -76,6 +77,7 @@ class LlamaEngine:
         options = read_llama(spec.options, spec.slots)
         self.slots = spec.slots
         self.context = spec.context
+        self._devices = spec.devices
         self.gauges = Gauges()
         cpu = set(spec.devices) <= {"cpu"}
         gpu_layers = 0 if cpu and options.gpu_layers is None else options.gpu_layers
@@ -137,7 +139,7 @@ class LlamaEngine:
         """Start the process, have it load the file, and compile the model's chat template."""
         self._progress = progress
         self._loaded = asyncio.get_running_loop().create_future()
-        self._child = Child(self._heard, self._gone)
+        self._child = Child(self._heard, self._gone, visible(self._devices))
         try:
             await self._child.start(self._order)
             loaded = await self._loaded

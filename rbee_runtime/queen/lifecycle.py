@@ -1,0 +1,185 @@
+"""The owner of what models are to have: targets, loads, moves. Decides by `scaling` and `loads`, remembers, logs."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from rbee_runtime import logs
+from rbee_runtime.config import FleetModel
+from rbee_runtime.errors import RequestError
+from rbee_runtime.queen import loads, scaling
+from rbee_runtime.queen.eviction import STARVED_SECONDS
+from rbee_runtime.queen.fleet import content
+from rbee_runtime.queen.loads import Cause, Job, Phase, Sight, Table
+from rbee_runtime.queen.placement import Plan
+from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.scaling import Scale, Traffic
+
+Remember = Callable[[Callable[[], None]], None]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What one plan is told; see `Situation`."""
+
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    queue: tuple[str, ...] = ()
+    starved: frozenset[str] = frozenset()
+    moving: Mapping[str, str] = field(default_factory=dict)
+
+
+class Lifecycle:
+    """Everything here changes in plain calls on the controller's event loop."""
+
+    def __init__(
+        self, table: Table, remember: Remember, clock: Callable[[], float], wall: Callable[[], float] = time.time
+    ) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.moving: dict[str, str] = {}
+        self._scales: dict[str, Scale] = {}
+        self._table = table
+        self._remember = remember
+        self._clock = clock
+        self._wall = wall
+        remember(table.create)
+        remember(self._restore)
+
+    def want(self, model: FleetModel, cause: Cause) -> bool:
+        """See to it that a model without a ready worker is loaded; say whether that is a new load.
+
+        What the inventory keeps up needs none. A failure is not tried again while it is told, but by an operator.
+        """
+        now, known = self._clock(), self.jobs.get(model.name)
+        if is_kept_up(model):
+            return False
+        if known is not None and (known.open or (now < known.until and cause is Cause.REQUEST)):
+            self.jobs[model.name] = loads.asked(known, now=now)
+            return False
+        job = self.jobs[model.name] = self._new(model, cause, failures=known.failures if known is not None else 0)
+        self._remember(lambda: self._table.put(job))
+        self._aim(model, now)
+        logs.info("load begins", model=model.name, cause=cause)
+        return True
+
+    def unload(self, model: FleetModel, *, waiting: int) -> None:
+        """Let every worker of a model go and end its load; those with requests finish them, who waits is told."""
+        job = self.jobs.get(model.name)
+        if waiting and (job is None or not job.open):
+            job = self._new(model, Cause.OPERATOR)
+        if job is not None and job.open:
+            self._end(loads.failed(job, "an operator unloaded it", now=self._clock()))
+        scale = self._scale(model, 0)
+        self._scales[model.name] = scaling.without(scale, scale.replicas)
+        logs.info("unloaded", model=model.name)
+
+    def failure(self, model: str) -> str:
+        """Return why the last load of a model failed, as long as that is told."""
+        job = self.jobs.get(model)
+        failed = job is not None and job.phase is Phase.FAILED and self._clock() < job.until
+        return job.detail if failed and job is not None else ""
+
+    def retry_after(self, model: str) -> float:
+        """Return for how many seconds a failure is still told."""
+        job = self.jobs.get(model)
+        return max(0.0, job.until - self._clock()) if job is not None else 0.0
+
+    def look(self, models: Iterable[FleetModel], seen: Callable[[str], tuple[int, Traffic]]) -> None:
+        """Follow what models see; `seen` says of each how many workers it has and its traffic."""
+        before, now = self._scales, self._clock()
+        self._scales = {}
+        for model in models:
+            if model.each_host:
+                continue
+            workers, traffic = seen(model.name)
+            scale = before.get(model.name) or self._first(model, workers, now)
+            after = scaling.advanced(scale, model, traffic, now=now)
+            if after.replicas != scale.replicas:
+                logs.info("scaled", model=model.name, before=scale.replicas, wanted=after.replicas)
+            self._scales[model.name] = after
+
+    def wishes(self, waiting: Callable[[str], int]) -> Wishes:
+        """Return what the next plan is to carry out."""
+        now = self._clock()
+        queue = sorted((job for job in self.jobs.values() if job.open), key=lambda job: (job.created, job.model))
+        starved = (
+            job.model
+            for job in queue
+            if job.phase is Phase.PLACING
+            and now - job.begun >= STARVED_SECONDS
+            and (waiting(job.model) or job.cause is Cause.OPERATOR)
+        )
+        wanted = {name: scale.replicas for name, scale in self._scales.items()}
+        return Wishes(wanted, tuple(job.model for job in queue), frozenset(starved), dict(self.moving))
+
+    def planned(self, before: Mapping[str, Assignment], outcome: Plan) -> None:
+        """Note what a plan does."""
+        for worker, model in outcome.evicted.items():
+            entry = before[worker]
+            logs.info("evicted", worker=worker, hive=entry.hive, model=entry.spec.model, room_for=model)
+            self._scales[entry.spec.model] = scaling.without(self._scales[entry.spec.model])
+        there = {entry.id for entry in outcome.assignments}
+        self.moving = {worker: hive for worker, hive in self.moving.items() if worker in there}
+
+    def judge(self, models: Mapping[str, FleetModel], sight: Callable[[str], Sight]) -> bool:
+        """Look at every load that goes on; say whether one failed, which releases its workers with the next plan."""
+        failed = False
+        for job in [job for job in self.jobs.values() if job.open]:
+            model = models.get(job.model)
+            if model is None or content(model) != job.content or is_kept_up(model):
+                self._forget(job)
+                continue
+            after = self.jobs[job.model] = loads.advanced(job, sight(job.model), now=self._clock())
+            if after.phase is Phase.READY:
+                logs.info("load done", model=job.model, seconds=self._clock() - job.begun)
+                self._forget(job)
+            elif after.phase is Phase.FAILED:
+                failed = True
+                self._end(after)
+                self._scales[job.model] = scaling.without(self._scale(model, 0), model.replicas_max)
+        return failed
+
+    def move(self, entry: Assignment, hive: str) -> None:
+        """Have a worker replaced on another hive ("": any other), and let it go once its replacement serves."""
+        self.moving[entry.id] = hive
+        logs.info("moving", worker=entry.id, hive=entry.hive, to=hive or "any other")
+
+    def _new(self, model: FleetModel, cause: Cause, failures: int = 0) -> Job:
+        now = self._clock()
+        return Job(model.name, content(model), cause, self._wall(), now, now, now, failures=failures)
+
+    def _restore(self) -> None:
+        self.jobs = {job.model: job for job in self._table.jobs(now=self._clock())}
+
+    def _first(self, model: FleetModel, workers: int, now: float) -> Scale:
+        """Return the first target of a model: what it has, and one worker where a load goes on."""
+        job = self.jobs.get(model.name)
+        return scaling.started(model, max(workers, 1) if job is not None and job.open else workers, now=now)
+
+    def _scale(self, model: FleetModel, workers: int) -> Scale:
+        return self._scales.get(model.name) or self._first(model, workers, self._clock())
+
+    def _aim(self, model: FleetModel, now: float) -> None:
+        replicas = max(1, self._scale(model, 0).replicas)
+        self._scales[model.name] = Scale(replicas, used=now)
+
+    def _end(self, job: Job) -> None:
+        self.jobs[job.model] = job
+        self._remember(lambda: self._table.drop(job.model))
+        logs.warning("load failed", model=job.model, why=job.detail, again_in=job.until - self._clock())
+
+    def _forget(self, job: Job) -> None:
+        del self.jobs[job.model]
+        self._remember(lambda: self._table.drop(job.model))
+
+
+def is_kept_up(model: FleetModel) -> bool:
+    """Say whether the inventory itself wants workers of a model."""
+    return model.each_host or model.replicas_min > 0
+
+
+def check_unload(model: FleetModel) -> None:
+    """Raise RequestError for a model that the next plan would load again."""
+    if is_kept_up(model):
+        what = "one on each host" if model.each_host else f"at least {model.replicas_min}"
+        message = f"the inventory wants workers of {model.name} ({what}); write replicas=(0, …) there for one on demand"
+        raise RequestError(409, message, kind="conflict_error", code="model_kept_up")

@@ -1,0 +1,118 @@
+"""What heartbeats say about hosts and workers, turned into what plans and routing are made from. Pure."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+from rbee_runtime.config import FleetModel
+from rbee_runtime.models.facts import ModelFacts
+from rbee_runtime.protocol import Heartbeat, WorkerReport
+from rbee_runtime.queen.membership import Member, Membership, Presence
+from rbee_runtime.queen.needs import facts_of
+from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.situation import HiveView
+from rbee_runtime.states import Observed
+
+
+def hive_view(name: str, labels: dict[str, str], membership: Membership) -> HiveView:
+    """Return a hive as placement sees it."""
+    member = membership.members.get(name)
+    if member is None:
+        return HiveView(name, Presence.UNKNOWN, labels=labels)
+    report = member.report
+    view = HiveView(name, membership.presence(name), member.record.drained, labels)
+    if report is None:
+        return view
+    return replace(
+        view,
+        drained=view.drained or empties_itself(member),
+        engines=frozenset(report.engines),
+        builds=report.builds,
+        devices=report.devices,
+        sizes={model.name: model.size for model in report.models},
+        memory={worker.id: worker.memory for worker in report.workers if worker.memory},
+    )
+
+
+def empties_itself(member: Member) -> bool:
+    """Say whether a hive was told on its own host to empty itself."""
+    return member.report is not None and member.report.draining
+
+
+def is_drained(member: Member | None) -> bool:
+    """Say whether a hive gets no new requests."""
+    return member is not None and (member.record.drained or empties_itself(member))
+
+
+def seen(entry: Assignment, report: WorkerReport | None) -> Assignment:
+    """Return an assignment as its hive reports it now."""
+    if report is None:
+        return replace(entry, observed=None)
+    drifted = report.state is Observed.READY and report.spec != entry.spec.digest()
+    return replace(
+        entry,
+        observed=Observed.DRIFTED if drifted else report.state,
+        address=report.address or entry.address,
+        port=report.port or entry.port,
+        slots=report.slots,
+    )
+
+
+def holders(membership: Membership) -> dict[str, dict[str, str]]:
+    """Return which live hives have which models on disk, and where they answer."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, member in sorted(membership.members.items()):
+        if member.report is not None and membership.presence(name) is Presence.LIVE:
+            for model in member.report.models:
+                found[model.name][name] = member.record.url
+    return found
+
+
+def differs(before: Heartbeat | None, now: Heartbeat) -> bool:
+    """Say whether a heartbeat tells more than how much of all is used: what no plan can wait a second for."""
+    return before is None or _material(before) != _material(now)
+
+
+def _material(report: Heartbeat) -> tuple[object, ...]:
+    workers = tuple(
+        (
+            each.id,
+            each.spec,
+            each.wanted,
+            each.state,
+            each.port,
+            each.detail,
+            each.last_exit,
+            each.need,
+            not each.in_flight,
+        )
+        for each in report.workers
+    )
+    devices = tuple((each.id, each.total, each.healthy) for each in report.devices)
+    models = tuple((each.name, each.size) for each in report.models)
+    return (report.incarnation, report.url, report.draining, report.engines, report.builds, workers, devices, models)
+
+
+class Headers:
+    """Facts and sizes of models on any hive; each header is read once."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, ModelFacts] = {}
+        self._raw: dict[str, dict[str, object]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def hear(self, report: Heartbeat) -> None:
+        """Learn what a hive tells of the models on its disk."""
+        for model in report.models:
+            self._sizes[model.name] = model.size
+            if not model.facts or self._raw.get(model.name) == model.facts:
+                continue
+            self._raw[model.name] = model.facts
+            facts = facts_of(model)
+            if facts is not None:
+                self.known[model.name] = facts
+
+    def size(self, model: FleetModel | None) -> int:
+        """Return the bytes of a model's files, 0 while nobody knows them."""
+        if model is None:
+            return 0
+        return sum(file.size for file in model.files) or self._sizes.get(model.name, 0)

@@ -1,0 +1,217 @@
+"""Where a worker of a model could go: each hive's answer, with the reason and the numbers where it is no. Pure.
+
+A hive is out                                             it may come in by itself
+by the model's hosts and labels, or drained, or lost      no
+not heard yet, or silent for a moment                     yes
+without the engine                                        no
+with a model that this one is to stay apart from          no
+with a worker of it that cannot be started there          no
+without a device that it may use                          no
+with too little free memory                               once workers there have ended that need not stay
+
+Of the places that are left the best one has: the fewest workers that have to go, no processor where there are cards,
+the fewest workers of the same model (unless it is to be packed), the model's files, and the most free memory, or the
+least where it is to be packed.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from rbee_runtime.config import FleetModel, Preference
+from rbee_runtime.models.references import Scheme
+from rbee_runtime.queen import cards, ledger
+from rbee_runtime.queen.draft import Draft
+from rbee_runtime.queen.eviction import Candidate, Shield, choose, clears
+from rbee_runtime.queen.ledger import Account, gib
+from rbee_runtime.queen.membership import Presence
+from rbee_runtime.queen.renewal import engine_of, scheme_of
+from rbee_runtime.queen.situation import HiveView
+
+_AWAY = {Presence.UNKNOWN: "not heard yet", Presence.SUSPECT: "silent", Presence.LOST: "lost"}
+
+Rank = tuple[int, int, int, int, float, float, float, str]
+
+
+class Evict(StrEnum):
+    """Who may be asked to make room: nobody, who has nothing to do, or whoever may leave once it has ended."""
+
+    NOBODY = "nobody"
+    IDLE = "idle"
+    ANYBODY = "anybody"
+
+
+_PASSABLE = {
+    Evict.NOBODY: frozenset[Shield](),
+    Evict.IDLE: frozenset({Shield.NONE}),
+    Evict.ANYBODY: frozenset({Shield.NONE, Shield.BUSY}),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A place for one worker: bytes on each of the devices of a hive, and who would have to go; the least rank wins."""
+
+    hive: str
+    devices: tuple[str, ...]
+    need: int
+    victims: tuple[str, ...]
+    rank: Rank
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one hive says to one more worker of a model: an option, or why there is none; `hope` that it may pass."""
+
+    hive: str
+    option: Option | None = None
+    reason: str = ""
+    hope: bool = False
+    need: int = 0
+    accounts: tuple[Account, ...] = ()
+    shields: tuple[tuple[str, Shield], ...] = ()
+
+
+def survey(model: FleetModel, draft: Draft, evict: Evict) -> list[Verdict]:
+    """Return what every hive says."""
+    targets = {draft.situation.moving[entry.id] for entry in draft.of(model.name) if entry.id in draft.situation.moving}
+    found = [look(model, hive, draft, evict) for hive in draft.situation.hives.values()]
+    if not targets or "" in targets:
+        return found
+    elsewhere = "the worker is being moved to another host"
+    return [each if each.hive in targets else Verdict(each.hive, reason=elsewhere) for each in found]
+
+
+def best(verdicts: Iterable[Verdict]) -> Option | None:
+    """Return the best place, None if there is none."""
+    options = (verdict.option for verdict in verdicts if verdict.option is not None)
+    return min(options, key=lambda option: option.rank, default=None)
+
+
+def reasons(verdicts: Iterable[Verdict]) -> tuple[str, ...]:
+    """Return a sentence for each hive that has no place."""
+    found = tuple(f"{verdict.hive}: {verdict.reason}" for verdict in verdicts if verdict.reason)
+    return found or ("no hive is declared",)
+
+
+def barred(model: FleetModel, hive: HiveView) -> str:
+    """Return why the declaration keeps `model` off `hive`, or an empty string."""
+    if model.hosts and hive.name not in model.hosts:
+        return "not among the model's hosts"
+    for label, value in model.labels.items():
+        if hive.labels.get(label) != value:
+            return f"has no label {label}={value}"
+    return ""
+
+
+def look(model: FleetModel, hive: HiveView, draft: Draft, evict: Evict) -> Verdict:
+    """Return what one hive says to one more worker of a model."""
+    away = "" if barred(model, hive) else _AWAY.get(hive.presence, "")
+    reason = barred(model, hive) or away or _unfit(model, hive, draft)
+    if reason:
+        return Verdict(hive.name, reason=reason, hope=bool(away) and hive.presence is not Presence.LOST)
+    accounts = draft.accounts(hive)
+    sets, reason = cards.sets(model, tuple(accounts.values()), draft.needs, draft.situation.facts.get(model.name))
+    told = Verdict(hive.name, reason=reason, accounts=tuple(accounts.values()))
+    if not sets:
+        return told
+    # Whoever has room asks nobody to leave, so that nobody is looked at in vain.
+    free = [each for each in sets if not ledger.short(each, _need(model, each, draft))]
+    others = [] if free else draft.candidates(hive.name, accounts.values(), without=model.name)
+    told = replace(told, shields=tuple((other.worker, shield) for other, shield in others))
+    passable = [other for other, shield in others if shield in _PASSABLE[evict]]
+    options = (_option(model, hive, devices, draft, passable) for devices in free or sets)
+    option = min((each for each in options if each is not None), key=lambda each: each.rank, default=None)
+    if option is not None:
+        return replace(told, option=option, reason="", need=option.need)
+    return _refused(told, model, sets, draft, others)
+
+
+def _unfit(model: FleetModel, hive: HiveView, draft: Draft) -> str:
+    """Return why a hive that may have a model cannot have it."""
+    engine, there = engine_of(model), draft.on(hive.name)
+    if hive.drained:
+        return "drained"
+    if engine not in hive.engines:
+        return f"has no engine {engine} (it has {', '.join(sorted(hive.engines)) or 'none'})"
+    if any(entry.spec.model == model.name and entry.id in draft.situation.stuck for entry in there):
+        return "its worker there cannot be started now"
+    if any(entry.spec.model == model.name and entry.id in draft.situation.moving for entry in there):
+        return "its worker is being moved away from there"
+    return (
+        "has a model that it is to stay apart from"
+        if any(_apart(model, entry.spec.model, draft) for entry in there)
+        else ""
+    )
+
+
+def _apart(model: FleetModel, other: str, draft: Draft) -> bool:
+    """Say whether a model is to stay apart from another one, or that one from it."""
+    theirs = draft.models[other].apart_from if other in draft.models else ()
+    return other in model.apart_from or model.name in theirs
+
+
+def _option(
+    model: FleetModel, hive: HiveView, devices: cards.Devices, draft: Draft, passable: Sequence[Candidate]
+) -> Option | None:
+    need = _need(model, devices, draft)
+    short = ledger.short(devices, need)
+    spare = {other.model: draft.spare(draft.models[other.model]) for other in passable} if short else {}
+    leaving = choose(short, passable, spare) if short else ()
+    if leaving is None:
+        return None
+    rank = _rank(model, hive, devices, draft, leaving)
+    victims = tuple(each.worker for each in leaving)
+    return Option(hive.name, tuple(account.id for account in devices), need, victims, rank)
+
+
+def _rank(
+    model: FleetModel, hive: HiveView, devices: cards.Devices, draft: Draft, leaving: Sequence[Candidate]
+) -> Rank:
+    packs = model.placement is Preference.PACK
+    here = sum(entry.spec.model == model.name for entry in draft.on(hive.name))
+    share = min(account.free / max(account.device.total, 1) for account in devices)
+    free = float(min(account.free for account in devices))
+    sign = 1 if packs else -1
+    worth = sum(each.idle / (each.reload + 1.0) for each in leaving)
+    return (
+        len(leaving),
+        int(
+            cards.is_processor(devices) and any(not cards.is_processor((one,)) for one in draft.accounts(hive).values())
+        ),
+        0 if packs else here,
+        int(_has_to_come(model, hive)),
+        sign * share,
+        sign * free,
+        -worth,
+        hive.name,
+    )
+
+
+def _need(model: FleetModel, devices: cards.Devices, draft: Draft) -> int:
+    return draft.needs.of(model, len(devices), processor=cards.is_processor(devices))
+
+
+def _has_to_come(model: FleetModel, hive: HiveView) -> bool:
+    return model.name not in hive.sizes and scheme_of(model.source) not in {Scheme.FAKE, Scheme.FILE}
+
+
+def _refused(
+    told: Verdict,
+    model: FleetModel,
+    sets: Sequence[cards.Devices],
+    draft: Draft,
+    others: Sequence[tuple[Candidate, Shield]],
+) -> Verdict:
+    """Return the numbers of the place that lacks least, and what shields the workers there."""
+    wanted = [(_need(model, each, draft), each) for each in sets]
+    need, devices = min(wanted, key=lambda pair: sum(ledger.short(pair[1], pair[0]).values()))
+    short = ledger.short(devices, need)
+    counted = Counter(shield for other, shield in others if shield and set(other.sizes) & set(short))
+    there = ", ".join(f"{count} {shield}" for shield, count in counted.items())
+    each = f" on each of {len(devices)} devices" if len(devices) > 1 else ""
+    numbers = "; ".join(account.explain() for account in devices)
+    reason = f"needs {gib(need)}{each}, {numbers}" + (f"; workers there: {there}" if there else "")
+    passing = [other for other, shield in others if not shield.lasts]
+    return replace(told, reason=reason, need=need, hope=clears(short, passing))

@@ -1,0 +1,226 @@
+"""Which place a worker gets, and what hives say that have none, as pure cases."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rbee_runtime.models.facts import Format, ModelFacts
+from rbee_runtime.protocol import DeviceReport, ModelFile
+from rbee_runtime.queen.needs import key
+from rbee_runtime.queen.placement import Plan, plan
+from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.situation import HiveView, Situation, Use
+from rbee_runtime.states import Observed
+from tests.unit.queen.states import GIB, cpu, fleet, gpu, model, numbered, view
+
+BIG = (ModelFile(name="f", sha256="0" * 64, size=10 * GIB),)
+"""Needs 12.25 GiB."""
+
+OLD_USE = Use(resident=900.0, idle=60.0, reload=10.0)
+
+
+def situation(*models: Any, hives: list[HiveView], existing: tuple[Assignment, ...] = (), **more: Any) -> Situation:
+    declared = fleet(*models, hives=tuple(each.name for each in hives))
+    return Situation(declared, {each.name: each for each in hives}, existing, **more)
+
+
+def devices(outcome: Plan) -> list[tuple[str, tuple[str, ...]]]:
+    return [(entry.hive, entry.spec.devices) for entry in outcome.assignments]
+
+
+def serving(now: Situation) -> Situation:
+    """Return the situation once what it plans serves and has for long."""
+    entries = tuple(replace(e, observed=Observed.READY, port=9000) for e in plan(now, numbered()).assignments)
+    return replace(now, existing=entries, uses={entry.id: OLD_USE for entry in entries})
+
+
+def card(name: str, total: int = 24 * GIB, **fields: Any) -> DeviceReport:
+    return DeviceReport(id=name, kind="cuda", name="card", total=total, used=0, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "hives", "where"),
+    [
+        ({}, [view("a", devices=(gpu("g"), cpu()))], ("a", ("g",))),
+        ({}, [view("a", devices=(gpu("g", 8 * GIB), cpu(64 * GIB)))], None),
+        ({"cpu": True}, [view("a", devices=(gpu("g", 8 * GIB), cpu(64 * GIB)))], ("a", ("cpu",))),
+        ({"cpu": True}, [view("a", devices=(gpu("g"), cpu(64 * GIB)))], ("a", ("g",))),
+        ({}, [view("a", devices=(cpu(64 * GIB),))], ("a", ("cpu",))),
+        ({"gpus": 1}, [view("a", devices=(cpu(64 * GIB),))], None),
+        ({"gpus": 2}, [view("a", devices=(gpu("g"), gpu("h")))], ("a", ("g", "h"))),
+        ({"gpus": 2}, [view("a", devices=(gpu("g"),)), view("b", devices=(gpu("g"), gpu("h")))], ("b", ("g", "h"))),
+        ({}, [view("a", devices=(gpu("g", 8 * GIB), gpu("h", 8 * GIB)))], ("a", ("g", "h"))),
+        ({}, [view("a", devices=(gpu("g", 4 * GIB), gpu("h", 4 * GIB)))], None),
+        ({"labels": {"room": "2"}}, [view("a"), view("b", labels={"room": "2"}, devices=(gpu("g"),))], ("b", ("g",))),
+        (
+            {"source": "hf:o/m"},
+            [view("a", devices=(gpu("g", 80 * GIB),)), view("b", devices=(gpu("g"),))],
+            ("a", ("g",)),
+        ),
+        (
+            {"source": "hf:o/m"},
+            [view("a", devices=(gpu("g", 80 * GIB),)), view("b", devices=(gpu("g"),), sizes={"m": 10 * GIB})],
+            ("b", ("g",)),
+        ),
+        (
+            {"placement": "pack"},
+            [view("a", devices=(gpu("g", 80 * GIB),)), view("b", devices=(gpu("g"),))],
+            ("b", ("g",)),
+        ),
+    ],
+    ids=[
+        *("cards before the processor", "no processor unasked", "the processor if allowed", "only where no card fits"),
+        *("a host without cards", "a card was asked for", "as many cards as asked", "a host with so many"),
+        *(
+            "as few as have room",
+            "too few have room",
+            "by labels",
+            "the emptiest",
+            "where its files are",
+            "the fullest",
+        ),
+    ],
+)
+def test_the_best_place_wins(fields: dict[str, Any], hives: list[HiveView], where: Any) -> None:
+    """Of all places that fit the one with the least rank, and none where nothing fits."""
+    wanted = {"source": "fake:", "engine": "llama-cpp" if "source" in fields else "fake", "files": BIG, **fields}
+    assert devices(plan(situation(model(**wanted), hives=hives), numbered())) == ([where] if where else [])
+
+
+@pytest.mark.parametrize(
+    ("apart", "hives", "where"),
+    [((), 1, ["a", "a"]), (("m",), 1, ["a"]), (("m",), 2, ["a", "b"])],
+    ids=["together", "apart and nowhere else", "apart"],
+)
+def test_replicas_stay_apart_where_the_model_says_so(apart: tuple[str, ...], hives: int, where: list[str]) -> None:
+    """Its own name keeps a model's workers on different hosts; what is missing says why."""
+    places = [view(name, devices=(gpu("g"),)) for name in "ab"[:hives]]
+    outcome = plan(situation(model(replicas_min=2, apart_from=apart), hives=places), numbered())
+    assert sorted(entry.hive for entry in outcome.assignments) == where
+    said = {"m": ("a: has a model that it is to stay apart from",)} if len(where) == 1 else {}
+    assert dict(outcome.reasons) == said
+
+
+@pytest.mark.parametrize("shy", ["m", "n"])
+def test_models_stay_apart_whichever_says_so(shy: str) -> None:
+    """The one that comes second goes elsewhere."""
+    two = [model(name, apart_from=("n" if shy == "m" else "m",) if name == shy else ()) for name in ("m", "n")]
+    places = [view("a", devices=(gpu("g"),)), view("b", devices=(gpu("g", 8 * GIB),))]
+    assert devices(plan(situation(*two, hives=places), numbered())) == [("a", ("g",)), ("b", ("g",))]
+
+
+FACTS = ModelFacts(
+    format=Format.SAFETENSORS, main="", architecture="", parameters=0, quantisation="", weights_bytes=GIB, heads=12
+)
+
+
+@pytest.mark.parametrize(
+    ("cards", "gpus", "said"),
+    [
+        ([card("g"), card("h")], 2, ""),
+        (
+            [card("g"), card("h"), card("i"), card("j"), card("k")],
+            5,
+            "its 12 attention heads cannot be shared out among 5 cards",
+        ),
+        ([card("g"), card("h", 16 * GIB)], 2, "needs 2 cards that are alike, and there are 1"),
+        ([card("g"), card("h", healthy=False)], 2, "needs 2 cards that are alike, and there are 1"),
+    ],
+    ids=["equal cards", "heads", "unequal cards", "an unhealthy one"],
+)
+def test_tensor_parallel_takes_equal_cards_that_divide_the_heads(
+    cards: list[DeviceReport], gpus: int, said: str
+) -> None:
+    """The reason names heads or cards."""
+    hive = view("a", devices=tuple(cards), engines=frozenset({"vllm"}))
+    wanted = model(source="hf:o/m", engine="vllm", gpus=gpus)
+    outcome = plan(situation(wanted, hives=[hive], facts={"m": FACTS}), numbered())
+    assert len(outcome.assignments) == (0 if said else 1)
+    assert said in "".join(outcome.reasons.get("m", ()))
+
+
+def rivals(**fields: Any) -> Situation:
+    """Return a host whose only card is taken by model `old`, and model `new` that somebody asks for."""
+    old = model("old", files=BIG, **{"replicas_min": 0, **fields})
+    hive = view("a", devices=(gpu("g", 16 * GIB),))
+    now = serving(situation(old, hives=[hive], wanted={"old": 1}))
+    both = fleet(old, model("new", files=BIG, replicas_min=0), hives=("a",))
+    return replace(now, fleet=both, wanted={"old": 1, "new": 1}, queue=("new",))
+
+
+def test_an_idle_model_makes_room() -> None:
+    """In one plan it goes and the other comes, and it is not wanted back by the same plan."""
+    outcome = plan(rivals(), numbered())
+    assert [entry.spec.model for entry in outcome.assignments] == ["new"]
+    assert set(outcome.evicted.values()) == {"new"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "passes"),
+    [
+        ({"busy": True}, "1 with requests", True),
+        ({"uses": Use(resident=29.0, idle=29.0)}, "1 ready for less than 30 s", True),
+        ({"observed": Observed.STARTING}, "1 not ready yet", True),
+        ({"keep_loaded": True}, "1 to stay loaded", False),
+        ({"replicas_min": 1}, "1 kept by its model's minimum", False),
+        ({"waiting": frozenset({"old"})}, "1 with requests", True),
+    ],
+)
+def test_what_shields_a_worker_is_told_with_the_numbers(change: dict[str, Any], said: str, passes: bool) -> None:
+    """A model that finds no room says what it lacks, who holds it, and whether waiting helps."""
+    now = rivals(**{name: change[name] for name in ("keep_loaded", "replicas_min") if name in change})
+    (entry,) = now.existing
+    entry = replace(entry, observed=change.get("observed", entry.observed))
+    busy = frozenset({entry.id} if "busy" in change else ())
+    uses = {entry.id: change.get("uses", OLD_USE)}
+    now = replace(now, existing=(entry,), busy=busy, uses=uses, waiting=change.get("waiting", frozenset()))
+    outcome = plan(now, numbered())
+    numbers = "12.2 GiB for other workers, 0 MiB used by others, 512 MiB kept free"
+    told = f"a: needs 12.2 GiB, 3.2 GiB free on g (of 16.0 GiB: {numbers}); workers there: {said}"
+    assert outcome.reasons["new"] == (told,)
+    assert ("new" in outcome.hopeful, outcome.assignments) == (passes, (entry,))
+
+
+def test_a_load_that_starves_has_the_busy_emptied() -> None:
+    """The busy worker takes no new requests, its room is promised, and it goes when its requests have ended."""
+    now = rivals()
+    (entry,) = now.existing
+    starved = replace(now, busy=frozenset({entry.id}), starved=frozenset({"new"}))
+    waits = plan(starved, numbered())
+    assert (waits.assignments, waits.retiring, dict(waits.evicted)) == ((entry,), frozenset({entry.id}), {})
+    goes = plan(replace(starved, busy=frozenset(), retiring=waits.retiring), numbered())
+    assert [each.spec.model for each in goes.assignments] == ["new"]
+
+
+def test_more_workers_of_a_busy_model_take_free_room_only() -> None:
+    """Its second worker evicts nobody."""
+    now = rivals()
+    wide = replace(
+        now, fleet=fleet(*now.fleet.models, model("third", files=BIG, replicas_min=0, replicas_max=2), hives=("a",))
+    )
+    first = plan(replace(wide, wanted={"third": 1}, existing=()), numbered()).assignments[0]
+    there = replace(first, observed=Observed.READY, hive="a")
+    outcome = plan(replace(wide, existing=(there,), wanted={"third": 2}, queue=()), numbered())
+    assert (outcome.assignments, dict(outcome.evicted)) == ((there,), {})
+
+
+def test_the_one_that_waited_longest_is_first() -> None:
+    """Two loads and one place: the older load has it."""
+    hive = view("a", devices=(gpu("g", 16 * GIB),))
+    two = [model(name, files=BIG, replicas_min=0) for name in ("m", "n")]
+    now = situation(*two, hives=[hive], wanted={"m": 1, "n": 1}, queue=("n", "m"))
+    assert [entry.spec.model for entry in plan(now, numbered()).assignments] == ["n"]
+
+
+def test_a_worker_that_its_device_has_no_memory_for_goes_elsewhere() -> None:
+    """Its hive said that it needs more than was thought; what serves stays."""
+    hives = [view("a", devices=(gpu("g", 16 * GIB),)), view("b", devices=(gpu("g", 40 * GIB),))]
+    now = situation(model(files=BIG, placement="pack"), hives=hives)
+    (entry,) = plan(now, numbered()).assignments
+    assert entry.hive == "a"
+    learnt = {key(entry.spec, entry.content): 20 * GIB}
+    waits = replace(now, existing=(replace(entry, observed=Observed.BACKOFF),), learnt=learnt)
+    assert [each.hive for each in plan(waits, lambda _: "m-new").assignments] == ["b"]
+    serves = replace(now, existing=(replace(entry, observed=Observed.READY),), learnt=learnt)
+    assert [each.hive for each in plan(serves, lambda _: "m-new").assignments] == ["a"]
