@@ -62,7 +62,7 @@ async def test_500_requests_for_a_cold_model_are_one_load_and_500_answers(fleet:
     assert await ask(u, "m", 500) == {200: 500}
     assert models(u)["m"]["workers"] == 1
     assert len([pid for worker, pid in host.pids().items() if worker.startswith("m-")]) == 1
-    assert u.log.read_text().count("load begins") == 1
+    assert u.log.read_text().count('"load begins" model=m ') == 1
 
 
 async def test_an_idle_model_goes_and_comes_back(fleet: tuple[Unit, Host]) -> None:
