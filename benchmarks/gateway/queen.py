@@ -1,0 +1,133 @@
+"""The queen as it is deployed: its program, two models on eight workers, a hundred keys, its log of requests.
+
+Nothing but its settings, its program and its HTTP surface is used, as a fleet uses them.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import yaml
+
+from benchmarks.gateway import hive
+from benchmarks.gateway.answers import MODELS
+from benchmarks.gateway.load import BenchError, Target
+from benchmarks.gateway.running import Cores, Ports, Running, pinned, started
+from rbee_runtime.link import Link, Role
+
+FLEET = "bench"
+KEYS = 100
+READY_SECONDS = 30.0
+SLOTS = 512
+"""Of a worker: more than two thousand streams on four of them, so that no request waits for a slot."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a queen lives: its folder, its ports, and the fleet's certificates (None: a laptop's token)."""
+
+    folder: Path
+    port: int
+    link_port: int
+    link_dir: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """Return the client endpoint."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def settings(self) -> Path:
+        """Return the file of settings."""
+        return self.folder / "queen.yaml"
+
+
+def settings(place: Place) -> dict[str, object]:
+    """Return the queen's settings."""
+    return {
+        "fleet": FLEET,
+        "address": "127.0.0.1",
+        "port": place.port,
+        "link_port": place.link_port,
+        "state_dir": str(place.folder / "state"),
+        "run_dir": str(place.folder / "run"),
+        "fleet_file": str(place.folder / "fleet.yaml"),
+        "bootstrap_key_file": str(place.folder / "bootstrap-key"),
+        **({"link_dir": str(place.link_dir)} if place.link_dir is not None else {}),
+    }
+
+
+def fleet(workers: int) -> dict[str, object]:
+    """Return the fleet file of one host and so many workers, as many of each model."""
+    each = workers // len(MODELS)
+    models = [
+        {"name": name, "source": "fake:", "engine": "fake", "replicas_min": each, "replicas_max": each, "slots": SLOTS}
+        for name in MODELS
+    ]
+    return {"hives": [{"name": hive.NAME}], "models": models}
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    name: str, cores: Cores, ports: Ports, folder: Path, workers: Sequence[int], link_dir: Path | None
+) -> AsyncIterator[Running]:
+    """Run a queen before these workers for the block."""
+    port, link_port = ports.take(2)
+    place = Place(folder / name, port, link_port, link_dir)
+    admin = _prepare(place, len(workers))
+    token = "" if link_dir is not None else (place.folder / "state" / "link-token").read_text()
+    link = Link(Role.HIVE, FLEET, link_dir, token=token)
+    command = (sys.executable, "-m", "rbee_runtime.queen.main", "--config", str(place.settings))
+    headers = {"authorization": f"Bearer {admin}"}
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=place.url, headers=headers, trust_env=False, timeout=30)
+        )
+
+        async def ready() -> bool:
+            return (await client.get("/ready")).status_code == 200
+
+        log = place.folder / "log"
+        process = await stack.enter_async_context(started(name, pinned(cores.gateway, command), log, ready))
+        link_url = f"{link.scheme}://127.0.0.1:{place.link_port}"
+        await stack.enter_async_context(hive.reporting(link, link_url, workers, SLOTS))
+        await _all_ready(client, len(workers))
+        keys = tuple([await _new_key(client, number) for number in range(KEYS)])
+        yield Running(Target(name, place.port, keys), tuple(workers), process, log)
+
+
+def _prepare(place: Place, workers: int) -> str:
+    """Write all that a deploy writes and return the operator's key."""
+    (place.folder / "state").mkdir(parents=True)
+    key_id = "operator"
+    key = f"rbee_{key_id}_{secrets.token_hex(32)}"
+    (place.folder / "bootstrap-key").write_text(f"{key_id}:{hashlib.sha256(key.encode()).hexdigest()}\n")
+    (place.folder / "state" / "link-token").write_text(secrets.token_urlsafe(32))
+    place.settings.write_text(yaml.safe_dump(settings(place)))
+    (place.folder / "fleet.yaml").write_text(yaml.safe_dump(fleet(workers)))
+    return key
+
+
+async def _all_ready(client: httpx.AsyncClient, workers: int) -> None:
+    states: list[str] = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(READY_SECONDS):
+            while states != ["ready"] * workers:
+                await asyncio.sleep(0.1)
+                shown = (await client.get("/api/v1/workers")).raise_for_status().json()
+                states = [worker["state"] for worker in shown]
+            return
+    raise BenchError(f"the queen's workers are {', '.join(map(str, states)) or 'not there'} instead of {workers} ready")
+
+
+async def _new_key(client: httpx.AsyncClient, number: int) -> str:
+    answer = await client.post("/api/v1/keys", json={"name": f"bench-{number}"})
+    if answer.status_code != 201:
+        raise BenchError(f"the queen made no key: {answer.status_code} {answer.text[:200]}")
+    return str(answer.json()["key"])
