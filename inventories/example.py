@@ -189,6 +189,8 @@ queen, hives = fleet(
             ca_file=None,
         ),
     ],
+    # Further names that clients may ask for, each with the model that answers; its answers say its own name.
+    aliases={"gpt-4o-mini": "smollm2:135m"},
     # Servers of OpenAI's API that hives start for a model, beside our own engines: docs/servers.md. A host names them
     # in engines, a model in engine; the program has to be on the host.
     command_engines=[

@@ -57,6 +57,7 @@ def check_site(site: Site) -> None:
         addresses_differ,
         model_names_differ,
         external_names_differ,
+        aliases_are_of_models,
         engine_names_differ,
         engines_are_known,
         models_name_declared_hosts,
@@ -288,6 +289,19 @@ def external_names_differ(site: Site) -> None:
         if server.name in seen:
             raise InventoryError(f"external {server.name!r}: declared twice; rename one or delete it")
         seen.add(server.name)
+
+
+def aliases_are_of_models(site: Site) -> None:
+    """Check that every alias is for a model of the fleet, or of a server that is not ours, and is none's own name."""
+    models = [model.name for model in site.models] + [name for server in site.external for name in server.models]
+    for alias, model in site.aliases.items():
+        if alias in models:
+            raise InventoryError(f"fleet {site.name!r}: aliases has {alias!r}, which is a model's own name; drop it")
+        if model not in models:
+            raise InventoryError(
+                f"fleet {site.name!r}: aliases has {alias!r} for {model!r}, which is not a model of this fleet"
+                f"{nearest(model, models)}"
+            )
 
 
 def models_name_declared_hosts(site: Site) -> None:

@@ -164,7 +164,8 @@ def fleet_file(site: Site, files: dict[str, tuple[ModelFile, ...]]) -> str:
     hives = tuple(FleetHive(name=host.name, labels=dict(host.labels)) for host in site.hives)
     models = tuple(_fleet_model(model, files.get(model.name, ())) for model in site.models)
     external = tuple(_fleet_external(server) for server in site.external)
-    return _text(FleetFile(hives=hives, models=models, **({"external": external} if external else {})))
+    given = FleetFile(hives=hives, models=models, **({"external": external} if external else {}))
+    return _text(given.model_copy(update={"aliases": dict(site.aliases)}) if site.aliases else given)
 
 
 def queen_link_url(site: Site, host: Host) -> str:

@@ -88,6 +88,12 @@ def _model_name(value: object) -> str:
     return references.check_name(check.text(value))
 
 
+def _aliases(value: object) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise check.UnfitError("it must be a dict of names that clients may use and models that answer")
+    return {_model_name(alias): _model_name(model) for alias, model in value.items()}
+
+
 def _source(value: object) -> str:
     written = check.text(value)
     try:
@@ -281,7 +287,8 @@ class Site:
     """A whole fleet. `version` is the rbee version on every host.
 
     `external` are servers that are there already and that the queen sends requests to as well, `command_engines` those
-    that hives start for a model as they start our own.
+    that hives start for a model as they start our own. `aliases` are further names that clients may ask for, each with
+    the model that answers.
 
     `client_endpoint` is `fleet-tls`, `plain-http` or TlsPaths. `clients` are the networks that the firewall of the
     queen's host lets clients in from; None means everybody. `web_pages` are the origins of pages that may use the API
@@ -299,6 +306,7 @@ class Site:
     models: tuple[Model, ...] = check.setting(partial(check.listed, Model), default=())
     external: tuple[External, ...] = check.setting(partial(check.listed, External), default=())
     command_engines: tuple[CommandEngine, ...] = check.setting(partial(check.listed, CommandEngine), default=())
+    aliases: Mapping[str, str] = check.setting(_aliases, default_factory=dict)
     version: str = check.setting(check.text, default=rbee_runtime.__version__)
     client_endpoint: str | TlsPaths = check.setting(_client_endpoint, default="fleet-tls")
     secrets_dir: str | None = check.setting(_operator_folder, default=None)

@@ -239,11 +239,15 @@ class FleetExternal(Section):
 
 
 class FleetFile(Section):
-    """`/etc/rbee/fleet.yaml`: hosts, models and external servers, loaded hot by the queen."""
+    """`/etc/rbee/fleet.yaml`: hosts, models and external servers, loaded hot by the queen.
+
+    `aliases` are further names that clients may ask for, each with the model that answers.
+    """
 
     hives: tuple[FleetHive, ...] = ()
     models: tuple[FleetModel, ...] = ()
     external: tuple[FleetExternal, ...] = ()
+    aliases: dict[str, str] = {}
 
 
 S = TypeVar("S", bound=Section)

@@ -57,9 +57,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What goes to a worker."""
+    """What goes to a worker; `model` is the fleet's name for what the body may call otherwise."""
 
     path: str
+    model: str
     body: Body
     accept: str
     request_id: str
@@ -67,7 +68,8 @@ class Request(msgspec.Struct, frozen=True):
     def to(self, origin: Origin, lease: Lease, headers: bytes) -> bytes:
         """Return the whole request for one worker, or raise RequestError 400."""
         door = lease.door
-        content = self.body.raw if door is None else renamed(self.body, door.model)
+        name = self.model if door is None else door.model
+        content = self.body.raw if door is None and name == self.body.model else renamed(self.body, name)
         own = usage.ASKED if door is None else b""
         if door is not None and door.authorization:
             own += f"authorization: {door.authorization}\r\n".encode()

@@ -122,7 +122,8 @@ class Exchange:
         self.outcome.model = body.model
         self._answer.stream = body.stream
         accept = self._accept.decode("latin-1")
-        self._request = request = Request(self.outcome.path, body, accept, self.outcome.request_id)
+        model = self._means.gate.resolve(body.model)
+        self._request = request = Request(self.outcome.path, model, body, accept, self.outcome.request_id)
         if body.stream:
             self._limit = self._loop.time() + self._means.limits.pings
         self._seek(request)
@@ -203,7 +204,7 @@ class Exchange:
     def _seek(self, request: Request) -> None:
         self._enter(State.SEEKING)
         body = request.body
-        ask = Ask(self.outcome.key, body.model, self._tried, len(body.raw), body.limit)
+        ask = Ask(self.outcome.key, request.model, self._tried, len(body.raw), body.limit, body.model)
         try:
             lease = self._means.gate.at_once(ask)
         except RequestError as error:

@@ -16,7 +16,8 @@ from rbee_runtime.gateway.upstream import Pool
 class Ask(msgspec.Struct, frozen=True):
     """One request as policy sees it: who asks, for which model, and which workers have failed it already.
 
-    `size` is bytes of its body, `limit` the most tokens that its client asks for (0: it did not say).
+    `size` is bytes of its body, `limit` the most tokens that its client asks for (0: it did not say), `asked` how its
+    client calls the model.
     """
 
     key: str
@@ -24,6 +25,7 @@ class Ask(msgspec.Struct, frozen=True):
     tried: frozenset[str] = frozenset()
     size: int = 0
     limit: int = 0
+    asked: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class Lease(Protocol):
 
 class Gate(Protocol):
     """Policy: who may use which worker now."""
+
+    def resolve(self, model: str) -> str:
+        """Return the name of the model that clients may call so."""
+        ...
 
     def at_once(self, ask: Ask) -> Lease | None:
         """Return a lease if one is to be had without waiting, None if not yet, or raise RequestError."""

@@ -18,6 +18,10 @@ class Catalogue(Protocol):
         """Return a key that works, or None."""
         ...
 
+    def resolve(self, name: str) -> str:
+        """Return the name of the model that clients may call so."""
+        ...
+
     def load_wait(self, model: str) -> float | None:
         """Return how many seconds a request waits for a model that is not ready, None for one that is not declared."""
         ...
@@ -108,8 +112,8 @@ def _not_allowed(ask: Ask, catalogue: Catalogue) -> RequestError | None:
         return unauthenticated()
     if Scope.INFER not in key.scopes:
         return forbidden(Scope.INFER)
-    if not may_use(key, ask.model):
-        message = f"this key may not use the model {ask.model[:100]!r}"
+    if not may_use(key, ask.model) and not (ask.asked and may_use(key, ask.asked)):
+        message = f"this key may not use the model {(ask.asked or ask.model)[:100]!r}"
         return RequestError(403, message, kind="permission_error", code="model_not_allowed", param="model")
     return None
 

@@ -48,6 +48,7 @@ class Controller:
         new_id: Callable[[str], str] = lambda slug: f"{slug}-{secrets.token_hex(3)}",
     ) -> None:
         self.fleet = fleet
+        self.resolve = fleet.resolve
         self.keys = keys
         self.documents = documents
         self.membership = Membership(clock)

@@ -32,9 +32,22 @@ def check(fleet: FleetFile, *, where: str) -> FleetFile:
             parse_source(model.source)
         for name in (name for external in fleet.external for name in external.models):
             check_name(name)
+        for name in fleet.aliases:
+            check_name(name)
     except ReferenceFormError as error:
         raise ConfigError(f"{where}: {error}") from error
+    _check_aliases(fleet, where)
     return fleet
+
+
+def _check_aliases(fleet: FleetFile, where: str) -> None:
+    """Refuse an alias of nothing, of another alias, or that is a model's own name."""
+    models = {model.name for model in fleet.models} | {name for each in fleet.external for name in each.models}
+    for alias, model in fleet.aliases.items():
+        if alias in models:
+            raise ConfigError(f"{where}: alias {alias!r} is the name of a model")
+        if model not in models:
+            raise ConfigError(f"{where}: alias {alias!r} is for {model[:100]!r}, which is no model of this fleet")
 
 
 def content(model: FleetModel) -> str:
@@ -68,6 +81,10 @@ class FleetSource:
         changed = fleet != self.current
         self.current = fleet
         return changed
+
+    def resolve(self, name: str) -> str:
+        """Return the name of the model that clients may call so."""
+        return self.current.aliases.get(name, name)
 
     def remember(self) -> None:
         """Keep the last good file for a start with a bad one, or raise StateError."""

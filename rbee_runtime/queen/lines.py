@@ -130,6 +130,10 @@ class Lines:
         """Return the headers that tell a client what is left of its limits per minute; none for a key without."""
         return self.limiter.headers(key)
 
+    def resolve(self, model: str) -> str:
+        """Return the name of the model that clients may call so."""
+        return self._catalogue.resolve(model)
+
     def at_once(self, ask: Ask) -> SlotLease | None:
         """Return a lease that is to be had without waiting, None if the request has to wait, or raise RequestError."""
         verdict = self._admit(ask)

@@ -134,13 +134,13 @@ def models(controller: Controller) -> list[ModelAnswer]:
 
 def openai_models(controller: Controller, key: KeyRecord) -> dict[str, Any]:
     """Return the list of `GET /v1/models` for one key."""
-    names = [name for name in _names(controller) if may_use(key, name)]
+    names = [name for name in _called(controller) if _shown(controller, key, name)]
     return {"object": "list", "data": [_openai_row(controller, name) for name in names]}
 
 
 def openai_model(controller: Controller, key: KeyRecord, name: str) -> dict[str, Any]:
     """Return the answer of `GET /v1/models/{name}`, or raise RequestError if the key has no such model."""
-    if name not in _names(controller) or not may_use(key, name):
+    if name not in _called(controller) or not _shown(controller, key, name):
         raise unknown_model(name)
     return _openai_row(controller, name)
 
@@ -151,8 +151,18 @@ def _names(controller: Controller) -> list[str]:
     return list(dict.fromkeys([*own, *controller.externals.models]))
 
 
+def _called(controller: Controller) -> list[str]:
+    """Return what clients may ask for: the models, and their further names behind them."""
+    return [*_names(controller), *controller.fleet.current.aliases]
+
+
+def _shown(controller: Controller, key: KeyRecord, name: str) -> bool:
+    return may_use(key, name) or may_use(key, controller.resolve(name))
+
+
 def _openai_row(controller: Controller, name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "rbee", "state": _state(controller, name)}
+    state = _state(controller, controller.resolve(name))
+    return {"id": name, "object": "model", "created": 0, "owned_by": "rbee", "state": state}
 
 
 def _state(controller: Controller, model: str) -> ModelState:

@@ -82,6 +82,18 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         "host 'g': labels is {'gpu': 1}: label text 1 must be a string of 1-63",
     ),
     "a flag in words": (lambda: host("g", queen="yes"), "host 'g': queen is 'yes': it must be True or False"),
+    "an alias of nothing": (
+        lambda: fleet(hosts=[a_queen()], models=[model("m", source="fake:")], aliases={"gpt": "n"}),
+        "fleet 'rbee': aliases has 'gpt' for 'n', which is not a model of this fleet",
+    ),
+    "an alias that is a model": (
+        lambda: fleet(hosts=[a_queen()], models=[model("m", source="fake:")], aliases={"m": "m"}),
+        "fleet 'rbee': aliases has 'm', which is a model's own name; drop it",
+    ),
+    "aliases as a list": (
+        lambda: fleet(hosts=[a_queen()], aliases=["m"]),
+        "aliases is ['m']: it must be a dict of names that clients may use and models that answer",
+    ),
     "every page": (
         lambda: fleet(hosts=[a_queen()], web_pages=["*"]),
         "fleet 'rbee': web_pages is ['*']: '*' is no origin of web pages, such as https://chat.example.org: no",

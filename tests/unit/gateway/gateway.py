@@ -59,6 +59,7 @@ class Gate:
     budget: int = 100
     door: Door | None = None
     into_name: tuple[str, str] | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
     settled: list[tuple[str, bool]] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     spent: list[tuple[int, int]] = field(default_factory=list)
@@ -67,6 +68,9 @@ class Gate:
         """Have the workers be servers that are not the fleet's own."""
         self.into_name = (model, authorization)
         return self
+
+    def resolve(self, model: str) -> str:
+        return self.aliases.get(model, model)
 
     def at_once(self, ask: Ask) -> Slot | None:
         return None if self.delay else self._slot(ask)

@@ -139,3 +139,11 @@ async def test_a_refusal_of_a_worker_costs_nothing(status: int) -> None:
     async with worker(refuses) as w, gateway(Gate([w.url])) as g:
         await g.post(PLAIN)
         assert g.gate.spent == [(0, 0)]
+
+
+async def test_a_worker_gets_its_models_own_name() -> None:
+    """Whatever its client calls it; everything else stays as it was written."""
+    async with worker(answer_json) as w, gateway(Gate([w.url], aliases={"gpt-4o-mini": "m"})) as g:
+        await g.client.post(g.url, content=b'{"model":"gpt-4o-mini",  "n": 1.0}')
+        assert w.calls[0].body == b'{"model":"m","n":1.0}'
+        assert g.outcomes[0].model == "gpt-4o-mini"
