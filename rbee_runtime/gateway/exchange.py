@@ -71,6 +71,7 @@ class Exchange:
         outcome: Outcome,
         *,
         accept: bytes,
+        pin: str,
         refusal: RequestError | None,
         over: Callable[["Exchange"], None],
     ) -> None:
@@ -78,6 +79,7 @@ class Exchange:
         self._means = means
         self._answer = answer
         self._accept = accept
+        self._pin = pin
         self._refusal = refusal
         self._over = over
         self._loop = means.loop
@@ -204,7 +206,7 @@ class Exchange:
     def _seek(self, request: Request) -> None:
         self._enter(State.SEEKING)
         body = request.body
-        ask = Ask(self.outcome.key, request.model, self._tried, len(body.raw), body.limit, body.model)
+        ask = Ask(self.outcome.key, request.model, self._tried, len(body.raw), body.limit, body.model, self._pin)
         try:
             lease = self._means.gate.at_once(ask)
         except RequestError as error:

@@ -42,9 +42,16 @@ class Relay:
             exchange.cut()
 
     def take(
-        self, front: Front, route: HotRoute, *, key: str, request_id: str, refusal: RequestError | None = None
+        self,
+        front: Front,
+        route: HotRoute,
+        *,
+        key: str,
+        request_id: str,
+        pin: str = "",
+        refusal: RequestError | None = None,
     ) -> Exchange:
-        """Return who answers the request whose head `front` has, with `refusal` if there is one."""
+        """Return who answers the request whose head `front` has: by the worker `pin` alone, with `refusal` if any."""
         length = front.header(b"content-length")
         if refusal is None and length and int(length) > self._means.limits.body_bytes:
             refusal = too_large(self._means.limits)
@@ -53,6 +60,7 @@ class Relay:
             Answer(front, route, request_id),
             Outcome(path=route.path, key=key, request_id=request_id),
             accept=front.header(b"accept"),
+            pin=pin,
             refusal=refusal,
             over=self._over,
         )

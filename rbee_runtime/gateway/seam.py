@@ -17,7 +17,7 @@ class Ask(msgspec.Struct, frozen=True):
     """One request as policy sees it: who asks, for which model, and which workers have failed it already.
 
     `size` is bytes of its body, `limit` the most tokens that its client asks for (0: it did not say), `asked` how its
-    client calls the model.
+    client calls the model, `pin` the only worker that it may go to ("": any).
     """
 
     key: str
@@ -26,6 +26,7 @@ class Ask(msgspec.Struct, frozen=True):
     size: int = 0
     limit: int = 0
     asked: str = ""
+    pin: str = ""
 
 
 @dataclass(frozen=True)

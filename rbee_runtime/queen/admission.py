@@ -68,8 +68,19 @@ def admit(
     load_wait = catalogue.load_wait(ask.model)
     if load_wait is None:
         return Refusal(unknown_model(ask.model))
+    if ask.pin:
+        return _to_that_worker(ask, catalogue)
     seat = None if ask.tried else free(ask.model)
     return seat or _to_a_worker(ask, load_wait, catalogue, queue_wait)
+
+
+def _to_that_worker(ask: Ask, catalogue: Catalogue) -> Seat | Refusal:
+    """Return the worker that a person wants to try, be it left alone by everybody else; nobody waits for it."""
+    for seat in catalogue.seats(ask.model):
+        if seat.worker == ask.pin and seat.usable and seat.worker not in ask.tried:
+            return seat if seat.in_flight < seat.slots else Refusal(_busy(ask.model))
+    message = f"{ask.model} has no worker {ask.pin[:100]!r} that is ready; `rbee-keeper workers` lists them"
+    return Refusal(RequestError(404, message, code="worker_not_found"))
 
 
 def _to_a_worker(ask: Ask, load_wait: float, catalogue: Catalogue, queue_wait: float) -> Seat | Refusal:

@@ -17,6 +17,10 @@ from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.records import KeyRecord, Scope
 from rbee_runtime.queen.status import Status
 
+PIN = b"x-rbee-worker"
+"""For operators: only this worker is to answer."""
+
+_PINNED = re.compile(rb"/api/v1/workers/([A-Za-z0-9._-]{1,128})/proxy(/.*)")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -49,7 +53,10 @@ class ClientDesk:
 
     def take(self, front: Front) -> Exchange | None:
         """Return who answers the request whose head `front` has, None for the application."""
-        route = HOT.get(front.url) or _route_of(front.url)
+        route, pin = HOT.get(front.url), front.header(PIN).decode("latin-1")
+        if route is None:
+            route, by_path = _route_of(front.url)
+            pin = by_path or pin
         if route is None or front.method != b"POST":
             return None
         key = self._keys.authenticate(_authorization(front))
@@ -59,7 +66,8 @@ class ClientDesk:
             route,
             key=front.holder,
             request_id=request_id_of(front.header(b"x-request-id")),
-            refusal=_refusal(key),
+            pin=pin,
+            refusal=_refusal(key, Scope.INFER, *([Scope.ADMIN_READ] if pin else [])),
         )
 
 
@@ -97,12 +105,16 @@ class Journal:
         self._stack.flush()
 
 
-def _route_of(target: bytes) -> HotRoute | None:
-    """Return the route of a target with a query or an address; a path is matched as it stands, nothing is decoded."""
+def _route_of(target: bytes) -> tuple[HotRoute | None, str]:
+    """Return the route of a target that is no plain one, and the worker that it names.
+
+    A path is matched as it stands, nothing is decoded.
+    """
     path = target.partition(b"?")[0]
     if not path.startswith(b"/"):
         path = b"/" + path.split(b"/", 3)[3] if path.count(b"/") > 2 else b"/"
-    return HOT.get(path)
+    pinned = _PINNED.fullmatch(path)
+    return (HOT.get(pinned[2]), pinned[1].decode()) if pinned else (HOT.get(path), "")
 
 
 def _authorization(front: Front) -> str:
@@ -114,7 +126,8 @@ def _authorization(front: Front) -> str:
     return f"Bearer {own.decode('latin-1')}" if own else ""
 
 
-def _refusal(key: KeyRecord | None) -> RequestError | None:
+def _refusal(key: KeyRecord | None, *needed: Scope) -> RequestError | None:
     if key is None:
         return unauthenticated()
-    return None if Scope.INFER in key.scopes else forbidden(Scope.INFER)
+    lacking = next((scope for scope in needed if scope not in key.scopes), None)
+    return forbidden(lacking) if lacking is not None else None

@@ -25,6 +25,7 @@ from rbee_runtime.queen.app import ClientApp
 from rbee_runtime.queen.cors import Origins
 from rbee_runtime.queen.desk import ClientDesk
 from rbee_runtime.queen.hive_calls import HiveCalls
+from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.lines import Lines
 from rbee_runtime.queen.records import Scope
 from rbee_runtime.queen.status import Phase, Status
@@ -47,6 +48,7 @@ class Rig:
     relay: Relay
     lines: Lines
     outcomes: list[Outcome]
+    keys: Keys
 
     async def ask(self, body: dict[str, Any] = PLAIN) -> httpx.Response:
         return await self.client.post("/v1/chat/completions", json=body)
@@ -84,7 +86,7 @@ async def rig(
                 limits=httpx.Limits(max_connections=None),
             )
         )
-        yield Rig(client, key, workers, relay, lines, outcomes)
+        yield Rig(client, key, workers, relay, lines, outcomes, q.keys)
 
 
 def _fleet_of(folder: Path, workers: Sequence[Upstream], slots: int) -> Fixture:
