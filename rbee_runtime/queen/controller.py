@@ -123,8 +123,8 @@ class Controller:
             self.reconcile()
 
     def _want(self, model: FleetModel) -> bool:
-        serves = any(seat.usable for seat in self.roster.of(model.name))
-        return not serves and self.lifecycle.want(model, Cause.REQUEST)
+        # One that empties itself takes nobody, and is not loaded twice either.
+        return not loads.is_served(self._standings(model.name)) and self.lifecycle.want(model, Cause.REQUEST)
 
     def _standings(self, model: str) -> list[outlook.Standing]:
         mine = (entry for entry in self.assignments.values() if entry.spec.model == model)

@@ -63,8 +63,8 @@ def plan(situation: Situation, new_id: NewId) -> Plan:
 
 def drafted(situation: Situation) -> Draft:
     """Return the draft of a situation, with what is still wanted."""
-    models = {model.name: model for model in situation.fleet.models}
-    kept = (_still_wanted(entry, models.get(entry.spec.model), situation) for entry in situation.existing)
+    models = {model.name: (model, content(model)) for model in situation.fleet.models}
+    kept = (_still_wanted(entry, *models.get(entry.spec.model, (None, "")), situation) for entry in situation.existing)
     return Draft(situation, (entry for entry in kept if entry is not None))
 
 
@@ -77,10 +77,15 @@ def moved(entry: Assignment, intent: Intent) -> Assignment:
     return replace(entry, intent=intent)
 
 
-def seek(model: FleetModel, draft: Draft) -> tuple[list[Verdict], Option | None, Evict]:
-    """Return what every hive says to one more worker, the best place, and who was asked to make room."""
-    mode = Evict.IDLE if len(draft.counted(model)) < max(1, model.replicas_min) else Evict.NOBODY
-    verdicts = survey(model, draft, mode)
+def seek(
+    model: FleetModel, draft: Draft, known: Mapping[str, Verdict] | None = None
+) -> tuple[list[Verdict], Option | None, Evict]:
+    """Return what every hive says to one more worker, the best place, and who was asked to make room.
+
+    `known` is what hives said that have not changed since.
+    """
+    mode = asked(model, draft)
+    verdicts = survey(model, draft, mode, known or {})
     found = best(verdicts)
     if found is None and mode is Evict.IDLE and model.name in draft.situation.starved:
         mode = Evict.ANYBODY
@@ -88,10 +93,15 @@ def seek(model: FleetModel, draft: Draft) -> tuple[list[Verdict], Option | None,
     return verdicts, found, mode
 
 
-def _still_wanted(entry: Assignment, model: FleetModel | None, situation: Situation) -> Assignment | None:
+def asked(model: FleetModel, draft: Draft) -> Evict:
+    """Return who is asked to make room for one more worker."""
+    return Evict.IDLE if len(draft.counted(model)) < max(1, model.replicas_min) else Evict.NOBODY
+
+
+def _still_wanted(entry: Assignment, model: FleetModel | None, files: str, situation: Situation) -> Assignment | None:
     """Return the assignment as it goes on, or None if its worker is released."""
     hive = situation.hives.get(entry.hive)
-    if model is None or hive is None or barred(model, hive) or entry.content != content(model):
+    if model is None or hive is None or barred(model, hive) or entry.content != files:
         return None
     if model.gpus and len(entry.spec.devices) != model.gpus:
         return None
@@ -172,8 +182,9 @@ def _fill(model: FleetModel, draft: Draft, unused: Callable[[str], str]) -> tupl
     """Place what a model lacks and return what the hives say to what cannot be placed."""
     if model.each_host:
         return _fill_each(model, draft, unused)
+    known: dict[str, Verdict] = {}
     while len(draft.counted(model)) < draft.wanted(model):
-        verdicts, option, mode = seek(model, draft)
+        verdicts, option, mode = seek(model, draft, known)
         if option is None:
             return tuple(verdicts)
         busy = [worker for worker in option.victims if worker in draft.situation.busy]
@@ -182,6 +193,8 @@ def _fill(model: FleetModel, draft: Draft, unused: Callable[[str], str]) -> tupl
             draft.claim(option.hive, option.devices, option.need)
             return tuple(verdicts)
         _place(model, option, draft, unused)
+        same = not option.victims and mode is asked(model, draft)
+        known = {each.hive: each for each in verdicts if each.hive != option.hive} if same else {}
     return ()
 
 

@@ -15,7 +15,7 @@ least where it is to be packed.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -73,10 +73,12 @@ class Verdict:
     shields: tuple[tuple[str, Shield], ...] = ()
 
 
-def survey(model: FleetModel, draft: Draft, evict: Evict) -> list[Verdict]:
-    """Return what every hive says."""
+def survey(model: FleetModel, draft: Draft, evict: Evict, known: Mapping[str, Verdict] | None = None) -> list[Verdict]:
+    """Return what every hive says; those are not asked whose answer is `known`."""
+    known = known or {}
     targets = {draft.situation.moving[entry.id] for entry in draft.of(model.name) if entry.id in draft.situation.moving}
-    found = [look(model, hive, draft, evict) for hive in draft.situation.hives.values()]
+    hives = draft.situation.hives.values()
+    found = [known.get(hive.name) or look(model, hive, draft, evict) for hive in hives]
     if not targets or "" in targets:
         return found
     elsewhere = "the worker is being moved to another host"

@@ -224,3 +224,35 @@ def test_a_worker_that_its_device_has_no_memory_for_goes_elsewhere() -> None:
     assert [each.hive for each in plan(waits, lambda _: "m-new").assignments] == ["b"]
     serves = replace(now, existing=(replace(entry, observed=Observed.READY),), learnt=learnt)
     assert [each.hive for each in plan(serves, lambda _: "m-new").assignments] == ["a"]
+
+
+def beside_one_that_measures() -> tuple[Situation, Assignment]:
+    """Return a card with an idle model and one whose engine measures memory while it loads, and the idle worker."""
+    vllm = model("v", source="hf:o/v", engine="vllm")
+    old = model("old", files=BIG, replicas_min=0)
+    hive = view("a", devices=(gpu("g", 40 * GIB),), engines=frozenset({"fake", "vllm"}))
+    now = serving(situation(vllm, old, hives=[hive], wanted={"v": 1, "old": 1}))
+    entries = tuple(
+        replace(entry, observed=Observed.STARTING) if entry.spec.model == "v" else entry for entry in now.existing
+    )
+    return replace(now, existing=entries), next(entry for entry in entries if entry.spec.model == "old")
+
+
+def test_nothing_comes_free_beside_an_engine_that_measures() -> None:
+    """An idle worker that would go stays until its neighbour has loaded, and takes no new requests meanwhile."""
+    now, old = beside_one_that_measures()
+    idle = replace(now, wanted={"v": 1, "old": 0})
+    waits = plan(idle, numbered())
+    assert (waits.assignments, waits.retiring) == (now.existing, frozenset({old.id}))
+    loaded = tuple(replace(entry, observed=Observed.READY) for entry in now.existing)
+    assert old not in plan(replace(idle, existing=loaded), numbered()).assignments
+
+
+def test_nobody_is_evicted_beside_an_engine_that_measures() -> None:
+    """The model that needs the room waits, and is told why."""
+    now, _ = beside_one_that_measures()
+    wide = (ModelFile(name="f", sha256="1" * 64, size=24 * GIB),)
+    asked = fleet(*now.fleet.models, model("new", files=wide, replicas_min=0), hives=("a",))
+    outcome = plan(replace(now, fleet=asked, wanted={"v": 1, "old": 1, "new": 1}, queue=("new",)), numbered())
+    assert "1 beside one that measures memory" in outcome.reasons["new"][0]
+    assert "new" in outcome.hopeful
