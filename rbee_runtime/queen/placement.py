@@ -18,7 +18,7 @@ from rbee_runtime.queen.needs import places
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.renewal import build_of, engine_of, renewed, spec_of
 from rbee_runtime.queen.situation import Situation
-from rbee_runtime.queen.survey import Evict, Option, Verdict, barred, best, look, reasons, survey
+from rbee_runtime.queen.survey import Evict, Option, Search, Verdict, barred, best, look, reasons
 from rbee_runtime.states import INTENT_TRANSITIONS, Intent, Observed
 
 NewId = Callable[[str], str]
@@ -63,8 +63,12 @@ def plan(situation: Situation, new_id: NewId) -> Plan:
 
 def drafted(situation: Situation) -> Draft:
     """Return the draft of a situation, with what is still wanted."""
-    models = {model.name: (model, content(model)) for model in situation.fleet.models}
-    kept = (_still_wanted(entry, *models.get(entry.spec.model, (None, "")), situation) for entry in situation.existing)
+    models = {model.name: model for model in situation.fleet.models}
+    files = {name: content(model) for name, model in models.items()}
+    kept = (
+        _still_wanted(entry, models.get(entry.spec.model), files.get(entry.spec.model, ""), situation)
+        for entry in situation.existing
+    )
     return Draft(situation, (entry for entry in kept if entry is not None))
 
 
@@ -77,25 +81,16 @@ def moved(entry: Assignment, intent: Intent) -> Assignment:
     return replace(entry, intent=intent)
 
 
-def seek(
-    model: FleetModel, draft: Draft, known: Mapping[str, Verdict] | None = None
-) -> tuple[list[Verdict], Option | None, Evict]:
-    """Return what every hive says to one more worker, the best place, and who was asked to make room.
-
-    `known` is what hives said that have not changed since.
-    """
-    mode = asked(model, draft)
-    verdicts = survey(model, draft, mode, known or {})
+def seek(model: FleetModel, draft: Draft, search: Search | None = None) -> tuple[list[Verdict], Option | None, Evict]:
+    """Return what hives say to one more worker, the best place, and who was asked to make room."""
+    search = search or Search(model, draft)
+    mode = Evict.IDLE if len(draft.counted(model)) < max(1, model.replicas_min) else Evict.NOBODY
+    verdicts = search.ask(mode)
     found = best(verdicts)
     if found is None and mode is Evict.IDLE and model.name in draft.situation.starved:
         mode = Evict.ANYBODY
-        found = best(survey(model, draft, mode))
+        found = best(search.ask(mode))
     return verdicts, found, mode
-
-
-def asked(model: FleetModel, draft: Draft) -> Evict:
-    """Return who is asked to make room for one more worker."""
-    return Evict.IDLE if len(draft.counted(model)) < max(1, model.replicas_min) else Evict.NOBODY
 
 
 def _still_wanted(entry: Assignment, model: FleetModel | None, files: str, situation: Situation) -> Assignment | None:
@@ -182,9 +177,11 @@ def _fill(model: FleetModel, draft: Draft, unused: Callable[[str], str]) -> tupl
     """Place what a model lacks and return what the hives say to what cannot be placed."""
     if model.each_host:
         return _fill_each(model, draft, unused)
-    known: dict[str, Verdict] = {}
+    if len(draft.counted(model)) >= draft.wanted(model):
+        return ()
+    search = Search(model, draft)
     while len(draft.counted(model)) < draft.wanted(model):
-        verdicts, option, mode = seek(model, draft, known)
+        verdicts, option, mode = seek(model, draft, search)
         if option is None:
             return tuple(verdicts)
         busy = [worker for worker in option.victims if worker in draft.situation.busy]
@@ -193,8 +190,7 @@ def _fill(model: FleetModel, draft: Draft, unused: Callable[[str], str]) -> tupl
             draft.claim(option.hive, option.devices, option.need)
             return tuple(verdicts)
         _place(model, option, draft, unused)
-        same = not option.victims and mode is asked(model, draft)
-        known = {each.hive: each for each in verdicts if each.hive != option.hive} if same else {}
+        search.placed(option)
     return ()
 
 
