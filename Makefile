@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 # Set on some machines: every start of a program would then compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-queen faults-deploy faults-containers fuzz-formats bench-pull bench-deploy bench-container bench-worker bench-gateway build pins clean machine venv
+.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-queen faults-deploy faults-containers fuzz-formats fuzz-placement bench-pull bench-deploy bench-container bench-worker bench-gateway build pins clean machine venv
 .DEFAULT_GOAL := test-fast
 
 demo: venv  ## two throw-away hosts (with root), a deploy, a chat answer
@@ -24,6 +24,8 @@ faults-containers: machine  ## every accident that hosts with containers bear (a
 	@$(PYTHON) -m tests.faults containers
 fuzz-formats: venv  ## 50,000 damaged and random model files (minutes)
 	@RBEE_FUZZ_EXAMPLES=50000 $(PYTHON) -m pytest -q --durations=6 tests/unit/models/test_formats_fuzz.py
+fuzz-placement: venv  ## 3,000 random histories of a fleet in virtual time (some 10 minutes)
+	@RBEE_HISTORIES=3000 $(PYTHON) -m pytest -q tests/unit/queen/test_histories.py
 bench-worker: machine  ## our worker beside llama.cpp's own server and llama_cpp.server, 1, 4 and 8 clients (some 10 minutes)
 	@$(PYTHON) -m benchmarks.worker
 bench-gateway: venv  ## the queen's gateway beside vllm-router, LiteLLM and nginx, over mock workers (some 10 minutes)

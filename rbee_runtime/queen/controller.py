@@ -15,7 +15,7 @@ from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.external import WAIT_SECONDS, Externals
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys
-from rbee_runtime.queen.lifecycle import Lifecycle
+from rbee_runtime.queen.lifecycle import Lifecycle, is_kept_up
 from rbee_runtime.queen.loads import Cause, Sight, Table
 from rbee_runtime.queen.membership import Membership, Presence
 from rbee_runtime.queen.placement import plan
@@ -117,6 +117,12 @@ class Controller:
         said = (outlook.absence(mine), waits, self.externals.absence(model))
         return "; ".join(part for part in said if part)
 
+    def is_cold(self, model: str) -> bool:
+        """Say whether a model has no worker, and none is to come until somebody asks for it."""
+        declared, job = self.model(model), self.lifecycle.jobs.get(model)
+        comes = self._standings(model) or (job is not None and job.open)
+        return declared is not None and not is_kept_up(declared) and not comes
+
     def want(self, model: str) -> None:
         """Have a model loaded for which a request waits, unless it serves and is only busy, or is on its way."""
         declared = self.model(model)
@@ -124,8 +130,8 @@ class Controller:
             self.reconcile()
 
     def _want(self, model: FleetModel) -> bool:
-        serves = any(seat.usable for seat in self.roster.of(model.name))
-        return not serves and self.lifecycle.want(model, Cause.REQUEST)
+        # One that empties itself takes nobody, and is not loaded twice either.
+        return not loads.is_served(self._standings(model.name)) and self.lifecycle.want(model, Cause.REQUEST)
 
     def _standings(self, model: str) -> list[outlook.Standing]:
         mine = (entry for entry in self.assignments.values() if entry.spec.model == model)
@@ -392,8 +398,3 @@ class Controller:
             self.store_problem = str(error)
         else:
             self.store_problem = ""
-
-    @property
-    def frozen(self) -> bool:
-        """Say whether rescheduling is frozen."""
-        return self._frozen

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rbee_runtime import logs
 from rbee_runtime.config import FleetModel
@@ -93,6 +93,9 @@ class Lifecycle:
             workers, traffic = seen(model.name)
             scale = before.get(model.name) or self._first(model, workers, now)
             after = scaling.advanced(scale, model, traffic, now=now)
+            if traffic.loading and not after.replicas:
+                # Its worker made room for another model in the very moment in which somebody asked.
+                after = replace(after, replicas=1)
             if after.replicas != scale.replicas:
                 logs.info("scaled", model=model.name, before=scale.replicas, wanted=after.replicas)
             self._scales[model.name] = after

@@ -24,7 +24,7 @@ from enum import StrEnum
 from rbee_runtime.protocol import FetchReport
 from rbee_runtime.queen import outlook
 from rbee_runtime.queen.outlook import Standing
-from rbee_runtime.states import FetchState, Observed
+from rbee_runtime.states import FetchState, Intent, Observed
 
 PLACE_SECONDS = 300.0
 FETCH_SECONDS = 300.0
@@ -115,11 +115,16 @@ def sight(model: str, standings: Sequence[Standing], *, size: int, lacking: Sequ
         standings=standings,
         fetches=tuple(fetch for fetch in fetches if fetch.state is not FetchState.READY),
         size=size,
-        ready=any(each.entry.observed is Observed.READY for each in standings),
+        ready=is_served(standings),
         hopeless=outlook.hopeless(standings),
         lacking=lacking,
         hopeful=hopeful,
     )
+
+
+def is_served(standings: Sequence[Standing]) -> bool:
+    """Say whether a worker is ready, be it that it takes no new requests just now."""
+    return any(each.entry.observed is Observed.READY and each.entry.intent is Intent.PLACED for each in standings)
 
 
 def asked(job: Job, *, now: float) -> Job:

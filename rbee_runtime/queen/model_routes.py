@@ -51,7 +51,7 @@ def register(app: FastAPI, controller: Controller) -> None:
     @app.post("/api/v1/models/{name:path}/load", status_code=202)
     async def load(name: str) -> LifecycleAnswer:
         model = explain.declared(controller, name)
-        if not any(seat.usable for seat in controller.seats(name)) and controller.lifecycle.want(model, Cause.OPERATOR):
+        if not _answer(controller, name).ready and controller.lifecycle.want(model, Cause.OPERATOR):
             controller.reconcile()
         return _answer(controller, name)
 

@@ -18,7 +18,7 @@ from rbee_runtime.queen.needs import places
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.renewal import build_of, engine_of, renewed, spec_of
 from rbee_runtime.queen.situation import Situation
-from rbee_runtime.queen.survey import Evict, Option, Verdict, barred, best, look, reasons, survey
+from rbee_runtime.queen.survey import Evict, Option, Search, Verdict, barred, best, look, reasons
 from rbee_runtime.states import INTENT_TRANSITIONS, Intent, Observed
 
 NewId = Callable[[str], str]
@@ -64,7 +64,11 @@ def plan(situation: Situation, new_id: NewId) -> Plan:
 def drafted(situation: Situation) -> Draft:
     """Return the draft of a situation, with what is still wanted."""
     models = {model.name: model for model in situation.fleet.models}
-    kept = (_still_wanted(entry, models.get(entry.spec.model), situation) for entry in situation.existing)
+    files = {name: content(model) for name, model in models.items()}
+    kept = (
+        _still_wanted(entry, models.get(entry.spec.model), files.get(entry.spec.model, ""), situation)
+        for entry in situation.existing
+    )
     return Draft(situation, (entry for entry in kept if entry is not None))
 
 
@@ -77,21 +81,22 @@ def moved(entry: Assignment, intent: Intent) -> Assignment:
     return replace(entry, intent=intent)
 
 
-def seek(model: FleetModel, draft: Draft) -> tuple[list[Verdict], Option | None, Evict]:
-    """Return what every hive says to one more worker, the best place, and who was asked to make room."""
+def seek(model: FleetModel, draft: Draft, search: Search | None = None) -> tuple[list[Verdict], Option | None, Evict]:
+    """Return what hives say to one more worker, the best place, and who was asked to make room."""
+    search = search or Search(model, draft)
     mode = Evict.IDLE if len(draft.counted(model)) < max(1, model.replicas_min) else Evict.NOBODY
-    verdicts = survey(model, draft, mode)
+    verdicts = search.ask(mode)
     found = best(verdicts)
     if found is None and mode is Evict.IDLE and model.name in draft.situation.starved:
         mode = Evict.ANYBODY
-        found = best(survey(model, draft, mode))
+        found = best(search.ask(mode))
     return verdicts, found, mode
 
 
-def _still_wanted(entry: Assignment, model: FleetModel | None, situation: Situation) -> Assignment | None:
+def _still_wanted(entry: Assignment, model: FleetModel | None, files: str, situation: Situation) -> Assignment | None:
     """Return the assignment as it goes on, or None if its worker is released."""
     hive = situation.hives.get(entry.hive)
-    if model is None or hive is None or barred(model, hive) or entry.content != content(model):
+    if model is None or hive is None or barred(model, hive) or entry.content != files:
         return None
     if model.gpus and len(entry.spec.devices) != model.gpus:
         return None
@@ -172,8 +177,11 @@ def _fill(model: FleetModel, draft: Draft, unused: Callable[[str], str]) -> tupl
     """Place what a model lacks and return what the hives say to what cannot be placed."""
     if model.each_host:
         return _fill_each(model, draft, unused)
+    if len(draft.counted(model)) >= draft.wanted(model):
+        return ()
+    search = Search(model, draft)
     while len(draft.counted(model)) < draft.wanted(model):
-        verdicts, option, mode = seek(model, draft)
+        verdicts, option, mode = seek(model, draft, search)
         if option is None:
             return tuple(verdicts)
         busy = [worker for worker in option.victims if worker in draft.situation.busy]
@@ -182,6 +190,7 @@ def _fill(model: FleetModel, draft: Draft, unused: Callable[[str], str]) -> tupl
             draft.claim(option.hive, option.devices, option.need)
             return tuple(verdicts)
         _place(model, option, draft, unused)
+        search.placed(option)
     return ()
 
 

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import msgspec
+
 from rbee_runtime.config import FleetModel
 from rbee_runtime.models.references import Scheme, parse_source
 from rbee_runtime.protocol import WorkerSpec
@@ -69,7 +71,8 @@ def build_of(engine: str, hive: HiveView, held: str = "") -> str:
 
 def renewed(model: FleetModel, mine: Sequence[Assignment], situation: Situation) -> Renewal:
     """Return the assignments of a model with those specs renewed that can be now."""
-    fresh = {entry.id: _fresh(model, entry, situation.hives[entry.hive]) for entry in mine}
+    bare = spec_of(model, "", ())
+    fresh = {entry.id: _fresh(bare, entry, situation.hives[entry.hive]) for entry in mine}
     outdated = [entry for entry in mine if entry.spec != fresh[entry.id]]
     serving = [entry for entry in outdated if entry.observed is Observed.READY]
     unseen = [entry for entry in outdated if entry.observed is None and entry.port]
@@ -84,12 +87,12 @@ def renewed(model: FleetModel, mine: Sequence[Assignment], situation: Situation)
     return Renewal(done, frozenset(turn - now))
 
 
-def _fresh(model: FleetModel, entry: Assignment, hive: HiveView) -> WorkerSpec:
+def _fresh(bare: WorkerSpec, entry: Assignment, hive: HiveView) -> WorkerSpec:
     """Return the spec that a worker should have; the one that it has where its hive cannot be asked to change it."""
     if hive.presence is not Presence.LIVE or hive.drained:
         return entry.spec
-    build = build_of(engine_of(model), hive, entry.spec.build)
-    return spec_of(model, entry.id, entry.spec.devices, build)
+    build = build_of(bare.engine, hive, entry.spec.build)
+    return msgspec.structs.replace(bare, id=entry.id, devices=entry.spec.devices, build=build)
 
 
 def _unsettled(entry: Assignment, coming: set[str], situation: Situation) -> bool:

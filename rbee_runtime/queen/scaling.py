@@ -2,7 +2,7 @@
 
 more, up to the maximum    requests wait, or four fifths of all slots are taken, for 5 s while every worker serves
 fewer, down to one         one worker fewer would have room for what there is, for as long as the idle TTL
-none, where that is the    no request for as long as the idle TTL
+none, where that is the    no request for as long as the idle TTL, or the host of the last one is lost and nobody asks
 minimum
 
 A model that has no worker gets its first one by a load (`loads`), never here. An idle TTL of 0 means never, and a model
@@ -24,7 +24,7 @@ FULL_SHARE, ROOM_SHARE = 0.8, 0.6
 class Traffic:
     """What is seen of a model: requests in line and in flight, slots of the workers that serve, and their number.
 
-    `loading` says that its first worker is being loaded for somebody.
+    `loading` says that its first worker is being loaded for somebody, `gone` that it has none on a host that is there.
     """
 
     waiting: int = 0
@@ -32,6 +32,7 @@ class Traffic:
     slots: int = 0
     ready: int = 0
     loading: bool = False
+    gone: bool = False
 
     @property
     def active(self) -> bool:
@@ -76,6 +77,8 @@ def advanced(before: Scale, model: FleetModel, seen: Traffic, *, now: float) -> 
     )
     if _grows(scale, model, seen, now):
         return replace(scale, replicas=scale.replicas + 1, pressed=None, roomy=None)
+    if seen.gone and not seen.active and not model.replicas_min and not model.keep_loaded:
+        return replace(scale, replicas=0)
     if _shrinks(scale, model, now):
         return replace(scale, replicas=scale.replicas - 1, roomy=now)
     return scale

@@ -31,6 +31,9 @@ from rbee_runtime.queen.situation import HiveView
 
 _AWAY = {Presence.UNKNOWN: "not heard yet", Presence.SUSPECT: "silent", Presence.LOST: "lost"}
 
+ENOUGH = 32
+"""Places for which nobody has to leave and where the model has no worker yet: with so many no more are looked for."""
+
 Rank = tuple[int, int, int, int, float, float, float, str]
 
 
@@ -73,14 +76,72 @@ class Verdict:
     shields: tuple[tuple[str, Shield], ...] = ()
 
 
+class Search:
+    """What hives say to one worker of a model after the other; an answer is kept until its hive changes."""
+
+    def __init__(self, model: FleetModel, draft: Draft) -> None:
+        self._model = model
+        self._draft = draft
+        self._hives = list(_promising(model, draft))
+        self._known: dict[str, Verdict] = {}
+        self._evict = Evict.NOBODY
+
+    def ask(self, evict: Evict) -> list[Verdict]:
+        """Return what every hive says, or enough of those that are likely to have the best place."""
+        if evict is not self._evict:
+            self._evict, self._known = evict, {}
+        found, good, targets = [], 0, self._targets()
+        for hive in self._hives:
+            verdict = self._known.get(hive.name) or look(self._model, hive, self._draft, evict)
+            self._known[hive.name] = verdict
+            found.append(verdict)
+            good += self._is_good(verdict)
+            if good >= ENOUGH and not targets:
+                break
+        elsewhere = "the worker is being moved to another host"
+        bound = targets or frozenset(each.hive for each in found)
+        return [each if each.hive in bound else Verdict(each.hive, reason=elsewhere) for each in found]
+
+    def placed(self, option: Option) -> None:
+        """Forget what a place has changed."""
+        if option.victims:
+            # Their models can do without fewer workers elsewhere.
+            self._known = {}
+        self._known.pop(option.hive, None)
+
+    def _is_good(self, verdict: Verdict) -> bool:
+        option = verdict.option
+        return option is not None and not option.victims and not option.rank[2]
+
+    def _targets(self) -> frozenset[str]:
+        """Return the hives that a worker is being moved to, none if it may be any."""
+        moving, mine = self._draft.situation.moving, self._draft.of(self._model.name)
+        targets = frozenset(moving[entry.id] for entry in mine if entry.id in moving)
+        return frozenset() if "" in targets else targets
+
+
 def survey(model: FleetModel, draft: Draft, evict: Evict) -> list[Verdict]:
-    """Return what every hive says."""
-    targets = {draft.situation.moving[entry.id] for entry in draft.of(model.name) if entry.id in draft.situation.moving}
-    found = [look(model, hive, draft, evict) for hive in draft.situation.hives.values()]
-    if not targets or "" in targets:
-        return found
-    elsewhere = "the worker is being moved to another host"
-    return [each if each.hive in targets else Verdict(each.hive, reason=elsewhere) for each in found]
+    """Return what the hives say to one more worker of a model."""
+    return Search(model, draft).ask(evict)
+
+
+def _promising(model: FleetModel, draft: Draft) -> Iterable[HiveView]:
+    """Return the hives, in large fleets those first that are likely to have the best place."""
+    hives = draft.situation.hives.values()
+    if len(hives) <= ENOUGH:
+        return hives
+    engine, sign = engine_of(model), 1 if model.placement is Preference.SPREAD else -1
+
+    def key(hive: HiveView) -> tuple[bool, int, bool, int, int]:
+        there = draft.on(hive.name)
+        fits = (
+            hive.presence is Presence.LIVE and not hive.drained and engine in hive.engines and not barred(model, hive)
+        )
+        here = sum(entry.spec.model == model.name for entry in there)
+        free = max((device.total - device.used for device in hive.devices), default=0)
+        return not fits, sign * here, _has_to_come(model, hive), sign * len(there), -sign * free
+
+    return sorted(hives, key=key)
 
 
 def best(verdicts: Iterable[Verdict]) -> Option | None:

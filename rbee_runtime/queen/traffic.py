@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.routing import Roster
 from rbee_runtime.queen.scaling import Traffic
-from rbee_runtime.states import Observed
+from rbee_runtime.states import Intent, Observed
 
 Seen = Callable[[str], tuple[int, Traffic]]
 
@@ -33,6 +33,7 @@ def seen(
             slots=sum(entry.capacity for entry in ready),
             ready=len(ready),
             loading=model in loading,
+            gone=all(entry.intent is Intent.LOST for entry in there),
         )
 
     return of

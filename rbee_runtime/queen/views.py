@@ -20,10 +20,11 @@ EXTERNAL = "external"
 
 
 class ModelState(StrEnum):
-    """What a client can expect of a model now."""
+    """What a client can expect of a model now; a `cold` one is loaded when somebody asks for it."""
 
     READY = "ready"
     LOADING = "loading"
+    COLD = "cold"
     UNAVAILABLE = "unavailable"
 
 
@@ -168,7 +169,9 @@ def _openai_row(controller: Controller, name: str) -> dict[str, Any]:
 def _state(controller: Controller, model: str) -> ModelState:
     if any(seat.usable for seat in controller.seats(model)):
         return ModelState.READY
-    return ModelState.UNAVAILABLE if controller.hopeless(model) else ModelState.LOADING
+    if controller.hopeless(model):
+        return ModelState.UNAVAILABLE
+    return ModelState.COLD if controller.is_cold(model) else ModelState.LOADING
 
 
 def _hive(controller: Controller, name: str, member: Member | None) -> HiveAnswer:

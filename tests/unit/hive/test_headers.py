@@ -1,5 +1,6 @@
 """What a hive tells of the headers of models on its disk."""
 
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -32,13 +33,8 @@ def test_facts_are_told_without_what_memory_does_not_follow_from(store: ModelSto
 
 def test_headers_are_read_once_for_each_content(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is on disk is looked at every few seconds; other content under the same name is read anew."""
-    read: list[str] = []
-
-    def facts(name: str) -> dict[str, int]:
-        read.append(name)
-        return {"layers": len(read)}
-
-    monkeypatch.setattr(store, "facts", facts)
+    numbers = count(1)
+    monkeypatch.setattr(store, "facts", lambda _: {"layers": next(numbers)})
     headers = Headers(store)
     told = [headers.tell([each])[0].facts for each in (report("a"), report("a"), report("b"))]
     assert told == [{"layers": 1}, {"layers": 1}, {"layers": 2}]

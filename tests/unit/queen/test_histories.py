@@ -17,7 +17,7 @@ from tests.unit.queen.simulator import Host, Nature, World, calm, live, world
 from tests.unit.queen.states import GIB, model
 
 HISTORIES = int(os.environ.get("RBEE_HISTORIES", "150"))
-"""Thousands find what is rare, in minutes."""
+"""`make fuzz-placement` has thousands, which find what is rare, in minutes."""
 
 NATURES = {
     "small": Nature(size=GIB, need=2 * GIB, load=3),

@@ -56,6 +56,10 @@ async def explained(client: httpx.AsyncClient, name: str) -> dict[str, Any]:
     return found
 
 
+async def states(client: httpx.AsyncClient) -> dict[str, str]:
+    return {row["name"]: row["state"] for row in (await client.get("/api/v1/models")).json()}
+
+
 async def refusal(client: httpx.AsyncClient, path: str, **body: Any) -> tuple[int, str]:
     answer = await client.post(path, json=body)
     return answer.status_code, answer.json()["error"]["message"]
@@ -64,7 +68,10 @@ async def refusal(client: httpx.AsyncClient, path: str, **body: Any) -> tuple[in
 async def test_a_model_is_loaded_and_unloaded_by_hand() -> None:
     """Nobody has to ask it something first; unloading releases its worker, and the next request loads it again."""
     async with two_hosts() as (it, client):
+        cold = dict.fromkeys(("m", "n", "bad", "huge"), "cold")
+        assert await states(client) == {**cold, "kept": "ready", "each": "ready"}
         begun = (await client.post("/api/v1/models/m/load")).json()
+        assert (await states(client))["m"] == "loading"
         assert (begun["ready"], begun["load"]["cause"]) == (0, "operator")
         assert [load["model"] for load in (await client.get("/api/v1/loads")).json()] == ["m"]
         await it.run(10)

@@ -62,7 +62,7 @@ async def test_many_lost_together_freeze_rescheduling(queen: Maker) -> None:
     for _ in range(7):
         q.clock.now += 10
         q.beat("a")
-    assert q.controller.frozen
+    assert q.controller.situation().frozen
     assert {entry.intent for entry in q.controller.assignments.values()} == {Intent.PLACED}
     assert [seat.usable for seat in q.controller.seats("m")] == [True] * 3
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rbee_runtime.queen.eviction import MIN_RESIDENCY
+from rbee_runtime.queen.eviction import MIN_RESIDENCY, STARVED_SECONDS
 from rbee_runtime.queen.loads import Phase
 from rbee_runtime.states import Observed
 from tests.unit.queen.simulator import Host, Nature, World, calm, placed, world
@@ -115,3 +115,20 @@ async def test_500_requests_at_once_are_one_load() -> None:
         await calm(it)
         assert {each.outcome.partition("-")[0] for each in asked} == {"m"}
         assert it.loads["m"] == 1
+
+
+async def test_who_waits_for_a_worker_that_empties_itself_gets_the_next_one() -> None:
+    """While it still has requests its model is not loaded twice, and once it is gone it is loaded again."""
+    async with one_card(load_wait=600.0) as it:
+        await served(it, "m")
+        long = [it.ask("m", 100.0) for _ in range(2)]
+        await it.run(MIN_RESIDENCY)
+        long.append(it.ask("n", 1.0))
+        await it.run(STARVED_SECONDS + 5)
+        assert it.controller.situation().retiring == {placed(it, "m")[0].id}
+        long.append(it.ask("m"))
+        await it.run(5)
+        assert list(it.controller.lifecycle.jobs) == ["n"]
+        await calm(it)
+        assert [each.outcome[:2] for each in long] == ["m-", "m-", "n-", "m-"]
+        assert it.loads == {"m": 2, "n": 1}

@@ -55,6 +55,11 @@ async def ask(u: Unit, model: str, count: int) -> Counter[int]:
         return Counter(answer.status_code for answer in await asyncio.gather(*asked))
 
 
+def begun(u: Unit, model: str) -> int:
+    """Return how many loads of a model its queens began."""
+    return u.log.read_text().count(f'event="load begins" model={model} ')
+
+
 async def test_500_requests_for_a_cold_model_are_one_load_and_500_answers(fleet: tuple[Unit, Host]) -> None:
     """Who comes first has it loaded, the others wait for the same worker, and everybody is answered."""
     u, host = fleet
@@ -62,7 +67,7 @@ async def test_500_requests_for_a_cold_model_are_one_load_and_500_answers(fleet:
     assert await ask(u, "m", 500) == {200: 500}
     assert models(u)["m"]["workers"] == 1
     assert len([pid for worker, pid in host.pids().items() if worker.startswith("m-")]) == 1
-    assert u.log.read_text().count('"load begins" model=m ') == 1
+    assert begun(u, "m") == 1
 
 
 async def test_an_idle_model_goes_and_comes_back(fleet: tuple[Unit, Host]) -> None:
@@ -83,8 +88,7 @@ def test_a_load_outlives_its_client_and_its_queen(fleet: tuple[Unit, Host]) -> N
     u.start()
     wait_until(lambda: models(u)["slow"]["ready"] == 1)
     assert len([worker for worker in host.pids() if worker.startswith("slow-")]) == 1
-    said = [line for line in u.log.read_text().splitlines() if "load begins" in line and "model=slow" in line]
-    assert len(said) == 1
+    assert begun(u, "slow") == 1
 
 
 def test_a_person_loads_explains_and_unloads(fleet: tuple[Unit, Host]) -> None:

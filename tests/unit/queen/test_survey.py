@@ -8,9 +8,10 @@ import pytest
 from rbee_runtime.models.facts import Format, ModelFacts
 from rbee_runtime.protocol import DeviceReport, ModelFile
 from rbee_runtime.queen.needs import key
-from rbee_runtime.queen.placement import Plan, plan
+from rbee_runtime.queen.placement import Plan, drafted, plan
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.situation import HiveView, Situation, Use
+from rbee_runtime.queen.survey import ENOUGH, Evict, survey
 from rbee_runtime.states import Observed
 from tests.unit.queen.states import GIB, cpu, fleet, gpu, model, numbered, view
 
@@ -224,3 +225,65 @@ def test_a_worker_that_its_device_has_no_memory_for_goes_elsewhere() -> None:
     assert [each.hive for each in plan(waits, lambda _: "m-new").assignments] == ["b"]
     serves = replace(now, existing=(replace(entry, observed=Observed.READY),), learnt=learnt)
     assert [each.hive for each in plan(serves, lambda _: "m-new").assignments] == ["a"]
+
+
+def beside_one_that_measures() -> tuple[Situation, Assignment]:
+    """Return a card with an idle model and one whose engine measures memory while it loads, and the idle worker."""
+    vllm = model("v", source="hf:o/v", engine="vllm")
+    old = model("old", files=BIG, replicas_min=0)
+    hive = view("a", devices=(gpu("g", 40 * GIB),), engines=frozenset({"fake", "vllm"}))
+    now = serving(situation(vllm, old, hives=[hive], wanted={"v": 1, "old": 1}))
+    entries = tuple(
+        replace(entry, observed=Observed.STARTING) if entry.spec.model == "v" else entry for entry in now.existing
+    )
+    return replace(now, existing=entries), next(entry for entry in entries if entry.spec.model == "old")
+
+
+def test_nothing_comes_free_beside_an_engine_that_measures() -> None:
+    """An idle worker that would go stays until its neighbour has loaded, and takes no new requests meanwhile."""
+    now, old = beside_one_that_measures()
+    idle = replace(now, wanted={"v": 1, "old": 0})
+    waits = plan(idle, numbered())
+    assert (waits.assignments, waits.retiring) == (now.existing, frozenset({old.id}))
+    loaded = tuple(replace(entry, observed=Observed.READY) for entry in now.existing)
+    assert old not in plan(replace(idle, existing=loaded), numbered()).assignments
+
+
+def test_nobody_is_evicted_beside_an_engine_that_measures() -> None:
+    """The model that needs the room waits, and is told why."""
+    now, _ = beside_one_that_measures()
+    wide = (ModelFile(name="f", sha256="1" * 64, size=24 * GIB),)
+    asked = fleet(*now.fleet.models, model("new", files=wide, replicas_min=0), hives=("a",))
+    outcome = plan(replace(now, fleet=asked, wanted={"v": 1, "old": 1, "new": 1}, queue=("new",)), numbered())
+    assert "1 beside one that measures memory" in outcome.reasons["new"][0]
+    assert "new" in outcome.hopeful
+
+
+def large(**fields: Any) -> Situation:
+    """Return 200 hosts of which the last one has the model's files."""
+    hives = [view(f"h{number:03}", devices=(gpu("g"),)) for number in range(199)]
+    last = view("h199", devices=(gpu("g"),), sizes={"m": 10 * GIB})
+    return situation(model(source="hf:o/m", engine="llama-cpp", files=BIG, **fields), hives=[*hives, last])
+
+
+def test_in_a_large_fleet_the_likely_hosts_are_asked_first() -> None:
+    """The one with the files wins, and most of the others are never looked at."""
+    now = large()
+    assert [entry.hive for entry in plan(now, numbered()).assignments] == ["h199"]
+    assert len(survey(now.fleet.models[0], drafted(now), Evict.IDLE)) == ENOUGH
+
+
+def test_in_a_large_fleet_replicas_spread_and_the_last_room_is_found() -> None:
+    """One on each host before any second one; a host is found that alone has room."""
+    assert len({entry.hive for entry in plan(large(replicas_min=200), numbered()).assignments}) == 200
+    now = large()
+    small = {name: replace(hive, devices=(gpu("g", GIB),)) for name, hive in now.hives.items()}
+    found = plan(replace(now, hives={**small, "h077": now.hives["h077"]}), numbered()).assignments
+    assert [entry.hive for entry in found] == ["h077"]
+
+
+def test_a_move_in_a_large_fleet_goes_where_it_is_to_go() -> None:
+    """However unlikely that host is by itself."""
+    now = serving(large())
+    moving = replace(now, moving={now.existing[0].id: "h123"})
+    assert [entry.hive for entry in plan(moving, lambda _: "m-new").assignments] == ["h199", "h123"]
