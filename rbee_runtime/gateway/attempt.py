@@ -236,6 +236,9 @@ class Attempt:
             return True
         ready, tokens = usage.told(ready)
         self._tokens = tokens or self._tokens
+        if not ready:
+            # An empty chunk would end the answer.
+            return True
         if self._state is State.RELAYING:
             self._answer.go_on(ready)
         else:
