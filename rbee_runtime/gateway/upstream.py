@@ -212,6 +212,8 @@ class Upstream(asyncio.Protocol):
         self._expect()
         self.used = True
         if keeps and self.open:
+            # Whom this answer was for may have fallen behind; the next one is heard again.
+            self.resume()
             self._pool.keep(self)
         else:
             self.drop()

@@ -4,12 +4,13 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from rbee_runtime.errors import LinkError
-from rbee_runtime.gateway.upstream import MOST_IDLE, Pool, fleet_pool, origin_of
+from rbee_runtime.gateway.upstream import MOST_IDLE, Headers, Pool, Upstream, fleet_pool, origin_of
 from rbee_runtime.link import Link, Role
 from tests.unit.certificates import issue_fleet
 from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, Gateway, gateway
@@ -160,6 +161,43 @@ async def test_a_client_that_reads_slowly_does_not_fill_our_memory() -> None:
             total += len(data)
         assert total > 100_000_000 - (1 << 20)
         writer.close()
+
+
+@dataclass
+class Ear:
+    """Hears one answer and, if it does not keep up, has its connection read no more."""
+
+    upstream: Upstream
+    keeps_up: bool
+    whole: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def heard_head(self, status: int, headers: Headers) -> None:
+        pass
+
+    def heard_data(self, data: bytes) -> None:
+        if not self.keeps_up:
+            self.upstream.pause()
+
+    def heard_end(self) -> None:
+        self.whole.set()
+
+    def heard_loss(self, why: str, *, silent: bool) -> None:
+        raise AssertionError(why)
+
+
+async def test_the_next_request_does_not_suffer_from_a_client_that_fell_behind() -> None:
+    """A connection that was paused for the last bytes of one answer is read again for the next one."""
+    async with worker(answer_json) as w:
+        pool, origin = Pool(), origin_of(w.url)
+        first = Ear(await pool.dial(origin), keeps_up=False)
+        first.upstream.ask(ASK, first)
+        await asyncio.wait_for(first.whole.wait(), 20)
+        kept = pool.take(origin)
+        assert kept is first.upstream
+        second = Ear(kept, keeps_up=True)
+        kept.ask(ASK, second)
+        await asyncio.wait_for(second.whole.wait(), 5)
+        pool.close()
 
 
 @asynccontextmanager
