@@ -12,6 +12,7 @@ asked goes back to reaching, once, over a new one.
 """
 
 import asyncio
+import logging
 import ssl
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,8 +29,12 @@ from rbee_runtime.gateway.events import Events
 from rbee_runtime.gateway.seam import Gate, Lease, Limits, UpstreamFailure, worker_busy, worker_failed
 from rbee_runtime.gateway.upstream import Headers, Origin, Pool, Upstream, origin_of
 
+log = logging.getLogger(__name__)
+
 PROGRESS_BYTES = 1024
 """An answer that is not streamed has to grow by so much within the limit for silence; a stream by an event."""
+
+HIGHEST_STATUS = 599
 
 _ANOTHER_WORKER = frozenset({502, 503, 504})
 _OUR_FAULT = frozenset({401, 403, 404, 405})
@@ -203,8 +208,12 @@ class Attempt:
             connection = await self._pool.dial(origin)
         except (OSError, ssl.SSLError, LinkError, TimeoutError) as error:
             self._fail(worker_failed(str(error).rstrip(".") or "it does not take the connection", reached=False))
-            return
-        self._ask(connection)
+        except Exception:
+            # A name that the resolver cannot read, among others; nobody else would end the try.
+            log.exception("a worker could not be reached in a way that nobody foresaw")
+            self._fail(worker_failed("it cannot be reached", reached=False))
+        else:
+            self._ask(connection)
 
     def _ask(self, connection: Upstream) -> None:
         self._enter(State.ASKED)
@@ -214,6 +223,8 @@ class Attempt:
 
     def _unfit(self, status: int, headers: dict[bytes, bytes]) -> UpstreamFailure | None:
         """Return why an answer of that status is no answer for a client, None if it is one."""
+        if status > HIGHEST_STATUS:
+            return worker_failed(f"it answered {status}, which is no status of HTTP")
         if self.lease.door is not None and (status in _OUR_FAULT or 300 <= status < 400):
             # What a server holds against us, not against its client: a wrong key, name or place.
             return worker_failed(f"it answered {status}, so its url, key or models in the inventory do not fit it")

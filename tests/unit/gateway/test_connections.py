@@ -56,6 +56,7 @@ async def test_a_kept_connection_that_was_closed_meanwhile_costs_nobody_a_try() 
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
         b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+        b"HTTP/1.1 999 X\r\ncontent-length: 2\r\n\r\n{}",
         b"SSH-2.0-OpenSSH_9.6\r\n",
         b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000,
         b"",
@@ -71,6 +72,14 @@ async def test_what_is_no_answer_is_a_failure_of_its_worker(says: bytes) -> None
     async with worker(nonsense) as bad, worker(answer_json) as good, gateway(Gate([bad.url, good.url])) as g:
         assert (await g.post(PLAIN)).json() == {"ok": True}
         assert g.gate.settled == [(bad.url, False), (good.url, True)]
+
+
+async def test_a_name_that_cannot_be_read_is_a_failure_too() -> None:
+    """What the resolver raises is no OSError."""
+    bad = f"http://{'a' * 70}:1"
+    async with worker(answer_json) as good, gateway(Gate([bad, good.url])) as g:
+        assert (await asyncio.wait_for(g.post(PLAIN), 20)).json() == {"ok": True}
+        assert g.gate.released == [bad, good.url]
 
 
 @pytest.mark.parametrize(
