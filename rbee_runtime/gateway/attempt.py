@@ -240,6 +240,7 @@ class Attempt:
     def _stream(self, events: Events, data: bytes) -> bool:
         """Pass on whole events; say whether there was one."""
         ready = events.feed(data)
+        self._answer.torn = events.torn
         if not ready:
             return False
         if not events.plausible:

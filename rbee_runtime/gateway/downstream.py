@@ -61,10 +61,14 @@ class Out(Protocol):
 
 
 class Answer:
-    """Sends one answer; knows whether it began (`status` is set) and whether a byte of the answer itself is out."""
+    """Sends one answer; knows whether it began (`status` is set) and whether a byte of the answer itself is out.
+
+    `torn` while half an event is out.
+    """
 
     def __init__(self, out: Out, route: HotRoute, request_id: str) -> None:
         self.stream = False
+        self.torn = False
         self.status = 0
         self.committed = False
         self.finished = False
@@ -117,14 +121,14 @@ class Answer:
     def fail(self, error: RequestError) -> None:
         """Tell the client: an error as JSON before the first byte, one error event after it.
 
-        An answer that is neither (a long one that is not streamed) can only break off.
+        An answer that is neither (a long one that is not streamed, or within an event) can only break off.
         """
         if self.finished:
             return
         if not self.status:
             extra = [(name.encode(), value.encode()) for name, value in error.headers().items()]
             self.whole(error.status, JSON + extra, msgspec.json.encode(self._route.refused(error)))
-        elif self.stream:
+        elif self.stream and not self.torn:
             self._end(self._route.event(error))
         else:
             self.abandon()

@@ -16,6 +16,9 @@ _STARTS = (b"data:", b":", b"event:", b"id:", b"retry:")
 _MAX_HELD = 64 * 1024
 """A longer event goes out in parts: memory per stream stays bounded."""
 
+_BEGINNING = 64
+"""Bytes by which the last event of a stream is known."""
+
 
 class Events:
     """Holds back the beginning of an unfinished event.
@@ -27,7 +30,13 @@ class Events:
     def __init__(self) -> None:
         self._held = b""
         self._last = b""
+        self._begun = b""
         self._plausible = False
+
+    @property
+    def torn(self) -> bool:
+        """Say whether a part of an event is out already."""
+        return bool(self._begun)
 
     @property
     def done(self) -> bool:
@@ -49,12 +58,14 @@ class Events:
         """Return what can go to the client now: everything up to the last end of an event."""
         data = self._held + piece if self._held else piece
         end = len(data) if data.endswith((b"\n\n", b"\r\n\r\n")) else _last_end(data)
-        if end == 0 and len(data) > _MAX_HELD:
+        torn = end == 0 and len(data) > _MAX_HELD
+        if torn:
             end = len(data)
         ready, self._held = data[:end], data[end:]
         if ready:
             self._plausible = self._plausible or ready.lstrip().startswith(_STARTS)
-            self._last = ready
+            self._last = self._begun + ready
+            self._begun = self._last[:_BEGINNING] if torn else b""
         return ready
 
     def rest(self) -> bytes:

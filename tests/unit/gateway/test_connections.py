@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rbee_runtime.errors import LinkError
@@ -170,6 +171,21 @@ async def test_a_client_that_reads_slowly_does_not_fill_our_memory() -> None:
             total += len(data)
         assert total > 100_000_000 - (1 << 20)
         writer.close()
+
+
+async def test_no_error_hides_in_an_event_that_broke_off() -> None:
+    """Of a long event, a part is out: the answer breaks off, which every client notices."""
+
+    async def breaks(call: Call) -> None:
+        await call.write(STREAM_HEAD)
+        await call.chunk(b"data: " + b"x" * 100_000)
+        await asyncio.sleep(0.2)
+        call.drop()
+
+    async with worker(breaks) as w, gateway(Gate([w.url])) as g:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await g.post(STREAM)
+        assert g.gate.settled == [(w.url, False)]
 
 
 @dataclass

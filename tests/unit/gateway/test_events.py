@@ -48,3 +48,16 @@ def test_an_endless_event_is_not_held_for_ever() -> None:
     events = Events()
     out = sum(len(events.feed(b"data: " + b"x" * 10_000)) for _ in range(20))
     assert out >= 200_000 - 70_000
+
+
+def test_a_long_last_event_is_the_last_one() -> None:
+    """By how it began, although that went out long before its end."""
+    events = Events()
+    for piece in (b"event: response.completed\ndata: ", *[b"x" * 40_000] * 5):
+        events.feed(piece)
+    assert events.torn
+    assert not events.feed(b"\n")
+    events.feed(b"\n")
+    assert (events.done, events.torn) == (True, False)
+    events.feed(b"data: 1\n\n")
+    assert not events.done
