@@ -78,6 +78,11 @@ class Answer:
         self._request_id = request_id
 
     @property
+    def streams(self) -> bool:
+        """Say whether the route can answer in events."""
+        return self._route.streams
+
+    @property
     def room(self) -> bool:
         """Say whether the client keeps up."""
         return self._out.room

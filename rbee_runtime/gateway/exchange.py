@@ -114,7 +114,8 @@ class Exchange:
             return
         self._limit = NEVER
         try:
-            body = parse(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+            raw = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            body = parse(raw, streams=self._answer.streams)
         except RequestError as error:
             self._fail(error)
             return

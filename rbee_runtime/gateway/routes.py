@@ -34,10 +34,11 @@ def anthropic_error(error: RequestError) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class HotRoute:
-    """One path of workers; `refused` makes the body of an error."""
+    """One path of workers; `refused` makes the body of an error, `streams` says whether it can answer in events."""
 
     path: str
     refused: Callable[[RequestError], dict[str, Any]] = openai_error
+    streams: bool = True
 
     def event(self, error: RequestError) -> bytes:
         """Return the event that ends a stream with an error."""
@@ -52,12 +53,12 @@ class HotRoute:
 _ROUTES = (
     HotRoute("/v1/chat/completions"),
     HotRoute("/v1/completions"),
-    HotRoute("/v1/embeddings"),
-    HotRoute("/v1/rerank"),
+    HotRoute("/v1/embeddings", streams=False),
+    HotRoute("/v1/rerank", streams=False),
     HotRoute("/v1/responses"),
     HotRoute("/v1/messages", anthropic_error),
-    HotRoute("/v1/messages/count_tokens", anthropic_error),
-    HotRoute("/tokenize"),
+    HotRoute("/v1/messages/count_tokens", anthropic_error, streams=False),
+    HotRoute("/tokenize", streams=False),
 )
 
 HOT: dict[bytes, HotRoute] = {route.path.encode(): route for route in _ROUTES}

@@ -130,3 +130,11 @@ async def test_another_server_tells_it_in_its_last_event_or_not() -> None:
         await g.post(STREAM)
         assert b"x-rbee-usage" not in w.calls[0].head
         assert g.gate.spent == [(2, 4)]
+
+
+@pytest.mark.parametrize("path", [b.decode() for b, route in HOT.items() if not route.streams])
+async def test_where_nothing_streams_no_worker_is_blamed_for_it(path: str) -> None:
+    """A client that asks for a stream of embeddings gets what its worker says, and the worker stays in use."""
+    async with worker(answer_json) as w, gateway(Gate([w.url])) as g:
+        assert (await g.client.post(g.at(path), json=STREAM)).json() == {"ok": True}
+        assert g.gate.settled == [(w.url, True)]
