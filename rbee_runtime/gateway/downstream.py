@@ -1,6 +1,6 @@
 """The client's side of one exchange: what was sent so far, and how an error looks from there."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -8,7 +8,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.routes import HotRoute
 from rbee_runtime.gateway.upstream import Headers
-from rbee_runtime.protocol import decode
 
 PING = b": waiting\n\n"
 JSON: Headers = [(b"content-type", b"application/json")]
@@ -105,7 +104,7 @@ class Answer:
     def whole(self, status: int, headers: Headers, data: bytes) -> None:
         """Send an answer in one piece, as an error event if a ping went out before."""
         if self.status:
-            self._end(_error_event(data) if status != 200 else data)
+            self._end(self._route.event_of(data) if status != 200 else data)
             return
         self.committed = self.finished = True
         self.status = status
@@ -162,17 +161,3 @@ class Answer:
         lines += [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in _OURS]
         lines += [b"x-request-id: ", self._request_id.encode(), b"\r\n", framing]
         return b"".join(lines)
-
-
-def _error_event(data: bytes) -> bytes:
-    return b"data: " + msgspec.json.encode(_error_of(data)) + b"\n\n"
-
-
-def _error_of(data: bytes) -> dict[str, Any]:
-    try:
-        body = decode(data, object)
-    except msgspec.DecodeError:
-        body = None
-    if isinstance(body, dict) and body.get("error"):
-        return {"error": body["error"]}
-    return RequestError(502, "the worker refused the request without a reason", kind="server_error").body()

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from rbee_runtime.errors import RequestError
+from rbee_runtime.protocol import decode
 
 ALIAS = "/openai"
 """Clients of some hosted services put this before `/v1`."""
@@ -45,9 +46,24 @@ class HotRoute:
         body = self.refused(error)
         if error.retry_after is not None:
             body["error"]["retry_after"] = error.retry_after
-        # Anthropic's events have names, which their bodies repeat.
-        name = f"event: {body['type']}\n" if "type" in body else ""
-        return name.encode() + b"data: " + msgspec.json.encode(body) + b"\n\n"
+        return _event(body)
+
+    def event_of(self, answer: bytes) -> bytes:
+        """Return the event that ends a stream with what a worker said in a whole answer."""
+        body = self.refused(RequestError(502, "the worker refused the request without a reason", kind="server_error"))
+        try:
+            given = decode(answer, object)
+        except msgspec.DecodeError:
+            given = None
+        if isinstance(given, dict) and given.get("error"):
+            body["error"] = given["error"]
+        return _event(body)
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    # Anthropic's events have names, which their bodies repeat.
+    name = f"event: {body['type']}\n" if "type" in body else ""
+    return name.encode() + b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
 _ROUTES = (

@@ -7,7 +7,7 @@ import pytest
 
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.routes import HOT
-from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, gateway
+from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, gateway, limits
 from tests.unit.gateway.upstream import STREAM_HEAD, Call, answer_json, worker
 
 ANTHROPIC = "/v1/messages"
@@ -50,6 +50,17 @@ async def test_their_streams_end_in_an_error_with_its_name() -> None:
         name, data = last.split("\n")
         assert name == "event: error"
         assert json.loads(data.removeprefix("data: "))["error"]["type"] == "overloaded_error"
+
+
+async def test_they_hear_a_refusal_in_a_stream_that_began_to_wait() -> None:
+    """Their client passes over an event without a name, and would see the end of an empty answer."""
+
+    async def refuses(call: Call) -> None:
+        await call.json(400, b'{"type":"error","error":{"type":"invalid_request_error","message":"no"}}')
+
+    async with worker(refuses) as w, gateway(Gate([w.url], delay=0.5), limits(pings=0.05)) as g:
+        last = (await g.client.post(g.at(ANTHROPIC), json=STREAM)).text.split("\n\n")[-2]
+        assert last == ('event: error\ndata: {"type":"error","error":{"type":"invalid_request_error","message":"no"}}')
 
 
 @pytest.mark.parametrize(
