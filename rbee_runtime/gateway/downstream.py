@@ -14,6 +14,7 @@ JSON: Headers = [(b"content-type", b"application/json")]
 EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 _OURS = frozenset(
     {
+        b"alt-svc",
         b"connection",
         b"content-length",
         b"date",
@@ -21,6 +22,8 @@ _OURS = frozenset(
         b"proxy-authenticate",
         b"proxy-connection",
         b"server",
+        b"set-cookie",
+        b"strict-transport-security",
         b"te",
         b"trailer",
         b"transfer-encoding",
@@ -28,7 +31,10 @@ _OURS = frozenset(
         b"x-request-id",
     }
 )
-"""Headers of a worker's answer that are about its own connection, or that the gateway gives itself."""
+"""Headers of a worker's answer that are about its own connection or host, or that the gateway gives itself."""
+
+_PAGES = b"access-control-"
+"""Which pages may read an answer is the gateway's to say: servers of others often let every page."""
 
 
 class Out(Protocol):
@@ -158,6 +164,6 @@ class Answer:
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
         lines = [STATUS_LINE[status], self._out.fixed()]
-        lines += [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in _OURS]
+        lines += [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in _OURS and not pair[0].startswith(_PAGES)]
         lines += [b"x-request-id: ", self._request_id.encode(), b"\r\n", framing]
         return b"".join(lines)

@@ -149,3 +149,16 @@ async def test_where_nothing_streams_no_worker_is_blamed_for_it(path: str) -> No
     async with worker(answer_json) as w, gateway(Gate([w.url])) as g:
         assert (await g.client.post(g.at(path), json=STREAM)).json() == {"ok": True}
         assert g.gate.settled == [(w.url, True)]
+
+
+async def test_what_a_worker_says_of_its_own_host_goes_no_further() -> None:
+    """Neither to which pages it would show its answers, nor what a browser is to keep."""
+    own = ("access-control-allow-origin: *", "set-cookie: a=b", "strict-transport-security: max-age=9", "x-other: 1")
+
+    async def says(call: Call) -> None:
+        await call.json(200, b"{}", *own)
+
+    async with worker(says) as w, gateway(Gate([w.url])) as g:
+        assert set((await g.post(PLAIN)).headers) == {
+            "content-length", "content-type", "date", "x-other", "x-request-id",
+        }  # fmt: skip
