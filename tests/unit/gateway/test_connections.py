@@ -14,7 +14,7 @@ from rbee_runtime.errors import LinkError
 from rbee_runtime.gateway.upstream import MOST_IDLE, Headers, Pool, Upstream, fleet_pool, origin_of
 from rbee_runtime.link import Link, Role
 from tests.unit.certificates import issue_fleet
-from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, Gateway, gateway
+from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, Gateway, gateway, limits
 from tests.unit.gateway.upstream import STREAM_HEAD, Call, answer_json, say_hello, worker
 from tests.unit.hive.waiting import until
 
@@ -125,6 +125,33 @@ async def test_a_refused_request_leaves_its_connection_of_use() -> None:
         writer.write(ASK)
         await asyncio.sleep(0.1)
         assert not w.calls
+        writer.close()
+
+
+async def test_a_connection_that_is_used_otherwise_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the application answers on it counts as use, and so does a body that comes late."""
+    monkeypatch.setattr("rbee_runtime.server.KEEP_ALIVE_SECONDS", 0.6)
+    async with worker(answer_json) as w, gateway(Gate([w.url])) as g:
+        reader, writer = await raw(g, ASK)
+        await asyncio.wait_for(reader.readuntil(b"true}"), 20)
+        for _ in range(4):
+            await asyncio.sleep(0.25)
+            writer.write(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
+            await asyncio.wait_for(reader.readuntil(b"not relayed"), 20)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+async def test_a_refused_request_does_not_keep_its_connection_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its body may end long after the answer, whenever it was looked whether anybody uses the connection."""
+    monkeypatch.setattr("rbee_runtime.server.KEEP_ALIVE_SECONDS", 0.5)
+    async with gateway(Gate([]), limits(body_bytes=5)) as g:
+        reader, writer = await raw(g, ASK)
+        await asyncio.sleep(0.4)
+        writer.write(ASK[:-5])
+        await asyncio.sleep(0.3)
+        writer.write(ASK[-5:])
+        assert (await asyncio.wait_for(reader.read(), 5)).count(b"HTTP/1.1 413") == 2
         writer.close()
 
 
