@@ -83,8 +83,7 @@ class Exchange:
         self._loop = means.loop
         self._began = self._loop.time()
         self._state = State.RECEIVING
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._received: bytes | bytearray = b""
         self._limit = NEVER
         self._request: Request | None = None
         self._tried: frozenset[str] = frozenset()
@@ -103,9 +102,14 @@ class Exchange:
         """Take a part of the body."""
         if self._state is not State.RECEIVING:
             return
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > self._means.limits.body_bytes:
+        if not self._received:
+            self._received = data
+        else:
+            # A list of parts would cost many times the bytes of a body in tiny chunks.
+            if isinstance(self._received, bytes):
+                self._received = bytearray(self._received)
+            self._received += data
+        if len(self._received) > self._means.limits.body_bytes:
             self._fail(too_large(self._means.limits))
 
     def heard_whole(self) -> None:
@@ -114,12 +118,11 @@ class Exchange:
             return
         self._limit = NEVER
         try:
-            raw = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            body = parse(raw, streams=self._answer.streams)
+            body = parse(bytes(self._received), streams=self._answer.streams)
         except RequestError as error:
             self._fail(error)
             return
-        self._parts = []
+        self._received = b""
         self.outcome.model = body.model
         self._answer.stream = body.stream
         accept = self._accept.decode("latin-1")

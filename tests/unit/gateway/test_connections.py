@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -213,6 +214,21 @@ async def test_no_error_hides_in_an_event_that_broke_off() -> None:
         with pytest.raises(httpx.RemoteProtocolError):
             await g.post(STREAM)
         assert g.gate.settled == [(w.url, False)]
+
+
+async def test_a_body_in_tiny_chunks_costs_what_it_has_bytes() -> None:
+    """However a client cuts it."""
+    async with gateway(Gate([])) as g:
+        _, writer = await raw(g, ASK[: ASK.index(b"content-length")] + b"transfer-encoding: chunked\r\n\r\n")
+        tracemalloc.start()
+        for _ in range(20):
+            writer.write(b"2\r\nab\r\n" * 10_000)
+            await asyncio.sleep(0.02)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 8_000_000
+        writer.close()
+        await asyncio.wait_for(g.relay.wait_idle(), 20)
 
 
 @dataclass
