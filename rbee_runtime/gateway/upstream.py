@@ -9,6 +9,7 @@ taken for the next one.
 """
 
 import asyncio
+import select
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -83,6 +84,7 @@ class Upstream(asyncio.Protocol):
         self._pool = pool
         self._listener: Listener | None = None
         self._transport: asyncio.Transport | None = None
+        self._unread = select.poll()
         self._parser = httptools.HttpResponseParser(self)
         self._expect()
 
@@ -113,6 +115,11 @@ class Upstream(asyncio.Protocol):
         self._connected().resume_reading()
 
     @property
+    def silent(self) -> bool:
+        """Say whether nothing came that was not read yet: an answer to nothing, or the end."""
+        return not self._unread.poll(0)
+
+    @property
     def open(self) -> bool:
         """Say whether it can be used."""
         return self._transport is not None and not self._transport.is_closing()
@@ -126,7 +133,8 @@ class Upstream(asyncio.Protocol):
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
         plain = transport.get_extra_info("socket")
-        for level, option, value in notice_dead_peers() if plain is not None else ():
+        self._unread.register(plain.fileno(), select.POLLIN)
+        for level, option, value in notice_dead_peers():
             plain.setsockopt(level, option, value)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -261,7 +269,7 @@ class Pool:
         oldest = self._loop.time() - IDLE_SECONDS
         while line:
             found = line.pop()
-            if found.open and found.idle_since > oldest:
+            if found.open and found.idle_since > oldest and found.silent:
                 return found
             found.drop()
         return None

@@ -268,6 +268,25 @@ async def test_the_next_request_does_not_suffer_from_a_client_that_fell_behind()
         pool.close()
 
 
+async def test_what_came_unasked_is_no_answer() -> None:
+    """Not even if it came in the very moment before the next request, and nobody has read it yet."""
+
+    async def says(call: Call) -> None:
+        await answer_json(call)
+        if len(w.calls) == 1:
+            said.append(call)
+
+    said: list[Call] = []
+    async with worker(says) as w:
+        pool, origin = Pool(), origin_of(w.url)
+        ear = Ear(await pool.dial(origin), keeps_up=True)
+        ear.upstream.ask(ASK, ear)
+        await asyncio.wait_for(ear.whole.wait(), 20)
+        said[0].writer.write(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n")
+        assert pool.take(origin) is None
+        pool.close()
+
+
 @asynccontextmanager
 async def tls_server(context: ssl.SSLContext | None) -> AsyncIterator[str]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
