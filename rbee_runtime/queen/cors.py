@@ -7,7 +7,7 @@ _WAY = b"access-control-"
 _HEADERS = b"authorization, *"
 """Official clients in browsers send a dozen of their own; `*` stands for all but the one that it never stands for."""
 
-_SHOWN = b"x-request-id, retry-after"
+_SHOWN = b"x-request-id, retry-after, x-should-retry"
 _SECONDS = b"600"
 
 Headers = list[tuple[bytes, bytes]]
