@@ -7,8 +7,8 @@ holding      enough of the answer to be sure of it      relaying, done
 relaying     the rest of it                             done
 done         nothing
 
-A connection that was kept and breaks before the first byte of an answer was closed while the request was on its way:
-asked goes back to reaching, once, over a new one.
+A connection that was kept and breaks at once, before the first byte of an answer, was closed while the request was on
+its way: asked goes back to reaching, once, over a new one.
 """
 
 import asyncio
@@ -35,6 +35,9 @@ PROGRESS_BYTES = 1024
 """An answer that is not streamed has to grow by so much within the limit for silence; a stream by an event."""
 
 HIGHEST_STATUS = 599
+
+RACE_SECONDS = 1.0
+"""What breaks later broke over the request: sent again, it would be worked on twice, and by the same worker."""
 
 _ANOTHER_WORKER = frozenset({502, 503, 504})
 _OUR_FAULT = frozenset({401, 403, 404, 405})
@@ -117,6 +120,8 @@ class Attempt:
         self._state = State.REACHING
         self._upstream: Upstream | None = None
         self._dialling: asyncio.Task[None] | None = None
+        self._asking = b""
+        self._asked = 0.0
         self._status = 0
         self._headers: Headers = []
         self._kept: list[bytes] = []
@@ -163,6 +168,8 @@ class Attempt:
     def heard_head(self, status: int, headers: Headers) -> None:
         """Judge the head of an answer."""
         self._enter(State.HOLDING)
+        # Nobody sends it over this try again, and it may be megabytes.
+        self._asking = b""
         self._status, self._headers = status, headers
         failure = self._unfit(status, dict(headers))
         if failure is not None:
@@ -191,7 +198,8 @@ class Attempt:
     def heard_loss(self, why: str, *, silent: bool) -> None:
         """Try again what a closed connection never carried; take what was whole; else it has failed."""
         lost, self._upstream = self._upstream, None
-        if silent and lost is not None and lost.used and self._state is State.ASKED:
+        early = self._loop.time() - self._asked < RACE_SECONDS
+        if silent and early and lost is not None and lost.used and self._state is State.ASKED:
             self._enter(State.REACHING)
             self._dial(lost.origin)
         elif self._events is not None and self._events.done:
@@ -218,6 +226,7 @@ class Attempt:
     def _ask(self, connection: Upstream) -> None:
         self._enter(State.ASKED)
         self._upstream = connection
+        self._asked = self._loop.time()
         self._limit(self._limits.first_byte)
         connection.ask(self._asking, self)
 
@@ -265,7 +274,8 @@ class Attempt:
         else:
             self._kept.append(data)
             if self._size > self._limits.whole_bytes:
-                self._relay(b"".join(self._kept))
+                kept, self._kept = self._kept, []
+                self._relay(b"".join(kept))
         return not before or self._size // PROGRESS_BYTES > before // PROGRESS_BYTES
 
     def _relay(self, data: bytes) -> None:

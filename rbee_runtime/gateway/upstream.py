@@ -298,7 +298,10 @@ class Pool:
         if self._closed or len(line) >= MOST_IDLE:
             connection.drop()
             return
-        connection.idle_since = self._loop.time()
+        now = connection.idle_since = self._loop.time()
+        while line and line[0].idle_since <= now - IDLE_SECONDS:
+            # The last one is taken first: those of a busy hour would stay as long as their server lets them.
+            line.popleft().drop()
         line.append(connection)
 
     @property

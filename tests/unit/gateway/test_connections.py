@@ -52,6 +52,22 @@ async def test_a_kept_connection_that_was_closed_meanwhile_costs_nobody_a_try() 
         assert g.gate.settled == [(w.url, True)] * 2
 
 
+async def test_a_request_that_a_worker_had_for_a_while_does_not_go_to_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be what broke the worker; another one has it."""
+    monkeypatch.setattr("rbee_runtime.gateway.attempt.RACE_SECONDS", 0.1)
+
+    async def once(call: Call) -> None:
+        if len(bad.calls) == 1:
+            await answer_json(call)
+        else:
+            await asyncio.sleep(0.4)
+            call.drop()
+
+    async with worker(once) as bad, worker(answer_json) as good, gateway(Gate([bad.url, good.url])) as g:
+        assert [(await g.post(PLAIN)).status_code for _ in range(2)] == [200, 200]
+        assert (len(bad.calls), len(good.calls)) == (2, 1)
+
+
 @pytest.mark.parametrize(
     "says",
     [
@@ -229,6 +245,22 @@ async def test_a_body_in_tiny_chunks_costs_what_it_has_bytes() -> None:
         assert most < 8_000_000
         writer.close()
         await asyncio.wait_for(g.relay.wait_idle(), 20)
+
+
+async def test_connections_of_a_busy_hour_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although requests go on over one of them, and their server would keep the others."""
+    monkeypatch.setattr("rbee_runtime.gateway.upstream.IDLE_SECONDS", 0.3)
+
+    async def waits(call: Call) -> None:
+        await asyncio.sleep(0.2)
+        await answer_json(call)
+
+    async with worker(waits) as w, gateway(Gate([w.url])) as g:
+        await asyncio.gather(*(g.post(PLAIN) for _ in range(10)))
+        assert g.pool.idle == 10
+        for _ in range(2):
+            await g.post(PLAIN)
+        assert g.pool.idle == 1
 
 
 @dataclass
