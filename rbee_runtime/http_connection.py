@@ -145,6 +145,13 @@ class Connection(HttpToolsProtocol):
         """Have the connection end behind the answer that is under way."""
         self.cycle.keep_alive = False
 
+    def shutdown(self) -> None:
+        """End, behind the answer that is under way."""
+        if self.busy:
+            self.end_after_answer()
+        else:
+            self.end()
+
     def drop_answer(self, _why: str) -> bool:
         """End the answer that is under way; say whether nothing of it went out yet."""
         self.cycle.disconnected = True

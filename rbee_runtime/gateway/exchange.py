@@ -26,6 +26,8 @@ from rbee_runtime.gateway.seam import Ask, Lease, Limits, UpstreamFailure
 
 log = logging.getLogger(__name__)
 
+_UNFORESEEN = "a request failed in a way that nobody foresaw"
+
 
 class State(StrEnum):
     """Where a request is; see the table above."""
@@ -211,6 +213,10 @@ class Exchange:
         except RequestError as error:
             self._refused(error)
             return
+        except Exception:
+            log.exception(_UNFORESEEN)
+            self._fail(unforeseen())
+            return
         if lease is None:
             self._waiting = self._loop.create_task(self._wait(request, ask))
         else:
@@ -224,7 +230,7 @@ class Exchange:
             self._refused(error)
             return
         except Exception:
-            log.exception("a request failed in a way that nobody foresaw")
+            log.exception(_UNFORESEEN)
             self._waiting = None
             self._fail(unforeseen())
             return

@@ -143,13 +143,6 @@ class Front(Connection):
         if self._hot is not None:
             self._hot.heard_room(room=True)
 
-    def shutdown(self) -> None:
-        """End, behind the answer that is under way."""
-        if self._hot is not None:
-            self._keeps = False
-        else:
-            super().shutdown()
-
     def end_after_answer(self) -> None:
         """Have the connection end behind the answer that is under way."""
         if self._hot is not None:

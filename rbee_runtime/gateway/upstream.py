@@ -157,16 +157,16 @@ class Upstream(asyncio.Protocol):
             self.drop()
             return
         self._begun = True
-        if not self._in_body:
-            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             say_unforeseen(error)
             self._break("it answered something that is not HTTP")
             return
-        if not self._in_body and self._head_bytes > HEAD_BYTES:
-            self._break(f"the head of its answer has more than {HEAD_BYTES} bytes")
+        # Also trailers and extensions of chunks, which nobody reads and the parser collects.
+        self._head_bytes = 0 if self._pieces or self._complete else self._head_bytes + len(data)
+        if self._head_bytes > HEAD_BYTES:
+            self._break(f"headers and trailers of its answer have more than {HEAD_BYTES} bytes")
             return
         self._hand_on()
 

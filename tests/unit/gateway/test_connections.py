@@ -263,6 +263,33 @@ async def test_connections_of_a_busy_hour_are_let_go(monkeypatch: pytest.MonkeyP
         assert g.pool.idle == 1
 
 
+async def test_trailers_of_a_worker_are_bounded() -> None:
+    """They would be collected for as long as they come."""
+
+    async def goes_on(call: Call) -> None:
+        await call.write(STREAM_HEAD)
+        await call.events("1")
+        await call.write(b"0\r\nx: ")
+        for _ in range(100):
+            await call.write(b"y" * 64 * 1024)
+            await asyncio.sleep(0.01)
+
+    async with worker(goes_on) as w, gateway(Gate([w.url])) as g:
+        assert "headers and trailers of its answer" in (await asyncio.wait_for(g.post(STREAM), 20)).text
+
+
+async def test_a_fault_of_ours_is_an_answer(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """And a line in the log, not a request without an end."""
+
+    def fails(_gate: Gate, _ask: object) -> None:
+        raise KeyError("w")
+
+    monkeypatch.setattr(Gate, "at_once", fails)
+    async with gateway(Gate([])) as g:
+        assert (await asyncio.wait_for(g.post(PLAIN), 5)).status_code == 500
+    assert "nobody foresaw" in caplog.text
+
+
 @dataclass
 class Ear:
     """Hears one answer and, if it does not keep up, has its connection read no more."""
