@@ -1,14 +1,9 @@
 """Whole server-sent events out of arbitrary pieces, looking at the end of each piece only."""
 
-DONE = b"data: [DONE]"
-_LAST_ONES = (
-    DONE,
-    b'data: {"error"',
-    b"event: error",
-    b"event: message_stop",
-    b"event: response.completed",
-    b"event: response.incomplete",
-    b"event: response.failed",
+import re
+
+_LAST_ONE = re.compile(
+    rb'data: ?(?:\[DONE\]|\{"error")|event: ?(?:error|message_stop|response\.(?:completed|incomplete|failed))'
 )
 """How the last event of a stream begins: OpenAI's, Anthropic's, and that of a failure."""
 
@@ -42,7 +37,9 @@ class Events:
     def done(self) -> bool:
         """Say whether the stream came to a proper end, which an error event of the worker's own is too."""
         last = (self._last + self._held).rstrip()
-        return last[_last_end(last) :].startswith(_LAST_ONES)
+        while (start := _last_end(last)) and last.startswith(b":", start):
+            last = last[:start].rstrip()
+        return _LAST_ONE.match(last, start) is not None
 
     @property
     def last(self) -> bytes:
@@ -64,7 +61,8 @@ class Events:
         ready, self._held = data[:end], data[end:]
         if ready:
             self._plausible = self._plausible or ready.lstrip().startswith(_STARTS)
-            self._last = self._begun + ready
+            if torn or self._begun or not _is_comment(ready):
+                self._last = self._begun + ready
             self._begun = self._last[:_BEGINNING] if torn else b""
         return ready
 
@@ -76,3 +74,7 @@ class Events:
 def _last_end(data: bytes) -> int:
     plain, windows = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
     return max(plain + 2 if plain >= 0 else 0, windows + 4 if windows >= 0 else 0)
+
+
+def _is_comment(event: bytes) -> bool:
+    return event.startswith(b":") and not _last_end(event.rstrip())
