@@ -280,6 +280,8 @@ class Attempt:
 
     def _relay(self, data: bytes) -> None:
         self._enter(State.RELAYING)
+        # In the body of an answer that is no stream an event would be hidden, too.
+        self._answer.torn = self._answer.torn or self._events is None
         self._answer.begin(self._status, self._headers, data)
         if not self._answer.room:
             # Full already of the answer before, and nobody says so again.

@@ -33,6 +33,8 @@ _OURS = frozenset(
 )
 """Headers of a worker's answer that are about its own connection or host, or that the gateway gives itself."""
 
+_BODILESS = frozenset({204, 304})
+
 _PAGES = b"access-control-"
 """Which pages may read an answer is the gateway's to say: servers of others often let every page."""
 
@@ -68,7 +70,7 @@ class Out(Protocol):
 class Answer:
     """Sends one answer; knows whether it began (`status` is set) and whether a byte of the answer itself is out.
 
-    `torn` while half an event is out.
+    `torn` while half an event, or the half of an answer that has no events, is out.
     """
 
     def __init__(self, out: Out, route: HotRoute, request_id: str) -> None:
@@ -115,7 +117,9 @@ class Answer:
         self.committed = self.finished = True
         self.status = status
         self.sent += len(data)
-        self._out.write(self._head(status, headers, b"content-length: %d\r\n\r\n" % len(data)) + data)
+        # These have no body, and must not give its length (RFC 9110, 8.6).
+        length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(data)
+        self._out.write(self._head(status, headers, length + b"\r\n") + data)
         self._out.answered()
 
     def finish(self, data: bytes = b"") -> None:

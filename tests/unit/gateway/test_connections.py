@@ -290,6 +290,30 @@ async def test_a_fault_of_ours_is_an_answer(monkeypatch: pytest.MonkeyPatch, cap
     assert "nobody foresaw" in caplog.text
 
 
+async def test_no_error_hides_in_a_long_refusal_that_broke_off() -> None:
+    """A stream was asked for, and what came instead is no stream."""
+
+    async def breaks(call: Call) -> None:
+        await call.write(b"HTTP/1.1 400 X\r\ncontent-length: 1500000\r\n\r\n" + b"x" * 1_200_000)
+        await asyncio.sleep(0.2)
+        call.drop()
+
+    async with worker(breaks) as w, gateway(Gate([w.url])) as g:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await g.post(STREAM)
+
+
+async def test_an_answer_without_a_body_has_no_length() -> None:
+    """Strict clients take it for a fault."""
+
+    async def says(call: Call) -> None:
+        await call.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with worker(says) as w, gateway(Gate([w.url])) as g:
+        answer = await g.post(PLAIN)
+        assert (answer.status_code, answer.headers.get("content-length")) == (204, None)
+
+
 @dataclass
 class Ear:
     """Hears one answer and, if it does not keep up, has its connection read no more."""
