@@ -13,10 +13,16 @@ from rbee_runtime.errors import RequestError
 MOST_HEADERS = 128
 """Official clients send some 25; what each of them costs is bounded with them."""
 
+LONGEST_TARGET, LONGEST_HOST = 8 * 1024, 300
+"""More than any client needs, and little enough to remember a thousand of them."""
+
 VERSIONS = frozenset({"1.0", "1.1"})
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
 _TARGET = re.compile(rb"(?:https?://[^/?#\\]+)?/[^#\\\x00-\x20\x7f-\xff]*", re.IGNORECASE)
 _CONTINUE = b"100-continue"
+_ONCE = frozenset({b"host", b"authorization", b"x-api-key", b"x-rbee-token", b"content-type"})
+"""Of two, one server would take the first and another the last."""
+
 _HOP = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 Headers = list[tuple[bytes, bytes]]
@@ -26,13 +32,18 @@ def demand_sound(version: str, target: bytes, headers: Headers, by_name: Mapping
     """Raise RequestError for a head that is refused; names are in lower case, `by_name` has each of them once."""
     if version not in VERSIONS:
         raise _refused(505, f"this server speaks HTTP/1.1, not HTTP/{version}")
+    if len(target) > LONGEST_TARGET:
+        raise _refused(414, f"the target of a request has at most {LONGEST_TARGET} bytes")
     _demand_target(target)
     if len(headers) > MOST_HEADERS:
         raise _refused(431, f"a request has at most {MOST_HEADERS} headers")
     host = by_name.get(b"host")
-    several = len(by_name) < len(headers) and sum(name == b"host" for name, _ in headers) > 1
-    if several or (host is None and version == "1.1"):
+    if len(by_name) < len(headers):
+        _demand_single(headers)
+    if host is None and version == "1.1":
         raise _refused(400, "a request names its host in exactly one Host header")
+    if host is not None and len(host) > LONGEST_HOST:
+        raise _refused(400, f"a name of a host has at most {LONGEST_HOST} bytes")
     _demand_host(host or b"")
     if b"transfer-encoding" in by_name:
         _demand_chunked(version, [value for name, value in headers if name == b"transfer-encoding"])
@@ -50,6 +61,13 @@ def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers
     if any(name == b"connection" and b"close" in value.lower() for name, value in headers):
         lines.append(b"connection: close\r\n")
     return b"".join([*lines, b"\r\n"])
+
+
+def _demand_single(headers: Headers) -> None:
+    names = [name for name, _ in headers if name in _ONCE]
+    for name in names:
+        if names.count(name) > 1:
+            raise _refused(400, f"a request has at most one header {name.decode()}")
 
 
 @lru_cache(maxsize=1024)

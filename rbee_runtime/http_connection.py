@@ -32,7 +32,10 @@ BODY_SECONDS = 60.0
 """From the end of the headers to the end of the body, whoever reads it, and if nobody does."""
 
 HEAD_BYTES = 64 * 1024
-"""Headers that go on after so much are refused; uvicorn itself would collect them without end."""
+"""Headers, and trailers, that go on after so much are refused; they would be collected without end."""
+
+TAKING_SECONDS = 15.0
+"""A client that took no byte of what waits for it from one look to the next is cut off."""
 
 _NO_METHOD = frozenset({b"CONNECT", b"TRACE"})
 
@@ -43,15 +46,18 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a first request."""
         super().connection_made(transport)
-        self._deaf = False
+        self._deaf = self._fed = False
         self._in_head = self._receiving = self._upgrading = False
         self._head_bytes = 0
+        self._left = -1
+        self._watch: asyncio.TimerHandle | None = None
         self._overdue: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever still answers."""
         self._deaf = True
         self._nothing_is_due()
+        self._watch_no_more()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -59,6 +65,7 @@ class Connection(HttpToolsProtocol):
         if self._deaf:
             return
         self._unset_keepalive_if_required()
+        self._fed = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
@@ -69,9 +76,50 @@ class Connection(HttpToolsProtocol):
         if self._deaf:
             return
         if self._in_head:
-            self._head_goes_on(len(data))
-        elif self._receiving and self._overdue is None:
-            self._overdue = self.loop.call_later(BODY_SECONDS, self.transport.abort)
+            self._goes_on(len(data), HEAD_SECONDS)
+        elif self._receiving:
+            self._goes_on(len(data), BODY_SECONDS)
+        elif not self.busy:
+            self.await_next()
+
+    def await_next(self) -> None:
+        """Close a connection on which nobody asks again."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.end)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection on which nobody asks again (the application's answer was the last one)."""
+        self.end()
+
+    def end(self) -> None:
+        """Close, behind what waits to be sent, for as long as the client takes of that."""
+        self._deaf = True
+        self._nothing_is_due()
+        self.transport.close()
+        self.watch()
+
+    def watch(self) -> None:
+        """Look now and then whether the client takes what waits for it."""
+        if self._watch is None:
+            self._left = -1
+            self._watch = self.loop.call_later(TAKING_SECONDS, self._look_whether_taken)
+
+    def pause_writing(self) -> None:
+        """Note that the client does not keep up."""
+        super().pause_writing()
+        self.watch()
+
+    def resume_writing(self) -> None:
+        """Note that it does again."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._watch_no_more()
+
+    def on_response_complete(self) -> None:
+        """Let the next request come, or see the last answer out."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self.end()
 
     def refuse(self, error: RequestError) -> None:
         """Answer what comes in with an error and hear no more."""
@@ -82,9 +130,11 @@ class Connection(HttpToolsProtocol):
         if self.busy and not self._receiving:
             self.end_after_answer()
             return
-        if not self.busy or self.drop_answer(str(error)):
+        # A body may go wrong whose request was answered already: that has no second answer.
+        unanswered = self.drop_answer(str(error)) if self.busy else not self._receiving
+        if unanswered:
             self.transport.write(refusal(error))
-        self.transport.close()
+        self.end()
 
     @property
     def busy(self) -> bool:
@@ -94,6 +144,13 @@ class Connection(HttpToolsProtocol):
     def end_after_answer(self) -> None:
         """Have the connection end behind the answer that is under way."""
         self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """End, behind the answer that is under way."""
+        if self.busy:
+            self.end_after_answer()
+        else:
+            self.end()
 
     def drop_answer(self, _why: str) -> bool:
         """End the answer that is under way; say whether nothing of it went out yet."""
@@ -125,6 +182,7 @@ class Connection(HttpToolsProtocol):
             return
         self._nothing_is_due()
         self._in_head = False
+        self._head_bytes = 0
         self.by_name = dict(self.headers)
         try:
             self._demand_sound()
@@ -152,7 +210,12 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
         if not self._deaf:
-            super().on_body(body)
+            self._fed = True
+            self.take_part(body)
+
+    def take_part(self, body: bytes) -> None:
+        """Hand a part of a body to the application."""
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that a request is whole."""
@@ -178,13 +241,27 @@ class Connection(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(head + rest)
 
-    def _head_goes_on(self, more: int) -> None:
-        """Bound a head that did not come in one piece."""
-        self._head_bytes += more
+    def _goes_on(self, more: int, seconds: float) -> None:
+        """Bound what did not come in one piece: its time, and its bytes that are no body."""
+        self._head_bytes = 0 if self._fed else self._head_bytes + more
         if self._head_bytes > HEAD_BYTES:
-            self.refuse(RequestError(431, f"the head of a request has at most {HEAD_BYTES} bytes"))
+            self.refuse(RequestError(431, f"headers and trailers of a request have at most {HEAD_BYTES} bytes"))
         elif self._overdue is None:
-            self._overdue = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+            self._overdue = self.loop.call_later(seconds, self.transport.abort)
+
+    def _look_whether_taken(self) -> None:
+        self._watch = None
+        left = self.transport.get_write_buffer_size()
+        if left == self._left:
+            self.transport.abort()
+            return
+        self.watch()
+        self._left = left
+
+    def _watch_no_more(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = None
 
     def _nothing_is_due(self) -> None:
         if self._overdue is not None:

@@ -7,11 +7,12 @@ holding      enough of the answer to be sure of it      relaying, done
 relaying     the rest of it                             done
 done         nothing
 
-A connection that was kept and breaks before the first byte of an answer was closed while the request was on its way:
-asked goes back to reaching, once, over a new one.
+A connection that was kept and breaks at once, before the first byte of an answer, was closed while the request was on
+its way: asked goes back to reaching, once, over a new one.
 """
 
 import asyncio
+import logging
 import ssl
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,8 +29,15 @@ from rbee_runtime.gateway.events import Events
 from rbee_runtime.gateway.seam import Gate, Lease, Limits, UpstreamFailure, worker_busy, worker_failed
 from rbee_runtime.gateway.upstream import Headers, Origin, Pool, Upstream, origin_of
 
+log = logging.getLogger(__name__)
+
 PROGRESS_BYTES = 1024
 """An answer that is not streamed has to grow by so much within the limit for silence; a stream by an event."""
+
+HIGHEST_STATUS = 599
+
+RACE_SECONDS = 1.0
+"""What breaks later broke over the request: sent again, it would be worked on twice, and by the same worker."""
 
 _ANOTHER_WORKER = frozenset({502, 503, 504})
 _OUR_FAULT = frozenset({401, 403, 404, 405})
@@ -114,6 +122,8 @@ class Attempt:
         self._state = State.REACHING
         self._upstream: Upstream | None = None
         self._dialling: asyncio.Task[None] | None = None
+        self._asking = b""
+        self._asked = 0.0
         self._status = 0
         self._headers: Headers = []
         self._kept: list[bytes] = []
@@ -160,6 +170,8 @@ class Attempt:
     def heard_head(self, status: int, headers: Headers) -> None:
         """Judge the head of an answer."""
         self._enter(State.HOLDING)
+        # Nobody sends it over this try again, and it may be megabytes.
+        self._asking = b""
         self._status, self._headers = status, headers
         failure = self._unfit(status, dict(headers))
         if failure is not None:
@@ -188,7 +200,8 @@ class Attempt:
     def heard_loss(self, why: str, *, silent: bool) -> None:
         """Try again what a closed connection never carried; take what was whole; else it has failed."""
         lost, self._upstream = self._upstream, None
-        if silent and lost is not None and lost.used and self._state is State.ASKED:
+        early = self._loop.time() - self._asked < RACE_SECONDS
+        if silent and early and lost is not None and lost.used and self._state is State.ASKED:
             self._enter(State.REACHING)
             self._dial(lost.origin)
         elif self._events is not None and self._events.done:
@@ -205,17 +218,24 @@ class Attempt:
             connection = await self._pool.dial(origin)
         except (OSError, ssl.SSLError, LinkError, TimeoutError) as error:
             self._fail(worker_failed(str(error).rstrip(".") or "it does not take the connection", reached=False))
-            return
-        self._ask(connection)
+        except Exception:
+            # A name that the resolver cannot read, among others; nobody else would end the try.
+            log.exception("a worker could not be reached in a way that nobody foresaw")
+            self._fail(worker_failed("it cannot be reached", reached=False))
+        else:
+            self._ask(connection)
 
     def _ask(self, connection: Upstream) -> None:
         self._enter(State.ASKED)
         self._upstream = connection
+        self._asked = self._loop.time()
         self._limit(self._limits.first_byte)
         connection.ask(self._asking, self)
 
     def _unfit(self, status: int, headers: dict[bytes, bytes]) -> UpstreamFailure | None:
         """Return why an answer of that status is no answer for a client, None if it is one."""
+        if status > HIGHEST_STATUS:
+            return worker_failed(f"it answered {status}, which is no status of HTTP")
         if self.lease.door is not None and (status in _OUR_FAULT or 300 <= status < 400):
             # What a server holds against us, not against its client: a wrong key, name or place.
             return worker_failed(f"it answered {status}, so its url, key or models in the inventory do not fit it")
@@ -231,6 +251,7 @@ class Attempt:
     def _stream(self, events: Events, data: bytes) -> bool:
         """Pass on whole events; say whether there was one."""
         ready = events.feed(data)
+        self._answer.torn = events.torn
         if not ready:
             return False
         if not events.plausible:
@@ -238,6 +259,9 @@ class Attempt:
             return True
         ready, tokens = usage.told(ready)
         self._tokens = tokens or self._tokens
+        if not ready:
+            # An empty chunk would end the answer.
+            return True
         if self._state is State.RELAYING:
             self._answer.go_on(ready)
         else:
@@ -252,11 +276,14 @@ class Attempt:
         else:
             self._kept.append(data)
             if self._size > self._limits.whole_bytes:
-                self._relay(b"".join(self._kept))
+                kept, self._kept = self._kept, []
+                self._relay(b"".join(kept))
         return not before or self._size // PROGRESS_BYTES > before // PROGRESS_BYTES
 
     def _relay(self, data: bytes) -> None:
         self._enter(State.RELAYING)
+        # In the body of an answer that is no stream an event would be hidden, too.
+        self._answer.torn = self._answer.torn or self._events is None
         self._answer.begin(self._status, self._headers, data)
         if not self._answer.room:
             # Full already of the answer before, and nobody says so again.

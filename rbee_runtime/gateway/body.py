@@ -28,8 +28,11 @@ class _Fields(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_Fields)
 
 
-def parse(raw: bytes) -> Body:
-    """Return what the gateway needs of a body or raise RequestError 400 naming the field."""
+def parse(raw: bytes, *, streams: bool = True) -> Body:
+    """Return what the gateway needs of a body or raise RequestError 400 naming the field.
+
+    Where nothing streams, a client that asks for it gets what the worker says to that.
+    """
     try:
         fields = _DECODER.decode(raw)
     except msgspec.ValidationError:
@@ -40,7 +43,7 @@ def parse(raw: bytes) -> Body:
         raise RequestError(400, "name a model: `model` must be a non-empty string", param="model")
     if fields.stream is not None and not isinstance(fields.stream, bool):
         raise RequestError(400, "`stream` must be true or false", param="stream")
-    return Body(raw, fields.model, bool(fields.stream), _limit(fields))
+    return Body(raw, fields.model, bool(fields.stream) and streams, _limit(fields))
 
 
 def renamed(body: Body, model: str) -> bytes:

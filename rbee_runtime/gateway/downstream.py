@@ -1,6 +1,6 @@
 """The client's side of one exchange: what was sent so far, and how an error looks from there."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -8,13 +8,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.routes import HotRoute
 from rbee_runtime.gateway.upstream import Headers
-from rbee_runtime.protocol import decode
 
 PING = b": waiting\n\n"
 JSON: Headers = [(b"content-type", b"application/json")]
 EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 _OURS = frozenset(
     {
+        b"alt-svc",
         b"connection",
         b"content-length",
         b"date",
@@ -22,6 +22,8 @@ _OURS = frozenset(
         b"proxy-authenticate",
         b"proxy-connection",
         b"server",
+        b"set-cookie",
+        b"strict-transport-security",
         b"te",
         b"trailer",
         b"transfer-encoding",
@@ -29,7 +31,12 @@ _OURS = frozenset(
         b"x-request-id",
     }
 )
-"""Headers of a worker's answer that are about its own connection, or that the gateway gives itself."""
+"""Headers of a worker's answer that are about its own connection or host, or that the gateway gives itself."""
+
+_BODILESS = frozenset({204, 304})
+
+_PAGES = b"access-control-"
+"""Which pages may read an answer is the gateway's to say: servers of others often let every page."""
 
 
 class Out(Protocol):
@@ -61,10 +68,14 @@ class Out(Protocol):
 
 
 class Answer:
-    """Sends one answer; knows whether it began (`status` is set) and whether a byte of the answer itself is out."""
+    """Sends one answer; knows whether it began (`status` is set) and whether a byte of the answer itself is out.
+
+    `torn` while half an event, or the half of an answer that has no events, is out.
+    """
 
     def __init__(self, out: Out, route: HotRoute, request_id: str) -> None:
         self.stream = False
+        self.torn = False
         self.status = 0
         self.committed = False
         self.finished = False
@@ -72,6 +83,11 @@ class Answer:
         self._out = out
         self._route = route
         self._request_id = request_id
+
+    @property
+    def streams(self) -> bool:
+        """Say whether the route can answer in events."""
+        return self._route.streams
 
     @property
     def room(self) -> bool:
@@ -96,12 +112,14 @@ class Answer:
     def whole(self, status: int, headers: Headers, data: bytes) -> None:
         """Send an answer in one piece, as an error event if a ping went out before."""
         if self.status:
-            self._end(_error_event(data) if status != 200 else data)
+            self._end(self._route.event_of(data) if status != 200 else data)
             return
         self.committed = self.finished = True
         self.status = status
         self.sent += len(data)
-        self._out.write(self._head(status, headers, b"content-length: %d\r\n\r\n" % len(data)) + data)
+        # These have no body, and must not give its length (RFC 9110, 8.6).
+        length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(data)
+        self._out.write(self._head(status, headers, length + b"\r\n") + data)
         self._out.answered()
 
     def finish(self, data: bytes = b"") -> None:
@@ -117,14 +135,14 @@ class Answer:
     def fail(self, error: RequestError) -> None:
         """Tell the client: an error as JSON before the first byte, one error event after it.
 
-        An answer that is neither (a long one that is not streamed) can only break off.
+        An answer that is neither (a long one that is not streamed, or within an event) can only break off.
         """
         if self.finished:
             return
         if not self.status:
             extra = [(name.encode(), value.encode()) for name, value in error.headers().items()]
             self.whole(error.status, JSON + extra, msgspec.json.encode(self._route.refused(error)))
-        elif self.stream:
+        elif self.stream and not self.torn:
             self._end(self._route.event(error))
         else:
             self.abandon()
@@ -150,20 +168,6 @@ class Answer:
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
         lines = [STATUS_LINE[status], self._out.fixed()]
-        lines += [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in _OURS]
+        lines += [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in _OURS and not pair[0].startswith(_PAGES)]
         lines += [b"x-request-id: ", self._request_id.encode(), b"\r\n", framing]
         return b"".join(lines)
-
-
-def _error_event(data: bytes) -> bytes:
-    return b"data: " + msgspec.json.encode(_error_of(data)) + b"\n\n"
-
-
-def _error_of(data: bytes) -> dict[str, Any]:
-    try:
-        body = decode(data, object)
-    except msgspec.DecodeError:
-        body = None
-    if isinstance(body, dict) and body.get("error"):
-        return {"error": body["error"]}
-    return RequestError(502, "the worker refused the request without a reason", kind="server_error").body()

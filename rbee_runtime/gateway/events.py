@@ -1,20 +1,18 @@
 """Whole server-sent events out of arbitrary pieces, looking at the end of each piece only."""
 
-DONE = b"data: [DONE]"
-_LAST_ONES = (
-    DONE,
-    b'data: {"error"',
-    b"event: error",
-    b"event: message_stop",
-    b"event: response.completed",
-    b"event: response.incomplete",
-    b"event: response.failed",
+import re
+
+_LAST_ONE = re.compile(
+    rb'data: ?(?:\[DONE\]|\{"error")|event: ?(?:error|message_stop|response\.(?:completed|incomplete|failed))'
 )
 """How the last event of a stream begins: OpenAI's, Anthropic's, and that of a failure."""
 
 _STARTS = (b"data:", b":", b"event:", b"id:", b"retry:")
 _MAX_HELD = 64 * 1024
 """A longer event goes out in parts: memory per stream stays bounded."""
+
+_BEGINNING = 64
+"""Bytes by which the last event of a stream is known."""
 
 
 class Events:
@@ -27,13 +25,21 @@ class Events:
     def __init__(self) -> None:
         self._held = b""
         self._last = b""
+        self._begun = b""
         self._plausible = False
+
+    @property
+    def torn(self) -> bool:
+        """Say whether a part of an event is out already."""
+        return bool(self._begun)
 
     @property
     def done(self) -> bool:
         """Say whether the stream came to a proper end, which an error event of the worker's own is too."""
         last = (self._last + self._held).rstrip()
-        return last[_last_end(last) :].startswith(_LAST_ONES)
+        while (start := _last_end(last)) and last.startswith(b":", start):
+            last = last[:start].rstrip()
+        return _LAST_ONE.match(last, start) is not None
 
     @property
     def last(self) -> bytes:
@@ -49,12 +55,15 @@ class Events:
         """Return what can go to the client now: everything up to the last end of an event."""
         data = self._held + piece if self._held else piece
         end = len(data) if data.endswith((b"\n\n", b"\r\n\r\n")) else _last_end(data)
-        if end == 0 and len(data) > _MAX_HELD:
+        torn = end == 0 and len(data) > _MAX_HELD
+        if torn:
             end = len(data)
         ready, self._held = data[:end], data[end:]
         if ready:
             self._plausible = self._plausible or ready.lstrip().startswith(_STARTS)
-            self._last = ready
+            if torn or self._begun or not _is_comment(ready):
+                self._last = self._begun + ready
+            self._begun = self._last[:_BEGINNING] if torn else b""
         return ready
 
     def rest(self) -> bytes:
@@ -65,3 +74,7 @@ class Events:
 def _last_end(data: bytes) -> int:
     plain, windows = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
     return max(plain + 2 if plain >= 0 else 0, windows + 4 if windows >= 0 else 0)
+
+
+def _is_comment(event: bytes) -> bool:
+    return event.startswith(b":") and not _last_end(event.rstrip())

@@ -26,6 +26,8 @@ from rbee_runtime.gateway.seam import Ask, Lease, Limits, UpstreamFailure
 
 log = logging.getLogger(__name__)
 
+_UNFORESEEN = "a request failed in a way that nobody foresaw"
+
 
 class State(StrEnum):
     """Where a request is; see the table above."""
@@ -85,8 +87,7 @@ class Exchange:
         self._loop = means.loop
         self._began = self._loop.time()
         self._state = State.RECEIVING
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._received: bytes | bytearray = b""
         self._limit = NEVER
         self._request: Request | None = None
         self._tried: frozenset[str] = frozenset()
@@ -105,9 +106,14 @@ class Exchange:
         """Take a part of the body."""
         if self._state is not State.RECEIVING:
             return
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > self._means.limits.body_bytes:
+        if not self._received:
+            self._received = data
+        else:
+            # A list of parts would cost many times the bytes of a body in tiny chunks.
+            if isinstance(self._received, bytes):
+                self._received = bytearray(self._received)
+            self._received += data
+        if len(self._received) > self._means.limits.body_bytes:
             self._fail(too_large(self._means.limits))
 
     def heard_whole(self) -> None:
@@ -116,11 +122,11 @@ class Exchange:
             return
         self._limit = NEVER
         try:
-            body = parse(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+            body = parse(bytes(self._received), streams=self._answer.streams)
         except RequestError as error:
             self._fail(error)
             return
-        self._parts = []
+        self._received = b""
         self.outcome.model = body.model
         self._answer.stream = body.stream
         accept = self._accept.decode("latin-1")
@@ -212,6 +218,10 @@ class Exchange:
         except RequestError as error:
             self._refused(error)
             return
+        except Exception:
+            log.exception(_UNFORESEEN)
+            self._fail(unforeseen())
+            return
         if lease is None:
             self._waiting = self._loop.create_task(self._wait(request, ask))
         else:
@@ -225,7 +235,7 @@ class Exchange:
             self._refused(error)
             return
         except Exception:
-            log.exception("a request failed in a way that nobody foresaw")
+            log.exception(_UNFORESEEN)
             self._waiting = None
             self._fail(unforeseen())
             return

@@ -99,19 +99,16 @@ class Front(Connection):
         if self.expect_100_continue and self._hot is hot:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def on_body(self, body: bytes) -> None:
+    def take_part(self, body: bytes) -> None:
         """Take a part of a body."""
-        if self._deaf:
-            return
         if self._hot is not None:
             self._hot.heard_part(body)
         elif self._discards:
             self._discards -= len(body)
             if self._discards <= 0:
-                self._deaf = True
-                self.transport.close()
+                self.end()
         else:
-            super().on_body(body)
+            super().take_part(body)
 
     def on_message_complete(self) -> None:
         """Note that a request is whole."""
@@ -148,13 +145,6 @@ class Front(Connection):
         if self._hot is not None:
             self._hot.heard_room(room=True)
 
-    def shutdown(self) -> None:
-        """End, behind the answer that is under way."""
-        if self._hot is not None:
-            self._keeps = False
-        else:
-            super().shutdown()
-
     def end_after_answer(self) -> None:
         """Have the connection end behind the answer that is under way."""
         if self._hot is not None:
@@ -188,14 +178,17 @@ class Front(Connection):
         self._hot = None
         self.server_state.total_requests += 1
         if not self._keeps:
-            self._deaf = True
-            self.transport.close()
+            self.end()
             return
         if self._receiving:
             self._discards = DISCARDED_BYTES
         if self.flow.write_paused:
             # Answers that nobody reads would pile up.
             self.flow.pause_reading()
+        self.await_next()
+
+    def await_next(self) -> None:
+        """Close a connection on which nobody asks again; one check serves all requests of that time."""
         self._idle_since = self.loop.time()
         if self._idle_check is None:
             self._idle_check = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
@@ -206,13 +199,14 @@ class Front(Connection):
         self.transport.abort()
 
     def _look_whether_idle(self) -> None:
-        """Close a connection that nobody used for the time; one check serves all requests of that time."""
         self._idle_check = None
-        if self.busy or self._receiving or self._in_head:
+        if self.timeout_keep_alive_task is not None:
+            # The last answer was the application's, which has a check of its own.
             return
+        in_use = self.busy or self._receiving or self._in_head
         left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self._idle_check = self.loop.call_later(left, self._look_whether_idle)
+        if in_use or left > 0:
+            after = self.timeout_keep_alive if in_use else left
+            self._idle_check = self.loop.call_later(after, self._look_whether_idle)
         else:
-            # A close would wait for a client that takes no bytes.
-            self.transport.abort()
+            self.end()

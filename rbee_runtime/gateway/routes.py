@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from rbee_runtime.errors import RequestError
+from rbee_runtime.protocol import decode
 
 ALIAS = "/openai"
 """Clients of some hosted services put this before `/v1`."""
@@ -34,30 +35,46 @@ def anthropic_error(error: RequestError) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class HotRoute:
-    """One path of workers; `refused` makes the body of an error."""
+    """One path of workers; `refused` makes the body of an error, `streams` says whether it can answer in events."""
 
     path: str
     refused: Callable[[RequestError], dict[str, Any]] = openai_error
+    streams: bool = True
 
     def event(self, error: RequestError) -> bytes:
         """Return the event that ends a stream with an error."""
         body = self.refused(error)
         if error.retry_after is not None:
             body["error"]["retry_after"] = error.retry_after
-        # Anthropic's events have names, which their bodies repeat.
-        name = f"event: {body['type']}\n" if "type" in body else ""
-        return name.encode() + b"data: " + msgspec.json.encode(body) + b"\n\n"
+        return _event(body)
+
+    def event_of(self, answer: bytes) -> bytes:
+        """Return the event that ends a stream with what a worker said in a whole answer."""
+        body = self.refused(RequestError(502, "the worker refused the request without a reason", kind="server_error"))
+        try:
+            given = decode(answer, object)
+        except msgspec.DecodeError:
+            given = None
+        if isinstance(given, dict) and given.get("error"):
+            body["error"] = given["error"]
+        return _event(body)
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    # Anthropic's events have names, which their bodies repeat.
+    name = f"event: {body['type']}\n" if "type" in body else ""
+    return name.encode() + b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
 _ROUTES = (
     HotRoute("/v1/chat/completions"),
     HotRoute("/v1/completions"),
-    HotRoute("/v1/embeddings"),
-    HotRoute("/v1/rerank"),
+    HotRoute("/v1/embeddings", streams=False),
+    HotRoute("/v1/rerank", streams=False),
     HotRoute("/v1/responses"),
     HotRoute("/v1/messages", anthropic_error),
-    HotRoute("/v1/messages/count_tokens", anthropic_error),
-    HotRoute("/tokenize"),
+    HotRoute("/v1/messages/count_tokens", anthropic_error, streams=False),
+    HotRoute("/tokenize", streams=False),
 )
 
 HOT: dict[bytes, HotRoute] = {route.path.encode(): route for route in _ROUTES}

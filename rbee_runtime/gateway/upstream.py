@@ -9,6 +9,7 @@ taken for the next one.
 """
 
 import asyncio
+import select
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -83,6 +84,7 @@ class Upstream(asyncio.Protocol):
         self._pool = pool
         self._listener: Listener | None = None
         self._transport: asyncio.Transport | None = None
+        self._unread = select.poll()
         self._parser = httptools.HttpResponseParser(self)
         self._expect()
 
@@ -113,6 +115,11 @@ class Upstream(asyncio.Protocol):
         self._connected().resume_reading()
 
     @property
+    def silent(self) -> bool:
+        """Say whether nothing came that was not read yet: an answer to nothing, or the end."""
+        return not self._unread.poll(0)
+
+    @property
     def open(self) -> bool:
         """Say whether it can be used."""
         return self._transport is not None and not self._transport.is_closing()
@@ -126,7 +133,8 @@ class Upstream(asyncio.Protocol):
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
         plain = transport.get_extra_info("socket")
-        for level, option, value in notice_dead_peers() if plain is not None else ():
+        self._unread.register(plain.fileno(), select.POLLIN)
+        for level, option, value in notice_dead_peers():
             plain.setsockopt(level, option, value)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -149,16 +157,16 @@ class Upstream(asyncio.Protocol):
             self.drop()
             return
         self._begun = True
-        if not self._in_body:
-            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             say_unforeseen(error)
             self._break("it answered something that is not HTTP")
             return
-        if not self._in_body and self._head_bytes > HEAD_BYTES:
-            self._break(f"the head of its answer has more than {HEAD_BYTES} bytes")
+        # Also trailers and extensions of chunks, which nobody reads and the parser collects.
+        self._head_bytes = 0 if self._pieces or self._complete else self._head_bytes + len(data)
+        if self._head_bytes > HEAD_BYTES:
+            self._break(f"headers and trailers of its answer have more than {HEAD_BYTES} bytes")
             return
         self._hand_on()
 
@@ -212,6 +220,8 @@ class Upstream(asyncio.Protocol):
         self._expect()
         self.used = True
         if keeps and self.open:
+            # Whom this answer was for may have fallen behind; the next one is heard again.
+            self.resume()
             self._pool.keep(self)
         else:
             self.drop()
@@ -259,7 +269,7 @@ class Pool:
         oldest = self._loop.time() - IDLE_SECONDS
         while line:
             found = line.pop()
-            if found.open and found.idle_since > oldest:
+            if found.open and found.idle_since > oldest and found.silent:
                 return found
             found.drop()
         return None
@@ -288,7 +298,10 @@ class Pool:
         if self._closed or len(line) >= MOST_IDLE:
             connection.drop()
             return
-        connection.idle_since = self._loop.time()
+        now = connection.idle_since = self._loop.time()
+        while line and line[0].idle_since <= now - IDLE_SECONDS:
+            # The last one is taken first: those of a busy hour would stay as long as their server lets them.
+            line.popleft().drop()
         line.append(connection)
 
     @property

@@ -15,8 +15,9 @@ from rbee_runtime.queen.admin_keys import KEY
 from rbee_runtime.queen.admission import forbidden, unauthenticated
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.cors import Headers, Origins
-from rbee_runtime.queen.desk import request_id_of
+from rbee_runtime.queen.desk import authorization, request_id_of
 from rbee_runtime.queen.records import KeyRecord
+from rbee_runtime.queen.records import Scope as KeyScope
 from rbee_runtime.queen.status import Phase, Status
 
 _READS = frozenset({"GET", "HEAD"})
@@ -56,7 +57,8 @@ class ClientApp:
         if row.scope is None:
             await self._public(path, answer)
             return
-        key = self._controller.keys.authenticate(_header(scope, b"authorization").decode("latin-1"))
+        own = b"" if row.scope is not KeyScope.INFER else _header(scope, b"x-api-key")
+        key = self._controller.keys.authenticate(authorization(_header(scope, b"authorization"), own))
         if key is None:
             raise unauthenticated()
         answer.key = key.id

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 
 ASKED_METHOD = b"access-control-request-method"
 _WAY = b"access-control-"
-_HEADERS = b"authorization, content-type, x-api-key, anthropic-version, x-request-id"
-_SHOWN = b"x-request-id, retry-after"
+_HEADERS = b"authorization, *"
+"""Official clients in browsers send a dozen of their own; `*` stands for all but the one that it never stands for."""
+
+_SHOWN = b"x-request-id, retry-after, x-should-retry"
 _SECONDS = b"600"
 
 Headers = list[tuple[bytes, bytes]]

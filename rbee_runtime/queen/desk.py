@@ -59,7 +59,7 @@ class ClientDesk:
             pin = by_path or pin
         if route is None or front.method != b"POST":
             return None
-        key = self._keys.authenticate(_authorization(front))
+        key = self._keys.authenticate(authorization(front.header(b"authorization"), front.header(b"x-api-key")))
         front.holder = key.id if key is not None else ""
         return self._relay.take(
             front,
@@ -117,13 +117,9 @@ def _route_of(target: bytes) -> tuple[HotRoute | None, str]:
     return (HOT.get(pinned[2]), pinned[1].decode()) if pinned else (HOT.get(path), "")
 
 
-def _authorization(front: Front) -> str:
-    given = front.header(b"authorization")
-    if given:
-        return given.decode("latin-1")
-    # Anthropic's clients have a header of their own.
-    own = front.header(b"x-api-key")
-    return f"Bearer {own.decode('latin-1')}" if own else ""
+def authorization(given: bytes, own: bytes) -> str:
+    """Return what a client shows; Anthropic's clients have a header of their own, `x-api-key`."""
+    return given.decode("latin-1") or (f"Bearer {own.decode('latin-1')}" if own else "")
 
 
 def _refusal(key: KeyRecord | None, *needed: Scope) -> RequestError | None:

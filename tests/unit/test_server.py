@@ -17,16 +17,23 @@ from rbee_runtime.http_connection import HEAD_BYTES
 from rbee_runtime.server import HttpServer, bind
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[int]:
-    """Give the port of a server that answers anything."""
+@contextlib.asynccontextmanager
+async def serving(says: str = "hello") -> AsyncIterator[int]:
+    """Serve the same answer to anything and yield the port."""
     listener = bind("127.0.0.1", 0)
-    server = HttpServer(PlainTextResponse("hello"), tls=None, drain_seconds=1)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    server = HttpServer(PlainTextResponse(says), tls=None, drain_seconds=1)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
     await server.wait_started()
     yield listener.getsockname()[1]
     server.should_exit = True
-    await serving
+    await task
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """Give the port of a server that answers anything."""
+    async with serving() as number:
+        yield number
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nx-slow: ", b"GET / HTTP/1.1\r\n\r\nGET / HT"])
@@ -43,19 +50,71 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
     writer.close()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n"],
+        [b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n", b"abc"],
+    ],
+    ids=["an empty line behind", "a body behind"],
+)
+async def test_an_answered_connection_is_not_kept_for_ever(said: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else comes that is no request, it ends when nobody asks again."""
+    monkeypatch.setattr("rbee_runtime.server.KEEP_ALIVE_SECONDS", 0.4)
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for part in said:
+            writer.write(part)
+            await asyncio.sleep(0.1)
+        assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"hello")
+        writer.close()
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind its last answer too, where nobody else waits for it."""
+    monkeypatch.setattr("rbee_runtime.http_connection.TAKING_SECONDS", 0.2)
+    async with serving("x" * 20_000_000) as port:
+        for end in (b"", b"connection: close\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n" + end + b"\r\n")
+            await asyncio.sleep(1)
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await asyncio.wait_for(reader.readexactly(20_000_000), 5)
+            writer.close()
+
+
+async def test_trailers_without_end_are_cut(port: int) -> None:
+    """Nobody reads them, and they would be collected."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: ")
+    with pytest.raises(ConnectionError):
+        await _go_on(writer)
+    writer.close()
+
+
+async def test_a_body_that_goes_wrong_behind_its_answer_has_no_second_one(port: int) -> None:
+    """The next answer on the connection would be taken for another request's."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    await reader.readuntil(b"hello")
+    writer.write(b"zz\r\n")
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+
+
+async def _go_on(writer: asyncio.StreamWriter) -> None:
+    for _ in range(100):
+        writer.write(b"a" * HEAD_BYTES)
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
 async def test_a_head_without_end_is_cut(port: int) -> None:
     """Headers are collected up to a limit only."""
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET / HTTP/1.1\r\nx-long: ")
-
-    async def go_on() -> None:
-        for _ in range(100):
-            writer.write(b"a" * HEAD_BYTES)
-            await writer.drain()
-            await asyncio.sleep(0.01)
-
     with pytest.raises(ConnectionError):
-        await go_on()
+        await _go_on(writer)
     writer.close()
 
 

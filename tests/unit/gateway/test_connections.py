@@ -2,17 +2,20 @@
 
 import asyncio
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rbee_runtime.errors import LinkError
-from rbee_runtime.gateway.upstream import MOST_IDLE, Pool, fleet_pool, origin_of
+from rbee_runtime.gateway.upstream import MOST_IDLE, Headers, Pool, Upstream, fleet_pool, origin_of
 from rbee_runtime.link import Link, Role
 from tests.unit.certificates import issue_fleet
-from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, Gateway, gateway
+from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, Gateway, gateway, limits
 from tests.unit.gateway.upstream import STREAM_HEAD, Call, answer_json, say_hello, worker
 from tests.unit.hive.waiting import until
 
@@ -49,12 +52,29 @@ async def test_a_kept_connection_that_was_closed_meanwhile_costs_nobody_a_try() 
         assert g.gate.settled == [(w.url, True)] * 2
 
 
+async def test_a_request_that_a_worker_had_for_a_while_does_not_go_to_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be what broke the worker; another one has it."""
+    monkeypatch.setattr("rbee_runtime.gateway.attempt.RACE_SECONDS", 0.1)
+
+    async def once(call: Call) -> None:
+        if len(bad.calls) == 1:
+            await answer_json(call)
+        else:
+            await asyncio.sleep(0.4)
+            call.drop()
+
+    async with worker(once) as bad, worker(answer_json) as good, gateway(Gate([bad.url, good.url])) as g:
+        assert [(await g.post(PLAIN)).status_code for _ in range(2)] == [200, 200]
+        assert (len(bad.calls), len(good.calls)) == (2, 1)
+
+
 @pytest.mark.parametrize(
     "says",
     [
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
         b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+        b"HTTP/1.1 999 X\r\ncontent-length: 2\r\n\r\n{}",
         b"SSH-2.0-OpenSSH_9.6\r\n",
         b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000,
         b"",
@@ -70,6 +90,14 @@ async def test_what_is_no_answer_is_a_failure_of_its_worker(says: bytes) -> None
     async with worker(nonsense) as bad, worker(answer_json) as good, gateway(Gate([bad.url, good.url])) as g:
         assert (await g.post(PLAIN)).json() == {"ok": True}
         assert g.gate.settled == [(bad.url, False), (good.url, True)]
+
+
+async def test_a_name_that_cannot_be_read_is_a_failure_too() -> None:
+    """What the resolver raises is no OSError."""
+    bad = f"http://{'a' * 70}:1"
+    async with worker(answer_json) as good, gateway(Gate([bad, good.url])) as g:
+        assert (await asyncio.wait_for(g.post(PLAIN), 20)).json() == {"ok": True}
+        assert g.gate.released == [bad, good.url]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +145,33 @@ async def test_a_refused_request_leaves_its_connection_of_use() -> None:
         writer.close()
 
 
+async def test_a_connection_that_is_used_otherwise_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the application answers on it counts as use, and so does a body that comes late."""
+    monkeypatch.setattr("rbee_runtime.server.KEEP_ALIVE_SECONDS", 0.6)
+    async with worker(answer_json) as w, gateway(Gate([w.url])) as g:
+        reader, writer = await raw(g, ASK)
+        await asyncio.wait_for(reader.readuntil(b"true}"), 20)
+        for _ in range(4):
+            await asyncio.sleep(0.25)
+            writer.write(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
+            await asyncio.wait_for(reader.readuntil(b"not relayed"), 20)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+async def test_a_refused_request_does_not_keep_its_connection_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its body may end long after the answer, whenever it was looked whether anybody uses the connection."""
+    monkeypatch.setattr("rbee_runtime.server.KEEP_ALIVE_SECONDS", 0.5)
+    async with gateway(Gate([]), limits(body_bytes=5)) as g:
+        reader, writer = await raw(g, ASK)
+        await asyncio.sleep(0.4)
+        writer.write(ASK[:-5])
+        await asyncio.sleep(0.3)
+        writer.write(ASK[-5:])
+        assert (await asyncio.wait_for(reader.read(), 5)).count(b"HTTP/1.1 413") == 2
+        writer.close()
+
+
 async def test_answers_that_nobody_reads_do_not_pile_up() -> None:
     """A client that asks and asks and reads nothing is heard no more until it does."""
 
@@ -160,6 +215,159 @@ async def test_a_client_that_reads_slowly_does_not_fill_our_memory() -> None:
             total += len(data)
         assert total > 100_000_000 - (1 << 20)
         writer.close()
+
+
+async def test_no_error_hides_in_an_event_that_broke_off() -> None:
+    """Of a long event, a part is out: the answer breaks off, which every client notices."""
+
+    async def breaks(call: Call) -> None:
+        await call.write(STREAM_HEAD)
+        await call.chunk(b"data: " + b"x" * 100_000)
+        await asyncio.sleep(0.2)
+        call.drop()
+
+    async with worker(breaks) as w, gateway(Gate([w.url])) as g:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await g.post(STREAM)
+        assert g.gate.settled == [(w.url, False)]
+
+
+async def test_a_body_in_tiny_chunks_costs_what_it_has_bytes() -> None:
+    """However a client cuts it."""
+    async with gateway(Gate([])) as g:
+        _, writer = await raw(g, ASK[: ASK.index(b"content-length")] + b"transfer-encoding: chunked\r\n\r\n")
+        tracemalloc.start()
+        for _ in range(20):
+            writer.write(b"2\r\nab\r\n" * 10_000)
+            await asyncio.sleep(0.02)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 8_000_000
+        writer.close()
+        await asyncio.wait_for(g.relay.wait_idle(), 20)
+
+
+async def test_connections_of_a_busy_hour_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although requests go on over one of them, and their server would keep the others."""
+    monkeypatch.setattr("rbee_runtime.gateway.upstream.IDLE_SECONDS", 0.3)
+
+    async def waits(call: Call) -> None:
+        await asyncio.sleep(0.2)
+        await answer_json(call)
+
+    async with worker(waits) as w, gateway(Gate([w.url])) as g:
+        await asyncio.gather(*(g.post(PLAIN) for _ in range(10)))
+        assert g.pool.idle == 10
+        for _ in range(2):
+            await g.post(PLAIN)
+        assert g.pool.idle == 1
+
+
+async def test_trailers_of_a_worker_are_bounded() -> None:
+    """They would be collected for as long as they come."""
+
+    async def goes_on(call: Call) -> None:
+        await call.write(STREAM_HEAD)
+        await call.events("1")
+        await call.write(b"0\r\nx: ")
+        for _ in range(100):
+            await call.write(b"y" * 64 * 1024)
+            await asyncio.sleep(0.01)
+
+    async with worker(goes_on) as w, gateway(Gate([w.url])) as g:
+        assert "headers and trailers of its answer" in (await asyncio.wait_for(g.post(STREAM), 20)).text
+
+
+async def test_a_fault_of_ours_is_an_answer(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """And a line in the log, not a request without an end."""
+
+    def fails(_gate: Gate, _ask: object) -> None:
+        raise KeyError("w")
+
+    monkeypatch.setattr(Gate, "at_once", fails)
+    async with gateway(Gate([])) as g:
+        assert (await asyncio.wait_for(g.post(PLAIN), 5)).status_code == 500
+    assert "nobody foresaw" in caplog.text
+
+
+async def test_no_error_hides_in_a_long_refusal_that_broke_off() -> None:
+    """A stream was asked for, and what came instead is no stream."""
+
+    async def breaks(call: Call) -> None:
+        await call.write(b"HTTP/1.1 400 X\r\ncontent-length: 1500000\r\n\r\n" + b"x" * 1_200_000)
+        await asyncio.sleep(0.2)
+        call.drop()
+
+    async with worker(breaks) as w, gateway(Gate([w.url])) as g:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await g.post(STREAM)
+
+
+async def test_an_answer_without_a_body_has_no_length() -> None:
+    """Strict clients take it for a fault."""
+
+    async def says(call: Call) -> None:
+        await call.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with worker(says) as w, gateway(Gate([w.url])) as g:
+        answer = await g.post(PLAIN)
+        assert (answer.status_code, answer.headers.get("content-length")) == (204, None)
+
+
+@dataclass
+class Ear:
+    """Hears one answer and, if it does not keep up, has its connection read no more."""
+
+    upstream: Upstream
+    keeps_up: bool
+    whole: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def heard_head(self, status: int, headers: Headers) -> None:
+        pass
+
+    def heard_data(self, data: bytes) -> None:
+        if not self.keeps_up:
+            self.upstream.pause()
+
+    def heard_end(self) -> None:
+        self.whole.set()
+
+    def heard_loss(self, why: str, *, silent: bool) -> None:
+        raise AssertionError(why)
+
+
+async def test_the_next_request_does_not_suffer_from_a_client_that_fell_behind() -> None:
+    """A connection that was paused for the last bytes of one answer is read again for the next one."""
+    async with worker(answer_json) as w:
+        pool, origin = Pool(), origin_of(w.url)
+        first = Ear(await pool.dial(origin), keeps_up=False)
+        first.upstream.ask(ASK, first)
+        await asyncio.wait_for(first.whole.wait(), 20)
+        kept = pool.take(origin)
+        assert kept is first.upstream
+        second = Ear(kept, keeps_up=True)
+        kept.ask(ASK, second)
+        await asyncio.wait_for(second.whole.wait(), 5)
+        pool.close()
+
+
+async def test_what_came_unasked_is_no_answer() -> None:
+    """Not even if it came in the very moment before the next request, and nobody has read it yet."""
+
+    async def says(call: Call) -> None:
+        await answer_json(call)
+        if len(w.calls) == 1:
+            said.append(call)
+
+    said: list[Call] = []
+    async with worker(says) as w:
+        pool, origin = Pool(), origin_of(w.url)
+        ear = Ear(await pool.dial(origin), keeps_up=True)
+        ear.upstream.ask(ASK, ear)
+        await asyncio.wait_for(ear.whole.wait(), 20)
+        said[0].writer.write(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n")
+        assert pool.take(origin) is None
+        pool.close()
 
 
 @asynccontextmanager

@@ -31,6 +31,9 @@ def test_any_cutting_gives_the_same_bytes_in_whole_events(seed: int) -> None:
         (b"data: [DONE]", True),
         (b"data: 1\n\ndata: [DONE]\r\n\r\n", True),
         (b'data: {"error":{}}\n\n', True),
+        (b"data:[DONE]\n\n", True),
+        (b"data: [DONE]\n\n: bye\n\n: bye\r\n\r\n", True),
+        (b"data: 1\n\n: data: [DONE]\n\n", False),
         (b"data: [DONE]\n\ndata: 1\n\n", False),
         (b'data: {"x": "data: [DONE]"}\n\n', False),
         (b"", False),
@@ -48,3 +51,24 @@ def test_an_endless_event_is_not_held_for_ever() -> None:
     events = Events()
     out = sum(len(events.feed(b"data: " + b"x" * 10_000)) for _ in range(20))
     assert out >= 200_000 - 70_000
+
+
+def test_a_long_last_event_is_the_last_one() -> None:
+    """By how it began, although that went out long before its end."""
+    events = Events()
+    for piece in (b"event: response.completed\ndata: ", *[b"x" * 40_000] * 5):
+        events.feed(piece)
+    assert events.torn
+    assert not events.feed(b"\n")
+    events.feed(b"\n")
+    assert (events.done, events.torn) == (True, False)
+    events.feed(b"data: 1\n\n")
+    assert not events.done
+
+
+def test_a_comment_behind_the_end_changes_nothing() -> None:
+    """It may come in a piece of its own."""
+    events = Events()
+    for piece in (b"data: [DONE]\n\n", b": bye\n\n"):
+        events.feed(piece)
+    assert events.done

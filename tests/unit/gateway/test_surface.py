@@ -1,12 +1,13 @@
 """Which routes are relayed, in which form errors come back, and what an answer is said to have cost."""
 
+import asyncio
 import json
 
 import pytest
 
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.routes import HOT
-from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, gateway
+from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, gateway, limits
 from tests.unit.gateway.upstream import STREAM_HEAD, Call, answer_json, worker
 
 ANTHROPIC = "/v1/messages"
@@ -49,6 +50,17 @@ async def test_their_streams_end_in_an_error_with_its_name() -> None:
         name, data = last.split("\n")
         assert name == "event: error"
         assert json.loads(data.removeprefix("data: "))["error"]["type"] == "overloaded_error"
+
+
+async def test_they_hear_a_refusal_in_a_stream_that_began_to_wait() -> None:
+    """Their client passes over an event without a name, and would see the end of an empty answer."""
+
+    async def refuses(call: Call) -> None:
+        await call.json(400, b'{"type":"error","error":{"type":"invalid_request_error","message":"no"}}')
+
+    async with worker(refuses) as w, gateway(Gate([w.url], delay=0.5), limits(pings=0.05)) as g:
+        last = (await g.client.post(g.at(ANTHROPIC), json=STREAM)).text.split("\n\n")[-2]
+        assert last == ('event: error\ndata: {"type":"error","error":{"type":"invalid_request_error","message":"no"}}')
 
 
 @pytest.mark.parametrize(
@@ -95,16 +107,18 @@ async def test_a_whole_answer_says_what_it_cost(usage: object, tokens: list[tupl
         assert g.gate.spent == tokens
 
 
-@pytest.mark.parametrize("parts", [1, 3], ids=["in one piece", "in pieces"])
-async def test_a_worker_tells_what_a_stream_cost_and_clients_do_not_see_it(parts: int) -> None:
+@pytest.mark.parametrize("cut", [0, 3, 15, 20, 37])
+async def test_a_worker_tells_what_a_stream_cost_and_clients_do_not_see_it(cut: int) -> None:
     """The line is asked for by a header, counts, and goes no further."""
     told = b': usage 12 34\n\ndata: {"choices":[]}\n\ndata: [DONE]\n\n'
 
     async def says(call: Call) -> None:
         await call.write(STREAM_HEAD)
         await call.chunk(b'data: {"n":": usage 1 1"}\n\n')
-        for at in range(parts):
-            await call.chunk(told[at * len(told) // parts : (at + 1) * len(told) // parts])
+        for part in filter(None, (told[:cut], told[cut:])):
+            # Each comes in a piece of its own.
+            await asyncio.sleep(0.05)
+            await call.chunk(part)
         await call.end()
 
     async with worker(says) as w, gateway(Gate([w.url])) as g:
@@ -147,3 +161,24 @@ async def test_a_worker_gets_its_models_own_name() -> None:
         await g.client.post(g.url, content=b'{"model":"gpt-4o-mini",  "n": 1.0}')
         assert w.calls[0].body == b'{"model":"m","n":1.0}'
         assert g.outcomes[0].model == "gpt-4o-mini"
+
+
+@pytest.mark.parametrize("path", [b.decode() for b, route in HOT.items() if not route.streams])
+async def test_where_nothing_streams_no_worker_is_blamed_for_it(path: str) -> None:
+    """A client that asks for a stream of embeddings gets what its worker says, and the worker stays in use."""
+    async with worker(answer_json) as w, gateway(Gate([w.url])) as g:
+        assert (await g.client.post(g.at(path), json=STREAM)).json() == {"ok": True}
+        assert g.gate.settled == [(w.url, True)]
+
+
+async def test_what_a_worker_says_of_its_own_host_goes_no_further() -> None:
+    """Neither to which pages it would show its answers, nor what a browser is to keep."""
+    own = ("access-control-allow-origin: *", "set-cookie: a=b", "strict-transport-security: max-age=9", "x-other: 1")
+
+    async def says(call: Call) -> None:
+        await call.json(200, b"{}", *own)
+
+    async with worker(says) as w, gateway(Gate([w.url])) as g:
+        assert set((await g.post(PLAIN)).headers) == {
+            "content-length", "content-type", "date", "x-other", "x-request-id",
+        }  # fmt: skip

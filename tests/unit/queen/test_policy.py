@@ -202,3 +202,12 @@ async def test_looking_writes_no_log(queen: Maker, capsys: pytest.CaptureFixture
     said = [line for line in capsys.readouterr().err.splitlines() if "event=request" in line]
     assert ["path=/v1/models status=403" in said[0], "path=/api/v1/hives/a/drain" in said[1]] == [True, True]
     assert len(said) == 2
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/models", 200), ("/api/v1/keys", 401)])
+async def test_anthropics_header_shows_a_key_wherever_models_are_used(queen: Maker, path: str, status: int) -> None:
+    """Their client lists models with it; the admin API is none of its business."""
+    q = queen(fleet(model()))
+    async with endpoint(q) as c:
+        key = q.keys.create("t", list(Scope))[1]
+        assert (await c.get(path, headers={"x-api-key": key})).status_code == status
