@@ -6,7 +6,7 @@ import time
 from benchmarks.gateway.answers import CHUNKS, STREAM, WHOLE, Form
 from benchmarks.gateway.load import Answer, BenchError, ClosedLoop, OpenLoop, Rate
 from benchmarks.gateway.results import LIVE, PACE, TOGETHER, Sample, quantile
-from benchmarks.gateway.running import Running, Told, Workers
+from benchmarks.gateway.running import Running, Told, Workers, busy_of
 
 CONNECTIONS = 64
 WARM_SECONDS = 0.3
@@ -33,20 +33,22 @@ OFF = 0.05
 async def sample(side: Running, mock: Workers, seconds: float) -> Sample:
     """Return a gateway's figures, each taken in so many seconds, or raise BenchError."""
     await _closed(side, mock, WHOLE, WARM_SECONDS)
-    before, begun = side.cpu(), time.perf_counter()
+    before, busy, begun = side.cpu(), busy_of(side.core), time.perf_counter()
     whole = await _closed(side, mock, WHOLE, seconds)
-    spent, took = side.cpu() - before, time.perf_counter() - begun
+    took = time.perf_counter() - begun
+    spent, busy = side.cpu() - before, busy_of(side.core) - busy
     await _closed(side, mock, STREAM, WARM_SECONDS)
     sse = (await _closed(side, mock, STREAM, seconds)).per_second
-    core = spent / took if side.process is not None else None
+    core, foreign = spent / took, max(busy - spent, 0.0) / took
     chunk = None
     if side.process is not None and sse * CHUNKS > LIVE * 1000 / LIVE_GAP:
         chunk = await live(side, mock, seconds)
     firsts = await paced(side, mock, seconds) if sse > PACE else None
     side.shorten_log()
-    if firsts is None:
-        return Sample(whole.per_second, sse, core, chunk)
-    return Sample(whole.per_second, sse, core, chunk, 1000 * quantile(firsts, 0.5), 1000 * quantile(firsts, 0.99))
+    late = {f"p{share}": 1000 * quantile(firsts, share / 100) for share in (50, 99)} if firsts is not None else {}
+    if side.process is None:
+        return Sample(whole.per_second, sse, **late)
+    return Sample(whole.per_second, sse, core, foreign, chunk, **late)
 
 
 async def _closed(side: Running, mock: Workers, form: Form, seconds: float) -> Rate:
@@ -69,7 +71,7 @@ def _agree(side: Running, before: Told, after: Told, answers: int) -> None:
 
 
 async def live(side: Running, mock: Workers, seconds: float) -> float | None:
-    """Return microseconds of processor for a chunk of many slow streams; None if its core was full."""
+    """Return microseconds of processor for a chunk of many slow streams; None if they did not all run at a time."""
     chunks = round((RAMP_SECONDS + 2 * SETTLE_SECONDS + seconds) * 1000 / LIVE_GAP)
     loop = OpenLoop(side.target, Form(stream=True, chunks=chunks, gap=LIVE_GAP), LIVE, RAMP_SECONDS / LIVE)
     running = asyncio.create_task(loop.run(chunks * LIVE_GAP / 1000 + RAMP_SECONDS + LATE_SECONDS))
@@ -81,13 +83,15 @@ async def live(side: Running, mock: Workers, seconds: float) -> float | None:
         _demand(side, await running)
     finally:
         running.cancel()
+    if min(before.open, after.open) < LIVE or spent > 0.97 * took:
+        return None
     sent, due = after.tokens - before.tokens, LIVE * took * 1000 / LIVE_GAP
     # A stream may be before or after its chunk at either end.
     if abs(sent - due) > OFF * due + LIVE:
         raise BenchError(
             f"the workers sent {sent} chunks in {took:.2f} s instead of {due:.0f}: no core is free for them"
         )
-    return 1e6 * spent / sent if spent < 0.97 * took else None
+    return 1e6 * spent / sent
 
 
 async def paced(side: Running, mock: Workers, seconds: float) -> list[float]:

@@ -99,7 +99,7 @@ async def serving(
         await stack.enter_async_context(hive.reporting(link, link_url, workers, SLOTS))
         await _all_ready(client, len(workers))
         keys = tuple([await _new_key(client, number) for number in range(KEYS)])
-        yield Running(Target(name, place.port, keys), tuple(workers), process, log)
+        yield Running(Target(name, place.port, keys), tuple(workers), process, log, cores.gateway)
 
 
 def _prepare(place: Place, workers: int) -> str:

@@ -77,14 +77,21 @@ def cpu_of(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def busy_of(core: int) -> float:
+    """Return the seconds in which a core did anything, for whomever, or was taken from this machine."""
+    times = psutil.cpu_times(percpu=True)[core]
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
+
+
 @dataclass(frozen=True)
 class Running:
-    """A gateway that answers: whom to ask, the workers behind it, its process (None: nothing is in between)."""
+    """A gateway that answers: whom to ask, the workers behind it, its process (None: nothing in between) and core."""
 
     target: Target
     workers: tuple[int, ...]
     process: psutil.Process | None = None
     log: Path | None = None
+    core: int = 0
 
     def cpu(self) -> float:
         """Return the processor seconds of the process and all that it started."""

@@ -130,4 +130,4 @@ async def _running(made: Peer, bench: Bench, workers: Sequence[int]) -> AsyncIte
         log = bench.folder / f"{target.name}.log"
         command = pinned(bench.cores.gateway, made.command)
         async with started(target.name, command, log, ready, made.env) as process:
-            yield Running(target, tuple(workers), process, log)
+            yield Running(target, tuple(workers), process, log, bench.cores.gateway)

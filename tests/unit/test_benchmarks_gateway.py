@@ -32,13 +32,13 @@ from tests.ports import free_ports
 from tests.unit.certificates import issue_fleet
 
 SAMPLES = {
-    Side.QUEEN: Sample(30000, 3000, 0.99, 15, 0.5, 2.0),
-    Side.QUEEN_TLS: Sample(20000, 2500, 0.99, 20, 0.6, 2.5),
-    Side.AGAIN: Sample(31250, 3125, 0.99, 15, 0.5, 2.0),
-    Side.VLLM_ROUTER: Sample(15000, 2500, 0.99, 12, 0.4, 1.5),
-    Side.LITELLM: Sample(50, 10, 1.0),
-    Side.NGINX: Sample(50000, 8000, 0.8, 5, 0.3, 1.0),
-    Side.DIRECT: Sample(60000, 9000, None, None, 0.2, 0.5),
+    Side.QUEEN: Sample(30000, 3000, 0.99, 0.01, 15, 0.5, 2.0),
+    Side.QUEEN_TLS: Sample(20000, 2500, 0.99, 0.01, 20, 0.6, 2.5),
+    Side.AGAIN: Sample(31250, 3125, 0.99, 0.01, 15, 0.5, 2.0),
+    Side.VLLM_ROUTER: Sample(15000, 2500, 0.99, 0.01, 12, 0.4, 1.5),
+    Side.LITELLM: Sample(50, 10, 0.99, 0.01),
+    Side.NGINX: Sample(50000, 8000, 0.8, 0.01, 5, 0.3, 1.0),
+    Side.DIRECT: Sample(60000, 9000, None, None, None, 0.2, 0.5),
 }
 
 
@@ -90,6 +90,22 @@ def test_each_goal_can_be_missed(changed: dict[Side, dict[str, Any]]) -> None:
     assert [goal.sentence().endswith(": not met") for goal in missed.goals()].count(True) == 1
 
 
+def test_what_the_queen_cannot_do_is_a_goal_missed() -> None:
+    """A queen that takes no steady pace has no added time, and is not excused by that."""
+    weak = found({Side.QUEEN: {"p50": None, "p99": None}})
+    del weak.together[Side.QUEEN]
+    assert weak.verdict is Verdict.NOT_MET
+    assert [goal.met for goal in weak.goals()].count(False) == 3
+
+
+def test_on_a_busy_machine_nothing_is_decided() -> None:
+    """What others took of the core is in every figure; what a full core would give is told all the same."""
+    busy = found({Side.QUEEN: {"core": 0.5, "foreign": 0.4, "json": 15000.0}})
+    assert busy.verdict is Verdict.UNDECIDED
+    assert busy.remarks()[-1] == "others of this machine took 40% of the gateways' core: measure on a quieter one"
+    assert json.loads(busy.line())["full_core"]["queen"] == 22500
+
+
 @pytest.mark.parametrize("side", [Side.QUEEN, Side.QUEEN_TLS])
 def test_every_stream_has_to_pass(side: Side) -> None:
     """One of two thousand that does not is a missed goal."""
@@ -121,7 +137,7 @@ def test_remarks_tell_whose_figures_are_not_its_own() -> None:
     assert found().remarks() == [
         "litellm takes too few streams a second for 200 a second and 2000 together",
         "litellm has its core full before 300 live streams run: no price of a chunk",
-        "nginx left 20% of its core idle at whole answers: clients and workers were the bound",
+        "nginx left 19% of its core idle: others were the bound",
     ]
     assert Side.LITELLM not in found().steady()
 
