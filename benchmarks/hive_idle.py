@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from benchmarks import ending
 from rbee_runtime.hive.launchers.process import ProcessLauncher
 from rbee_runtime.hive.worker_ports import is_free
 from rbee_runtime.link import Link, Role
@@ -186,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.quietly(main, "bench-hive")

@@ -24,6 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from benchmarks import ending
 from rbee_runtime.config import StoreSettings
 from rbee_runtime.models.pull import Puller
 from rbee_runtime.models.store import ModelStore
@@ -214,4 +215,4 @@ def read_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending.quietly(lambda: sys.exit(main()), "bench-pull")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import httpx
 
+from benchmarks import ending
 from benchmarks.container import hosts
 from benchmarks.container.asking import BenchError, measure
 from benchmarks.container.results import Found, Round, Sample, Verdict, Way, enough, order
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.quietly(main, "bench-container")

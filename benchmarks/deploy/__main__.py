@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import ending
 from benchmarks.deploy import ansible, cases, crowd
 from benchmarks.deploy.rendering import PLAYBOOK
 from benchmarks.deploy.results import Case, Compared, Crowd, goals, table
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.quietly(main, "bench-deploy")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvloop
 
+from benchmarks import ending
 from benchmarks.gateway import measures, sides
 from benchmarks.gateway.load import BenchError
 from benchmarks.gateway.results import TOGETHER, Found, Round, Sample, Side, Verdict, order
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.quietly(main, "bench-gateway")

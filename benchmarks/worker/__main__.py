@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks import ending
 from benchmarks.worker import servers
 from benchmarks.worker.asking import clients
 from benchmarks.worker.results import WIDTHS, Found, Sample, Side, order
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.quietly(main, "bench-worker")

@@ -1,8 +1,10 @@
 """`rbee-keeper keys …` and `usage`: who may use the fleet, how much, and how much of that was used."""
 
+import difflib
 import re
 import time
-from datetime import UTC, datetime
+from dataclasses import fields
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 import typer
@@ -10,12 +12,13 @@ import typer
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.keeper.client import QueenClient, Row
 from rbee_runtime.keeper.output import AsJson, list_rows, print_json, settings_of, show_rows
-from rbee_runtime.queen.records import Priority
+from rbee_runtime.queen.records import KeyLimits, Priority
 
 keys = typer.Typer(help="API keys of clients.")
 
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_LIMITS = tuple(field.name for field in fields(KeyLimits))
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
 
 
@@ -81,7 +84,7 @@ def usage(
     as_json: AsJson = False,
 ) -> None:
     """Show what keys used: requests and tokens by key, model and day (UTC)."""
-    asked = {"key": key, "model": model, "since": since, "until": until}
+    asked = {"key": key, "model": model, "since": _day("since", since), "until": _day("until", until)}
     with QueenClient(settings_of(context)) as client:
         rows = client.usage({name: value for name, value in asked.items() if value})
     show_rows("usage", rows, as_json)
@@ -100,11 +103,23 @@ def moment(text: str, now: float) -> int:
     return int((given if given.tzinfo is not None else given.replace(tzinfo=UTC)).timestamp())
 
 
+def _day(option: str, text: str) -> str:
+    """Return a day as it was given, or raise ConfigError."""
+    try:
+        return date.fromisoformat(text).isoformat() if text else ""
+    except ValueError:
+        raise ConfigError(f"--{option} {text!r} is no day: write it like 2026-11-30") from None
+
+
 def _limits(given: list[str]) -> dict[str, int]:
     found = {}
     for each in given:
         name, _, value = each.partition("=")
-        if not name or not value.isascii() or not value.isdigit():
-            raise ConfigError(f"--limit {each!r} is no limit: write it like --limit requests_per_minute=60")
-        found[name.replace("-", "_")] = int(value)
+        field = name.replace("-", "_")
+        if field not in _LIMITS or not value.isascii() or not value.isdigit() or not int(value):
+            near = difflib.get_close_matches(field, _LIMITS, n=1)
+            known = f"did you mean {near[0]}" if near else f"known: {', '.join(_LIMITS)}"
+            form = "write it like --limit requests_per_minute=60, from 1 on"
+            raise ConfigError(f"--limit {each!r} is no limit: {form}; {known}")
+        found[field] = int(value)
     return found

@@ -27,7 +27,11 @@ def main(argv: list[str]) -> int:
         return 2
     chosen = [rows[name] for name in options.rows or rows]
     begun = time.monotonic()
-    report = run(sorted({node for row in chosen for node in row.full}))
+    try:
+        report = run(sorted({node for row in chosen for node in row.full}))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nfaults-{options.part}: interrupted; name rows to run only those: {', '.join(rows)}\n")
+        return 130
     verdicts, seen = judge(chosen, parse(report)), figures(chosen, report)
     print(table(chosen, verdicts, seen))
     print(line(options.part, verdicts, seen, seconds=time.monotonic() - begun))

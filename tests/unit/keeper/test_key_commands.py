@@ -76,6 +76,9 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         (["--expires", "soon"], "--expires 'soon' is no time"),
         (["--limit", "60"], "--limit '60' is no limit: write it like --limit requests_per_minute=60"),
         (["--limit", "concurrency=-1"], "--limit 'concurrency=-1' is no limit"),
+        (["--limit", "concurrency=0"], "from 1 on"),
+        (["--limit", "request_per_minute=5"], "did you mean requests_per_minute"),
+        (["--limit", "foo=1"], "known: concurrency, requests_per_minute, tokens_per_minute"),
         (["--priority", "first"], "Invalid value for '--priority'"),
     ],
 )
@@ -120,3 +123,11 @@ def test_usage_is_asked_for_what_was_typed(keeper: Keeper, queen: StandIn) -> No
     assert queen.queries[-1] == {"key": "a&b", "model": "x/y", "since": "2026-11-01", "until": "2026-11-30"}
     keeper("usage")
     assert queen.queries[-1] == {}
+
+
+@pytest.mark.parametrize("typed", [("--since", "tomorrow"), ("--until", "2026-13-01")])
+def test_a_wrong_day_asks_nobody(keeper: Keeper, queen: StandIn, typed: tuple[str, str]) -> None:
+    """One sentence with the form of a day, before the queen is called."""
+    status, out, err = keeper("usage", *typed)
+    assert (status, out, queen.calls) == (1, "", [])
+    assert f"{typed[0]} {typed[1]!r} is no day: write it like 2026-11-30" in err
