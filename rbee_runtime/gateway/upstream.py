@@ -27,6 +27,9 @@ from rbee_runtime.link import Link, Role, notice_dead_peers, refuse_stranger
 IDLE_SECONDS = 60.0
 """Connections are let go before a worker's server closes them (75 s), so that one that is taken is alive."""
 
+CONNECT_SECONDS = 2.0
+"""To a server of this network: one that takes no connection by then is not there."""
+
 MOST_IDLE = 128
 """For one worker; what a burst has opened beyond that is not kept."""
 
@@ -252,7 +255,7 @@ class Pool:
         tls: ssl.SSLContext | None = None,
         headers: bytes = b"",
         demand: Callable[[dict[str, object] | None, str], None] = lambda _certificate, _host: None,
-        connect_seconds: float = 2.0,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         self.headers = headers
         self._loop = asyncio.get_running_loop()
