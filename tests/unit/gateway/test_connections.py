@@ -278,18 +278,6 @@ async def test_trailers_of_a_worker_are_bounded() -> None:
         assert "headers and trailers of its answer" in (await asyncio.wait_for(g.post(STREAM), 20)).text
 
 
-async def test_a_fault_of_ours_is_an_answer(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """And a line in the log, not a request without an end."""
-
-    def fails(_gate: Gate, _ask: object) -> None:
-        raise KeyError("w")
-
-    monkeypatch.setattr(Gate, "at_once", fails)
-    async with gateway(Gate([])) as g:
-        assert (await asyncio.wait_for(g.post(PLAIN), 5)).status_code == 500
-    assert "nobody foresaw" in caplog.text
-
-
 async def test_no_error_hides_in_a_long_refusal_that_broke_off() -> None:
     """A stream was asked for, and what came instead is no stream."""
 
