@@ -21,6 +21,7 @@ from typing import Protocol
 import msgspec
 
 from rbee_runtime.errors import LinkError, NotTakenError
+from rbee_runtime.framing import Headers
 from rbee_runtime.gateway import usage
 from rbee_runtime.gateway.body import Body, renamed
 from rbee_runtime.gateway.clockwork import NEVER
@@ -28,7 +29,7 @@ from rbee_runtime.gateway.downstream import Answer
 from rbee_runtime.gateway.events import Events
 from rbee_runtime.gateway.faults import guarded
 from rbee_runtime.gateway.seam import Gate, Lease, Limits, UpstreamFailure, worker_busy, worker_failed
-from rbee_runtime.gateway.upstream import Headers, Origin, Pool, Upstream, origin_of
+from rbee_runtime.gateway.upstream import Origin, Pool, Upstream, origin_of
 
 log = logging.getLogger(__name__)
 

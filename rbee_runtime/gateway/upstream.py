@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from rbee_runtime.errors import LinkError
+from rbee_runtime.framing import Headers
 from rbee_runtime.http_connection import say_unforeseen
 from rbee_runtime.link import Link, Role, notice_dead_peers, refuse_stranger
 
@@ -35,7 +36,8 @@ MOST_IDLE = 128
 
 HEAD_BYTES = 64 * 1024
 
-Headers = list[tuple[bytes, bytes]]
+BODILESS = frozenset({204, 304})
+"""Answers of these statuses have no body, and none that says how long it would be (RFC 9110, 8.6)."""
 
 
 class Listener(Protocol):
@@ -192,8 +194,7 @@ class Upstream(asyncio.Protocol):
             return
         self._in_body = True
         names = {name for name, _ in self._headers}
-        bodiless = status in {204, 304}
-        self._to_the_end = not bodiless and not names & {b"content-length", b"transfer-encoding"}
+        self._to_the_end = status not in BODILESS and not names & {b"content-length", b"transfer-encoding"}
         self._listener.heard_head(status, self._headers)
 
     def on_body(self, body: bytes) -> None:

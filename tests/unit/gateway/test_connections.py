@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from rbee_runtime.errors import LinkError
-from rbee_runtime.gateway.upstream import MOST_IDLE, Headers, Pool, Upstream, fleet_pool, origin_of
+from rbee_runtime.framing import Headers
+from rbee_runtime.gateway.upstream import MOST_IDLE, Pool, Upstream, fleet_pool, origin_of
 from rbee_runtime.link import Link, Role
 from tests.unit.certificates import issue_fleet
 from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, Gateway, gateway, limits
