@@ -1,8 +1,8 @@
 """Connections to workers: kept while idle, one answer at a time, bytes handed on as they come.
 
-A connection is dialled, then idle and busy in turns until either end closes it:
+A connection is dialled for a request, then idle and busy in turns until either end closes it:
 
-dialling → idle ⇄ busy → closed
+dialling → busy ⇄ idle → closed
 
 Only an idle one can be taken; an answer that was not read to its end closes its connection, so that none of it can be
 taken for the next one.

@@ -23,7 +23,7 @@ from rbee_runtime.queen.status import Phase, Status
 
 
 class ClientApp:
-    """Pure ASGI, so that a client's disconnect reaches the relay."""
+    """Pure ASGI: a route is looked up in the table of policy, so that what it does not cover is refused."""
 
     def __init__(self, controller: Controller, admin: ASGIApp, status: Status, origins: Origins) -> None:
         self._controller = controller
