@@ -252,7 +252,7 @@ def test_a_peer_that_cannot_be_had_is_left_out(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("side", [Side.VLLM_ROUTER, Side.LITELLM, Side.NGINX])
 def test_every_peer_gets_a_port_and_all_workers(tmp_path: Path, side: Side) -> None:
     """In its command or in the settings that its command names."""
-    bench = sides.Bench(Cores(1, 0), running.Ports(), tmp_path)
+    bench = running.Bench(Cores(1, 0), running.Ports(), tmp_path)
     made = sides.peer(side, Path("/p"), bench, (11, 12, 13, 14))
     named = [Path(word) for word in made.command if word.startswith(str(tmp_path))]
     told = " ".join((*made.command, *(path.read_text() for path in named)))
