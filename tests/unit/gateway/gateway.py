@@ -23,6 +23,7 @@ PATIENT = Limits(body_seconds=60, first_byte=60, idle=60, stall=60, pings=60)
 
 STREAM = {"model": "m", "stream": True}
 PLAIN = {"model": "m"}
+ASK = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\n\r\n" + b'{"model":"m"}'
 
 
 def limits(**changes: float) -> Limits:
