@@ -10,7 +10,6 @@ In every state the client may go, a limit may pass, or the gateway may end: then
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -24,8 +23,7 @@ from rbee_runtime.gateway.clockwork import NEVER
 from rbee_runtime.gateway.downstream import Answer
 from rbee_runtime.gateway.faults import guarded, unforeseen
 from rbee_runtime.gateway.seam import Ask, Lease, Limits, UpstreamFailure
-
-log = logging.getLogger(__name__)
+from rbee_runtime.http_connection import say_unforeseen
 
 
 class State(StrEnum):
@@ -176,7 +174,7 @@ class Exchange:
 
     def broken(self, error: Exception) -> None:
         """End the request: this of ours went wrong with it."""
-        log.error("a request failed in a way that nobody foresaw", exc_info=error)
+        say_unforeseen(error)
         try:
             self._fail(unforeseen())
         finally:

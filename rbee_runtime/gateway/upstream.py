@@ -22,7 +22,7 @@ import httptools
 
 from rbee_runtime.errors import LinkError
 from rbee_runtime.framing import Headers
-from rbee_runtime.http_connection import say_unforeseen
+from rbee_runtime.http_connection import say_raised
 from rbee_runtime.link import Link, Role, notice_dead_peers, refuse_stranger
 
 IDLE_SECONDS = 60.0
@@ -165,7 +165,7 @@ class Upstream(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            say_unforeseen(error)
+            say_raised(error)
             self._break("it answered something that is not HTTP")
             return
         # Also trailers and extensions of chunks, which nobody reads and the parser collects.

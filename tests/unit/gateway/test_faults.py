@@ -7,7 +7,7 @@ import pytest
 
 from rbee_runtime.gateway.attempt import Attempt
 from rbee_runtime.gateway.events import Events
-from tests.unit.gateway.gateway import PLAIN, STREAM, Gate, Gateway, Slot, gateway
+from tests.unit.gateway.gateway import PLAIN, STREAM, Desk, Gate, Gateway, Slot, gateway
 from tests.unit.gateway.upstream import say_hello, worker
 
 
@@ -32,6 +32,7 @@ async def test_a_fault_of_ours_is_an_answer(monkeypatch: pytest.MonkeyPatch, cap
 @pytest.mark.parametrize(
     ("whose", "what", "body", "delay"),
     [
+        (Desk, "take", PLAIN, 0.0),
         (Gate, "resolve", PLAIN, 0.0),
         (Gate, "lease", PLAIN, 0.01),
         (Attempt, "begin", PLAIN, 0.01),
