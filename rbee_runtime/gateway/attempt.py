@@ -190,11 +190,15 @@ class Attempt:
         elif status == 200 and self._request.body.stream:
             self._events = Events()
 
-    @guarded
     def heard_data(self, data: bytes) -> None:
         """Pass on what came, or keep it while another worker could still step in."""
         events = self._events
-        goes_on = self._stream(events, data) if events is not None else self._part(data)
+        # Not `guarded`, which costs a call more for each chunk.
+        try:
+            goes_on = self._stream(events, data) if events is not None else self._part(data)
+        except Exception as error:  # noqa: BLE001 - it is logged there
+            self.broken(error)
+            return
         if goes_on and not self.stalled and self._state is not State.DONE:
             self._limit(self._limits.idle)
 
