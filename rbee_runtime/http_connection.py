@@ -71,7 +71,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as stopped:
             self._go_on_without_upgrade(data[stopped.args[0] :])
         except httptools.HttpParserError as error:
-            say_unforeseen(error)
+            say_raised(error)
             self.refuse(RequestError(400, "this is no request in HTTP/1.1", code="bad_framing"))
         if self._deaf:
             return
@@ -269,10 +269,15 @@ class Connection(HttpToolsProtocol):
         self._overdue = None
 
 
-def say_unforeseen(error: Exception) -> None:
+def say_unforeseen(error: BaseException) -> None:
+    """Log a fault of ours."""
+    log.error("a request failed in a way that nobody foresaw", exc_info=error)
+
+
+def say_raised(error: Exception) -> None:
     """Log what one of our own callbacks raised: the parser tells it as a fault of what it read."""
     if isinstance(error, httptools.HttpParserCallbackError) and error.__context__ is not None:
-        log.error("a request failed in a way that nobody foresaw", exc_info=error.__context__)
+        say_unforeseen(error.__context__)
 
 
 def refusal(error: RequestError) -> bytes:

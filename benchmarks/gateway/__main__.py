@@ -18,8 +18,7 @@ from benchmarks import ending
 from benchmarks.gateway import measures, sides
 from benchmarks.gateway.load import BenchError
 from benchmarks.gateway.results import TOGETHER, Found, Round, Sample, Side, Verdict, order
-from benchmarks.gateway.running import Cores, Ports, Running, Workers
-from benchmarks.gateway.sides import Bench
+from benchmarks.gateway.running import Bench, Cores, Ports, Running, Workers
 from rbee_deploy.errors import DeployError
 from rbee_runtime import open_files
 

@@ -18,7 +18,7 @@ import yaml
 from benchmarks.gateway import hive
 from benchmarks.gateway.answers import MODELS
 from benchmarks.gateway.load import BenchError, Target
-from benchmarks.gateway.running import Cores, Ports, Running, pinned, started
+from benchmarks.gateway.running import Bench, Running, pinned, started
 from rbee_runtime.link import Link, Role
 
 FLEET = "bench"
@@ -74,12 +74,10 @@ def fleet(workers: int) -> dict[str, object]:
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    name: str, cores: Cores, ports: Ports, folder: Path, workers: Sequence[int], link_dir: Path | None
-) -> AsyncIterator[Running]:
+async def serving(name: str, bench: Bench, workers: Sequence[int], link_dir: Path | None) -> AsyncIterator[Running]:
     """Run a queen before these workers for the block."""
-    port, link_port = ports.take(2)
-    place = Place(folder / name, port, link_port, link_dir)
+    port, link_port = bench.ports.take(2)
+    place = Place(bench.folder / name, port, link_port, link_dir)
     admin = _prepare(place, len(workers))
     token = "" if link_dir is not None else (place.folder / "state" / "link-token").read_text()
     link = Link(Role.HIVE, FLEET, link_dir, token=token)
@@ -94,12 +92,12 @@ async def serving(
             return (await client.get("/ready")).status_code == 200
 
         log = place.folder / "log"
-        process = await stack.enter_async_context(started(name, pinned(cores.gateway, command), log, ready))
+        process = await stack.enter_async_context(started(name, pinned(bench.cores.gateway, command), log, ready))
         link_url = f"{link.scheme}://127.0.0.1:{place.link_port}"
         await stack.enter_async_context(hive.reporting(link, link_url, workers, SLOTS))
         await _all_ready(client, len(workers))
         keys = tuple([await _new_key(client, number) for number in range(KEYS)])
-        yield Running(Target(name, place.port, keys), tuple(workers), process, log, cores.gateway)
+        yield Running(Target(name, place.port, keys), tuple(workers), process, log, bench.cores.gateway)
 
 
 def _prepare(place: Place, workers: int) -> str:

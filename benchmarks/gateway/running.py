@@ -69,6 +69,15 @@ class Ports:
         return found
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What all sides share."""
+
+    cores: Cores
+    ports: Ports
+    folder: Path
+
+
 def cpu_of(pid: int) -> float:
     """Return the processor seconds of all threads of a process, to the nanosecond: /proc/PID/stat has hundredths.
 
@@ -187,9 +196,9 @@ class Workers:
 
 
 @contextlib.asynccontextmanager
-async def workers(cores: Cores, ports: Ports, folder: Path, *, fleet: str, link_dir: Path) -> AsyncIterator[Workers]:
+async def workers(bench: Bench, *, fleet: str, link_dir: Path) -> AsyncIterator[Workers]:
     """Run the mock workers for the block."""
-    mock = Workers(ports.take(WORKERS), ports.take(WORKERS), *ports.take())
+    mock = Workers(bench.ports.take(WORKERS), bench.ports.take(WORKERS), *bench.ports.take())
     command = (
         *(sys.executable, "-m", "benchmarks.gateway.mock", "--plain", *map(str, mock.plain)),
         *("--tls", *map(str, mock.tls), "--link-dir", str(link_dir), "--fleet", fleet),
@@ -199,5 +208,5 @@ async def workers(cores: Cores, ports: Ports, folder: Path, *, fleet: str, link_
     async def ready() -> bool:
         return not (await mock.told()).open
 
-    async with started("workers", pinned(cores.load, command), folder / "workers.log", ready):
+    async with started("workers", pinned(bench.cores.load, command), bench.folder / "workers.log", ready):
         yield mock

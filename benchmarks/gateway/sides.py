@@ -12,19 +12,10 @@ from benchmarks.gateway import distribution, hive, peers, queen, running
 from benchmarks.gateway.answers import WHOLE
 from benchmarks.gateway.load import BenchError, Target
 from benchmarks.gateway.results import Found, Side
-from benchmarks.gateway.running import Cores, Ports, Running, Workers, pinned, started
+from benchmarks.gateway.running import Bench, Running, Workers, pinned, started
 from rbee_deploy import pins
 from rbee_deploy.errors import DeployError
 from tests.unit.certificates import issue_fleet
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all sides share."""
-
-    cores: Cores
-    ports: Ports
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -98,13 +89,10 @@ async def up(
     link_dir = issue_fleet(bench.folder / "pki", queen.FLEET, names={"hive": hive.NAME})
     sides: dict[Side, Running] = {}
     async with contextlib.AsyncExitStack() as stack:
-        mock = await stack.enter_async_context(
-            running.workers(bench.cores, bench.ports, bench.folder, fleet=queen.FLEET, link_dir=link_dir)
-        )
+        mock = await stack.enter_async_context(running.workers(bench, fleet=queen.FLEET, link_dir=link_dir))
         for side in (Side.QUEEN, Side.QUEEN_TLS, Side.AGAIN):
             behind, credentials = (mock.tls, link_dir) if side is Side.QUEEN_TLS else (mock.plain, None)
-            serving = queen.serving(side, bench.cores, bench.ports, bench.folder, behind, credentials)
-            sides[side] = await stack.enter_async_context(serving)
+            sides[side] = await stack.enter_async_context(queen.serving(side, bench, behind, credentials))
         for side, each in there.items():
             made = peer(side, each.path, bench, mock.plain)
             try:

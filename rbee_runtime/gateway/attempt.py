@@ -21,13 +21,15 @@ from typing import Protocol
 import msgspec
 
 from rbee_runtime.errors import LinkError, NotTakenError
+from rbee_runtime.framing import Headers
 from rbee_runtime.gateway import usage
 from rbee_runtime.gateway.body import Body, renamed
 from rbee_runtime.gateway.clockwork import NEVER
 from rbee_runtime.gateway.downstream import Answer
 from rbee_runtime.gateway.events import Events
+from rbee_runtime.gateway.faults import guarded
 from rbee_runtime.gateway.seam import Gate, Lease, Limits, UpstreamFailure, worker_busy, worker_failed
-from rbee_runtime.gateway.upstream import Headers, Origin, Pool, Upstream, origin_of
+from rbee_runtime.gateway.upstream import Origin, Pool, Upstream, origin_of
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,10 @@ class Owner(Protocol):
         """Note that the try is over: the answer is out (None), or why it is not."""
         ...
 
+    def broken(self, error: Exception) -> None:
+        """End the request: this of ours went wrong with it."""
+        ...
+
 
 class Attempt:
     """Carries one answer from a worker to a client."""
@@ -147,6 +153,10 @@ class Attempt:
         else:
             self._dial(origin)
 
+    def broken(self, error: Exception) -> None:
+        """End the request: this of ours went wrong with it."""
+        self._owner.broken(error)
+
     def heard_room(self, *, room: bool) -> None:
         """Read on, or not before the client keeps up; silence is the client's until then."""
         if self._state is not State.RELAYING or self._upstream is None:
@@ -167,6 +177,7 @@ class Attempt:
         """Fail: the worker, or the client, let wait for too long."""
         self._fail(worker_failed("it went silent"))
 
+    @guarded
     def heard_head(self, status: int, headers: Headers) -> None:
         """Judge the head of an answer."""
         self._enter(State.HOLDING)
@@ -182,10 +193,16 @@ class Attempt:
     def heard_data(self, data: bytes) -> None:
         """Pass on what came, or keep it while another worker could still step in."""
         events = self._events
-        goes_on = self._stream(events, data) if events is not None else self._part(data)
+        # Not `guarded`, which costs a call more for each chunk.
+        try:
+            goes_on = self._stream(events, data) if events is not None else self._part(data)
+        except Exception as error:  # noqa: BLE001 - it is logged there
+            self.broken(error)
+            return
         if goes_on and not self.stalled and self._state is not State.DONE:
             self._limit(self._limits.idle)
 
+    @guarded
     def heard_end(self) -> None:
         """End the answer, if it is one."""
         self._upstream = None
@@ -197,6 +214,7 @@ class Attempt:
         else:
             self._end_whole()
 
+    @guarded
     def heard_loss(self, why: str, *, silent: bool) -> None:
         """Try again what a closed connection never carried; take what was whole; else it has failed."""
         lost, self._upstream = self._upstream, None
@@ -225,6 +243,7 @@ class Attempt:
         else:
             self._ask(connection)
 
+    @guarded
     def _ask(self, connection: Upstream) -> None:
         self._enter(State.ASKED)
         self._upstream = connection

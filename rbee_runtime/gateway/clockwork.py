@@ -1,11 +1,11 @@
 """Limits of time that move on often and pass rarely: one look at all of them ten times a second, no timer for each."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Protocol
 
 LOOK_SECONDS = 0.1
-"""A limit is passed by as much at most; the shortest of them is two seconds."""
+"""A limit is passed by as much at most; the shortest of them is fifteen seconds."""
 
 
 class Limited(Protocol):
@@ -26,7 +26,7 @@ NEVER = float("inf")
 class Clockwork:
     """Looks while there is something to look at."""
 
-    def __init__(self, limited: Iterable[Limited], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, limited: Collection[Limited], loop: asyncio.AbstractEventLoop) -> None:
         self._limited = limited
         self._loop = loop
         self._handle: asyncio.TimerHandle | None = None
@@ -40,7 +40,7 @@ class Clockwork:
         self._handle = None
         now = self._loop.time()
         found = [each for each in self._limited if each.due <= now]
-        if any(True for _ in self._limited):
+        if self._limited:
             self.start()
         for each in found:
             # One that ended by what became of another one before it has no limit any more.

@@ -6,8 +6,9 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from rbee_runtime.errors import RequestError
+from rbee_runtime.framing import Headers
 from rbee_runtime.gateway.routes import HotRoute
-from rbee_runtime.gateway.upstream import Headers
+from rbee_runtime.gateway.upstream import BODILESS
 
 PING = b": waiting\n\n"
 JSON: Headers = [(b"content-type", b"application/json")]
@@ -32,8 +33,6 @@ _OURS = frozenset(
     }
 )
 """Headers of a worker's answer that are about its own connection or host, or that the gateway gives itself."""
-
-_BODILESS = frozenset({204, 304})
 
 _PAGES = b"access-control-"
 """Which pages may read an answer is the gateway's to say: servers of others often let every page."""
@@ -117,8 +116,7 @@ class Answer:
         self.committed = self.finished = True
         self.status = status
         self.sent += len(data)
-        # These have no body, and must not give its length (RFC 9110, 8.6).
-        length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(data)
+        length = b"" if status in BODILESS else b"content-length: %d\r\n" % len(data)
         self._out.write(self._head(status, headers, length + b"\r\n") + data)
         self._out.answered()
 

@@ -10,7 +10,6 @@ In every state the client may go, a limit may pass, or the gateway may end: then
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -22,11 +21,9 @@ from rbee_runtime.gateway.attempt import Attempt, Means, Request
 from rbee_runtime.gateway.body import parse
 from rbee_runtime.gateway.clockwork import NEVER
 from rbee_runtime.gateway.downstream import Answer
+from rbee_runtime.gateway.faults import guarded, unforeseen
 from rbee_runtime.gateway.seam import Ask, Lease, Limits, UpstreamFailure
-
-log = logging.getLogger(__name__)
-
-_UNFORESEEN = "a request failed in a way that nobody foresaw"
+from rbee_runtime.http_connection import say_unforeseen
 
 
 class State(StrEnum):
@@ -95,6 +92,7 @@ class Exchange:
         self._waiting: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
 
+    @guarded
     def heard_head(self) -> None:
         """Begin, or refuse what the head says already."""
         if self._refusal is not None:
@@ -102,6 +100,7 @@ class Exchange:
         else:
             self._limit = self._began + self._means.limits.body_seconds
 
+    @guarded
     def heard_part(self, data: bytes) -> None:
         """Take a part of the body."""
         if self._state is not State.RECEIVING:
@@ -116,6 +115,7 @@ class Exchange:
         if len(self._received) > self._means.limits.body_bytes:
             self._fail(too_large(self._means.limits))
 
+    @guarded
     def heard_whole(self) -> None:
         """Look for a worker."""
         if self._state is not State.RECEIVING:
@@ -141,6 +141,7 @@ class Exchange:
         """Return when the next limit passes, in the loop's time."""
         return self._limit if self._attempt is None else min(self._limit, self._attempt.due)
 
+    @guarded
     def passed(self) -> None:
         """Act on the limit that has passed."""
         if self._attempt is not None and self._attempt.due <= self._limit:
@@ -171,9 +172,18 @@ class Exchange:
         """End it now with an error that its client understands."""
         self._fail(restarting())
 
+    def broken(self, error: Exception) -> None:
+        """End the request: this of ours went wrong with it."""
+        say_unforeseen(error)
+        try:
+            self._fail(unforeseen())
+        finally:
+            self._end()
+
+    @guarded
     def tried(self, failure: UpstreamFailure | None, tokens: usage.Tokens | None) -> None:
         """Be done, or try again elsewhere what has failed before the first byte of an answer."""
-        attempt, self._attempt = self._attempt, None
+        attempt = self._attempt
         if attempt is None:
             return
         lease = attempt.lease
@@ -182,13 +192,13 @@ class Exchange:
             if tokens is not None:
                 self.outcome.tokens = tokens
                 lease.spent(*tokens)
-            lease.release()
             self._end()
             return
         if not attempt.stalled:
             lease.settle(answered=not failure.blame, reached=failure.reached)
         if not failure.blame:
             lease.spent(0, 0)
+        self._attempt = None
         lease.release()
         if attempt.stalled:
             self.outcome.problem = "client gone"
@@ -218,10 +228,6 @@ class Exchange:
         except RequestError as error:
             self._refused(error)
             return
-        except Exception:
-            log.exception(_UNFORESEEN)
-            self._fail(unforeseen())
-            return
         if lease is None:
             self._waiting = self._loop.create_task(self._wait(request, ask))
         else:
@@ -234,14 +240,14 @@ class Exchange:
             self._waiting = None
             self._refused(error)
             return
-        except Exception:
-            log.exception(_UNFORESEEN)
+        except Exception as error:  # noqa: BLE001 - it is logged there
             self._waiting = None
-            self._fail(unforeseen())
+            self.broken(error)
             return
         self._waiting = None
         self._try(request, lease)
 
+    @guarded
     def _try(self, request: Request, lease: Lease) -> None:
         self._enter(State.TRYING)
         self.outcome.worker = lease.worker
@@ -294,11 +300,6 @@ class Exchange:
         if state not in TRANSITIONS[self._state]:
             raise AssertionError(f"a request cannot go from {self._state} to {state}")
         self._state = state
-
-
-def unforeseen() -> RequestError:
-    """Return what a client hears of a fault of ours; what it was is in the log."""
-    return RequestError(500, "the queen failed while it looked for a worker", kind="server_error", code="queen_failed")
 
 
 def too_large(limits: Limits) -> RequestError:

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any, Protocol
 
-from rbee_runtime.http_connection import Connection
+from rbee_runtime.gateway.faults import unforeseen
+from rbee_runtime.http_connection import Connection, say_unforeseen
 
 DISCARDED_BYTES = 1024 * 1024
 """Of a body whose request is answered already: so much is read and forgotten, so that its connection can go on."""
@@ -91,7 +92,13 @@ class Front(Connection):
         self.chunks = self.parser.get_http_version() != "1.0"
         self._keeps = self.chunks and self.parser.should_keep_alive()
         self._discards, self.holder = 0, ""
-        self._hot = hot = self._desk.take(self)
+        try:
+            self._hot = hot = self._desk.take(self)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            say_unforeseen(error)
+            self._receiving = False
+            self.refuse(unforeseen())
+            return
         if hot is None:
             super().begin()
             return

@@ -22,11 +22,6 @@ _ANTHROPIC_KINDS = {
 }
 
 
-def openai_error(error: RequestError) -> dict[str, Any]:
-    """Return an error as OpenAI's clients read it; in a stream, where no header can say it, with `retry_after`."""
-    return error.body()
-
-
 def anthropic_error(error: RequestError) -> dict[str, Any]:
     """Return an error as Anthropic's clients read it."""
     kind = _ANTHROPIC_KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
@@ -38,11 +33,11 @@ class HotRoute:
     """One path of workers; `refused` makes the body of an error, `streams` says whether it can answer in events."""
 
     path: str
-    refused: Callable[[RequestError], dict[str, Any]] = openai_error
+    refused: Callable[[RequestError], dict[str, Any]] = RequestError.body
     streams: bool = True
 
     def event(self, error: RequestError) -> bytes:
-        """Return the event that ends a stream with an error."""
+        """Return the event that ends a stream with an error, and says itself what no header can any more."""
         body = self.refused(error)
         if error.retry_after is not None:
             body["error"]["retry_after"] = error.retry_after

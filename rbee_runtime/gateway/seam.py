@@ -98,12 +98,11 @@ class Limits:
 
     There is no total limit: it would cut long answers. `first_byte` is long because a CPU may read a long prompt for
     minutes and an answer that is not streamed has no byte before its last one. `stall` is how long a client may take
-    no bytes. `pings` is how long a stream stays silent before and between comment lines.
+    to make room for more. `pings` is how long a stream stays silent before and between comment lines.
     """
 
     body_bytes: int = 10 * 1024 * 1024
     body_seconds: float = 30.0
-    connect: float = 2.0
     first_byte: float = 600.0
     idle: float = 120.0
     stall: float = 30.0

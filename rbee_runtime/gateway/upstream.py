@@ -1,8 +1,8 @@
 """Connections to workers: kept while idle, one answer at a time, bytes handed on as they come.
 
-A connection is dialled, then idle and busy in turns until either end closes it:
+A connection is dialled for a request, then idle and busy in turns until either end closes it:
 
-dialling → idle ⇄ busy → closed
+dialling → busy ⇄ idle → closed
 
 Only an idle one can be taken; an answer that was not read to its end closes its connection, so that none of it can be
 taken for the next one.
@@ -21,18 +21,23 @@ from urllib.parse import urlsplit
 import httptools
 
 from rbee_runtime.errors import LinkError
-from rbee_runtime.http_connection import say_unforeseen
+from rbee_runtime.framing import Headers
+from rbee_runtime.http_connection import say_raised
 from rbee_runtime.link import Link, Role, notice_dead_peers, refuse_stranger
 
 IDLE_SECONDS = 60.0
 """Connections are let go before a worker's server closes them (75 s), so that one that is taken is alive."""
+
+CONNECT_SECONDS = 2.0
+"""To a server of this network: one that takes no connection by then is not there."""
 
 MOST_IDLE = 128
 """For one worker; what a burst has opened beyond that is not kept."""
 
 HEAD_BYTES = 64 * 1024
 
-Headers = list[tuple[bytes, bytes]]
+BODILESS = frozenset({204, 304})
+"""Answers of these statuses have no body, and none that says how long it would be (RFC 9110, 8.6)."""
 
 
 class Listener(Protocol):
@@ -160,7 +165,7 @@ class Upstream(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            say_unforeseen(error)
+            say_raised(error)
             self._break("it answered something that is not HTTP")
             return
         # Also trailers and extensions of chunks, which nobody reads and the parser collects.
@@ -189,8 +194,7 @@ class Upstream(asyncio.Protocol):
             return
         self._in_body = True
         names = {name for name, _ in self._headers}
-        bodiless = status in {204, 304}
-        self._to_the_end = not bodiless and not names & {b"content-length", b"transfer-encoding"}
+        self._to_the_end = status not in BODILESS and not names & {b"content-length", b"transfer-encoding"}
         self._listener.heard_head(status, self._headers)
 
     def on_body(self, body: bytes) -> None:
@@ -252,7 +256,7 @@ class Pool:
         tls: ssl.SSLContext | None = None,
         headers: bytes = b"",
         demand: Callable[[dict[str, object] | None, str], None] = lambda _certificate, _host: None,
-        connect_seconds: float = 2.0,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         self.headers = headers
         self._loop = asyncio.get_running_loop()

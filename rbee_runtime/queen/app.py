@@ -9,22 +9,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbee_runtime import logs
 from rbee_runtime.errors import RequestError
+from rbee_runtime.framing import Headers
 from rbee_runtime.gateway.routes import ALIAS
 from rbee_runtime.queen import cors, policy, views
 from rbee_runtime.queen.admin_keys import KEY
 from rbee_runtime.queen.admission import forbidden, unauthenticated
 from rbee_runtime.queen.controller import Controller
-from rbee_runtime.queen.cors import Headers, Origins
+from rbee_runtime.queen.cors import Origins
 from rbee_runtime.queen.desk import authorization, request_id_of
 from rbee_runtime.queen.records import KeyRecord
 from rbee_runtime.queen.records import Scope as KeyScope
 from rbee_runtime.queen.status import Phase, Status
 
-_READS = frozenset({"GET", "HEAD"})
-
 
 class ClientApp:
-    """Pure ASGI, so that a client's disconnect reaches the relay."""
+    """Pure ASGI: a route is looked up in the table of policy, so that what it does not cover is refused."""
 
     def __init__(self, controller: Controller, admin: ASGIApp, status: Status, origins: Origins) -> None:
         self._controller = controller
@@ -77,7 +76,7 @@ class ClientApp:
             await answer.json(200, views.openai_models(self._controller, key))
         elif path.startswith(policy.MODEL):
             await answer.json(200, views.openai_model(self._controller, key, path.removeprefix(policy.MODEL)))
-        elif self._status.draining and scope["method"] not in _READS:
+        elif self._status.draining and scope["method"] not in policy.READS:
             # The database is the next queen's already.
             raise RequestError(503, "this queen is leaving; ask again", kind="server_error", retry_after=1)
         else:
@@ -137,7 +136,7 @@ class _Answer:
     def log(self) -> None:
         """Write the request's line; probes, and reads that went well, have none: people and tools poll them."""
         path = self._scope["path"]
-        read = self._scope["method"] in _READS
+        read = self._scope["method"] in policy.READS
         if path in (policy.HEALTH, policy.READY) or (read and self._status < 400):
             return
         logs.info(

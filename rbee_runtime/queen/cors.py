@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from rbee_runtime.framing import Headers
+
 ASKED_METHOD = b"access-control-request-method"
 _WAY = b"access-control-"
 _HEADERS = b"authorization, *"
@@ -9,8 +11,6 @@ _HEADERS = b"authorization, *"
 
 _SHOWN = b"x-request-id, retry-after, x-should-retry"
 _SECONDS = b"600"
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class Origins:

@@ -7,12 +7,13 @@ from itertools import count
 
 from rbee_runtime import logs
 from rbee_runtime.errors import RequestError
+from rbee_runtime.framing import Headers
 from rbee_runtime.gateway.exchange import Exchange, Outcome
 from rbee_runtime.gateway.front import Front
 from rbee_runtime.gateway.relay import Relay
 from rbee_runtime.gateway.routes import HOT, HotRoute
 from rbee_runtime.queen.admission import forbidden, unauthenticated
-from rbee_runtime.queen.cors import Headers, Origins
+from rbee_runtime.queen.cors import Origins
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.records import KeyRecord, Scope
 from rbee_runtime.queen.status import Status

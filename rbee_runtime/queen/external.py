@@ -17,7 +17,7 @@ from rbee_runtime import endpoints, logs
 from rbee_runtime.brief import cut, few
 from rbee_runtime.config import FleetExternal
 from rbee_runtime.gateway.seam import Door
-from rbee_runtime.gateway.upstream import Pool
+from rbee_runtime.gateway.upstream import CONNECT_SECONDS, Pool
 from rbee_runtime.link import notice_dead_peers
 from rbee_runtime.protocol import decode
 from rbee_runtime.queen.routing import Seat
@@ -26,7 +26,7 @@ READY_SECONDS, AWAY_SECONDS = 5.0, 2.0
 """How often a server is asked while it serves, and while it does not: requests may wait for it."""
 
 TICK_SECONDS = 0.5
-DEADLINE_SECONDS, CONNECT_SECONDS = 4.0, 2.0
+DEADLINE_SECONDS = 4.0
 WAIT_SECONDS = 10.0
 """How long a request waits for a server that is away: its owner restarts it in seconds, and nobody here can help."""
 

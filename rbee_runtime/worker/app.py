@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway.routes import anthropic_error
 from rbee_runtime.link import Link, Role
 from rbee_runtime.server import RoleGate, RoutePolicy
 from rbee_runtime.worker.lifecycle import Phase, Worker
@@ -42,7 +43,7 @@ def build(worker: Worker, link: Link) -> RoleGate:
         Route("/v1/embeddings", EmbeddingsRoute(worker), methods=["POST"]),
         Route("/v1/rerank", RerankRoute(worker), methods=["POST"]),
         Route("/v1/responses", AnswerRoute(worker, responses.parse, prompt="input"), methods=["POST"]),
-        Route("/v1/messages", AnswerRoute(worker, anthropic.parse, anthropic.refused), methods=["POST"]),
+        Route("/v1/messages", AnswerRoute(worker, anthropic.parse, anthropic_error), methods=["POST"]),
         Route("/v1/messages/count_tokens", anthropic.CountRoute(worker), methods=["POST"]),
         Route("/tokenize", TokenizeRoute(worker), methods=["POST"]),
         Route("/v1/models", views.models),

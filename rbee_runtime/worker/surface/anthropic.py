@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway.routes import anthropic_error
 from rbee_runtime.worker.engines import (
     ChatRequest,
     Delta,
@@ -359,17 +359,10 @@ def _usage(usage: Usage) -> dict[str, int]:
     }
 
 
-def refused(refusal: RequestError) -> dict[str, Any]:
-    """Return an error as Anthropic tells it."""
-    kinds = {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
-    kind = kinds.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": str(refusal)}}
-
-
 class CountRoute(Exchange):
     """`POST /v1/messages/count_tokens`."""
 
-    refused = staticmethod(refused)
+    refused = staticmethod(anthropic_error)
 
     async def answer(self, raw: bytes, reply: Reply) -> None:
         """Give the tokens that the prompt would have."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,23 +14,16 @@ import httpx
 import msgspec
 
 from rbee_runtime.gateway.exchange import Outcome
-from rbee_runtime.gateway.front import Front
 from rbee_runtime.gateway.relay import Relay
 from rbee_runtime.gateway.seam import Limits
 from rbee_runtime.gateway.upstream import Pool
 from rbee_runtime.protocol import WorkerReport
-from rbee_runtime.queen import admin
-from rbee_runtime.queen.app import ClientApp
-from rbee_runtime.queen.cors import Origins
-from rbee_runtime.queen.desk import ClientDesk
-from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.lines import Lines
 from rbee_runtime.queen.records import Scope
-from rbee_runtime.queen.status import Phase, Status
-from rbee_runtime.server import HttpServer, bind
 from rbee_runtime.states import Observed
 from tests.unit.gateway.upstream import STREAM_HEAD, Call, Script, Upstream, worker
+from tests.unit.queen.endpoint import served
 from tests.unit.queen.states import Fixture, fleet, model
 
 PLAIN: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -74,7 +66,7 @@ async def rig(
         stack.callback(pool.close)
         outcomes: list[Outcome] = []
         relay = Relay(lines, pool, limits=bounds or Limits(), over=outcomes.append)
-        url = await stack.enter_async_context(_served(q, relay))
+        url = await stack.enter_async_context(served(q, relay, lines))
         sweeping = asyncio.create_task(lines.run())
         stack.callback(sweeping.cancel)
         key = q.keys.create("t", [Scope.INFER])[1]
@@ -104,25 +96,6 @@ def _fleet_of(folder: Path, workers: Sequence[Upstream], slots: int) -> Fixture:
 
 def _at(report: WorkerReport, port: int) -> WorkerReport:
     return msgspec.structs.replace(report, port=port)
-
-
-@asynccontextmanager
-async def _served(q: Fixture, relay: Relay) -> AsyncIterator[str]:
-    status = Status(1, "d1", Phase.READY)
-    origins = Origins(())
-    app = ClientApp(
-        q.controller, admin.build(q.controller, HiveCalls(q.controller, q.client), q.usage), status, origins
-    )
-    connection = partial(Front, desk=ClientDesk(q.keys, relay, status, origins))
-    server = HttpServer(app, tls=None, drain_seconds=1, connection=connection)
-    listener = bind("127.0.0.1", 0)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await server.wait_started()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await serving
 
 
 def bounds(**changes: float) -> Limits:

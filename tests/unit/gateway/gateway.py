@@ -18,11 +18,12 @@ from rbee_runtime.gateway.seam import Ask, Door, Limits
 from rbee_runtime.gateway.upstream import Pool
 from rbee_runtime.server import HttpServer, bind
 
-PATIENT = Limits(body_seconds=60, connect=60, first_byte=60, idle=60, stall=60, pings=60)
+PATIENT = Limits(body_seconds=60, first_byte=60, idle=60, stall=60, pings=60)
 """Limits that a busy machine does not reach; a test of one sets that one."""
 
 STREAM = {"model": "m", "stream": True}
 PLAIN = {"model": "m"}
+ASK = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\n\r\n" + b'{"model":"m"}'
 
 
 def limits(**changes: float) -> Limits:
@@ -126,7 +127,7 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway(gate: Gate, bounds: Limits = PATIENT) -> AsyncIterator[Gateway]:
-    pool = Pool(connect_seconds=bounds.connect)
+    pool = Pool(connect_seconds=60)
     outcomes: list[Outcome] = []
     relay = Relay(gate, pool, limits=bounds, over=outcomes.append)
     if gate.into_name is not None:

@@ -27,22 +27,32 @@ async def endpoint(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Serve as a queen does and yield a client of it."""
     lines = Lines(q.controller, q.controller.roster, queue_wait=0.0, clock=q.clock)
-    status, pool = Status(1, "d1", phase), Pool()
+    pool = Pool()
     journal = Journal(asyncio.get_running_loop().call_later)
     relay = Relay(lines, pool, over=journal.over)
-    desk = ClientDesk(q.keys, relay, status, Origins(pages), lines.ratelimit_headers)
-    app = ClientApp(
-        q.controller, admin.build(q.controller, HiveCalls(q.controller, q.client), q.usage), status, Origins(pages)
-    )
+    try:
+        async with served(q, relay, lines, phase, pages=pages) as url, httpx.AsyncClient(base_url=url) as client:
+            yield client
+    finally:
+        journal.flush()
+        pool.close()
+
+
+@asynccontextmanager
+async def served(
+    q: Fixture, relay: Relay, lines: Lines, phase: Phase = Phase.READY, *, pages: tuple[str, ...] = ()
+) -> AsyncIterator[str]:
+    """Serve what is relayed, and all that is not, and yield the address."""
+    status, origins = Status(1, "d1", phase), Origins(pages)
+    desk = ClientDesk(q.keys, relay, status, origins, lines.ratelimit_headers)
+    own = admin.build(q.controller, HiveCalls(q.controller, q.client), q.usage)
+    app = ClientApp(q.controller, own, status, origins)
     server = HttpServer(app, tls=None, drain_seconds=1, connection=partial(Front, desk=desk))
     listener = bind("127.0.0.1", 0)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await server.wait_started()
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
-            yield client
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await serving
-        journal.flush()
-        pool.close()

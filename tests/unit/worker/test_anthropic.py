@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway.routes import anthropic_error
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.worker.engines import Delta, Finish, Message, ToolCall, ToolChoice, Usage
 from rbee_runtime.worker.engines.llamacpp.engine import LlamaEngine
-from rbee_runtime.worker.surface import anthropic as surface
 from rbee_runtime.worker.surface.anthropic import MessageAnswer, MessagesBody, request_of
 from rbee_runtime.worker.surface.shapes import Choice
 from tests.unit.worker.serving import MODEL, TOKEN, served
@@ -117,7 +117,7 @@ async def test_errors_are_anthropic_s(fields: dict[str, Any], status: int, said:
 def test_the_kinds_of_errors() -> None:
     """Whoever retries by kind finds those that Anthropic has."""
     kinds = {
-        status: surface.refused(RequestError(status, "x"))["error"]["type"] for status in (400, 404, 413, 500, 503)
+        status: anthropic_error(RequestError(status, "x"))["error"]["type"] for status in (400, 404, 413, 500, 503)
     }
     assert [*kinds.values()] == [
         *("invalid_request_error", "not_found_error", "request_too_large", "api_error", "overloaded_error")
