@@ -85,7 +85,7 @@ class Controller:
 
     def model(self, name: str) -> FleetModel | None:
         """Return a declared model, or None."""
-        return next((model for model in self.fleet.current.models if model.name == name), None)
+        return self.fleet.models.get(name)
 
     def load_wait(self, model: str) -> float | None:
         """Return how many seconds a request waits for a model that is not ready, None for one that nobody declares."""
@@ -229,8 +229,7 @@ class Controller:
             if self.waiting(model.name):
                 self._want(model)
         self._carry_out()
-        models = {model.name: model for model in self.fleet.current.models}
-        if self.lifecycle.judge(models, self._sight):
+        if self.lifecycle.judge(self.fleet.models, self._sight):
             self._carry_out()
         self.publish()
 
@@ -238,8 +237,7 @@ class Controller:
         """Return everything that a plan of this moment depends on."""
         views = self._views()
         wishes = self.lifecycle.wishes(self.waiting)
-        models = {model.name: model for model in self.fleet.current.models}
-        sizes = {name: self._headers.size(model) for name, model in models.items()}
+        sizes = {name: self._headers.size(model) for name, model in self.fleet.models.items()}
         return Situation(
             fleet=self.fleet.current,
             hives=views,
@@ -253,7 +251,7 @@ class Controller:
             frozen=self.membership.frozen(views.keys()),
             settled=self._settled(views),
             wanted=wishes.wanted,
-            waiting=frozenset(name for name in models if self.waiting(name)),
+            waiting=frozenset(name for name in self.fleet.models if self.waiting(name)),
             queue=wishes.queue,
             starved=wishes.starved,
             moving=wishes.moving,

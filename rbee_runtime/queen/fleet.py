@@ -1,6 +1,7 @@
 """The fleet file, loaded hot: hosts and models change without a restart, and a bad edit changes nothing."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from rbee_runtime import config
@@ -50,6 +51,11 @@ def _check_aliases(fleet: FleetFile, where: str) -> None:
             raise ConfigError(f"{where}: alias {alias!r} is for {model[:100]!r}, which is no model of this fleet")
 
 
+def by_name(fleet: FleetFile) -> dict[str, FleetModel]:
+    """Return the fleet's own models by name."""
+    return {model.name: model for model in fleet.models}
+
+
 def content(model: FleetModel) -> str:
     """Return what identifies a model's bytes (16 hex digits)."""
     parts = [file.sha256 for file in model.files] or [model.source]
@@ -57,7 +63,12 @@ def content(model: FleetModel) -> str:
 
 
 class FleetSource:
-    """Follows one fleet file. `current` is the last good one; `problem` says what is wrong with the file now."""
+    """Follows one fleet file. `current` is the last good one, `models` has its models by name.
+
+    `problem` says what is wrong with the file now.
+    """
+
+    models: Mapping[str, FleetModel]
 
     def __init__(self, path: Path, store: Store) -> None:
         self._path = path
@@ -65,6 +76,16 @@ class FleetSource:
         self._stamp = self._look()
         self.problem = ""
         self.current = self._first()
+
+    @property
+    def current(self) -> FleetFile:
+        """Return what is in force."""
+        return self._current
+
+    @current.setter
+    def current(self, fleet: FleetFile) -> None:
+        # Each request asks for a model by its name.
+        self._current, self.models = fleet, by_name(fleet)
 
     def poll(self) -> bool:
         """Load the file again if it changed; say whether `current` is another one now, which `remember` then keeps."""
