@@ -49,11 +49,11 @@ class Lifecycle:
 
         What the inventory keeps up needs none. A failure is not tried again while it is told, but by an operator.
         """
-        now, known = self._clock(), self.jobs.get(model.name)
+        now, known, told = self._clock(), self.jobs.get(model.name), self.told(model.name)
         if is_kept_up(model):
             return False
-        if known is not None and (known.open or (now < known.until and cause is Cause.REQUEST)):
-            self.jobs[model.name] = loads.asked(known, now=now)
+        if told is not None and (told.open or cause is Cause.REQUEST):
+            self.jobs[model.name] = loads.asked(told, now=now)
             return False
         job = self.jobs[model.name] = self._new(model, cause, failures=known.failures if known is not None else 0)
         self._remember(lambda: self._table.put(job))
@@ -72,11 +72,15 @@ class Lifecycle:
         self._scales[model.name] = scaling.without(scale, scale.replicas)
         logs.info("unloaded", model=model.name)
 
+    def told(self, model: str) -> Job | None:
+        """Return the load of a model that goes on, or the last one while its failure is told."""
+        job = self.jobs.get(model)
+        return job if job is not None and (job.open or self._clock() < job.until) else None
+
     def failure(self, model: str) -> str:
         """Return why the last load of a model failed, as long as that is told."""
-        job = self.jobs.get(model)
-        failed = job is not None and job.phase is Phase.FAILED and self._clock() < job.until
-        return job.detail if failed and job is not None else ""
+        job = self.told(model)
+        return job.detail if job is not None and not job.open else ""
 
     def retry_after(self, model: str) -> float:
         """Return for how many seconds a failure is still told."""

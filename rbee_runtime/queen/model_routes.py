@@ -73,6 +73,5 @@ def register(app: FastAPI, controller: Controller) -> None:
 
 def _answer(controller: Controller, name: str) -> LifecycleAnswer:
     mine = [entry for entry in controller.assignments.values() if entry.spec.model == name]
-    found = [load for load in explain.loads(controller) if load.model == name]
     ready = sum(entry.observed is Observed.READY for entry in mine)
-    return LifecycleAnswer(model=name, ready=ready, workers=len(mine), load=found[0] if found else None)
+    return LifecycleAnswer(model=name, ready=ready, workers=len(mine), load=explain.load_of(controller, name))
