@@ -76,6 +76,7 @@ class Controller:
         self._learnt: Mapping[str, int] = {}
         self._uses = Uses(clock)
         self.lifecycle = Lifecycle(Table(store.transaction), self._remember, clock)
+        self.retry_after = self.lifecycle.retry_after
         self.membership.restore(store.hives())
         self.reconcile()
 

@@ -83,7 +83,7 @@ class Lifecycle:
         return job.detail if job is not None and not job.open else ""
 
     def retry_after(self, model: str) -> float:
-        """Return for how many seconds a failure is still told."""
+        """Return for how many seconds the failure of a model's last load is still told, 0 if none is."""
         job = self.jobs.get(model)
         return max(0.0, job.until - self._clock()) if job is not None else 0.0
 

@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from rbee_runtime.config import FleetModel
+from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.queen import admin
 from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.loads import MEMO_SECONDS, Phase
@@ -185,6 +187,9 @@ async def test_what_fits_nowhere_is_refused_at_once() -> None:
         )
         assert (await client.get("/api/v1/loads")).json()[0]["phase"] == Phase.FAILED
         assert "not tried again for" in (await explained(client, "huge"))["summary"]
+        with pytest.raises(RequestError) as refused:
+            it.lines.at_once(Ask(it.keys.active()[0].id, "huge"))
+        assert refused.value.retry_after == MEMO_SECONDS
         await it.run(MEMO_SECONDS + 1)
         assert (await client.get("/api/v1/loads")).json() == []
 
