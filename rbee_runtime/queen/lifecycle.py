@@ -128,12 +128,17 @@ class Lifecycle:
         self.moving = {worker: hive for worker, hive in self.moving.items() if worker in there}
 
     def judge(self, models: Mapping[str, FleetModel], sight: Callable[[str], Sight]) -> bool:
-        """Look at every load that goes on; say whether one failed, which releases its workers with the next plan."""
+        """Look at every load that goes on; say whether one failed, which releases its workers with the next plan.
+
+        One of a model that is declared otherwise by now is forgotten, and so is its failure.
+        """
         failed = False
-        for job in [job for job in self.jobs.values() if job.open]:
+        for job in list(self.jobs.values()):
             model = models.get(job.model)
             if model is None or content(model) != job.content or is_kept_up(model):
                 self._forget(job)
+                continue
+            if not job.open:
                 continue
             after = self.jobs[job.model] = loads.advanced(job, sight(job.model), now=self._clock())
             if after.phase is Phase.READY:

@@ -230,6 +230,20 @@ async def test_a_lost_host_has_its_model_on_demand_loaded_elsewhere() -> None:
         assert asked.outcome.startswith("m-")
 
 
+@pytest.mark.parametrize("change", [{"source": "fake:tokens=2", "files": ()}, {"replicas_min": 1}])
+async def test_a_failure_is_forgotten_when_its_model_is_declared_anew(change: dict[str, Any]) -> None:
+    """It says nothing of other files, nor of one that the inventory now keeps up."""
+    async with two_hosts() as (it, client):
+        it.ask("huge")
+        await it.step()
+        assert [load["model"] for load in (await client.get("/api/v1/loads")).json()] == ["huge"]
+        models = tuple(each.model_copy(update=change) if each.name == "huge" else each for each in it.declared.models)
+        it.controller.fleet.current = it.controller.fleet.current.model_copy(update={"models": models})
+        await it.step()
+        assert (await client.get("/api/v1/loads")).json() == []
+        assert (await explained(client, "huge"))["load"] is None
+
+
 async def test_a_forgotten_load_is_dropped_with_its_model() -> None:
     """A model that leaves the inventory while it loads has no load any more."""
     async with two_hosts() as (it, client):
