@@ -124,15 +124,15 @@ class Controller:
         comes = self._standings(model) or (job is not None and job.open)
         return declared is not None and not is_kept_up(declared) and not comes
 
-    def want(self, model: str) -> None:
-        """Have a model loaded for which a request waits, unless it serves and is only busy, or is on its way."""
+    def want(self, model: str, cause: Cause = Cause.REQUEST) -> None:
+        """Have a model loaded, unless it serves, be it that it is busy, or is on its way."""
         declared = self.model(model)
-        if declared is not None and self._want(declared):
+        if declared is not None and self._want(declared, cause):
             self.reconcile()
 
-    def _want(self, model: FleetModel) -> bool:
+    def _want(self, model: FleetModel, cause: Cause = Cause.REQUEST) -> bool:
         # One that empties itself takes nobody, and is not loaded twice either.
-        return not loads.is_served(self._standings(model.name)) and self.lifecycle.want(model, Cause.REQUEST)
+        return not loads.is_served(self._standings(model.name)) and self.lifecycle.want(model, cause)
 
     def _standings(self, model: str) -> list[outlook.Standing]:
         mine = (entry for entry in self.assignments.values() if entry.spec.model == model)

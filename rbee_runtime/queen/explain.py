@@ -98,7 +98,7 @@ def explanation(controller: Controller, name: str) -> Explanation:
     draft = drafted(situation)
     verdicts, option, mode = seek(model, draft)
     mine = draft.of(name)
-    ready = sum(entry.observed is Observed.READY for entry in mine)
+    ready = sum(entry.serves for entry in mine)
     wanted = draft.wanted(model)
     return Explanation(
         model=name,

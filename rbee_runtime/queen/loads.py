@@ -24,7 +24,7 @@ from enum import StrEnum
 from rbee_runtime.protocol import FetchReport
 from rbee_runtime.queen import outlook
 from rbee_runtime.queen.outlook import Standing
-from rbee_runtime.states import FetchState, Intent, Observed
+from rbee_runtime.states import FetchState, Observed
 
 PLACE_SECONDS = 300.0
 FETCH_SECONDS = 300.0
@@ -123,8 +123,8 @@ def sight(model: str, standings: Sequence[Standing], *, size: int, lacking: Sequ
 
 
 def is_served(standings: Sequence[Standing]) -> bool:
-    """Say whether a worker is ready, be it that it takes no new requests just now."""
-    return any(each.entry.observed is Observed.READY and each.entry.intent is Intent.PLACED for each in standings)
+    """Say whether a model has a worker that serves."""
+    return any(each.entry.serves for each in standings)
 
 
 def asked(job: Job, *, now: float) -> Job:

@@ -129,6 +129,11 @@ class Assignment:
         return self.spec.id
 
     @property
+    def serves(self) -> bool:
+        """Say whether its hive is there and has it ready, be it that it takes no new requests just now."""
+        return self.intent is Intent.PLACED and self.observed is Observed.READY
+
+    @property
     def capacity(self) -> int:
         """Return how many requests it takes at a time."""
         return max(self.slots or self.spec.slots, 1)

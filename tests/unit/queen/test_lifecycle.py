@@ -15,6 +15,7 @@ from rbee_runtime.queen import admin
 from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.loads import MEMO_SECONDS, Phase
 from rbee_runtime.queen.usage import Usage
+from rbee_runtime.states import Observed
 from tests.unit.queen.simulator import Host, Nature, World, calm, placed, world
 from tests.unit.queen.states import GIB, model
 
@@ -228,6 +229,24 @@ async def test_a_lost_host_has_its_model_on_demand_loaded_elsewhere() -> None:
         asked = it.ask("m")
         await it.run(15)
         assert asked.outcome.startswith("m-")
+
+
+async def test_a_lost_host_has_its_model_loaded_elsewhere_by_hand() -> None:
+    """A worker of which nothing is heard any more does not pass for one that serves."""
+    async with two_hosts() as (it, client):
+        it.ask("m")
+        await it.run(10)
+        lost = placed(it, "m")[0].hive
+        other = "b" if lost == "a" else "a"
+        it.controller.set_drained(other, drained=True)
+        it.hosts[lost].crash()
+        await it.run(70)
+        it.controller.set_drained(other, drained=False)
+        begun = (await client.post("/api/v1/models/m/load")).json()
+        assert (begun["ready"], begun["load"]["cause"]) == (0, "operator")
+        await it.run(15)
+        assert [entry.observed for entry in placed(it, "m") if entry.hive == other] == [Observed.READY]
+        assert (await client.post("/api/v1/models/m/load")).json()["ready"] == 1
 
 
 @pytest.mark.parametrize("change", [{"source": "fake:tokens=2", "files": ()}, {"replicas_min": 1}])
