@@ -16,10 +16,10 @@ from rbee_runtime.queen.external import WAIT_SECONDS, Externals
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.lifecycle import Lifecycle, is_kept_up
-from rbee_runtime.queen.loads import Cause, Sight, Table
+from rbee_runtime.queen.loads import Sight
 from rbee_runtime.queen.membership import Membership, Presence
 from rbee_runtime.queen.placement import plan
-from rbee_runtime.queen.records import Assignment, KeyRecord
+from rbee_runtime.queen.records import Assignment, Cause, KeyRecord
 from rbee_runtime.queen.renewal import build_of
 from rbee_runtime.queen.rolling import Rolling
 from rbee_runtime.queen.routing import Roster, Seat
@@ -75,7 +75,7 @@ class Controller:
         self._headers = seating.Headers()
         self._learnt: Mapping[str, int] = {}
         self._uses = Uses(clock)
-        self.lifecycle = Lifecycle(Table(store.transaction), self._remember, clock)
+        self.lifecycle = Lifecycle(store, self._remember, clock)
         self.retry_after = self.lifecycle.retry_after
         self.membership.restore(store.hives())
         self.reconcile()

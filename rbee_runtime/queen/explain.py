@@ -11,9 +11,9 @@ from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.draft import Draft
 from rbee_runtime.queen.ledger import Account
 from rbee_runtime.queen.lifecycle import is_kept_up
-from rbee_runtime.queen.loads import Cause, Phase
+from rbee_runtime.queen.loads import Phase
 from rbee_runtime.queen.placement import drafted, seek
-from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.records import Assignment, Cause
 from rbee_runtime.queen.situation import Situation
 from rbee_runtime.queen.survey import Evict, Option, Verdict, best, survey
 from rbee_runtime.states import Intent, Observed

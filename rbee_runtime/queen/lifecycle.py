@@ -10,10 +10,11 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.queen import loads, scaling
 from rbee_runtime.queen.eviction import STARVED_SECONDS
 from rbee_runtime.queen.fleet import content
-from rbee_runtime.queen.loads import Cause, Job, Phase, Sight, Table
+from rbee_runtime.queen.loads import Job, Phase, Sight
 from rbee_runtime.queen.placement import Plan
-from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.records import Assignment, Cause, LoadRecord
 from rbee_runtime.queen.scaling import Scale, Traffic
+from rbee_runtime.queen.store import Store
 
 Remember = Callable[[Callable[[], None]], None]
 
@@ -32,17 +33,15 @@ class Lifecycle:
     """Everything here changes in plain calls on the controller's event loop."""
 
     def __init__(
-        self, table: Table, remember: Remember, clock: Callable[[], float], wall: Callable[[], float] = time.time
+        self, store: Store, remember: Remember, clock: Callable[[], float], wall: Callable[[], float] = time.time
     ) -> None:
-        self.jobs: dict[str, Job] = {}
         self.moving: dict[str, str] = {}
         self._scales: dict[str, Scale] = {}
-        self._table = table
+        self._store = store
         self._remember = remember
         self._clock = clock
         self._wall = wall
-        remember(table.create)
-        remember(self._restore)
+        self.jobs = {record.model: loads.begun(record, now=clock()) for record in store.loads()}
 
     def want(self, model: FleetModel, cause: Cause) -> bool:
         """See to it that a model without a ready worker is loaded; say whether that is a new load.
@@ -56,7 +55,7 @@ class Lifecycle:
             self.jobs[model.name] = loads.asked(told, now=now)
             return False
         job = self.jobs[model.name] = self._new(model, cause, failures=known.failures if known is not None else 0)
-        self._remember(lambda: self._table.put(job))
+        self._remember(lambda: self._store.put_load(job.record))
         self._aim(model, now)
         logs.info("load begins", model=model.name, cause=cause)
         return True
@@ -156,11 +155,7 @@ class Lifecycle:
         logs.info("moving", worker=entry.id, hive=entry.hive, to=hive or "any other")
 
     def _new(self, model: FleetModel, cause: Cause, failures: int = 0) -> Job:
-        now = self._clock()
-        return Job(model.name, content(model), cause, self._wall(), now, now, now, failures=failures)
-
-    def _restore(self) -> None:
-        self.jobs = {job.model: job for job in self._table.jobs(now=self._clock())}
+        return loads.begun(LoadRecord(model.name, content(model), cause, self._wall(), failures), now=self._clock())
 
     def _first(self, model: FleetModel, workers: int, now: float) -> Scale:
         """Return the first target of a model: what it has, and one worker where a load goes on."""
@@ -176,12 +171,12 @@ class Lifecycle:
 
     def _end(self, job: Job) -> None:
         self.jobs[job.model] = job
-        self._remember(lambda: self._table.drop(job.model))
+        self._remember(lambda: self._store.drop_load(job.model))
         logs.warning("load failed", model=job.model, why=job.detail, again_in=job.until - self._clock())
 
     def _forget(self, job: Job) -> None:
         del self.jobs[job.model]
-        self._remember(lambda: self._table.drop(job.model))
+        self._remember(lambda: self._store.drop_load(job.model))
 
 
 def is_kept_up(model: FleetModel) -> bool:

@@ -7,7 +7,7 @@ from rbee_runtime.queen import explain
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.explain import Explanation, LoadAnswer
 from rbee_runtime.queen.lifecycle import check_unload
-from rbee_runtime.queen.loads import Cause
+from rbee_runtime.queen.records import Cause
 
 
 class Move(BaseModel):

@@ -1,4 +1,4 @@
-"""What the queen remembers: keys, their usage, hives and assignments, as plain frozen values."""
+"""What the queen remembers: keys, their usage, loads, hives and assignments, as plain frozen values."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -95,6 +95,27 @@ class UsageRow:
             self.errors + other.errors,
             self.estimated + other.estimated,
         )
+
+
+class Cause(StrEnum):
+    """Who wanted a load."""
+
+    REQUEST = "request"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True)
+class LoadRecord:
+    """What outlives a restart about a load that goes on; `created` is Unix seconds.
+
+    `content` is as in an assignment, `failures` how many loads failed before it in a row.
+    """
+
+    model: str
+    content: str
+    cause: Cause
+    created: float
+    failures: int = 0
 
 
 @dataclass(frozen=True)
