@@ -22,6 +22,11 @@ class Priority(StrEnum):
     NORMAL = "normal"
     BATCH = "batch"
 
+    @property
+    def rank(self) -> int:
+        """Return 0 for the highest, more for those below."""
+        return list(Priority).index(self)
+
 
 @dataclass(frozen=True)
 class KeyLimits:
