@@ -67,7 +67,7 @@ class Controller:
         self._new_id = new_id
         self._started = self._planned = clock()
         self._frozen = False
-        self._gave_up: frozenset[str] = frozenset()
+        self._stuck: frozenset[str] = frozenset()
         self._rolling = Rolling(clock, self.assignments.values())
         self._drained_off: dict[str, tuple[Assignment, ...]] = {}
         self._said: dict[str, tuple[str, ...]] = {}
@@ -229,6 +229,7 @@ class Controller:
             # Who waited for a slot when the last worker went has no load yet.
             if self.waiting(model.name):
                 self._want(model)
+        self._stuck = outlook.stuck({worker: self.report(worker) for worker in self.assignments}, self._stuck)
         self._carry_out()
         if self.lifecycle.judge(self.fleet.models, self._sight):
             self._carry_out()
@@ -245,7 +246,7 @@ class Controller:
             existing=tuple(self.assignments.values()),
             busy=self._busy(),
             held=self._rolling.held(filter(self.roster.in_flight, self.assignments)),
-            stuck=self._stuck(),
+            stuck=self._stuck,
             unreachable=frozenset(self.unreachable),
             broken=self._rolling.broken(self.assignments.values()),
             retiring=self._rolling.retiring,
@@ -326,11 +327,6 @@ class Controller:
             for worker, report in reports.items()
             if self.roster.in_flight(worker) or (report is not None and report.in_flight > 0)
         )
-
-    def _stuck(self) -> frozenset[str]:
-        reports = {worker: self.report(worker) for worker in self.assignments}
-        self._gave_up = outlook.stuck(reports, self._gave_up)
-        return self._gave_up
 
     def _observe(self, report: Heartbeat, *, back: bool) -> None:
         """Note where the hive's workers are and in which state; what is unchanged of a doubted one proves nothing."""
