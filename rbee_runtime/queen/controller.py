@@ -93,7 +93,7 @@ class Controller:
         declared = self.model(model)
         if declared is not None:
             return declared.load_wait
-        return WAIT_SECONDS if model in self.externals.models else None
+        return WAIT_SECONDS if model in self.fleet.names else None
 
     def seats(self, model: str) -> Sequence[Seat]:
         """Return the workers of a model."""

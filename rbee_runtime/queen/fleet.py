@@ -43,12 +43,18 @@ def check(fleet: FleetFile, *, where: str) -> FleetFile:
 
 def _check_aliases(fleet: FleetFile, where: str) -> None:
     """Refuse an alias of nothing, of another alias, or that is a model's own name."""
-    models = {model.name for model in fleet.models} | {name for each in fleet.external for name in each.models}
+    models = names(fleet)
     for alias, model in fleet.aliases.items():
         if alias in models:
             raise ConfigError(f"{where}: alias {alias!r} is the name of a model")
         if model not in models:
             raise ConfigError(f"{where}: alias {alias!r} is for {model[:100]!r}, which is no model of this fleet")
+
+
+def names(fleet: FleetFile) -> Mapping[str, None]:
+    """Return the models in their order, those that only servers of others have after the fleet's own."""
+    others = (name for external in fleet.external for name in external.models)
+    return dict.fromkeys([*(model.name for model in fleet.models), *others])
 
 
 def by_name(fleet: FleetFile) -> dict[str, FleetModel]:
@@ -63,12 +69,13 @@ def content(model: FleetModel) -> str:
 
 
 class FleetSource:
-    """Follows one fleet file. `current` is the last good one, `models` has its models by name.
+    """Follows one fleet file. `current` is the last good one; `problem` says what is wrong with the file now.
 
-    `problem` says what is wrong with the file now.
+    `models` has the fleet's own models by name, `names` also has those of servers that are not ours.
     """
 
     models: Mapping[str, FleetModel]
+    names: Mapping[str, None]
 
     def __init__(self, path: Path, store: Store) -> None:
         self._path = path
@@ -85,7 +92,7 @@ class FleetSource:
     @current.setter
     def current(self, fleet: FleetFile) -> None:
         # Each request asks for a model by its name.
-        self._current, self.models = fleet, by_name(fleet)
+        self._current, self.models, self.names = fleet, by_name(fleet), names(fleet)
 
     def poll(self) -> bool:
         """Load the file again if it changed; say whether `current` is another one now, which `remember` then keeps."""
