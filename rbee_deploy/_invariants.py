@@ -1,6 +1,6 @@
 """What must hold of a host, a model and a whole fleet; each invariant is a function named as its sentence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path, PurePosixPath
 
 from rbee_deploy import firewall, sources
@@ -95,10 +95,7 @@ def ports_do_not_overlap(host: Host) -> None:
 
 def engine_names_differ(site: Site) -> None:
     """Check that each server has a name of its own."""
-    names = [engine.name for engine in site.command_engines]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InventoryError(f"command_engine {twice!r}: declared twice; rename one or delete it")
+    _each_once("command_engine", (engine.name for engine in site.command_engines))
 
 
 def engines_are_known(site: Site) -> None:
@@ -229,11 +226,7 @@ def models_stay_apart_from_declared_ones(site: Site) -> None:
     names = [model.name for model in site.models]
     for model in site.models:
         for name in model.apart_from:
-            if name not in names:
-                raise InventoryError(
-                    f"model {model.name!r}: apart_from names {name!r}, which is not a model of this fleet"
-                    f"{nearest(name, names)}"
-                )
+            _is_declared(f"model {model.name!r}: apart_from names {name!r}", name, "model", names)
 
 
 def there_is_one_queen(site: Site) -> None:
@@ -248,11 +241,7 @@ def there_is_one_queen(site: Site) -> None:
 
 def host_names_differ(site: Site) -> None:
     """Check that no two hosts have one name."""
-    seen: set[str] = set()
-    for host in site.hosts:
-        if host.name.lower() in seen:
-            raise InventoryError(f"host {host.name!r}: declared twice; rename one or delete it")
-        seen.add(host.name.lower())
+    _each_once("host", (host.name for host in site.hosts), key=str.lower)
 
 
 def addresses_differ(site: Site) -> None:
@@ -284,11 +273,7 @@ def model_names_differ(site: Site) -> None:
 
 def external_names_differ(site: Site) -> None:
     """Check that no two servers have one name, by which the queen finds their keys."""
-    seen: set[str] = set()
-    for server in site.external:
-        if server.name in seen:
-            raise InventoryError(f"external {server.name!r}: declared twice; rename one or delete it")
-        seen.add(server.name)
+    _each_once("external", (server.name for server in site.external))
 
 
 def aliases_are_of_models(site: Site) -> None:
@@ -297,11 +282,7 @@ def aliases_are_of_models(site: Site) -> None:
     for alias, model in site.aliases.items():
         if alias in models:
             raise InventoryError(f"fleet {site.name!r}: aliases has {alias!r}, which is a model's own name; drop it")
-        if model not in models:
-            raise InventoryError(
-                f"fleet {site.name!r}: aliases has {alias!r} for {model!r}, which is not a model of this fleet"
-                f"{nearest(model, models)}"
-            )
+        _is_declared(f"fleet {site.name!r}: aliases has {alias!r} for {model!r}", model, "model", models)
 
 
 def models_name_declared_hosts(site: Site) -> None:
@@ -309,11 +290,7 @@ def models_name_declared_hosts(site: Site) -> None:
     hives = [host.name for host in site.hives]
     for model in site.models:
         for name in model.hosts:
-            if name not in hives:
-                raise InventoryError(
-                    f"model {model.name!r}: hosts names {name!r}, which is not a hive of this fleet"
-                    f"{nearest(name, hives)}"
-                )
+            _is_declared(f"model {model.name!r}: hosts names {name!r}", name, "hive", hives)
 
 
 def every_model_has_a_host(site: Site) -> None:
@@ -395,3 +372,16 @@ def images_are_here(site: Site) -> None:
         image_manifest.read(Path(site.images))
     except ArtefactError as error:
         raise InventoryError(f"fleet {site.name!r}: images: {error}") from error
+
+
+def _each_once(kind: str, names: Iterable[str], *, key: Callable[[str], str] = str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if key(name) in seen:
+            raise InventoryError(f"{kind} {name!r}: declared twice; rename one or delete it")
+        seen.add(key(name))
+
+
+def _is_declared(said: str, name: str, kind: str, declared: Collection[str]) -> None:
+    if name not in declared:
+        raise InventoryError(f"{said}, which is not a {kind} of this fleet{nearest(name, declared)}")

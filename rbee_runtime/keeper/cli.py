@@ -10,10 +10,10 @@ import typer
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import ConfigError, RbeeError
-from rbee_runtime.keeper import model_commands
 from rbee_runtime.keeper.client import QueenClient
 from rbee_runtime.keeper.key_commands import keys, usage
-from rbee_runtime.keeper.output import AsJson, list_rows, print_json, print_table, settings_of, show_rows
+from rbee_runtime.keeper.model_commands import explain, models, move
+from rbee_runtime.keeper.output import AsJson, list_rows, print_json, print_table, say, settings_of, show_rows
 from rbee_runtime.keeper.settings import DEFAULT_URL, settle
 
 app = typer.Typer(
@@ -144,10 +144,7 @@ def worker(
 
     with QueenClient(settings_of(context)) as client:
         found = client.worker(worker)
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo(explained(found))
+    say(found, explained(found), as_json)
 
 
 @app.command()
@@ -247,4 +244,6 @@ def _complain(sentence: str) -> int:
     return 1
 
 
-model_commands.register(app)
+app.add_typer(models, name="models")
+app.command()(explain)
+app.command()(move)

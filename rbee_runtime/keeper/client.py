@@ -61,7 +61,7 @@ class QueenClient:
         return found if isinstance(found, dict) else {}
 
     def rows(self, kind: str) -> list[Row]:
-        """Return `hives`, `workers`, `models` or `keys`, as the admin API lists them."""
+        """Return what the admin API lists under that name, such as `hives`."""
         found = self._call("GET", f"/api/v1/{kind}")
         if not isinstance(found, list):
             raise self._no_queen()
@@ -76,10 +76,7 @@ class QueenClient:
 
     def worker(self, worker: str) -> Row:
         """Return all that its hive knows of one worker."""
-        found = self._call("GET", _place("workers", worker))
-        if not isinstance(found, dict):
-            raise self._no_queen()
-        return found
+        return self._answer("GET", _place("workers", worker))
 
     def logs(self, worker: str, lines: int, *, follow: bool) -> Iterator[str]:
         """Yield the last lines that a worker wrote, and with `follow` those that it writes from now on."""
@@ -137,17 +134,14 @@ class QueenClient:
 
     def create_key(self, asked: Row) -> Row:
         """Return a new key; the only time that it is shown."""
-        found = self._call("POST", "/api/v1/keys", asked)
-        if not isinstance(found, dict) or "key" not in found:
+        found = self._answer("POST", "/api/v1/keys", asked)
+        if "key" not in found:
             raise self._no_queen()
         return found
 
     def usage(self, asked: Row) -> list[Row]:
         """Return what keys used; `asked` may have `key`, `model`, `since`, `until`."""
-        found = self._call("GET", f"/api/v1/usage?{urlencode(asked)}")
-        if not isinstance(found, list):
-            raise self._no_queen()
-        return found
+        return self.rows(f"usage?{urlencode(asked)}")
 
     def revoke_key(self, key_id: str) -> None:
         """Make a key invalid."""

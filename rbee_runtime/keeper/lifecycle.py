@@ -2,13 +2,10 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rbee_runtime.errors import QueenCallError
-from rbee_runtime.keeper.client import QueenClient
+from rbee_runtime.keeper.client import QueenClient, Row
 from rbee_runtime.keeper.views import gib, printable
-
-Row = dict[str, Any]
 
 POLL_SECONDS = 1.0
 """A load takes seconds at least, and a person watches."""

@@ -36,6 +36,14 @@ def show_rows(kind: str, rows: list[Row], as_json: bool) -> None:
         print_table(kind, rows)
 
 
+def say(found: Row, sentence: str, as_json: bool) -> None:
+    """Print what the queen answered, or what that means for a person."""
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(sentence)
+
+
 def print_json(found: Any) -> None:
     """Print what the queen said."""
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

@@ -20,8 +20,6 @@ USAGE_DAYS = 30
 _LAST_SECOND = 253_402_300_799
 """9999-12-31, the last day that a date can name."""
 
-_ORDER = tuple(Priority)
-
 
 def _spelled_out(scopes: object) -> object:
     """Let `admin` stand for both of its scopes, as it did when there was one."""
@@ -140,7 +138,7 @@ def _create(keys: Keys, new: NewKey, creator: KeyRecord | None) -> tuple[KeyReco
         creator.models if new.models is None else new.models,
         expires=creator.expires if new.expires is None else new.expires,
         limits=KeyLimits(**{**vars(creator.limits), **wanted}),
-        priority=new.priority or max(Priority.NORMAL, creator.priority, key=_ORDER.index),
+        priority=new.priority or max(Priority.NORMAL, creator.priority, key=lambda priority: priority.rank),
         creator=creator,
     )
 

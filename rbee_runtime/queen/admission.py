@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
 from rbee_runtime.errors import RequestError
@@ -9,6 +10,9 @@ from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.queen.grants import may_use
 from rbee_runtime.queen.records import KeyRecord, Scope
 from rbee_runtime.queen.routing import Seat, choose
+
+HELP_SECONDS = 60
+"""After which a client may ask again for what waits for a person."""
 
 
 class Catalogue(Protocol):
@@ -36,6 +40,10 @@ class Catalogue(Protocol):
 
     def hopeless(self, model: str) -> str:
         """Return why waiting for a worker of this model is in vain, or an empty string."""
+        ...
+
+    def retry_after(self, model: str) -> float:
+        """Return for how many seconds it is in vain for sure, 0 if until somebody helps."""
         ...
 
     def absence(self, model: str) -> str:
@@ -131,7 +139,8 @@ def _not_allowed(ask: Ask, catalogue: Catalogue) -> RequestError | None:
 
 def _cold(model: str, load_wait: float, catalogue: Catalogue) -> Refusal:
     if hopeless := catalogue.hopeless(model):
-        return Refusal(_unavailable(f"{model}: {hopeless}", retry_after=60))
+        again = ceil(catalogue.retry_after(model)) or HELP_SECONDS
+        return Refusal(_unavailable(f"{model}: {hopeless}", retry_after=again))
     absence = catalogue.absence(model)
     message = f"{model} is not ready yet" + (f" ({absence})" if absence else "")
     return Refusal(_unavailable(message, retry_after=10), load_wait, cold=True)

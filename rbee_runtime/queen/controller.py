@@ -16,10 +16,10 @@ from rbee_runtime.queen.external import WAIT_SECONDS, Externals
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.lifecycle import Lifecycle, is_kept_up
-from rbee_runtime.queen.loads import Cause, Sight, Table
+from rbee_runtime.queen.loads import Sight
 from rbee_runtime.queen.membership import Membership, Presence
 from rbee_runtime.queen.placement import plan
-from rbee_runtime.queen.records import Assignment, KeyRecord
+from rbee_runtime.queen.records import Assignment, Cause, KeyRecord
 from rbee_runtime.queen.renewal import build_of
 from rbee_runtime.queen.rolling import Rolling
 from rbee_runtime.queen.routing import Roster, Seat
@@ -67,7 +67,7 @@ class Controller:
         self._new_id = new_id
         self._started = self._planned = clock()
         self._frozen = False
-        self._gave_up: frozenset[str] = frozenset()
+        self._stuck: frozenset[str] = frozenset()
         self._rolling = Rolling(clock, self.assignments.values())
         self._drained_off: dict[str, tuple[Assignment, ...]] = {}
         self._said: dict[str, tuple[str, ...]] = {}
@@ -75,7 +75,8 @@ class Controller:
         self._headers = seating.Headers()
         self._learnt: Mapping[str, int] = {}
         self._uses = Uses(clock)
-        self.lifecycle = Lifecycle(Table(store.transaction), self._remember, clock)
+        self.lifecycle = Lifecycle(store, self._remember, clock)
+        self.retry_after = self.lifecycle.retry_after
         self.membership.restore(store.hives())
         self.reconcile()
 
@@ -85,14 +86,14 @@ class Controller:
 
     def model(self, name: str) -> FleetModel | None:
         """Return a declared model, or None."""
-        return next((model for model in self.fleet.current.models if model.name == name), None)
+        return self.fleet.models.get(name)
 
     def load_wait(self, model: str) -> float | None:
         """Return how many seconds a request waits for a model that is not ready, None for one that nobody declares."""
         declared = self.model(model)
         if declared is not None:
             return declared.load_wait
-        return WAIT_SECONDS if model in self.externals.models else None
+        return WAIT_SECONDS if model in self.fleet.names else None
 
     def seats(self, model: str) -> Sequence[Seat]:
         """Return the workers of a model."""
@@ -123,15 +124,15 @@ class Controller:
         comes = self._standings(model) or (job is not None and job.open)
         return declared is not None and not is_kept_up(declared) and not comes
 
-    def want(self, model: str) -> None:
-        """Have a model loaded for which a request waits, unless it serves and is only busy, or is on its way."""
+    def want(self, model: str, cause: Cause = Cause.REQUEST) -> None:
+        """Have a model loaded, unless it serves, be it that it is busy, or is on its way."""
         declared = self.model(model)
-        if declared is not None and self._want(declared):
+        if declared is not None and self._want(declared, cause):
             self.reconcile()
 
-    def _want(self, model: FleetModel) -> bool:
+    def _want(self, model: FleetModel, cause: Cause = Cause.REQUEST) -> bool:
         # One that empties itself takes nobody, and is not loaded twice either.
-        return not loads.is_served(self._standings(model.name)) and self.lifecycle.want(model, Cause.REQUEST)
+        return not loads.is_served(self._standings(model.name)) and self.lifecycle.want(model, cause)
 
     def _standings(self, model: str) -> list[outlook.Standing]:
         mine = (entry for entry in self.assignments.values() if entry.spec.model == model)
@@ -228,9 +229,9 @@ class Controller:
             # Who waited for a slot when the last worker went has no load yet.
             if self.waiting(model.name):
                 self._want(model)
+        self._stuck = outlook.stuck({worker: self.report(worker) for worker in self.assignments}, self._stuck)
         self._carry_out()
-        models = {model.name: model for model in self.fleet.current.models}
-        if self.lifecycle.judge(models, self._sight):
+        if self.lifecycle.judge(self.fleet.models, self._sight):
             self._carry_out()
         self.publish()
 
@@ -238,22 +239,21 @@ class Controller:
         """Return everything that a plan of this moment depends on."""
         views = self._views()
         wishes = self.lifecycle.wishes(self.waiting)
-        models = {model.name: model for model in self.fleet.current.models}
-        sizes = {name: self._headers.size(model) for name, model in models.items()}
+        sizes = {name: self._headers.size(model) for name, model in self.fleet.models.items()}
         return Situation(
             fleet=self.fleet.current,
             hives=views,
             existing=tuple(self.assignments.values()),
             busy=self._busy(),
             held=self._rolling.held(filter(self.roster.in_flight, self.assignments)),
-            stuck=self._stuck(),
+            stuck=self._stuck,
             unreachable=frozenset(self.unreachable),
             broken=self._rolling.broken(self.assignments.values()),
             retiring=self._rolling.retiring,
             frozen=self.membership.frozen(views.keys()),
             settled=self._settled(views),
             wanted=wishes.wanted,
-            waiting=frozenset(name for name in models if self.waiting(name)),
+            waiting=frozenset(name for name in self.fleet.models if self.waiting(name)),
             queue=wishes.queue,
             starved=wishes.starved,
             moving=wishes.moving,
@@ -327,11 +327,6 @@ class Controller:
             for worker, report in reports.items()
             if self.roster.in_flight(worker) or (report is not None and report.in_flight > 0)
         )
-
-    def _stuck(self) -> frozenset[str]:
-        reports = {worker: self.report(worker) for worker in self.assignments}
-        self._gave_up = outlook.stuck(reports, self._gave_up)
-        return self._gave_up
 
     def _observe(self, report: Heartbeat, *, back: bool) -> None:
         """Note where the hive's workers are and in which state; what is unchanged of a doubted one proves nothing."""

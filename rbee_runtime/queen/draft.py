@@ -1,6 +1,6 @@
 """A plan in the making: the assignments so far, found by model and by host, and what they book. No effects."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rbee_runtime.config import FleetModel
 from rbee_runtime.queen import ledger
@@ -18,9 +18,9 @@ MEASURING = frozenset({"vllm"})
 class Draft:
     """Lives for one plan. `evicted` says of each worker that went for which model it made room."""
 
-    def __init__(self, situation: Situation, kept: Iterable[Assignment]) -> None:
+    def __init__(self, situation: Situation, models: Mapping[str, FleetModel], kept: Iterable[Assignment]) -> None:
         self.situation = situation
-        self.models = {model.name: model for model in situation.fleet.models}
+        self.models = models
         self.needs = Needs(situation)
         self.retiring: set[str] = set()
         self.evicted: dict[str, str] = {}

@@ -11,9 +11,9 @@ from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.draft import Draft
 from rbee_runtime.queen.ledger import Account
 from rbee_runtime.queen.lifecycle import is_kept_up
-from rbee_runtime.queen.loads import Cause, Job, Phase
+from rbee_runtime.queen.loads import Phase
 from rbee_runtime.queen.placement import drafted, seek
-from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.records import Assignment, Cause
 from rbee_runtime.queen.situation import Situation
 from rbee_runtime.queen.survey import Evict, Option, Verdict, best, survey
 from rbee_runtime.states import Intent, Observed
@@ -98,7 +98,7 @@ def explanation(controller: Controller, name: str) -> Explanation:
     draft = drafted(situation)
     verdicts, option, mode = seek(model, draft)
     mine = draft.of(name)
-    ready = sum(entry.observed is Observed.READY for entry in mine)
+    ready = sum(entry.serves for entry in mine)
     wanted = draft.wanted(model)
     return Explanation(
         model=name,
@@ -106,7 +106,7 @@ def explanation(controller: Controller, name: str) -> Explanation:
         wanted=wanted,
         ready=ready,
         waiting=controller.waiting(name),
-        load=_load(controller, name),
+        load=load_of(controller, name),
         workers=[_placed(entry, draft, controller) for entry in mine],
         places=[_place(verdict, option) for verdict in _asked_all(verdicts, option, model, draft)],
     )
@@ -114,12 +114,15 @@ def explanation(controller: Controller, name: str) -> Explanation:
 
 def loads(controller: Controller) -> list[LoadAnswer]:
     """Return the loads that go on and those whose failure is still told, the oldest first."""
-    jobs = sorted(controller.lifecycle.jobs.values(), key=lambda job: job.created)
-    return [load_answer(controller, job) for job in jobs if job.open or controller.lifecycle.failure(job.model)]
+    found = (load_of(controller, name) for name in controller.lifecycle.jobs)
+    return sorted((load for load in found if load is not None), key=lambda load: load.created)
 
 
-def load_answer(controller: Controller, job: Job) -> LoadAnswer:
-    """Return one load as people see it."""
+def load_of(controller: Controller, name: str) -> LoadAnswer | None:
+    """Return the load of a model as people see it, None if there is none to tell of."""
+    job = controller.lifecycle.told(name)
+    if job is None:
+        return None
     now = controller.membership.clock()
     return LoadAnswer(
         model=job.model,
@@ -130,7 +133,7 @@ def load_answer(controller: Controller, job: Job) -> LoadAnswer:
         quiet=round(now - job.moved, 3),
         waiting=controller.waiting(job.model),
         failures=job.failures,
-        again=round(max(0.0, job.until - now), 3) if job.phase is Phase.FAILED else 0.0,
+        again=round(controller.lifecycle.retry_after(name), 3),
         detail=job.detail,
     )
 
@@ -191,25 +194,18 @@ def _outlook(verdicts: Sequence[Verdict], option: Option | None, mode: Evict, si
 
 
 def _summary(controller: Controller, model: FleetModel, ready: int, outlook: str) -> str:
-    job = controller.lifecycle.jobs.get(model.name)
+    job = controller.lifecycle.told(model.name)
     if ready:
         return f"{model.name} serves with {ready} worker{'' if ready == 1 else 's'}; {outlook}"
-    failure = controller.lifecycle.failure(model.name)
-    if failure:
+    if job is not None and not job.open:
         again = controller.lifecycle.retry_after(model.name)
-        return f"the last load of {model.name} failed: {failure}; not tried again for {again:.0f} s"
-    if job is not None and job.open:
+        return f"the last load of {model.name} failed: {job.detail}; not tried again for {again:.0f} s"
+    if job is not None:
         return f"{model.name} is {job.phase}" + (f" ({job.detail})" if job.detail else "") + f"; {outlook}"
     if is_kept_up(model):
         absence = controller.absence(model.name)
         return f"{model.name} does not serve" + (f": {absence}" if absence else "") + f"; {outlook}"
     return f"{model.name} is not loaded, and is when somebody asks for it; {outlook}"
-
-
-def _load(controller: Controller, name: str) -> LoadAnswer | None:
-    job = controller.lifecycle.jobs.get(name)
-    shown = job is not None and (job.open or controller.lifecycle.failure(name))
-    return load_answer(controller, job) if shown and job is not None else None
 
 
 def _placed(entry: Assignment, draft: Draft, controller: Controller) -> PlacedAnswer:

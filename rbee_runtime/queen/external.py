@@ -79,7 +79,6 @@ class Externals:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.on_change: Callable[[], None] = lambda: None
-        self.models: tuple[str, ...] = ()
         self._clock = clock
         self._declared: tuple[FleetExternal, ...] = ()
         self._known: dict[str, _Known] = {}
@@ -93,7 +92,6 @@ class Externals:
         same = {name: known for name, known in self._known.items() if known.server in declared}
         self._declared = declared
         self._known = {server.name: same.get(server.name) or _Known(server) for server in declared}
-        self.models = tuple(dict.fromkeys(name for server in declared for name in server.models))
 
     def places(self) -> Iterator[Place]:
         """Yield every model of every server."""

@@ -1,6 +1,7 @@
 """The fleet file, loaded hot: hosts and models change without a restart, and a bad edit changes nothing."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from rbee_runtime import config
@@ -42,12 +43,23 @@ def check(fleet: FleetFile, *, where: str) -> FleetFile:
 
 def _check_aliases(fleet: FleetFile, where: str) -> None:
     """Refuse an alias of nothing, of another alias, or that is a model's own name."""
-    models = {model.name for model in fleet.models} | {name for each in fleet.external for name in each.models}
+    models = names(fleet)
     for alias, model in fleet.aliases.items():
         if alias in models:
             raise ConfigError(f"{where}: alias {alias!r} is the name of a model")
         if model not in models:
             raise ConfigError(f"{where}: alias {alias!r} is for {model[:100]!r}, which is no model of this fleet")
+
+
+def names(fleet: FleetFile) -> Mapping[str, None]:
+    """Return the models in their order, those that only servers of others have after the fleet's own."""
+    others = (name for external in fleet.external for name in external.models)
+    return dict.fromkeys([*(model.name for model in fleet.models), *others])
+
+
+def by_name(fleet: FleetFile) -> dict[str, FleetModel]:
+    """Return the fleet's own models by name."""
+    return {model.name: model for model in fleet.models}
 
 
 def content(model: FleetModel) -> str:
@@ -57,7 +69,13 @@ def content(model: FleetModel) -> str:
 
 
 class FleetSource:
-    """Follows one fleet file. `current` is the last good one; `problem` says what is wrong with the file now."""
+    """Follows one fleet file. `current` is the last good one; `problem` says what is wrong with the file now.
+
+    `models` has the fleet's own models by name, `names` also has those of servers that are not ours.
+    """
+
+    models: Mapping[str, FleetModel]
+    names: Mapping[str, None]
 
     def __init__(self, path: Path, store: Store) -> None:
         self._path = path
@@ -65,6 +83,16 @@ class FleetSource:
         self._stamp = self._look()
         self.problem = ""
         self.current = self._first()
+
+    @property
+    def current(self) -> FleetFile:
+        """Return what is in force."""
+        return self._current
+
+    @current.setter
+    def current(self, fleet: FleetFile) -> None:
+        # Each request asks for a model by its name.
+        self._current, self.models, self.names = fleet, by_name(fleet), names(fleet)
 
     def poll(self) -> bool:
         """Load the file again if it changed; say whether `current` is another one now, which `remember` then keeps."""

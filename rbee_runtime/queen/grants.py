@@ -3,12 +3,10 @@
 import fnmatch
 from functools import lru_cache
 
-from rbee_runtime.queen.records import KeyLimits, KeyRecord, Priority
+from rbee_runtime.queen.records import KeyLimits, KeyRecord
 
 _LONGEST_NAME = 256
 """Of a model whose answer is remembered; none that can be declared is longer."""
-
-_RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 
 
 def may_use(record: KeyRecord, model: str) -> bool:
@@ -32,7 +30,7 @@ def excess(creator: KeyRecord, wanted: KeyRecord) -> str:
         return f"the model {models[0][:100]!r}"
     if creator.expires and not 0 < wanted.expires <= creator.expires:
         return "a later end"
-    if _RANKS[wanted.priority] < _RANKS[creator.priority]:
+    if wanted.priority.rank < creator.priority.rank:
         return f"the priority {wanted.priority}"
     return _beyond(creator.limits, wanted.limits)
 

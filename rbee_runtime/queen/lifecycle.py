@@ -10,10 +10,11 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.queen import loads, scaling
 from rbee_runtime.queen.eviction import STARVED_SECONDS
 from rbee_runtime.queen.fleet import content
-from rbee_runtime.queen.loads import Cause, Job, Phase, Sight, Table
+from rbee_runtime.queen.loads import Job, Phase, Sight
 from rbee_runtime.queen.placement import Plan
-from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.records import Assignment, Cause, LoadRecord
 from rbee_runtime.queen.scaling import Scale, Traffic
+from rbee_runtime.queen.store import Store
 
 Remember = Callable[[Callable[[], None]], None]
 
@@ -32,31 +33,29 @@ class Lifecycle:
     """Everything here changes in plain calls on the controller's event loop."""
 
     def __init__(
-        self, table: Table, remember: Remember, clock: Callable[[], float], wall: Callable[[], float] = time.time
+        self, store: Store, remember: Remember, clock: Callable[[], float], wall: Callable[[], float] = time.time
     ) -> None:
-        self.jobs: dict[str, Job] = {}
         self.moving: dict[str, str] = {}
         self._scales: dict[str, Scale] = {}
-        self._table = table
+        self._store = store
         self._remember = remember
         self._clock = clock
         self._wall = wall
-        remember(table.create)
-        remember(self._restore)
+        self.jobs = {record.model: loads.begun(record, now=clock()) for record in store.loads()}
 
     def want(self, model: FleetModel, cause: Cause) -> bool:
         """See to it that a model without a ready worker is loaded; say whether that is a new load.
 
         What the inventory keeps up needs none. A failure is not tried again while it is told, but by an operator.
         """
-        now, known = self._clock(), self.jobs.get(model.name)
+        now, known, told = self._clock(), self.jobs.get(model.name), self.told(model.name)
         if is_kept_up(model):
             return False
-        if known is not None and (known.open or (now < known.until and cause is Cause.REQUEST)):
-            self.jobs[model.name] = loads.asked(known, now=now)
+        if told is not None and (told.open or cause is Cause.REQUEST):
+            self.jobs[model.name] = loads.asked(told, now=now)
             return False
         job = self.jobs[model.name] = self._new(model, cause, failures=known.failures if known is not None else 0)
-        self._remember(lambda: self._table.put(job))
+        self._remember(lambda: self._store.put_load(job.record))
         self._aim(model, now)
         logs.info("load begins", model=model.name, cause=cause)
         return True
@@ -72,14 +71,18 @@ class Lifecycle:
         self._scales[model.name] = scaling.without(scale, scale.replicas)
         logs.info("unloaded", model=model.name)
 
+    def told(self, model: str) -> Job | None:
+        """Return the load of a model that goes on, or the last one while its failure is told."""
+        job = self.jobs.get(model)
+        return job if job is not None and (job.open or self._clock() < job.until) else None
+
     def failure(self, model: str) -> str:
         """Return why the last load of a model failed, as long as that is told."""
-        job = self.jobs.get(model)
-        failed = job is not None and job.phase is Phase.FAILED and self._clock() < job.until
-        return job.detail if failed and job is not None else ""
+        job = self.told(model)
+        return job.detail if job is not None and not job.open else ""
 
     def retry_after(self, model: str) -> float:
-        """Return for how many seconds a failure is still told."""
+        """Return for how many seconds the failure of a model's last load is still told, 0 if none is."""
         job = self.jobs.get(model)
         return max(0.0, job.until - self._clock()) if job is not None else 0.0
 
@@ -124,12 +127,17 @@ class Lifecycle:
         self.moving = {worker: hive for worker, hive in self.moving.items() if worker in there}
 
     def judge(self, models: Mapping[str, FleetModel], sight: Callable[[str], Sight]) -> bool:
-        """Look at every load that goes on; say whether one failed, which releases its workers with the next plan."""
+        """Look at every load that goes on; say whether one failed, which releases its workers with the next plan.
+
+        One of a model that is declared otherwise by now is forgotten, and so is its failure.
+        """
         failed = False
-        for job in [job for job in self.jobs.values() if job.open]:
+        for job in list(self.jobs.values()):
             model = models.get(job.model)
             if model is None or content(model) != job.content or is_kept_up(model):
                 self._forget(job)
+                continue
+            if not job.open:
                 continue
             after = self.jobs[job.model] = loads.advanced(job, sight(job.model), now=self._clock())
             if after.phase is Phase.READY:
@@ -147,11 +155,7 @@ class Lifecycle:
         logs.info("moving", worker=entry.id, hive=entry.hive, to=hive or "any other")
 
     def _new(self, model: FleetModel, cause: Cause, failures: int = 0) -> Job:
-        now = self._clock()
-        return Job(model.name, content(model), cause, self._wall(), now, now, now, failures=failures)
-
-    def _restore(self) -> None:
-        self.jobs = {job.model: job for job in self._table.jobs(now=self._clock())}
+        return loads.begun(LoadRecord(model.name, content(model), cause, self._wall(), failures), now=self._clock())
 
     def _first(self, model: FleetModel, workers: int, now: float) -> Scale:
         """Return the first target of a model: what it has, and one worker where a load goes on."""
@@ -167,12 +171,12 @@ class Lifecycle:
 
     def _end(self, job: Job) -> None:
         self.jobs[job.model] = job
-        self._remember(lambda: self._table.drop(job.model))
+        self._remember(lambda: self._store.drop_load(job.model))
         logs.warning("load failed", model=job.model, why=job.detail, again_in=job.until - self._clock())
 
     def _forget(self, job: Job) -> None:
         del self.jobs[job.model]
-        self._remember(lambda: self._table.drop(job.model))
+        self._remember(lambda: self._store.drop_load(job.model))
 
 
 def is_kept_up(model: FleetModel) -> bool:

@@ -154,14 +154,14 @@ class Limiter:
         """Raise RequestError if a limit of the key is reached; another try of a request that is in already is free."""
         meter = self._meter(ask.key)
         if meter is not None and not ask.tried:
-            _check(meter, _cost(ask, meter), self._clock())
+            _check(meter, sum(_estimate(ask, meter)), self._clock())
 
     def enter(self, ask: Ask) -> Charge | None:
         """Take what a request needs, or raise RequestError and take nothing; None for a key without limits."""
         meter = self._meter(ask.key)
         if meter is None:
             return None
-        cost, now, counts = _cost(ask, meter), self._clock(), not ask.tried
+        cost, now, counts = sum(_estimate(ask, meter)), self._clock(), not ask.tried
         if counts:
             _check(meter, cost, now)
         return Charge(meter, cost, now, self._clock, counts=counts)
@@ -199,10 +199,6 @@ def plausible(tokens: int) -> int:
 def _estimate(ask: Ask, meter: Meter | None) -> tuple[int, int]:
     usual = DEFAULT_ANSWER if meter is None else ceil(meter.answer)
     return ask.size // BYTES_PER_TOKEN, plausible(ask.limit) or usual
-
-
-def _cost(ask: Ask, meter: Meter) -> int:
-    return ask.size // BYTES_PER_TOKEN + (plausible(ask.limit) or ceil(meter.answer))
 
 
 def _check(meter: Meter, cost: int, now: float) -> None:

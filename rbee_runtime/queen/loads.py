@@ -12,19 +12,18 @@ failed    why is told for 15 s, twice as long for each further failure in a row 
 placing → fetching, loading, ready, failed      fetching, loading → each other, placing, ready, failed
 
 A client that leaves changes nothing. A job is in the database from before anything is done for it until it is over; a
-queen that starts goes on with it, and its deadlines begin anew. Pure but for `Table`.
+queen that starts goes on with it, and its deadlines begin anew. Pure.
 """
 
-import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rbee_runtime.protocol import FetchReport
 from rbee_runtime.queen import outlook
 from rbee_runtime.queen.outlook import Standing
-from rbee_runtime.states import FetchState, Intent, Observed
+from rbee_runtime.queen.records import Cause, LoadRecord
+from rbee_runtime.states import FetchState, Observed
 
 PLACE_SECONDS = 300.0
 FETCH_SECONDS = 300.0
@@ -54,13 +53,6 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 }
 
 
-class Cause(StrEnum):
-    """Who wanted a load."""
-
-    REQUEST = "request"
-    OPERATOR = "operator"
-
-
 Mark = tuple[object, ...]
 
 
@@ -88,6 +80,11 @@ class Job:
     def open(self) -> bool:
         """Say whether it goes on."""
         return self.phase not in {Phase.READY, Phase.FAILED}
+
+    @property
+    def record(self) -> LoadRecord:
+        """Return what is remembered of it."""
+        return LoadRecord(self.model, self.content, self.cause, self.created, self.failures)
 
 
 @dataclass(frozen=True)
@@ -123,8 +120,14 @@ def sight(model: str, standings: Sequence[Standing], *, size: int, lacking: Sequ
 
 
 def is_served(standings: Sequence[Standing]) -> bool:
-    """Say whether a worker is ready, be it that it takes no new requests just now."""
-    return any(each.entry.observed is Observed.READY and each.entry.intent is Intent.PLACED for each in standings)
+    """Say whether a model has a worker that serves."""
+    return any(each.entry.serves for each in standings)
+
+
+def begun(record: LoadRecord, *, now: float) -> Job:
+    """Return a job that begins, or goes on in another queen with new deadlines."""
+    model, content, cause, created = record.model, record.content, record.cause, record.created
+    return Job(model, content, cause, created, begun=now, moved=now, asked=now, failures=record.failures)
 
 
 def asked(job: Job, *, now: float) -> Job:
@@ -209,41 +212,3 @@ def _overdue(job: Job, sight: Sight, now: float) -> str:
 
 def _verifies(fetches: Iterable[FetchReport]) -> bool:
     return any(fetch.state is FetchState.VERIFYING for fetch in fetches)
-
-
-Transaction = Callable[[], AbstractContextManager[sqlite3.Connection]]
-
-
-class Table:
-    """The jobs that go on, in the queen's database; each call is one transaction and raises StateError."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        self._transaction = transaction
-
-    def create(self) -> None:
-        """Make the table where an earlier release left none."""
-        with self._transaction() as db:
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS load_jobs (model TEXT PRIMARY KEY, content TEXT NOT NULL, "
-                "cause TEXT NOT NULL, created REAL NOT NULL, failures INTEGER NOT NULL) STRICT"
-            )
-
-    def jobs(self, *, now: float) -> list[Job]:
-        """Return the jobs, the oldest first, to go on with from now on."""
-        with self._transaction() as db:
-            rows = db.execute("SELECT model, content, cause, created, failures FROM load_jobs ORDER BY created")
-            return [
-                Job(model, content, Cause(cause), created, now, now, now, failures=failures)
-                for model, content, cause, created, failures in rows.fetchall()
-            ]
-
-    def put(self, job: Job) -> None:
-        """Keep a job."""
-        row = (job.model, job.content, str(job.cause), job.created, job.failures)
-        with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO load_jobs VALUES (?, ?, ?, ?, ?)", row)
-
-    def drop(self, model: str) -> None:
-        """Forget a job that is over."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM load_jobs WHERE model = ?", (model,))

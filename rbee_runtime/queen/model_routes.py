@@ -7,8 +7,7 @@ from rbee_runtime.queen import explain
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.explain import Explanation, LoadAnswer
 from rbee_runtime.queen.lifecycle import check_unload
-from rbee_runtime.queen.loads import Cause
-from rbee_runtime.states import Observed
+from rbee_runtime.queen.records import Cause
 
 
 class Move(BaseModel):
@@ -50,9 +49,7 @@ def register(app: FastAPI, controller: Controller) -> None:
 
     @app.post("/api/v1/models/{name:path}/load", status_code=202)
     async def load(name: str) -> LifecycleAnswer:
-        model = explain.declared(controller, name)
-        if not _answer(controller, name).ready and controller.lifecycle.want(model, Cause.OPERATOR):
-            controller.reconcile()
+        controller.want(explain.declared(controller, name).name, Cause.OPERATOR)
         return _answer(controller, name)
 
     @app.post("/api/v1/models/{name:path}/unload", status_code=202)
@@ -73,6 +70,5 @@ def register(app: FastAPI, controller: Controller) -> None:
 
 def _answer(controller: Controller, name: str) -> LifecycleAnswer:
     mine = [entry for entry in controller.assignments.values() if entry.spec.model == name]
-    found = [load for load in explain.loads(controller) if load.model == name]
-    ready = sum(entry.observed is Observed.READY for entry in mine)
-    return LifecycleAnswer(model=name, ready=ready, workers=len(mine), load=found[0] if found else None)
+    ready = sum(entry.serves for entry in mine)
+    return LifecycleAnswer(model=name, ready=ready, workers=len(mine), load=explain.load_of(controller, name))

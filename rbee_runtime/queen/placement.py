@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from rbee_runtime.config import FleetModel
 from rbee_runtime.models.references import slug
 from rbee_runtime.queen.draft import Draft
-from rbee_runtime.queen.fleet import content
+from rbee_runtime.queen.fleet import by_name, content
 from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.needs import places
 from rbee_runtime.queen.records import Assignment
@@ -63,13 +63,13 @@ def plan(situation: Situation, new_id: NewId) -> Plan:
 
 def drafted(situation: Situation) -> Draft:
     """Return the draft of a situation, with what is still wanted."""
-    models = {model.name: model for model in situation.fleet.models}
+    models = by_name(situation.fleet)
     files = {name: content(model) for name, model in models.items()}
     kept = (
         _still_wanted(entry, models.get(entry.spec.model), files.get(entry.spec.model, ""), situation)
         for entry in situation.existing
     )
-    return Draft(situation, (entry for entry in kept if entry is not None))
+    return Draft(situation, models, (entry for entry in kept if entry is not None))
 
 
 def moved(entry: Assignment, intent: Intent) -> Assignment:

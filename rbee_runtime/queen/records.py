@@ -1,4 +1,4 @@
-"""What the queen remembers: keys, their usage, hives and assignments, as plain frozen values."""
+"""What the queen remembers: keys, their usage, loads, hives and assignments, as plain frozen values."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +21,11 @@ class Priority(StrEnum):
     INTERACTIVE = "interactive"
     NORMAL = "normal"
     BATCH = "batch"
+
+    @property
+    def rank(self) -> int:
+        """Return 0 for the highest, more for those below."""
+        return list(Priority).index(self)
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,27 @@ class UsageRow:
         )
 
 
+class Cause(StrEnum):
+    """Who wanted a load."""
+
+    REQUEST = "request"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True)
+class LoadRecord:
+    """What outlives a restart about a load that goes on; `created` is Unix seconds.
+
+    `content` is as in an assignment, `failures` how many loads failed before it in a row.
+    """
+
+    model: str
+    content: str
+    cause: Cause
+    created: float
+    failures: int = 0
+
+
 @dataclass(frozen=True)
 class HiveRecord:
     """What outlives a restart about a hive: where it answered last, and whether the operator drains it."""
@@ -127,6 +153,11 @@ class Assignment:
     def id(self) -> str:
         """Return the worker's id."""
         return self.spec.id
+
+    @property
+    def serves(self) -> bool:
+        """Say whether its hive is there and has it ready, be it that it takes no new requests just now."""
+        return self.intent is Intent.PLACED and self.observed is Observed.READY
 
     @property
     def capacity(self) -> int:

@@ -41,6 +41,13 @@ CREATE TABLE usage (
     estimated INTEGER NOT NULL, PRIMARY KEY (day, key, model)
 ) STRICT, WITHOUT ROWID;
 """,
+    # Queens from between two releases made it beside the second version.
+    """
+CREATE TABLE IF NOT EXISTS load_jobs (
+    model TEXT PRIMARY KEY, content TEXT NOT NULL, cause TEXT NOT NULL, created REAL NOT NULL,
+    failures INTEGER NOT NULL
+) STRICT;
+""",
 )
 """The first makes a new file; each further one moves a file on by one version and is never changed again."""
 

@@ -15,7 +15,17 @@ import msgspec
 from rbee_runtime.errors import StateError
 from rbee_runtime.protocol import WorkerSpec, decode
 from rbee_runtime.queen import schema
-from rbee_runtime.queen.records import Assignment, HiveRecord, KeyLimits, KeyRecord, Priority, Scope, UsageRow
+from rbee_runtime.queen.records import (
+    Assignment,
+    Cause,
+    HiveRecord,
+    KeyLimits,
+    KeyRecord,
+    LoadRecord,
+    Priority,
+    Scope,
+    UsageRow,
+)
 from rbee_runtime.states import Intent, Observed
 
 _LOCK_POLL_SECONDS = 0.02
@@ -158,9 +168,23 @@ class Store:
                     _assignment_row(entry),
                 )
 
-    def transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """Give the connection for tables of another module: all of it or nothing, StateError where that is nothing."""
-        return self._write()
+    def loads(self) -> list[LoadRecord]:
+        """Return every load that goes on, the oldest first."""
+        rows = self._db.execute("SELECT model, content, cause, created, failures FROM load_jobs ORDER BY created")
+        return [
+            LoadRecord(model, content, Cause(cause), created, failures)
+            for model, content, cause, created, failures in rows
+        ]
+
+    def put_load(self, load: LoadRecord) -> None:
+        """Add or replace the load of a model."""
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO load_jobs VALUES (?, ?, ?, ?, ?)", astuple(load))
+
+    def drop_load(self, model: str) -> None:
+        """Forget the load of a model, which is over."""
+        with self._write() as db:
+            db.execute("DELETE FROM load_jobs WHERE model = ?", (model,))
 
     @contextlib.contextmanager
     def _write(self, *, synchronous: str = "FULL") -> Iterator[sqlite3.Connection]:

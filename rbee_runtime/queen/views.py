@@ -130,7 +130,7 @@ def workers(controller: Controller) -> list[WorkerAnswer]:
 
 def models(controller: Controller) -> list[ModelAnswer]:
     """Return every declared model."""
-    return [_model(controller, name) for name in _names(controller)]
+    return [_model(controller, name) for name in controller.fleet.names]
 
 
 def openai_models(controller: Controller, key: KeyRecord) -> dict[str, Any]:
@@ -146,15 +146,9 @@ def openai_model(controller: Controller, key: KeyRecord, name: str) -> dict[str,
     return _openai_row(controller, name)
 
 
-def _names(controller: Controller) -> list[str]:
-    """Return the declared models, those that only servers of others have after the fleet's own."""
-    own = (model.name for model in controller.fleet.current.models)
-    return list(dict.fromkeys([*own, *controller.externals.models]))
-
-
 def _called(controller: Controller) -> list[str]:
     """Return what clients may ask for: the models, and their further names behind them."""
-    return [*_names(controller), *controller.fleet.current.aliases]
+    return [*controller.fleet.names, *controller.fleet.current.aliases]
 
 
 def _shown(controller: Controller, key: KeyRecord, name: str) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError
 from rbee_runtime.queen.explain import check_move
-from rbee_runtime.queen.loads import Cause
+from rbee_runtime.queen.records import Cause
 from tests.unit.queen.simulator import Host, Nature, World, calm, live, world
 from tests.unit.queen.states import GIB, model
 

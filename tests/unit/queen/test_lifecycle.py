@@ -9,10 +9,13 @@ import httpx
 import pytest
 
 from rbee_runtime.config import FleetModel
+from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.queen import admin
 from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.loads import MEMO_SECONDS, Phase
 from rbee_runtime.queen.usage import Usage
+from rbee_runtime.states import Observed
 from tests.unit.queen.simulator import Host, Nature, World, calm, placed, world
 from tests.unit.queen.states import GIB, model
 
@@ -185,6 +188,9 @@ async def test_what_fits_nowhere_is_refused_at_once() -> None:
         )
         assert (await client.get("/api/v1/loads")).json()[0]["phase"] == Phase.FAILED
         assert "not tried again for" in (await explained(client, "huge"))["summary"]
+        with pytest.raises(RequestError) as refused:
+            it.lines.at_once(Ask(it.keys.active()[0].id, "huge"))
+        assert refused.value.retry_after == MEMO_SECONDS
         await it.run(MEMO_SECONDS + 1)
         assert (await client.get("/api/v1/loads")).json() == []
 
@@ -223,6 +229,38 @@ async def test_a_lost_host_has_its_model_on_demand_loaded_elsewhere() -> None:
         asked = it.ask("m")
         await it.run(15)
         assert asked.outcome.startswith("m-")
+
+
+async def test_a_lost_host_has_its_model_loaded_elsewhere_by_hand() -> None:
+    """A worker of which nothing is heard any more does not pass for one that serves."""
+    async with two_hosts() as (it, client):
+        it.ask("m")
+        await it.run(10)
+        lost = placed(it, "m")[0].hive
+        other = "b" if lost == "a" else "a"
+        it.controller.set_drained(other, drained=True)
+        it.hosts[lost].crash()
+        await it.run(70)
+        it.controller.set_drained(other, drained=False)
+        begun = (await client.post("/api/v1/models/m/load")).json()
+        assert (begun["ready"], begun["load"]["cause"]) == (0, "operator")
+        await it.run(15)
+        assert [entry.observed for entry in placed(it, "m") if entry.hive == other] == [Observed.READY]
+        assert (await client.post("/api/v1/models/m/load")).json()["ready"] == 1
+
+
+@pytest.mark.parametrize("change", [{"source": "fake:tokens=2", "files": ()}, {"replicas_min": 1}])
+async def test_a_failure_is_forgotten_when_its_model_is_declared_anew(change: dict[str, Any]) -> None:
+    """It says nothing of other files, nor of one that the inventory now keeps up."""
+    async with two_hosts() as (it, client):
+        it.ask("huge")
+        await it.step()
+        assert [load["model"] for load in (await client.get("/api/v1/loads")).json()] == ["huge"]
+        models = tuple(each.model_copy(update=change) if each.name == "huge" else each for each in it.declared.models)
+        it.controller.fleet.current = it.controller.fleet.current.model_copy(update={"models": models})
+        await it.step()
+        assert (await client.get("/api/v1/loads")).json() == []
+        assert (await explained(client, "huge"))["load"] is None
 
 
 async def test_a_forgotten_load_is_dropped_with_its_model() -> None:

@@ -16,14 +16,12 @@ from rbee_runtime.queen.loads import (
     MEMO_SECONDS,
     PLACE_SECONDS,
     TRANSITIONS,
-    Cause,
     Job,
     Phase,
     Sight,
-    Table,
 )
 from rbee_runtime.queen.outlook import Standing
-from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.records import Assignment, Cause
 from rbee_runtime.queen.store import Store
 from rbee_runtime.states import FetchState, Observed
 from tests.unit.queen.states import GIB
@@ -119,14 +117,11 @@ def test_a_job_that_is_over_stays_over() -> None:
 def test_jobs_outlive_the_queen(tmp_path: Path) -> None:
     """One that goes on is found again by the next queen with new deadlines; one that is over is not."""
     store = Store(tmp_path)
-    table = Table(store.transaction)
-    table.create()
-    table.put(replace(JOB, failures=2))
-    table.put(replace(JOB, model="n", created=4.0))
-    table.drop("n")
+    store.put_load(replace(JOB, failures=2).record)
+    store.put_load(replace(JOB, model="n", created=4.0).record)
+    store.drop_load("n")
     store.close()
     store = Store(tmp_path)
-    again = Table(store.transaction)
-    again.create()
-    assert again.jobs(now=70.0) == [replace(JOB, failures=2, begun=70.0, moved=70.0, asked=70.0)]
+    again = [loads.begun(record, now=70.0) for record in store.loads()]
+    assert again == [replace(JOB, failures=2, begun=70.0, moved=70.0, asked=70.0)]
     store.close()

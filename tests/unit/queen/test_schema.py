@@ -12,7 +12,7 @@ from rbee_runtime.errors import StateError
 from rbee_runtime.queen import schema
 from rbee_runtime.queen.grants import may_use
 from rbee_runtime.queen.keys import Keys, digest
-from rbee_runtime.queen.records import NO_LIMITS, HiveRecord, Priority, Scope
+from rbee_runtime.queen.records import NO_LIMITS, Cause, HiveRecord, LoadRecord, Priority, Scope
 from rbee_runtime.queen.store import Store
 
 FIRST = Path(__file__).resolve().parents[2] / "recordings" / "queen" / "schema-1.db"
@@ -92,6 +92,20 @@ def test_the_file_as_it_was_is_kept(file: Path) -> None:
             assert db.execute("SELECT count(*) FROM keys").fetchone() == (4,)
             assert db.execute("PRAGMA quick_check").fetchone() == ("ok",)
         assert {path.name for path in file.parent.iterdir()} <= {"queen.db", "queen.lock", copy.name}
+
+
+def test_loads_of_a_queen_between_two_releases_go_on(tmp_path: Path) -> None:
+    """Such a queen kept them beside the second version; a file of that is moved on with what is in them."""
+    load = LoadRecord("m", "c", Cause.OPERATOR, 5.0, 2)
+    store = Store(tmp_path)
+    store.put_load(load)
+    store.close()
+    with opened(tmp_path / "queen.db") as db:
+        db.execute("PRAGMA user_version = 2")
+    store = Store(tmp_path)
+    assert store.loads() == [load]
+    store.close()
+    assert version(tmp_path / "queen.db") == schema.SCHEMA_VERSION
 
 
 def test_a_move_that_fails_changes_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
