@@ -1,6 +1,5 @@
 """One HTTP answer: plain JSON or a stream of events, and errors in whichever form the client already sees."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,9 +7,6 @@ import msgspec
 from starlette.types import Send
 
 from rbee_runtime.errors import RequestError
-
-STALL_SECONDS = 30.0
-"""A client that takes no byte for this long is cut, so that it does not hold a slot."""
 
 _JSON = "application/json"
 _EVENTS = "text/event-stream; charset=utf-8"
@@ -21,7 +17,7 @@ Refused = Callable[[RequestError], Mapping[str, Any]]
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection or stopped reading."""
+    """The client closed its connection, or stopped reading and was cut from it."""
 
 
 class Reply:
@@ -71,18 +67,11 @@ class Reply:
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.started = True
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._bounded({"type": "http.response.start", "status": status, "headers": encoded})
+        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
 
     async def _body(self, payload: bytes, *, more: bool) -> None:
         self.ended = not more
-        await self._bounded({"type": "http.response.body", "body": payload, "more_body": more})
-
-    async def _bounded(self, message: dict[str, Any]) -> None:
-        try:
-            async with asyncio.timeout(STALL_SECONDS):
-                await self._send(message)
-        except TimeoutError as error:
-            raise ClientGoneError from error
+        await self._send({"type": "http.response.body", "body": payload, "more_body": more})
 
 
 def _event(item: Mapping[str, Any]) -> bytes:

@@ -10,10 +10,11 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+from rbee_runtime import http_connection
 from rbee_runtime.errors import EngineCrashedError
 from rbee_runtime.testing.fake_engine import GARBAGE, FakeEngine, read_script
 from rbee_runtime.worker.engines import ChatRequest, Delta
-from rbee_runtime.worker.surface import body, reply
+from rbee_runtime.worker.surface import body
 from tests.unit.worker.serving import MODEL, TOKEN, served
 
 
@@ -147,8 +148,8 @@ async def test_a_body_that_does_not_arrive_is_a_408(monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_client_that_stops_reading_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full pipe does not hold a slot for longer than the stall limit."""
-    monkeypatch.setattr(reply, "STALL_SECONDS", 0.2)
+    """A full pipe does not hold a slot for longer than a connection may take nothing."""
+    monkeypatch.setattr(http_connection, "TAKING_SECONDS", 0.2)
     async with served(f"text={'x' * 20000},tokens=5000,tokens_per_s=0") as worker:
         _, writer = await asyncio.open_connection("127.0.0.1", worker.port, limit=1024)
         content = json.dumps(worker.chat(stream=True)).encode()
