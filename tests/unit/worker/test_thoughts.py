@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rbee_runtime.errors import RequestError
@@ -68,15 +68,16 @@ PARTS = st.lists(st.sampled_from(["<think>", "</think>", "<", "/", "thi", "nk>",
 
 
 @given(PARTS, st.booleans(), st.lists(st.integers(0, 40)))
+@example(["<", "thi", "</think>", "nk>"], True, [])
 def test_how_a_text_is_cut_changes_nothing(parts: list[str], inside: bool, cuts: list[int]) -> None:
     """Any text in any pieces has the thoughts and the answer of the whole, and nothing but space and marks is lost."""
     text = "".join(parts)
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     whole = read(text, inside=inside)
     assert read(*(text[a:b] for a, b in itertools.pairwise(edges)), inside=inside) == whole
-    kept = "".join(whole)
     for mark in ("<think>", "</think>"):
-        assert text.count(mark) - 1 <= kept.count(mark) <= text.count(mark)
+        # In each by itself: end and beginning together may read like a mark.
+        assert text.count(mark) - 1 <= sum(each.count(mark) for each in whole) <= text.count(mark)
 
 
 async def deltas(*given: Delta) -> AsyncIterator[Delta]:
