@@ -61,11 +61,11 @@ class Steps:
                 pass
         while self._loop.step():
             pass
-        pieces = [piece for message in self._sent for piece in message.pieces]
+        pieces = [(piece.request, piece.delta) for message in self._sent for piece in message.pieces]
         return [
             (
-                "".join(piece.text for piece in pieces if piece.request == number),
-                next(piece.usage.cached for piece in pieces if piece.request == number and piece.usage is not None),
+                "".join(delta.text for request, delta in pieces if request == number),
+                next(delta.usage.cached for request, delta in pieces if request == number and delta.usage is not None),
             )
             for number in numbers
         ]

@@ -16,7 +16,8 @@ import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from rbee_runtime.errors import EngineCrashedError, EngineLoadError, RequestError
 from rbee_runtime.protocol import WorkerLaunch

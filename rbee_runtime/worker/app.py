@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -9,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import RequestError
@@ -18,6 +20,7 @@ from rbee_runtime.server import RoleGate, RoutePolicy
 from rbee_runtime.worker.lifecycle import Phase, Worker
 from rbee_runtime.worker.surface import anthropic, completions, openai, responses
 from rbee_runtime.worker.surface.answering import AnswerRoute
+from rbee_runtime.worker.surface.exchange import Exchange
 from rbee_runtime.worker.surface.tokens import TokenizeRoute
 from rbee_runtime.worker.surface.vectors import EmbeddingsRoute, RerankRoute
 
@@ -37,15 +40,18 @@ POLICIES = (
 def build(worker: Worker, link: Link) -> RoleGate:
     """Return the worker's ASGI app behind its gate."""
     views = _Views(worker)
+    exchanges: dict[str, Exchange] = {
+        "/v1/chat/completions": AnswerRoute(worker, openai.parse),
+        "/v1/completions": AnswerRoute(worker, completions.parse, prompt="prompt"),
+        "/v1/embeddings": EmbeddingsRoute(worker),
+        "/v1/rerank": RerankRoute(worker),
+        "/v1/responses": AnswerRoute(worker, responses.parse, prompt="input"),
+        "/v1/messages": AnswerRoute(worker, anthropic.parse, anthropic_error),
+        "/v1/messages/count_tokens": anthropic.CountRoute(worker),
+        "/tokenize": TokenizeRoute(worker),
+    }
     routes = [
-        Route("/v1/chat/completions", AnswerRoute(worker, openai.parse), methods=["POST"]),
-        Route("/v1/completions", AnswerRoute(worker, completions.parse, prompt="prompt"), methods=["POST"]),
-        Route("/v1/embeddings", EmbeddingsRoute(worker), methods=["POST"]),
-        Route("/v1/rerank", RerankRoute(worker), methods=["POST"]),
-        Route("/v1/responses", AnswerRoute(worker, responses.parse, prompt="input"), methods=["POST"]),
-        Route("/v1/messages", AnswerRoute(worker, anthropic.parse, anthropic_error), methods=["POST"]),
-        Route("/v1/messages/count_tokens", anthropic.CountRoute(worker), methods=["POST"]),
-        Route("/tokenize", TokenizeRoute(worker), methods=["POST"]),
+        *(Route(path, exchange, methods=["POST"]) for path, exchange in exchanges.items()),
         Route("/v1/models", views.models),
         Route("/health", views.health),
         Route("/ready", views.ready),
@@ -53,7 +59,19 @@ def build(worker: Worker, link: Link) -> RoleGate:
         Route("/metrics", views.metrics),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
-    return RoleGate(app, link=link, policies=POLICIES)
+    return RoleGate(_Straight(exchanges, app), link=link, policies=POLICIES)
+
+
+class _Straight:
+    """Sends what asks the engine past the framework, whose layers each token would have to go through."""
+
+    def __init__(self, exchanges: Mapping[str, Exchange], others: ASGIApp) -> None:
+        self._exchanges = exchanges
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = self._exchanges.get(scope["path"]) if scope.get("method") == "POST" else None
+        await (exchange or self._others)(scope, receive, send)
 
 
 class _Views:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,10 @@ class Metrics:
     between: Durations = field(default_factory=Durations)
     whole: Durations = field(default_factory=Durations)
 
+    def watch(self, clock: Callable[[], float]) -> "Watch":
+        """Begin to time one answer."""
+        return Watch(self, clock)
+
     def finished(self, outcome: str) -> None:
         """Count one request by how it ended."""
         self.requests[outcome] += 1
@@ -74,6 +78,26 @@ class Metrics:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collector(self, levels))
         return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class Watch:
+    """How long one answer lets wait: for its first piece, between pieces, and in all."""
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._begun = self._last = clock()
+        self._taken = metrics.first
+
+    def piece(self) -> None:
+        """Note that a piece has come."""
+        now = self._clock()
+        self._taken.add(now - self._last)
+        self._last, self._taken = now, self._metrics.between
+
+    def over(self) -> None:
+        """Note its end, whatever that is."""
+        self._metrics.whole.add(self._clock() - self._begun)
 
 
 class _Collector:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, cast
 
+import msgspec
+
 from rbee_runtime.errors import ConfigError, EngineCrashedError
 from rbee_runtime.protocol import WorkerLaunch
 from rbee_runtime.worker.engines.vectors import Embeddings, EmbedRequest, Ranking, RankRequest
@@ -194,8 +196,7 @@ class TokenLogprob:
     top: tuple[tuple[bytes, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     """A piece of an answer: whole characters only, and of which choice.
 
     `calls` are whole calls of tools, each once; `thought` is of what a model thinks before it answers. The last delta

@@ -2,7 +2,8 @@
 
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from rbee_runtime.worker.engines import Delta, Finish
 from rbee_runtime.worker.engines.tool_calls import CallReader

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from enum import Enum, auto
 
+import msgspec
+
 from rbee_runtime.worker.engines import Delta
 from rbee_runtime.worker.engines.text import overlap
 
@@ -107,4 +109,4 @@ async def with_thoughts(deltas: AsyncIterator[Delta], *, inside: bool) -> AsyncG
             thought, text = thought + last[0], text + last[1]
         usage = replace(delta.usage, thought=sum(spent.values())) if delta.usage is not None else None
         if thought or text or delta.finish is not None or delta.logprobs:
-            yield replace(delta, thought=thought, text=text, usage=usage)
+            yield msgspec.structs.replace(delta, thought=thought, text=text, usage=usage)

@@ -1,16 +1,17 @@
 """Routes that answer with text, streamed or whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway import usage
 from rbee_runtime.worker.engines import Delta
 from rbee_runtime.worker.lifecycle import Worker
+from rbee_runtime.worker.metrics import Watch
 from rbee_runtime.worker.surface.exchange import Exchange, broken, demand_model
 from rbee_runtime.worker.surface.reply import Refused, Reply
-from rbee_runtime.worker.surface.shapes import Call, Choice, Item
+from rbee_runtime.worker.surface.shapes import Call, Choice, Item, Shape
 
 
 class AnswerRoute(Exchange):
@@ -33,36 +34,25 @@ class AnswerRoute(Exchange):
         """Give the answer in the form that was asked for."""
         call = self._parse(raw)
         demand_model(self.worker, call.model)
+        watch = self.worker.metrics.watch(asyncio.get_running_loop().time)
         try:
-            async with aclosing(self._timed(call.ask(self.worker.engine))) as deltas:
-                await (self._stream if call.stream else self._whole)(reply, call, deltas)
+            async with aclosing(call.ask(self.worker.engine)) as deltas:
+                await (self._stream if call.stream else self._whole)(reply, call, deltas, watch)
         except RequestError as error:
             # An engine does not know by which route a prompt came.
             error.param = self._prompt if error.param == "messages" else error.param
             raise
-
-    async def _timed(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-        """Pass an answer on and note how long it let wait."""
-        clock, metrics = asyncio.get_running_loop().time, self.worker.metrics
-        begun = last = clock()
-        taken = metrics.first
-        try:
-            async with aclosing(deltas):
-                async for delta in deltas:
-                    now = clock()
-                    taken.add(now - last)
-                    last, taken = now, metrics.between
-                    yield delta
         finally:
-            metrics.whole.add(clock() - begun)
+            watch.over()
 
-    async def _stream(self, reply: Reply, call: Call, deltas: AsyncIterator[Delta]) -> None:
+    async def _stream(self, reply: Reply, call: Call, deltas: AsyncIterator[Delta], watch: Watch) -> None:
         opened: set[int] = set()
         async for delta in deltas:
+            watch.piece()
             if delta.raw:
                 await reply.event(delta.raw)
                 break
-            events = list(_events(call, delta, opened))
+            events = _events(call.shape, delta, opened)
             if delta.usage is not None:
                 self.worker.metrics.used(delta.usage)
                 told = [usage.telling((delta.usage.prompt, delta.usage.completion))] if reply.counted else []
@@ -74,9 +64,10 @@ class AnswerRoute(Exchange):
             raise broken()
         await reply.end()
 
-    async def _whole(self, reply: Reply, call: Call, deltas: AsyncIterator[Delta]) -> None:
+    async def _whole(self, reply: Reply, call: Call, deltas: AsyncIterator[Delta], watch: Watch) -> None:
         choices = [Choice() for _ in range(call.choices)]
         async for delta in deltas:
+            watch.piece()
             if delta.raw:
                 await reply.raw(delta.raw)
                 return
@@ -88,13 +79,15 @@ class AnswerRoute(Exchange):
         raise broken()
 
 
-def _events(call: Call, delta: Delta, opened: set[int]) -> Iterator[Item]:
+def _events(shape: Shape, delta: Delta, opened: set[int]) -> list[Item]:
+    events: list[Item] = []
     # Nothing before the first token: until then the queen may still try another worker.
     if delta.choice not in opened:
         opened.add(delta.choice)
-        if (opening := call.shape.opening(delta.choice)) is not None:
-            yield opening
+        if (opening := shape.opening(delta.choice)) is not None:
+            events.append(opening)
     if delta.text or delta.logprobs or delta.calls or delta.thought:
-        yield call.shape.piece(delta)
+        events.append(shape.piece(delta))
     if delta.finish is not None:
-        yield call.shape.ending(delta)
+        events.append(shape.ending(delta))
+    return events

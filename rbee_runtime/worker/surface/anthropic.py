@@ -24,10 +24,11 @@ from rbee_runtime.worker.engines import (
     Usage,
 )
 from rbee_runtime.worker.engines.thoughts import THINKS
+from rbee_runtime.worker.surface.events import named_event
 from rbee_runtime.worker.surface.exchange import Exchange, demand_model
 from rbee_runtime.worker.surface.generation import decoded, invalid, unsupported
 from rbee_runtime.worker.surface.pictures import demand_few, demand_small, from_base64, split
-from rbee_runtime.worker.surface.reply import Reply, named_event
+from rbee_runtime.worker.surface.reply import Reply
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import Call, Choice, Item
 from rbee_runtime.worker.surface.thinking import Option

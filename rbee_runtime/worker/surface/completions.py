@@ -5,13 +5,14 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Annotated, Any
 
 import msgspec
 
 from rbee_runtime.worker.engines import Delta, Engine, Generation, TextRequest, TokenLogprob, Usage
+from rbee_runtime.worker.surface.events import Template, event
 from rbee_runtime.worker.surface.generation import (
     MAX_N,
     GenerationBody,
@@ -105,7 +106,7 @@ async def _answers(
                 usage = delta.usage
                 total += usage or Usage(0, 0)
                 last = usage is not None and number == len(prompts) - 1
-                yield replace(delta, choice=first + delta.choice, usage=total if last else None)
+                yield msgspec.structs.replace(delta, choice=first + delta.choice, usage=total if last else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +117,21 @@ class TextAnswer:
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
     _sent: Counter[int] = field(default_factory=Counter)
+    _plain: dict[int, Template] = field(default_factory=dict)
 
     def opening(self, choice: int) -> None:
         """Return nothing: text begins at once."""
 
-    def piece(self, delta: Delta) -> dict[str, Any]:
+    def piece(self, delta: Delta) -> Item:
         """Return one event of a stream."""
         begin = self._sent[delta.choice]
         self._sent[delta.choice] += len(delta.text)
-        return self._body([_choice(delta.choice, delta.text, delta.logprobs, None, begin)])
+        if delta.logprobs:
+            return self._piece(delta.choice, delta.text, delta.logprobs, begin)
+        template = self._plain.get(delta.choice)
+        if template is None:
+            template = self._plain[delta.choice] = Template(lambda text: event(self._piece(delta.choice, text)))
+        return template.filled(delta.text)
 
     def ending(self, delta: Delta) -> dict[str, Any]:
         """Return the last event of a choice."""
@@ -139,6 +146,9 @@ class TextAnswer:
         """Return the answer that is no stream."""
         listed = [_whole(index, choice) for index, choice in enumerate(choices)]
         return self._body(listed) | {"usage": usage_of(usage)}
+
+    def _piece(self, choice: int, text: str, logprobs: Sequence[TokenLogprob] = (), begin: int = 0) -> dict[str, Any]:
+        return self._body([_choice(choice, text, logprobs, None, begin)])
 
     def _body(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from rbee_runtime.worker.engines import ChatRequest, Delta, Message, Picture, TokenLogprob, ToolCall, Usage
+from rbee_runtime.worker.surface.events import Template, event
 from rbee_runtime.worker.surface.generation import (
     MAX_LOGPROBS,
     GenerationBody,
@@ -166,14 +167,24 @@ class ChatAnswer:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
     _called: Counter[int] = field(default_factory=Counter)
+    _plain: dict[int, Template] = field(default_factory=dict)
 
     def opening(self, choice: int) -> dict[str, Any]:
         """Return the chunk that says who speaks."""
         return self._chunk(choice, {"role": "assistant", "content": ""})
 
-    def piece(self, delta: Delta) -> dict[str, Any]:
+    def piece(self, delta: Delta) -> Item:
         """Return one `chat.completion.chunk`."""
-        said: dict[str, Any] = {"content": delta.text} if delta.text or not (delta.calls or delta.thought) else {}
+        if delta.logprobs or delta.calls or delta.thought:
+            return self._rich(delta)
+        template = self._plain.get(delta.choice)
+        if template is None:
+            template = Template(lambda text: event(self._chunk(delta.choice, {"content": text})))
+            self._plain[delta.choice] = template
+        return template.filled(delta.text)
+
+    def _rich(self, delta: Delta) -> dict[str, Any]:
+        said: dict[str, Any] = {"content": delta.text} if delta.text or delta.logprobs else {}
         if delta.thought:
             said["reasoning_content"] = delta.thought
         if delta.calls:

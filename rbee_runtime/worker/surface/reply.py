@@ -7,6 +7,7 @@ import msgspec
 from starlette.types import Send
 
 from rbee_runtime.errors import RequestError
+from rbee_runtime.worker.surface.events import event, named_event
 
 _JSON = "application/json"
 _EVENTS = "text/event-stream; charset=utf-8"
@@ -48,7 +49,8 @@ class Reply:
         """Send server-sent events in one write; bytes go out as they are."""
         if not self.started:
             await self._start(200, {"content-type": _EVENTS, "cache-control": "no-cache"})
-        await self._body(b"".join(item if isinstance(item, bytes) else _event(item) for item in items), more=True)
+        written = [item if isinstance(item, bytes) else event(item) for item in items]
+        await self._send({"type": "http.response.body", "body": b"".join(written), "more_body": True})
 
     async def end(self) -> None:
         """End a stream."""
@@ -72,12 +74,3 @@ class Reply:
     async def _body(self, payload: bytes, *, more: bool) -> None:
         self.ended = not more
         await self._send({"type": "http.response.body", "body": payload, "more_body": more})
-
-
-def _event(item: Mapping[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(item) + b"\n\n"
-
-
-def named_event(name: str, item: Mapping[str, Any]) -> bytes:
-    """Return an event with a name, which its body has as its type."""
-    return f"event: {name}\n".encode() + _event({"type": name, **item})

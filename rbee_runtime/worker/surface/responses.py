@@ -18,9 +18,9 @@ from rbee_runtime.worker.engines import (
     ToolCall,
     Usage,
 )
+from rbee_runtime.worker.surface.events import named_event
 from rbee_runtime.worker.surface.generation import decoded, invalid, refuse_named, unsupported
 from rbee_runtime.worker.surface.pictures import demand_few, demand_small, from_url, split
-from rbee_runtime.worker.surface.reply import named_event
 from rbee_runtime.worker.surface.response_items import SPEAKING, THINKING, Kind, new_id
 from rbee_runtime.worker.surface.schemas import schema_text
 from rbee_runtime.worker.surface.shapes import Call, Choice, Item

@@ -1,6 +1,7 @@
 """Run a worker for a test: in this process over HTTP or TLS, or as a process of its own."""
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -20,6 +22,7 @@ from rbee_runtime.worker import engines
 from rbee_runtime.worker.app import build
 from rbee_runtime.worker.engines import Engine
 from rbee_runtime.worker.lifecycle import Phase, Worker
+from rbee_runtime.worker.surface.shapes import Item
 
 TOKEN = "throw-away"
 MODEL = "org/fake:small"
@@ -135,3 +138,8 @@ def write_spec(path: Path, launch: WorkerLaunch) -> Path:
     """Write a spec file as a hive does."""
     path.write_bytes(msgspec.json.encode(launch))
     return path
+
+
+def event_of(item: Item) -> dict[str, Any]:
+    """Return what an event of a stream says, written or not."""
+    return json.loads(item.removeprefix(b"data: ")) if isinstance(item, bytes) else dict(item)

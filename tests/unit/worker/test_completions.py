@@ -10,6 +10,7 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import Delta, Finish, TextRequest, TokenLogprob, Usage
 from rbee_runtime.worker.surface.completions import TextAnswer, parse
 from rbee_runtime.worker.surface.shapes import Choice
+from tests.unit.worker.serving import event_of
 
 
 class Echo:
@@ -65,7 +66,7 @@ def test_offsets_go_on_through_a_stream() -> None:
     """They count from the beginning of the whole text, what was echoed included."""
     answer, token = TextAnswer("m"), TokenLogprob(b"ab", -1.0)
     answer.piece(Delta("echoed "))
-    first, second = (answer.piece(Delta("abab", logprobs=(token, token))) for _ in range(2))
+    first, second = (event_of(answer.piece(Delta("abab", logprobs=(token, token)))) for _ in range(2))
     assert [each["choices"][0]["logprobs"]["text_offset"] for each in (first, second)] == [[7, 9], [11, 13]]
     whole = answer.whole([Choice(["echoed ", "abab"], [token, token])], Usage(1, 2))
     assert whole["choices"][0]["logprobs"]["text_offset"] == [7, 9]

@@ -116,8 +116,9 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 def texts(sent: list[Any]) -> dict[tuple[int, int], str]:
     """Return the text of each choice of each request that was answered to its end."""
     pieces: list[Piece] = [piece for message in sent if isinstance(message, Pieces) for piece in message.pieces]
-    ended = {(each.request, each.choice) for each in pieces if each.finish is Finish.STOP}
-    return {end: "".join(each.text for each in pieces if (each.request, each.choice) == end) for end in ended}
+    said = [((piece.request, piece.delta.choice), piece.delta) for piece in pieces]
+    ended = {end for end, delta in said if delta.finish is Finish.STOP}
+    return {end: "".join(delta.text for whose, delta in said if whose == end) for end in ended}
 
 
 def refusals(sent: list[Any]) -> list[tuple[int, str | None]]:

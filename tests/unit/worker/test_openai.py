@@ -11,6 +11,7 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, Generation, Message, Sampling, TokenLogprob, Usage
 from rbee_runtime.worker.surface.openai import ChatAnswer, ChatBody, parse, request_of
 from rbee_runtime.worker.surface.shapes import Choice
+from tests.unit.worker.serving import event_of
 
 USER = {"role": "user", "content": "hi"}
 
@@ -203,13 +204,13 @@ def test_choices_keep_their_number() -> None:
     whole = answer.whole([Choice(["a"]), Choice(["b"], finish=Finish.LENGTH)], Usage(3, 2))
     assert [(each["index"], each["message"]["content"]) for each in whole["choices"]] == [(0, "a"), (1, "b")]
     events = [answer.opening(1), answer.piece(Delta("x", choice=1)), answer.ending(Delta(finish=Finish.STOP, choice=1))]
-    assert [event["choices"][0]["index"] for event in events] == [1, 1, 1]
+    assert [event_of(event)["choices"][0]["index"] for event in events] == [1, 1, 1]
 
 
 def test_log_probabilities_have_openais_shape() -> None:
     """Each token has its text, its bytes and its likeliest rivals; half a character is bytes all the same."""
     found = TokenLogprob(b"\xe2", -0.5, ((b"a", -0.5), (b"b", -1.5)))
-    (entry,) = ChatAnswer("m").piece(Delta("", logprobs=(found,)))["choices"][0]["logprobs"]["content"]
+    (entry,) = event_of(ChatAnswer("m").piece(Delta("", logprobs=(found,))))["choices"][0]["logprobs"]["content"]
     assert (entry["token"], entry["bytes"], entry["logprob"]) == ("\ufffd", [0xE2], -0.5)
     assert [each["token"] for each in entry["top_logprobs"]] == ["a", "b"]
 

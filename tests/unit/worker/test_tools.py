@@ -10,6 +10,7 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import Delta, Finish, Message, Tool, ToolCall, ToolChoice, Tools, Usage
 from rbee_runtime.worker.surface.openai import ChatAnswer, ChatBody, request_of
 from rbee_runtime.worker.surface.shapes import Choice
+from tests.unit.worker.serving import event_of
 
 USER = {"role": "user", "content": "hi"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -114,5 +115,7 @@ def test_calls_are_told_in_openais_shape() -> None:
     whole = answer.whole([Choice([], calls=[first], finish=Finish.TOOL_CALLS)], Usage(1, 1))["choices"][0]
     assert (whole["message"]["content"], whole["finish_reason"]) == (None, "tool_calls")
     assert whole["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": "{}"}
-    events = [answer.piece(Delta(calls=(each,)))["choices"][0]["delta"]["tool_calls"][0] for each in (first, second)]
+    events = [
+        event_of(answer.piece(Delta(calls=(each,))))["choices"][0]["delta"]["tool_calls"][0] for each in (first, second)
+    ]
     assert [(each["index"], each["id"]) for each in events] == [(0, "a"), (1, "b")]

@@ -5,7 +5,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from rbee_runtime.errors import EngineCrashedError
 from rbee_runtime.worker.engines import attendant
@@ -34,7 +34,7 @@ class Child:
         self._crash: EngineCrashedError | None = None
         self._asked = False
         self._process: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._line: _Line | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, order: wire.Load) -> None:
@@ -55,11 +55,13 @@ class Child:
             except OSError as error:
                 ours.close()
                 raise EngineCrashedError(f"the engine's process cannot be started: {error.strerror}") from error
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        line = _Line(self._take)
+        await asyncio.get_running_loop().create_unix_connection(lambda: line, sock=ours)
+        self._line = line
         self.send(order)
         if self._process.stderr is None:
             raise AssertionError("the engine's process was started without a pipe for its log")
-        hearing, copying = self._hear(self._process, reader, self._writer), self._ending.copy(self._process.stderr)
+        hearing, copying = self._hear(self._process, line), self._ending.copy(self._process.stderr)
         self._tasks = {asyncio.create_task(hearing), asyncio.create_task(copying)}
 
     @property
@@ -69,8 +71,8 @@ class Child:
 
     def send(self, message: wire.ToEngine) -> None:
         """Send a message; what a dead process does not take is lost, its end is told by `gone`."""
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(wire.frame(message))
+        if self._line is not None:
+            self._line.send(wire.frame(message))
 
     def kill(self) -> None:
         """End it at once."""
@@ -81,10 +83,10 @@ class Child:
     async def close(self, seconds: float) -> None:
         """Ask it to end, and end it if it has not within `seconds`."""
         self._asked = True
-        if self._process is None or self._writer is None:
+        if self._process is None or self._line is None:
             return
         self.send(wire.Quit())
-        self._writer.close()
+        self._line.close()
         try:
             async with asyncio.timeout(seconds):
                 await self._process.wait()
@@ -92,26 +94,58 @@ class Child:
             self.kill()
             await self._process.wait()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
 
-    async def _hear(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        damage = ""
-        try:
-            while True:
-                head = await reader.readexactly(wire.HEAD)
-                message = wire.for_front(await reader.readexactly(wire.length_of(head)))
-                if isinstance(message, wire.Crashed):
-                    self._crash = EngineCrashedError(message.message, reason=message.reason)
-                self._heard(message)
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        except Exception as error:  # noqa: BLE001 - whatever it sent, it is beyond use
-            damage = f"it sent what cannot be read: {error}"
+    def _take(self, payload: bytes) -> None:
+        message = wire.for_front(payload)
+        if isinstance(message, wire.Crashed):
+            self._crash = EngineCrashedError(message.message, reason=message.reason)
+        self._heard(message)
+
+    async def _hear(self, process: asyncio.subprocess.Process, line: "_Line") -> None:
+        await line.ended.wait()
+        if line.damage:
             self.kill()
         status = await process.wait()
-        writer.close()
         if not self._asked:
-            self._gone(self._crash or (EngineCrashedError(damage) if damage else self._ending.why(status)))
+            damaged = EngineCrashedError(line.damage) if line.damage else None
+            self._gone(self._crash or damaged or self._ending.why(status))
+
+
+class _Line(asyncio.Protocol):
+    """The socket to the process. `take` gets each message in the moment it comes: a token is worth no detour."""
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self.ended = asyncio.Event()
+        self.damage = ""
+        self._take = take
+        self._unread = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note where to send."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take the messages that are whole by now."""
+        self._unread += data
+        try:
+            while (payload := wire.taken(self._unread)) is not None:
+                self._take(payload)
+        except Exception as error:  # noqa: BLE001 - whatever it sent, it is beyond use
+            self.damage = self.damage or f"it sent what cannot be read: {error}"
+            self._unread.clear()
+            self.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Note that the process is gone, or that it is told to go."""
+        self.ended.set()
+
+    def send(self, frame: bytes) -> None:
+        """Send a whole message, unless nobody hears it any more."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frame)
+
+    def close(self) -> None:
+        """Send what waits, and end."""
+        if self._transport is not None:
+            self._transport.close()

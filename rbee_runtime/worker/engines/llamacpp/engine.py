@@ -65,7 +65,7 @@ TEXT_SECONDS = 1800.0
 
 CLOSE_SECONDS = 3.0
 
-_Answer = wire.Piece | wire.Tokens | wire.Vectors | RequestError | EngineCrashedError
+_Answer = Delta | wire.Tokens | wire.Vectors | RequestError | EngineCrashedError
 _Heard = asyncio.Queue[_Answer]
 _W = TypeVar("_W", wire.Tokens, wire.Vectors)
 
@@ -291,9 +291,11 @@ class LlamaEngine:
         try:
             child.send(_submission(number, prompt, generation, shown))
             while not over:
-                piece = await _piece(heard)
-                over = piece.usage is not None
-                yield piece.delta
+                delta = await heard.get()
+                if not isinstance(delta, Delta):
+                    raise delta if isinstance(delta, Exception) else AssertionError(f"{delta} is no part of an answer")
+                over = delta.usage is not None
+                yield delta
         except (RequestError, EngineCrashedError):
             # The engine's process says these of a request that it holds no more.
             over = True
@@ -314,7 +316,7 @@ class LlamaEngine:
         match message:
             case wire.Pieces():
                 for piece in message.pieces:
-                    self._tell(piece.request, piece)
+                    self._tell(piece.request, piece.delta)
             case wire.Tokens() | wire.Vectors():
                 self._tell(message.request, message)
             case wire.Refused():
@@ -332,9 +334,7 @@ class LlamaEngine:
             case wire.NotLoaded() if self._loaded is not None and not self._loaded.done():
                 self._loaded.set_exception(EngineLoadError(message.message, reason=ExitReason(message.reason)))
 
-    def _tell(
-        self, request: int, what: wire.Piece | wire.Tokens | wire.Vectors | RequestError | EngineCrashedError
-    ) -> None:
+    def _tell(self, request: int, what: _Answer) -> None:
         # One that was cancelled meanwhile has no queue any more.
         if (heard := self._waiting.get(request)) is not None:
             heard.put_nowait(what)
@@ -365,17 +365,6 @@ class LlamaEngine:
                 self._gone(EngineCrashedError(message))
                 child.kill()
                 return
-
-
-async def _piece(heard: _Heard) -> wire.Piece:
-    """Return the next piece, or raise what came instead of one."""
-    match await heard.get():
-        case wire.Piece() as piece:
-            return piece
-        case Exception() as error:
-            raise error
-        case other:
-            raise AssertionError(f"{other} is no part of an answer")
 
 
 def _unloaded() -> RequestError:

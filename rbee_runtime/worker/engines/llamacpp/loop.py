@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rbee_runtime.errors import RequestError
-from rbee_runtime.worker.engines import TokenLogprob, Usage
+from rbee_runtime.worker.engines import Delta, TokenLogprob, Usage
 from rbee_runtime.worker.engines.llamacpp.answers import Answer, Said, Words
 from rbee_runtime.worker.engines.llamacpp.arrays import outputs
 from rbee_runtime.worker.engines.llamacpp.aside import Aside
@@ -229,8 +229,8 @@ class Loop:
             self.batcher.answer(slot, token)
             quiet = not said.text and not said.logprobs
             produced = choice.answer.produced
-            piece = Piece(request.submit.request, choice.index, said.text, logprobs=said.logprobs, produced=produced)
-            return [] if quiet else [piece]
+            delta = Delta(said.text, choice=choice.index, logprobs=said.logprobs, produced=produced)
+            return [] if quiet else [Piece(request.submit.request, delta)]
         self.batcher.free(slot)
         return [self._ended(request, choice, said)]
 
@@ -244,7 +244,9 @@ class Loop:
         if not request.choices:
             del self._requests[number]
             usage = Usage(request.prompt, request.produced, max(0, request.cached))
-        return Piece(number, choice.index, said.text, said.finish, usage, said.logprobs, choice.answer.produced)
+        produced = choice.answer.produced
+        delta = Delta(said.text, said.finish, usage, choice=choice.index, logprobs=said.logprobs, produced=produced)
+        return Piece(number, delta)
 
     def _logprob(self, submit: Submit, token: int, sampler: Sampler) -> TokenLogprob | None:
         if submit.logprobs is None:

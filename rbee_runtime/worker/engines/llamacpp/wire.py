@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from rbee_runtime.errors import EngineCrashedError, RequestError
-from rbee_runtime.worker.engines import Delta, Finish, Sampling, TokenLogprob, Usage
+from rbee_runtime.worker.engines import Delta, Sampling
 from rbee_runtime.worker.engines.options import Task
 
 LARGEST = 256 << 20
@@ -113,31 +113,11 @@ class NotLoaded(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-class Piece(msgspec.Struct, frozen=True, tag=True):
-    """A part of an answer; `finish` with the last part of a choice, `usage` with the last part of the request.
-
-    `produced` is how many tokens the choice has by now.
-    """
+class Piece(msgspec.Struct, frozen=True):
+    """A part of the answer to a request."""
 
     request: int
-    choice: int
-    text: str = ""
-    finish: Finish | None = None
-    usage: Usage | None = None
-    logprobs: tuple[TokenLogprob, ...] = ()
-    produced: int = 0
-
-    @property
-    def delta(self) -> Delta:
-        """Return it as the front has it."""
-        return Delta(
-            self.text,
-            self.finish,
-            self.usage,
-            choice=self.choice,
-            logprobs=self.logprobs,
-            produced=self.produced,
-        )
+    delta: Delta
 
 
 class Pieces(msgspec.Struct, frozen=True, tag=True):
@@ -235,12 +215,24 @@ def framed(payload: bytes) -> bytes:
     return _HEAD.pack(len(payload)) + payload
 
 
-def length_of(head: bytes) -> int:
+def length_of(head: bytes | bytearray) -> int:
     """Return how many bytes follow a head; EngineCrashedError if no message is that long."""
     length: int = _HEAD.unpack(head)[0]
     if length > LARGEST:
         raise EngineCrashedError(f"the engine's process sends damaged messages ({length} bytes announced)")
     return length
+
+
+def taken(unread: bytearray) -> bytes | None:
+    """Take the first message off what came; None if it is not whole yet, EngineCrashedError as in `length_of`."""
+    if len(unread) < HEAD:
+        return None
+    end = HEAD + length_of(unread[:HEAD])
+    if len(unread) < end:
+        return None
+    payload = bytes(memoryview(unread)[HEAD:end])
+    del unread[:end]
+    return payload
 
 
 def for_engine(payload: bytes) -> Any:

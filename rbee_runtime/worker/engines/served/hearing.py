@@ -154,7 +154,7 @@ class Hearing:
             raise RequestError(
                 500, "the engine ended this answer before it was complete", kind="server_error", code="engine_failed"
             )
-        yield replace(self._last, usage=self._counted())
+        yield msgspec.structs.replace(self._last, usage=self._counted())
 
     def _counted(self) -> Usage:
         """Return the count; what a server does not count is taken at its pieces, of which most have one token."""

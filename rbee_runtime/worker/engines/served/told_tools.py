@@ -3,8 +3,9 @@
 import json
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from rbee_runtime.worker.engines import ChatRequest, Delta, Finish, ToolCall, ToolChoice
 from rbee_runtime.worker.engines.calling import new_id, with_calls
