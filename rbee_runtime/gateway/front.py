@@ -4,7 +4,8 @@ import asyncio
 from typing import Any, Protocol
 
 from rbee_runtime.gateway.faults import unforeseen
-from rbee_runtime.http_connection import Connection, say_unforeseen
+from rbee_runtime.gateway.repeated import Head, head_of
+from rbee_runtime.http_connection import BODY_SECONDS, Connection, say_unforeseen
 
 DISCARDED_BYTES = 1024 * 1024
 """Of a body whose request is answered already: so much is read and forgotten, so that its connection can go on."""
@@ -60,6 +61,11 @@ class Front(Connection):
         """Whose request it is, as the desk says."""
         self._desk = desk
         self._hot: Hot | None = None
+        self._head: Head | None = None
+        self._names: dict[bytes, bytes] | None = None
+        """Of the request that `_head` is from: while no other head was read, all that was read of it holds."""
+        self._relayed = False
+        self._owed = 0
         self._keeps = True
         self._discards = 0
         self._dated: Any = None
@@ -87,24 +93,72 @@ class Front(Connection):
         """Return the header of that name (lower case) of the request that came last, b"" if there is none."""
         return self.by_name.get(name, b"")
 
+    def data_received(self, data: bytes) -> None:
+        """Take what came; a head that came before is not read again."""
+        if self._owed:
+            self._take_owed(data)
+            return
+        between = not (self._deaf or self._in_head or self._receiving or self.busy)
+        if between and self._head is not None and self._names is self.by_name:
+            again = self._head.length_of(data)
+            if again is not None:
+                self._repeat(again[0], data[again[1] :])
+                return
+        self._relayed = False
+        super().data_received(data)
+        if between and self._relayed and self._keeps and not self._deaf:
+            self._head, self._names = head_of(data), self.by_name
+
     def begin(self) -> None:
         """Have a request relayed, or hand it to the application."""
         self.chunks = self.parser.get_http_version() != "1.0"
         self._keeps = self.chunks and self.parser.should_keep_alive()
-        self._discards, self.holder = 0, ""
-        try:
-            self._hot = hot = self._desk.take(self)
-        except Exception as error:  # noqa: BLE001 - it is logged
-            say_unforeseen(error)
-            self._receiving = False
-            self.refuse(unforeseen())
+        hot = self._taken()
+        if self._deaf:
             return
         if hot is None:
             super().begin()
             return
+        # What is sent after a word of ours does not come in one piece.
+        self._relayed = not self.expect_100_continue and b"transfer-encoding" not in self.by_name
         hot.heard_head()
         if self.expect_100_continue and self._hot is hot:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _taken(self) -> Hot | None:
+        self._discards, self.holder = 0, ""
+        try:
+            self._hot = self._desk.take(self)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            say_unforeseen(error)
+            self._receiving = False
+            self.refuse(unforeseen())
+        return self._hot
+
+    def _repeat(self, length: bytes, data: bytes) -> None:
+        """Take a request with the head of the one before, which was relayed as this one is; its body is in `data`."""
+        self._unset_keepalive_if_required()
+        self.by_name[b"content-length"] = length
+        self._receiving, self._owed = True, int(length)
+        hot = self._taken()
+        if hot is not None:
+            hot.heard_head()
+            self._take_owed(data)
+
+    def _take_owed(self, data: bytes) -> None:
+        """Take what came of a body that the parser does not know of."""
+        if self._deaf:
+            return
+        part, rest = data[: self._owed], data[self._owed :]
+        self._owed -= len(part)
+        if part:
+            self.take_part(part)
+        if self._owed:
+            self._goes_on(0, BODY_SECONDS)
+            return
+        self.on_message_complete()
+        if rest:
+            super().data_received(rest)
 
     def take_part(self, body: bytes) -> None:
         """Take a part of a body."""

@@ -118,8 +118,11 @@ class HotRecorder:
         self._front.answered()
 
 
-async def heard(pieces: Iterable[bytes], *, hot: bool = False) -> tuple[Wire, list[Taken]]:
-    """Return what a server did with a client's bytes that came in these pieces, with or without an application."""
+async def heard(pieces: Iterable[bytes], *, hot: bool = False, turns: int = 0) -> tuple[Wire, list[Taken]]:
+    """Return what a server did with a client's bytes that came in these pieces, with or without an application.
+
+    It has so many turns of the loop after each piece.
+    """
     recorder, wire = Recorder(), Wire()
     config = Config(cast("Any", recorder), lifespan="off", log_config=None, access_log=False, server_header=False)
     make = partial(Front, desk=HotRecorder(recorder.taken)) if hot else Connection
@@ -127,6 +130,8 @@ async def heard(pieces: Iterable[bytes], *, hot: bool = False) -> tuple[Wire, li
     connection.connection_made(wire)
     for piece in pieces:
         connection.data_received(piece)
+        for _ in range(turns):
+            await asyncio.sleep(0)
     for _ in range(TURNS):
         await asyncio.sleep(0)
     # What is left over, timers included, ends here; what the server did by itself was noted before.

@@ -55,6 +55,21 @@ async def test_keys_are_made_listed_and_revoked(queen: Maker) -> None:
         assert (await c.get("/v1/models", headers=mine)).status_code == 401
 
 
+async def test_a_revoked_key_is_refused_with_the_next_request_of_its_connection(queen: Maker) -> None:
+    """Also where a client sends the same head again, which is not read again."""
+    q = queen(fleet(model()))
+    record, key = q.keys.create("n", [Scope.INFER])
+    async with endpoint(q) as c:
+        statuses = []
+        for number in range(4):
+            if number == 2:
+                q.keys.revoke(record.id)
+            body = {"model": f"unknown-{number}"}
+            answer = await c.post("/v1/chat/completions", headers={"authorization": f"Bearer {key}"}, json=body)
+            statuses.append(answer.status_code)
+    assert statuses == [404, 404, 401, 401]
+
+
 async def test_a_key_is_shown_with_all_that_it_may(queen: Maker) -> None:
     """What was asked for comes back, with who made it and when it was used."""
     q = queen(fleet(model()))
