@@ -15,7 +15,7 @@ from rbee_runtime.queen.admission import Refusal, admit
 from rbee_runtime.queen.external import WAIT_SECONDS, Externals, Look, authorization, listed
 from rbee_runtime.queen.fleet import check
 from rbee_runtime.queen.records import Scope
-from rbee_runtime.queen.routing import Seat
+from rbee_runtime.queen.seats import Seat
 from rbee_runtime.states import Observed
 from tests.unit.queen.states import Fixture, fleet, model
 
