@@ -188,7 +188,7 @@ class Exchange:
             return
         lease = attempt.lease
         if failure is None:
-            lease.settle(answered=True)
+            lease.settle(answered=attempt.sound)
             if tokens is not None:
                 self.outcome.tokens = tokens
                 lease.spent(*tokens)
