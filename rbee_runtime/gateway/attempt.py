@@ -42,6 +42,7 @@ RACE_SECONDS = 1.0
 """What breaks later broke over the request: sent again, it would be worked on twice, and by the same worker."""
 
 _ANOTHER_WORKER = frozenset({502, 503, 504})
+_ITS_FAULT = 500
 _OUR_FAULT = frozenset({401, 403, 404, 405})
 _NOT_TAKEN = NotTakenError.HEADER.encode()
 
@@ -138,6 +139,11 @@ class Attempt:
         self._tokens: usage.Tokens | None = None
         self.stalled = False
         """Whether it is the client that lets wait."""
+
+    @property
+    def sound(self) -> bool:
+        """Say whether the answer is not one by which a worker says that it failed itself."""
+        return self._status != _ITS_FAULT
 
     def begin(self) -> None:
         """Ask the worker, over a connection that is there or a new one."""

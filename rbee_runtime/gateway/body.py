@@ -5,16 +5,22 @@ from typing import Any
 import msgspec
 
 from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway import prompts
 from rbee_runtime.protocol import decode
 
 
 class Body(msgspec.Struct, frozen=True):
-    """A request body: the bytes as they came, and the fields that the gateway acts on; `limit` 0: none is set."""
+    """A request body: the bytes as they came, and the fields that the gateway acts on; `limit` 0: none is set.
+
+    `opening` is the beginning of its prompt, `floor` the tokens that this has for sure (0: not counted).
+    """
 
     raw: bytes
     model: str
     stream: bool
     limit: int = 0
+    opening: bytes = b""
+    floor: int = 0
 
 
 class _Fields(msgspec.Struct):
@@ -23,6 +29,13 @@ class _Fields(msgspec.Struct):
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
     max_tokens: Any = None
+    system: msgspec.Raw = prompts.NOTHING
+    instructions: msgspec.Raw = prompts.NOTHING
+    messages: msgspec.Raw = prompts.NOTHING
+    prompt: msgspec.Raw = prompts.NOTHING
+    input: msgspec.Raw = prompts.NOTHING
+    truncation: Any = None
+    truncate_prompt_tokens: Any = None
 
 
 _DECODER = msgspec.json.Decoder(_Fields)
@@ -43,7 +56,9 @@ def parse(raw: bytes, *, streams: bool = True) -> Body:
         raise RequestError(400, "name a model: `model` must be a non-empty string", param="model")
     if fields.stream is not None and not isinstance(fields.stream, bool):
         raise RequestError(400, "`stream` must be true or false", param="stream")
-    return Body(raw, fields.model, bool(fields.stream) and streams, _limit(fields))
+    opening = prompts.opening(fields.system or fields.instructions, fields.messages or fields.prompt or fields.input)
+    floor = _floor(fields) if len(raw) >= prompts.COUNTED_BYTES else 0
+    return Body(raw, fields.model, bool(fields.stream) and streams, _limit(fields), opening, floor)
 
 
 def renamed(body: Body, model: str) -> bytes:
@@ -64,3 +79,10 @@ def _limit(fields: _Fields) -> int:
         if isinstance(given, int) and given > 0:
             return int(given)
     return 0
+
+
+def _floor(fields: _Fields) -> int:
+    """Return the tokens that a prompt has for sure; none of one that its client lets the worker cut."""
+    if fields.truncation is not None or fields.truncate_prompt_tokens is not None:
+        return 0
+    return prompts.floor(fields.messages, fields.prompt)

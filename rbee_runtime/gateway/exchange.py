@@ -188,7 +188,7 @@ class Exchange:
             return
         lease = attempt.lease
         if failure is None:
-            lease.settle(answered=True)
+            lease.settle(answered=attempt.sound)
             if tokens is not None:
                 self.outcome.tokens = tokens
                 lease.spent(*tokens)
@@ -221,8 +221,7 @@ class Exchange:
 
     def _seek(self, request: Request) -> None:
         self._enter(State.SEEKING)
-        body = request.body
-        ask = Ask(self.outcome.key, request.model, self._tried, len(body.raw), body.limit, body.model, self._pin)
+        ask = _ask(request, self.outcome.key, self._tried, self._pin)
         try:
             lease = self._means.gate.at_once(ask)
         except RequestError as error:
@@ -300,6 +299,11 @@ class Exchange:
         if state not in TRANSITIONS[self._state]:
             raise AssertionError(f"a request cannot go from {self._state} to {state}")
         self._state = state
+
+
+def _ask(request: Request, key: str, tried: frozenset[str], pin: str) -> Ask:
+    body = request.body
+    return Ask(key, request.model, tried, len(body.raw), body.limit, body.model, pin, body.opening, body.floor)
 
 
 def too_large(limits: Limits) -> RequestError:

@@ -17,7 +17,8 @@ class Ask(msgspec.Struct, frozen=True):
     """One request as policy sees it: who asks, for which model, and which workers have failed it already.
 
     `size` is bytes of its body, `limit` the most tokens that its client asks for (0: it did not say), `asked` how its
-    client calls the model, `pin` the only worker that it may go to ("": any).
+    client calls the model, `pin` the only worker that it may go to ("": any). `opening` is the first bytes of its
+    prompt as they came, `floor` how many tokens that has for sure (0: not counted).
     """
 
     key: str
@@ -27,6 +28,8 @@ class Ask(msgspec.Struct, frozen=True):
     limit: int = 0
     asked: str = ""
     pin: str = ""
+    opening: bytes = b""
+    floor: int = 0
 
 
 @dataclass(frozen=True)

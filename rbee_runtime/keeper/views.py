@@ -35,6 +35,13 @@ def _hive_state(row: Row) -> str:
     return "drained" if state == "live" else f"{state}, to be drained"
 
 
+def _worker_state(row: Row) -> str:
+    """Return what a worker is, as its hive sees it, and what else there is to it."""
+    ejected = {"open": "ejected", "half_open": "on trial"}.get(_text(row, "breaker"), "")
+    outdated = "outdated" if row.get("outdated") else ""
+    return ", ".join(part for part in (_text(row, "state") or _text(row, "intent"), ejected, outdated) if part)
+
+
 _HIVES: tuple[Column, ...] = (
     ("HIVE", lambda row: _text(row, "name")),
     ("STATE", _hive_state),
@@ -48,10 +55,7 @@ _WORKERS: tuple[Column, ...] = (
     ("WORKER", lambda row: _text(row, "id")),
     ("MODEL", lambda row: _text(row, "model")),
     ("HIVE", lambda row: _text(row, "hive")),
-    (
-        "STATE",
-        lambda row: (_text(row, "state") or _text(row, "intent")) + (", outdated" if row.get("outdated") else ""),
-    ),
+    ("STATE", _worker_state),
     ("BUSY", lambda row: f"{row.get('in_flight', 0)}/{row.get('slots', 0)}"),
     ("CONTEXT", lambda row: _text(row, "context")),
     ("UNIT", lambda row: _text(row, "unit")),

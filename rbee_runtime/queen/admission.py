@@ -1,6 +1,6 @@
 """Who may use which worker now: pure policy, no sockets, no clocks but the one in its catalogue."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
@@ -9,7 +9,7 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.queen.grants import may_use
 from rbee_runtime.queen.records import KeyRecord, Scope
-from rbee_runtime.queen.routing import Seat, choose
+from rbee_runtime.queen.seats import Lack, Seat
 
 HELP_SECONDS = 60
 """After which a client may ask again for what waits for a person."""
@@ -34,8 +34,12 @@ class Catalogue(Protocol):
         """Return the workers of a model."""
         ...
 
-    def shunned(self, seat: Seat) -> bool:
-        """Say whether a worker just failed."""
+    def choose(self, ask: Ask) -> Seat | Lack:
+        """Return the worker that takes a request, or why none does."""
+        ...
+
+    def longest(self, model: str) -> int:
+        """Return the longest context that a worker of a model has, in tokens."""
         ...
 
     def hopeless(self, model: str) -> str:
@@ -63,13 +67,8 @@ class Refusal:
     cold: bool = False
 
 
-def admit(
-    ask: Ask, catalogue: Catalogue, *, queue_wait: float, free: Callable[[str], Seat | None] = lambda _: None
-) -> Seat | Refusal:
-    """Return where a request goes, or why it does not: key, then scope and model, then workers.
-
-    `free` is a short way to what is found without it, too: a worker of a model that anybody may have at once.
-    """
+def admit(ask: Ask, catalogue: Catalogue, *, queue_wait: float) -> Seat | Refusal:
+    """Return where a request goes, or why it does not: key, then scope and model, then workers."""
     problem = _not_allowed(ask, catalogue)
     if problem is not None:
         return Refusal(problem)
@@ -78,8 +77,8 @@ def admit(
         return Refusal(unknown_model(ask.model))
     if ask.pin:
         return _to_that_worker(ask, catalogue)
-    seat = None if ask.tried else free(ask.model)
-    return seat or _to_a_worker(ask, load_wait, catalogue, queue_wait)
+    found = catalogue.choose(ask)
+    return found if isinstance(found, Seat) else _lacking(found, ask, load_wait, catalogue, queue_wait)
 
 
 def _to_that_worker(ask: Ask, catalogue: Catalogue) -> Seat | Refusal:
@@ -91,17 +90,14 @@ def _to_that_worker(ask: Ask, catalogue: Catalogue) -> Seat | Refusal:
     return Refusal(RequestError(404, message, code="worker_not_found"))
 
 
-def _to_a_worker(ask: Ask, load_wait: float, catalogue: Catalogue, queue_wait: float) -> Seat | Refusal:
-    usable = [seat for seat in catalogue.seats(ask.model) if seat.usable and seat.worker not in ask.tried]
-    healthy = [seat for seat in usable if not catalogue.shunned(seat)]
-    if ask.tried and not healthy:
+def _lacking(lack: Lack, ask: Ask, load_wait: float, catalogue: Catalogue, queue_wait: float) -> Refusal:
+    if lack is Lack.UNFIT:
+        return Refusal(_too_long(ask, catalogue.longest(ask.model)))
+    if lack is Lack.OTHERS or (lack is Lack.ABSENT and ask.tried):
         return Refusal(_unavailable("no other worker of this model is ready"))
-    if not usable:
+    if lack is Lack.ABSENT:
         return _cold(ask.model, load_wait, catalogue)
-    seat = choose(healthy)
-    if seat is not None:
-        return seat
-    return Refusal(_busy(ask.model) if healthy else _unavailable("its workers failed just now"), queue_wait)
+    return Refusal(_busy(ask.model), queue_wait)
 
 
 def unauthenticated() -> RequestError:
@@ -154,6 +150,14 @@ def leaving(model: str) -> RequestError:
     """Return the answer to a request for a model that is not ready, by a queen that hears of no worker any more."""
     message = f"{model} is not ready yet and this queen is being replaced; ask again"
     return RequestError(503, message, kind="server_error", code="queen_restarting", retry_after=1)
+
+
+def _too_long(ask: Ask, longest: int) -> RequestError:
+    message = (
+        f"the prompt has {ask.floor} tokens at least, and no worker of {ask.model} takes more than {longest}; "
+        "shorten it or ask another model"
+    )
+    return RequestError(400, message, code="context_length_exceeded")
 
 
 def _busy(model: str) -> RequestError:

@@ -22,7 +22,8 @@ from rbee_runtime.queen.placement import plan
 from rbee_runtime.queen.records import Assignment, Cause, KeyRecord
 from rbee_runtime.queen.renewal import build_of
 from rbee_runtime.queen.rolling import Rolling
-from rbee_runtime.queen.routing import Roster, Seat
+from rbee_runtime.queen.routing import Roster
+from rbee_runtime.queen.seats import Seat
 from rbee_runtime.queen.situation import HiveView, Situation
 from rbee_runtime.queen.store import Store
 from rbee_runtime.queen.uses import Uses
@@ -53,6 +54,8 @@ class Controller:
         self.documents = documents
         self.membership = Membership(clock)
         self.roster = Roster(clock)
+        self.choose = self.roster.choose
+        self.longest = self.roster.longest
         self.externals = Externals(clock)
         self.externals.on_change = self.publish
         self.assignments: dict[str, Assignment] = {entry.id: entry for entry in store.assignments()}
@@ -98,10 +101,6 @@ class Controller:
     def seats(self, model: str) -> Sequence[Seat]:
         """Return the workers of a model."""
         return self.roster.of(model)
-
-    def shunned(self, seat: Seat) -> bool:
-        """Say whether a worker just failed."""
-        return self.roster.shunned(seat)
 
     def hopeless(self, model: str) -> str:
         """Return why no worker of this model will be ready without somebody's help, or an empty string."""
@@ -363,7 +362,10 @@ class Controller:
         drained = seating.is_drained(self.membership.members.get(entry.hive))
         kept_out = drained or entry.id in self.unreachable or self._rolling.retires(entry.id)
         usable = self._serves(entry) and entry.port > 0 and not kept_out
-        return Seat(entry.id, entry.spec.model, self.url(entry), entry.capacity, usable)
+        # What a worker with an older spec runs with is not known here.
+        context = entry.spec.context if entry.observed is Observed.READY else 0
+        url, build = self.url(entry), entry.spec.build
+        return Seat(entry.id, entry.spec.model, url, entry.capacity, usable, context=context, build=build)
 
     def _serves(self, entry: Assignment) -> bool:
         """Say whether a worker serves and goes on to: one with an older spec only while its hive cannot replace it."""

@@ -20,7 +20,7 @@ from rbee_runtime.gateway.seam import Door
 from rbee_runtime.gateway.upstream import CONNECT_SECONDS, Pool
 from rbee_runtime.link import notice_dead_peers
 from rbee_runtime.protocol import decode
-from rbee_runtime.queen.routing import Seat
+from rbee_runtime.queen.seats import Seat
 
 READY_SECONDS, AWAY_SECONDS = 5.0, 2.0
 """How often a server is asked while it serves, and while it does not: requests may wait for it."""

@@ -191,6 +191,11 @@ class Limiter:
         return meter
 
 
+def prompt_tokens(ask: Ask) -> int:
+    """Return how many tokens the prompt of a request is thought to have."""
+    return ask.size // BYTES_PER_TOKEN
+
+
 def plausible(tokens: int) -> int:
     """Return a number of tokens that somebody else told, or the nearest one that can be."""
     return min(max(tokens, 0), MOST_TOKENS)
@@ -198,7 +203,7 @@ def plausible(tokens: int) -> int:
 
 def _estimate(ask: Ask, meter: Meter | None) -> tuple[int, int]:
     usual = DEFAULT_ANSWER if meter is None else ceil(meter.answer)
-    return ask.size // BYTES_PER_TOKEN, plausible(ask.limit) or usual
+    return prompt_tokens(ask), plausible(ask.limit) or usual
 
 
 def _check(meter: Meter, cost: int, now: float) -> None:

@@ -10,7 +10,8 @@ from rbee_runtime.queen.admission import Catalogue, Refusal, admit, leaving, que
 from rbee_runtime.queen.fairness import FairLine, Turn
 from rbee_runtime.queen.limits import Charge, Limiter, plausible
 from rbee_runtime.queen.records import Priority
-from rbee_runtime.queen.routing import Roster, Seat
+from rbee_runtime.queen.routing import Roster
+from rbee_runtime.queen.seats import Seat
 from rbee_runtime.queen.usage import Count, uncounted
 
 QUEUE_PER_SLOT = 8
@@ -26,6 +27,9 @@ class SlotLease:
     """One slot of one worker, and what its request took from the limits of its key."""
 
     def __init__(self, seat: Seat, ask: Ask, charge: Charge | None, lines: "Lines") -> None:
+        self._estimate = lines.limiter.estimate(ask)
+        self._load = _load(self._estimate, seat)
+        self._number = lines.roster.take(seat.worker, self._load, ask.opening)
         self.worker = seat.worker
         self.url = seat.url
         self.door: Door | None = seat.door
@@ -38,7 +42,7 @@ class SlotLease:
     def settle(self, *, answered: bool, reached: bool = True) -> None:
         """Note whether the worker did its part."""
         self._answered, self._reached = answered, reached
-        self._lines.roster.settle(self.worker, answered=answered)
+        self._lines.roster.settle(self.worker, answered=answered, lease=self._number)
         if not reached:
             self._lines.doubt(self.worker)
 
@@ -51,14 +55,18 @@ class SlotLease:
         if self._held:
             self._held = False
             self._account()
-            self._lines.take_back(self.worker, self._ask)
+            self._give()
 
     def unused(self) -> None:
         """Give the slot back: nobody is there for it."""
         if self._held:
             self._held = False
             _refund(self._charge)
-            self._lines.take_back(self.worker, self._ask)
+            self._give()
+
+    def _give(self) -> None:
+        self._lines.roster.give(self.worker, self._load, self._number)
+        self._lines.take_back(self._ask)
 
     def _account(self) -> None:
         tokens, failed = self._tokens, not self._answered and self._tokens is None
@@ -72,7 +80,7 @@ class SlotLease:
         self._lines.count(
             self._ask.key,
             self._ask.model,
-            tokens or ((0, 0) if failed else self._lines.limiter.estimate(self._ask)),
+            tokens or ((0, 0) if failed else self._estimate),
             request=self._reached and not self._ask.tried,
             error=not self._answered,
             estimated=tokens is None and not failed,
@@ -189,9 +197,8 @@ class Lines:
                 self._somebody.clear()
             await asyncio.sleep(_TICK_SECONDS)
 
-    def take_back(self, worker: str, ask: Ask) -> None:
+    def take_back(self, ask: Ask) -> None:
         """Have a slot back, and serve those that wait for one."""
-        self.roster.give(worker)
         place = (ask.model, ask.key)
         self._held[place] -= 1
         if not self._held[place]:
@@ -199,7 +206,7 @@ class Lines:
         self.serve(ask.model)
 
     def _admit(self, ask: Ask) -> Seat | Refusal:
-        verdict = admit(ask, self._catalogue, queue_wait=self._queue_wait, free=self.roster.free)
+        verdict = admit(ask, self._catalogue, queue_wait=self._queue_wait)
         if self._leaving and isinstance(verdict, Refusal) and verdict.cold:
             return Refusal(leaving(ask.model))
         return verdict
@@ -211,7 +218,6 @@ class Lines:
         return charge
 
     def _lease(self, seat: Seat, ask: Ask, charge: Charge | None) -> SlotLease:
-        self.roster.take(seat.worker)
         place = (ask.model, ask.key)
         self._held[place] = self._held.get(place, 0) + 1
         return SlotLease(seat, ask, charge, self)
@@ -287,6 +293,12 @@ class Lines:
         if self._clock() - waiter.since >= verdict.wait:
             waiter.future.set_exception(verdict.error)
             line.remove(waiter)
+
+
+def _load(estimate: tuple[int, int], seat: Seat) -> int:
+    """Return the tokens that a request is thought to cost a worker, which has no room for more than its context."""
+    tokens = estimate[0] + estimate[1]
+    return seat.context if 0 < seat.context < tokens else tokens
 
 
 def _undo(waiter: _Waiter) -> None:

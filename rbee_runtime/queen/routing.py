@@ -1,69 +1,14 @@
-"""Which ready worker takes a request: the one with the fewest in flight, leaving out those that just failed."""
+"""Which ready worker takes a request: replicas.py chooses, ejection.py judges failures, and this knows them all."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from rbee_runtime.gateway.seam import Door
-
-SHUN_SECONDS = (1.0, 2.0, 4.0, 8.0)
-"""How long a worker is left alone after its first, second, … failure in a row: a lost host costs few tries, and a
-worker that is back is found again before its hive's next heartbeat or soon after."""
-
-
-@dataclass(frozen=True)
-class Seat:
-    """One worker as routing sees it; `shunned` until that monotonic time, `used` rises with each lease.
-
-    Seats of one `pool` share its slots: models of a server that is not ours, which has a `door`.
-    """
-
-    worker: str
-    model: str
-    url: str
-    slots: int
-    usable: bool
-    in_flight: int = 0
-    failures: int = 0
-    shunned: float = 0.0
-    used: int = 0
-    pool: str = ""
-    door: Door | None = None
-
-
-def choose(seats: Iterable[Seat]) -> Seat | None:
-    """Return the seat with the fewest requests in flight; among equals the one that was used longest ago."""
-    free = (seat for seat in seats if seat.in_flight < seat.slots)
-    return min(free, key=lambda seat: (seat.in_flight, seat.used), default=None)
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A seat as it was shown and what became of it since; of a pool, what is in flight on each counts for all."""
-
-    seat: Seat
-    in_flight: int = 0
-    failures: int = 0
-    shunned: float = 0.0
-    used: int = 0
-    pool: "list[_Entry] | None" = None
-    seen: Seat = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.seen = self.seat
-
-    @property
-    def taken(self) -> int:
-        """Return how many of its slots are taken."""
-        return self.in_flight if self.pool is None else sum(each.in_flight for each in self.pool)
-
-    def now(self) -> Seat:
-        """Return the seat as it is now; made anew only after a change, as everyone in line asks for it."""
-        seen = self.seen
-        state = (self.taken, self.failures, self.shunned, self.used)
-        if (seen.in_flight, seen.failures, seen.shunned, seen.used) != state:
-            in_flight, failures, shunned, used = state
-            self.seen = replace(self.seat, in_flight=in_flight, failures=failures, shunned=shunned, used=used)
-        return self.seen
+from rbee_runtime import logs
+from rbee_runtime.gateway.seam import Ask
+from rbee_runtime.queen.affinity import Homes
+from rbee_runtime.queen.ejection import SOUND, Breaker, Health, after_answer, after_failure
+from rbee_runtime.queen.replicas import Replicas
+from rbee_runtime.queen.seats import Lack, Replica, Seat
 
 
 class Roster:
@@ -71,88 +16,169 @@ class Roster:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
-        self._entries: dict[str, _Entry] = {}
-        self._models: dict[str, list[_Entry]] = {}
+        self._replicas: dict[str, Replica] = {}
+        self._models: dict[str, Replicas] = {}
+        self._homes: Homes[Replica] = Homes()
         self._uses = 0
 
     def show(self, seats: Sequence[Seat]) -> None:
         """Replace what is known of workers and keep what is in flight on them."""
-        old, self._entries, self._models = self._entries, {}, {}
-        pools: dict[str, list[_Entry]] = {}
-        for seat in seats:
-            entry = self._entries[seat.worker] = _carried(old.get(seat.worker), seat)
-            self._models.setdefault(seat.model, []).append(entry)
-            if seat.pool:
-                entry.pool = pools.setdefault(seat.pool, [])
-                entry.pool.append(entry)
+        old = self._replicas
+        new = [seat for seat in seats if seat.worker not in old or old[seat.worker].seat != seat]
+        self._replicas = {seat.worker: _carried(old.get(seat.worker), seat) for seat in seats}
+        gone = [each for worker, each in old.items() if self._replicas.get(worker) is not each]
+        for each in gone:
+            each.cache.owner = None
+        pools = _pooled(self._replicas.values())
+        # What is in flight on one of a pool counts for each of it.
+        shared = {seat.pool for seat in new} | {each.seat.pool for each in gone}
+        mates = (mate.seat.model for pool in shared for mate in pools.get(pool, ()))
+        self._group({seat.model for seat in new}.union(mates))
+
+    def _group(self, changed: set[str]) -> None:
+        """Have each model know its workers; `changed` are those of which more is new than that."""
+        members: dict[str, list[Replica]] = {model: [] for model in self._models}
+        for each in self._replicas.values():
+            members.setdefault(each.seat.model, []).append(each)
+        for model, mine in members.items():
+            found = self._models.get(model) or self._new(model)
+            if model in changed or mine != found.members:
+                found.place(mine)
+            if not mine:
+                del self._models[model]
 
     def of(self, model: str) -> list[Seat]:
         """Return the seats of one model; what is in flight on one of a pool counts for each of it."""
-        return [entry.now() for entry in self._models.get(model, ())]
+        found = self._models.get(model)
+        return [] if found is None else [_now(each) for each in found.members]
 
     def slots(self, model: str) -> int:
         """Return how many requests the workers of one model take at a time."""
-        return sum(entry.seat.slots for entry in self._models.get(model, ()))
+        found = self._models.get(model)
+        return 0 if found is None else found.slots
 
-    def free(self, model: str) -> Seat | None:
-        """Return the seat that `choose` would of those that are usable and not left alone, None if there is none.
+    def longest(self, model: str) -> int:
+        """Return the longest context that a worker of one model has, in tokens, 0 if one is not known."""
+        found = self._models.get(model)
+        return 0 if found is None else found.longest()
 
-        In flight and uses are not up to date in it. Most requests ask nothing else, tens of thousands in a second.
-        """
-        best, least, now = None, (0, 0), 0.0
-        for entry in self._models.get(model, ()):
-            seat, taken = entry.seat, entry.taken
-            if not seat.usable or taken >= seat.slots:
-                continue
-            if entry.failures and entry.shunned > (now := now or self.clock()):
-                continue
-            rank = (taken, entry.used)
-            if best is None or rank < least:
-                best, least = seat, rank
-        return best
-
-    def shunned(self, seat: Seat) -> bool:
-        """Say whether the worker is left alone now."""
-        return seat.shunned > self.clock()
+    def choose(self, ask: Ask) -> Seat | Lack:
+        """Return who takes a request, or why nobody does; what is in flight is not up to date in a seat."""
+        found = self._models.get(ask.model)
+        if found is None:
+            return Lack.ABSENT
+        chosen = found.choose(ask)
+        return chosen.seat if isinstance(chosen, Replica) else chosen
 
     def in_flight(self, worker: str) -> int:
         """Return how many requests it has from us."""
-        entry = self._entries.get(worker)
-        return 0 if entry is None else entry.in_flight
+        each = self._replicas.get(worker)
+        return 0 if each is None else each.in_flight
+
+    def outstanding(self, worker: str) -> int:
+        """Return how many tokens its requests from us are thought to have left."""
+        each = self._replicas.get(worker)
+        return 0 if each is None else each.load
+
+    def health(self, worker: str) -> Health:
+        """Return what is held of it after its failures."""
+        each = self._replicas.get(worker)
+        return SOUND if each is None else each.health
 
     def leases(self, worker: str) -> int:
         """Return a number that is another one after each lease on a worker."""
-        entry = self._entries.get(worker)
-        return 0 if entry is None else entry.used
+        each = self._replicas.get(worker)
+        return 0 if each is None else each.used
 
-    def take(self, worker: str) -> None:
-        """Count one more request."""
-        self._uses += 1
-        entry = self._entries[worker]
-        entry.in_flight += 1
-        entry.used = self._uses
+    def take(self, worker: str, tokens: int = 1, opening: bytes = b"") -> int:
+        """Count one more request of so many tokens; return the number of its lease."""
+        self._uses = used = self._uses + 1
+        each = self._replicas[worker]
+        each.in_flight += 1
+        each.load += tokens
+        each.used = used
+        if each.health is not SOUND and each.health.state is Breaker.HALF_OPEN and not each.trial:
+            each.trial = used
+        mine = self._models[each.seat.model]
+        mine.note(opening, each)
+        mine.refresh(each)
+        if each.pool:
+            self._refresh(each.pool)
+        return used
 
-    def give(self, worker: str) -> None:
+    def give(self, worker: str, tokens: int = 1, lease: int = 0) -> None:
         """Count one request less; the worker may be gone meanwhile."""
-        entry = self._entries.get(worker)
-        if entry is not None and entry.in_flight:
-            entry.in_flight -= 1
-
-    def settle(self, worker: str, *, answered: bool) -> None:
-        """Note a success or a failure."""
-        entry = self._entries.get(worker)
-        if entry is None or (answered and not entry.failures):
+        each = self._replicas.get(worker)
+        if each is None or not each.in_flight:
             return
-        entry.failures = 0 if answered else entry.failures + 1
-        pause = SHUN_SECONDS[min(entry.failures, len(SHUN_SECONDS)) - 1] if entry.failures else 0.0
-        entry.shunned = self.clock() + pause if entry.failures else 0.0
+        each.in_flight -= 1
+        each.load = max(0, each.load - tokens) if each.in_flight else 0
+        if lease and each.trial == lease:
+            # Its client left, or it was judged already: the next one tries, if there is still something to try.
+            each.trial = 0
+        self._models[each.seat.model].refresh(each)
+        if each.pool:
+            self._refresh(each.pool)
+
+    def settle(self, worker: str, *, answered: bool, lease: int = 0) -> None:
+        """Note a success or a failure."""
+        each = self._replicas.get(worker)
+        if each is None or (answered and each.health is SOUND):
+            return
+        if answered:
+            each.answers += 1
+        health = self._judged(each, trial=bool(lease) and each.trial == lease, answered=answered)
+        if health is not each.health:
+            before = each.health
+            self._models[each.seat.model].change(each, health)
+            self._tell(each, before)
+
+    def _judged(self, each: Replica, *, trial: bool, answered: bool) -> Health:
+        """Return what the end of a request makes of its worker."""
+        if answered:
+            return after_answer(each.health, self.clock(), trial=trial) if each.health.failures else each.health
+        answers, each.answers = each.answers, 0
+        spared = self._models[each.seat.model].is_spared()
+        return after_failure(each.health, self.clock(), answers=answers, trial=trial, spared=spared)
+
+    def _refresh(self, pool: Sequence[Replica]) -> None:
+        for mate in pool:
+            self._models[mate.seat.model].refresh(mate)
+
+    def _new(self, model: str) -> Replicas:
+        made = self._models[model] = Replicas(model, self.clock, self._homes)
+        made.said = lambda event, each: logs.info(event, id=each.seat.worker, model=each.seat.model)
+        return made
+
+    def _tell(self, each: Replica, before: Health) -> None:
+        """Write what a person may want to know: who gets no requests, for how long, and who does again."""
+        health, seat = each.health, each.seat
+        if health.state is Breaker.OPEN:
+            seconds = round(health.until - self.clock())
+            logs.warning("worker ejected", id=seat.worker, model=seat.model, failures=health.failures, seconds=seconds)
+        elif before.is_ejected:
+            logs.info("worker back", id=seat.worker, model=seat.model)
 
 
-def _carried(old: _Entry | None, seat: Seat) -> _Entry:
-    """Return a seat with what was in flight on its worker, and with its failures unless it is back only now."""
-    if old is None:
-        return _Entry(seat)
-    back = seat.usable and not old.seat.usable
-    if back:
-        return _Entry(seat, old.in_flight, used=old.used)
-    return _Entry(seat, old.in_flight, old.failures, old.shunned, old.used)
+def _carried(known: Replica | None, seat: Seat) -> Replica:
+    """Return a worker with what is in flight on it; one that is back only now, or elsewhere, begins anew."""
+    if known is None or known.seat.model != seat.model:
+        return Replica(seat)
+    before, known.seat = known.seat, seat
+    if (seat.usable and not before.usable) or seat.url != before.url or seat.build != before.build:
+        known.begin_anew()
+    return known
+
+
+def _pooled(replicas: Iterable[Replica]) -> dict[str, list[Replica]]:
+    """Return those that share slots, and have each of them know the others."""
+    pools: dict[str, list[Replica]] = {}
+    for each in replicas:
+        each.pool = pools.setdefault(each.seat.pool, []) if each.seat.pool else ()
+        if each.seat.pool:
+            pools[each.seat.pool].append(each)
+    return pools
+
+
+def _now(each: Replica) -> Seat:
+    return replace(each.seat, in_flight=each.taken, outstanding=each.outstanding, failures=each.health.failures)

@@ -9,6 +9,7 @@ from rbee_runtime.models.references import shown
 from rbee_runtime.protocol import Heartbeat, to_builtins
 from rbee_runtime.queen.admission import unknown_model
 from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.ejection import Breaker, explained
 from rbee_runtime.queen.external import Place
 from rbee_runtime.queen.grants import may_use
 from rbee_runtime.queen.membership import Member, Presence
@@ -57,9 +58,11 @@ class WorkerAnswer(BaseModel):
 
     A model of a server that is not ours is one too, without a hive: `external:model`, ready or why not.
 
-    `in_flight` counts this queen's requests. `unit` is its name in `systemctl` or `podman ps` on its host; `next_try`
-    is seconds until it is started again (0: not planned); `memory` is bytes by device. `build` is the code that it is
-    to run; an `outdated` one has another build than its hive has now, or is being replaced for that: `renewed`.
+    `in_flight` counts this queen's requests, `outstanding` the tokens that those are thought to have left. One whose
+    `breaker` is `open` failed too often and gets none for `ejected` seconds; `half_open`, it gets one, to be tried.
+    `unit` is its name in `systemctl` or `podman ps` on its host; `next_try` is seconds until it is started again (0:
+    not planned); `memory` is bytes by device. `build` is the code that it is to run; an `outdated` one has another
+    build than its hive has now, or is being replaced for that: `renewed`.
     """
 
     id: str
@@ -71,6 +74,9 @@ class WorkerAnswer(BaseModel):
     context: int
     slots: int
     in_flight: int
+    outstanding: int = 0
+    breaker: Breaker = Breaker.CLOSED
+    ejected: float = 0.0
     restarts: int = 0
     last_exit: str = ""
     detail: str = ""
@@ -124,8 +130,9 @@ def hives(controller: Controller) -> list[HiveAnswer]:
 
 def workers(controller: Controller) -> list[WorkerAnswer]:
     """Return every assignment, and every model of a server that is not ours."""
-    own = [_worker(controller, entry) for entry in controller.assignments.values()]
-    return [*own, *(_external(controller, place) for place in controller.externals.places())]
+    own = (_worker(controller, entry) for entry in controller.assignments.values())
+    others = (_external(controller, place) for place in controller.externals.places())
+    return [_judged(controller, answer) for answer in (*own, *others)]
 
 
 def models(controller: Controller) -> list[ModelAnswer]:
@@ -242,6 +249,16 @@ def _worker(controller: Controller, entry: Assignment) -> WorkerAnswer:
         "memory": report.memory,
     }
     return answer.model_copy(update=extra)
+
+
+def _judged(controller: Controller, answer: WorkerAnswer) -> WorkerAnswer:
+    """Return a worker with what routing holds of it."""
+    roster, health = controller.roster, controller.roster.health(answer.id)
+    seen: dict[str, Any] = {"outstanding": roster.outstanding(answer.id), "breaker": health.state}
+    if health.is_ejected:
+        left = max(0.0, health.until - roster.clock())
+        seen |= {"ejected": round(left, 3), "detail": answer.detail or explained(health, left)}
+    return answer.model_copy(update=seen)
 
 
 def _external(controller: Controller, place: Place) -> WorkerAnswer:

@@ -46,6 +46,15 @@ def test_a_worker_of_another_build_is_called_outdated(row: dict[str, Any], shown
     assert cell("workers", "STATE", id="w", **row) == shown
 
 
+@pytest.mark.parametrize(
+    ("breaker", "shown"),
+    [("closed", "ready"), ("open", "ready, ejected"), ("half_open", "ready, on trial"), (None, "ready")],
+)
+def test_a_worker_that_gets_no_requests_is_called_ejected(breaker: str | None, shown: str) -> None:
+    """Beside what its hive sees of it, which may be nothing wrong; an older queen says nothing."""
+    assert cell("workers", "STATE", id="w", state="ready", breaker=breaker) == shown
+
+
 def test_a_fetch_that_failed_is_shown_with_its_next_try() -> None:
     """Beside the reason stands for how long nothing happens."""
     fetch = {"hive": "h", "state": "failed", "detail": "answers 404", "next_try": 29.7}

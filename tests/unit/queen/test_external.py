@@ -12,10 +12,11 @@ from rbee_runtime.errors import ConfigError
 from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.queen import views
 from rbee_runtime.queen.admission import Refusal, admit
+from rbee_runtime.queen.ejection import FAILURES, OPEN_SECONDS, Breaker
 from rbee_runtime.queen.external import WAIT_SECONDS, Externals, Look, authorization, listed
 from rbee_runtime.queen.fleet import check
 from rbee_runtime.queen.records import Scope
-from rbee_runtime.queen.routing import Seat
+from rbee_runtime.queen.seats import Seat
 from rbee_runtime.states import Observed
 from tests.unit.queen.states import Fixture, fleet, model
 
@@ -115,6 +116,25 @@ async def test_own_workers_and_servers_of_others_take_turns(queen: Maker) -> Non
         q.controller.roster.take(route.worker)
         taken.append(route.worker)
     assert sorted(taken) == sorted([own, "ollama:m"] * 2)
+
+
+async def test_who_fails_is_ejected_whose_ever_it_is(queen: Maker) -> None:
+    """A server that is not ours is left out as a worker is, and people see that and when it is tried again."""
+    declared = fleet(model(slots=4), hives=("a",)).model_copy(update={"external": (server(),)})
+    q = queen(declared)
+    q.beat("a")
+    q.beat("a")
+    seen(q, "ollama", Look(""))
+    q.controller.roster.take("ollama:m", 700)
+    for _ in range(FAILURES):
+        q.controller.roster.settle("ollama:m", answered=False)
+    (own,) = q.workers("a")
+    mine, its = views.workers(q.controller)
+    assert (mine.id, mine.breaker, mine.ejected, mine.detail) == (own, Breaker.CLOSED, 0.0, "")
+    assert (its.id, its.breaker, its.ejected, its.outstanding) == ("ollama:m", Breaker.OPEN, OPEN_SECONDS, 700)
+    assert its.detail == "ejected as its requests failed; gets none for 10 s, then one to try it"
+    routes = [ask(q, "m") for _ in range(4)]
+    assert {route.worker for route in routes if isinstance(route, Seat)} == {own}
 
 
 async def test_people_and_clients_see_them(queen: Maker) -> None:

@@ -1,4 +1,4 @@
-"""What docs/keys.md tells people to type does what it says there, with the queen of a laptop."""
+"""What pages of docs/ tell people to type does what they say, with the queen of a laptop."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.unit.queen.units import PATIENCE, ROOT
 __all__ = ["root"]
 
 pytestmark = pytest.mark.slow
-PAGE = ROOT / "docs" / "keys.md"
+PAGES = ("keys.md", "routing.md")
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ def queen(root: Path) -> Iterator[Queen]:
     made.end(signal.SIGINT)
 
 
-def test_the_page_is_true(queen: Queen, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_is_true(queen: Queen, tmp_path: Path, page: str) -> None:
     """Every command ends with the stated status and prints what the page says."""
     environment = {
         **os.environ,
@@ -36,7 +37,7 @@ def test_the_page_is_true(queen: Queen, tmp_path: Path) -> None:
         "RBEE_URL": queen.url,
         "RBEE_API_KEY": queen.key,
     }
-    for block in read(PAGE):
+    for block in read(ROOT / "docs" / page):
         assert isinstance(block, Block)
         done = subprocess.run(
             ["sh", "-e", "-c", block.script],
