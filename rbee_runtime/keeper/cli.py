@@ -11,6 +11,7 @@ import typer
 from rbee_runtime import __version__
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.keeper.client import QueenClient
+from rbee_runtime.keeper.exits import Exit, exit_of
 from rbee_runtime.keeper.key_commands import keys, usage
 from rbee_runtime.keeper.model_commands import explain, models, move
 from rbee_runtime.keeper.output import AsJson, list_rows, print_json, print_table, say, settings_of, show_rows
@@ -33,19 +34,19 @@ def run(arguments: list[str]) -> int:
         # What a full disk refuses is known here, not when the interpreter goes.
         sys.stdout.flush()
     except RbeeError as error:
-        return _complain(str(error))
+        return _complain(str(error), exit_of(error))
     except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("\n")
-        return 130
+        return Exit.INTERRUPTED
     except BrokenPipeError:
         # `| head` had enough.
         _drop_output()
-        return 1
+        return Exit.FAILED
     except OSError as error:
         _drop_output()
         # Only what is written carries no name.
         what = f"use {error.filename}" if error.filename else "write to standard output"
-        return _complain(f"cannot {what}: {error.strerror}; make room or name another place")
+        return _complain(f"cannot {what}: {error.strerror}; make room or name another place", Exit.FAILED)
     except Exception as error:
         # A wrong option; the class is click's, or that of typer's own copy of click, depending on the version.
         explain = getattr(error, "format_message", None)
@@ -53,8 +54,9 @@ def run(arguments: list[str]) -> int:
             raise
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "rbee-keeper"
-        return _complain(f"{_as_argument(error, context) or explain().rstrip('.')} (see {command} --help)")
-    return status if isinstance(status, int) else 0
+        said = _as_argument(error, context) or explain().rstrip(".")
+        return _complain(f"{said} (see {command} --help)", Exit.USAGE)
+    return status if isinstance(status, int) else Exit.DONE
 
 
 def _as_argument(error: Exception, context: Any) -> str:
@@ -239,9 +241,9 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(sentence: str) -> int:
+def _complain(sentence: str, status: Exit) -> int:
     sys.stderr.write(f"rbee-keeper: {sentence}\n")
-    return 1
+    return status
 
 
 app.add_typer(models, name="models")

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlencode
 
 import httpx
 
-from rbee_runtime.errors import QueenCallError
+from rbee_runtime.errors import QueenCallError, QueenUnreachableError
 from rbee_runtime.keeper.settings import Settings
 
 Row = dict[str, Any]
@@ -194,18 +194,18 @@ class QueenClient:
         try:
             yield
         except httpx.TimeoutException as error:
-            raise QueenCallError(f"the queen at {self._url} did not answer in time") from error
+            raise QueenUnreachableError(f"the queen at {self._url} did not answer in time") from error
         except httpx.ConnectError as error:
             if "WRONG_VERSION_NUMBER" in str(error):
-                raise QueenCallError(
+                raise QueenUnreachableError(
                     f"what answers at {self._url} does not speak TLS; write http://… in --url"
                 ) from error
-            raise QueenCallError(
+            raise QueenUnreachableError(
                 f"no queen at {self._url}: {error}; check --url and --ca, or start one: "
                 "rbee-keeper start-queen --attached-hive --model NAME=file:/path.gguf"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise QueenCallError(
+            raise QueenUnreachableError(
                 f"the connection to {self._url} broke: {error}; check --url, then the journal of rbee-queen"
             ) from error
 
@@ -231,8 +231,8 @@ class QueenClient:
         except json.JSONDecodeError as error:
             raise self._no_queen() from error
 
-    def _no_queen(self, detail: str = "") -> QueenCallError:
-        return QueenCallError(f"what answers at {self._url} is not a queen{detail}; check --url")
+    def _no_queen(self, detail: str = "") -> QueenUnreachableError:
+        return QueenUnreachableError(f"what answers at {self._url} is not a queen{detail}; check --url")
 
 
 def _place(kind: str, name: str) -> str:
