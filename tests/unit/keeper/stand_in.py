@@ -108,7 +108,7 @@ class StandIn:
             return PlainTextResponse(self.stream, media_type="text/event-stream")
         if request.method == "POST" and kind == "keys":
             return JSONResponse({"id": "newnewne", "key": NEW_KEY}, 201)
-        if request.method == "DELETE":
+        if request.method == "DELETE" and kind != "pull":
             return Response(status_code=204)
         return self._of_host(kind, request)
 
