@@ -1,6 +1,5 @@
 """`rbee-keeper`: look at a fleet, chat with it, manage keys, drain hives, start a queen on this machine."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,8 +9,11 @@ import typer
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import ConfigError, RbeeError
+from rbee_runtime.keeper.bench import bench
 from rbee_runtime.keeper.client import QueenClient
 from rbee_runtime.keeper.exits import Exit, exit_of
+from rbee_runtime.keeper.happenings import events
+from rbee_runtime.keeper.infer import infer, piped
 from rbee_runtime.keeper.key_commands import keys, usage
 from rbee_runtime.keeper.model_commands import explain, models, move
 from rbee_runtime.keeper.output import AsJson, list_rows, print_json, print_table, say, settings_of, show_rows
@@ -165,21 +167,6 @@ def logs(
 
 
 @app.command()
-def events(
-    context: typer.Context,
-    hive: Annotated[str, typer.Argument(metavar="HIVE", help="Of this hive only.")] = "",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
-) -> None:
-    """Show what happened on the hosts: workers, models, devices."""
-    from rbee_runtime.keeper.hosts import event_line, happenings  # noqa: PLC0415 - brings rich
-
-    with QueenClient(settings_of(context)) as client:
-        for event in happenings(client, hive, follow=follow):
-            typer.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
-
-
-@app.command()
 def chat(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model; by default the first that is ready.")] = "",
@@ -188,10 +175,9 @@ def chat(
     """Chat with a model; the answer comes as it is made."""
     from rbee_runtime.keeper.chat import choose_model, converse, show_answer  # noqa: PLC0415 - brings rich
 
-    piped = "" if prompt or sys.stdin.isatty() else sys.stdin.read().strip()
+    text = prompt or piped().strip()
     with QueenClient(settings_of(context)) as client:
         chosen = model or choose_model(client)
-        text = prompt or piped
         if not text and not sys.stdin.isatty():
             raise ConfigError("there is nothing to say: give a PROMPT, or text on standard input")
         if not text:
@@ -201,6 +187,7 @@ def chat(
     typer.echo(f"[{chosen}: {line}]", err=True)
 
 
+app.command()(infer)
 app.command()(usage)
 
 
@@ -249,3 +236,5 @@ def _complain(sentence: str, status: Exit) -> int:
 app.add_typer(models, name="models")
 app.command()(explain)
 app.command()(move)
+app.command()(events)
+app.command()(bench)

@@ -60,6 +60,10 @@ class QueenClient:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections, and with them every stream that is open."""
         self._http.close()
 
     def health(self) -> Row:

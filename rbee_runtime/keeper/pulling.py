@@ -39,8 +39,7 @@ def pulled(
             if found is not None and _is_whole(found, answer):
                 return {"hive": hive, **found}
             say(_step(hive, model, found))
-            if found is not None and found.get("state") in _GIVEN_UP:
-                raise QueenCallError(f"{model} did not come to {hive}: {found.get('detail') or found['state']}")
+            _check(hive, model, found)
             sleep(POLL_SECONDS)
             if clock() - asked >= ASK_SECONDS:
                 answer, asked = client.pull(hive, model), clock()
@@ -101,6 +100,12 @@ def verdict(row: Row) -> str:
     if row.get("intact"):
         return f"{row['name']} on {row['hive']} is intact"
     return f"{row['name']} on {row['hive']} is damaged: {', '.join(row.get('damaged', ()))}: {row.get('detail', '')}"
+
+
+def _check(hive: str, model: str, found: Row | None) -> None:
+    """Raise QueenCallError for a fetch that waiting does not mend."""
+    if found is not None and found.get("state") in _GIVEN_UP:
+        raise QueenCallError(f"{model} did not come to {hive}: {found.get('detail') or found['state']}")
 
 
 def _is_whole(found: Row, answer: Row) -> bool:

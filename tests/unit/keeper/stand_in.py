@@ -113,6 +113,8 @@ class StandIn:
         return self._of_host(kind, request)
 
     def _of_host(self, kind: str, request: Request) -> Response:
+        if request.url.path == "/api/v1/events" and "events of the queen" not in TABLES:
+            return JSONResponse({"error": {"message": "not found"}}, 404)
         if "gone" in request.url.path:
             return JSONResponse({"error": {"message": "there is no hive 'gone'"}}, 404)
         if kind == "logs":

@@ -133,7 +133,7 @@ DAMAGED = {"name": "toy", "intact": False, "damaged": ["sha256-1"], "detail": "m
         (("rm", "toy"), 0, {}, ["GET models", "DELETE hives/gpu1/models/toy"], "toy is removed from gpu1"),
         (("rm", "a/b:c", "--hive", "b"), 0, {}, ["DELETE hives/b/models/a/b:c"], "a/b:c is removed from b"),
         (("verify", "toy"), 0, INTACT, ["GET models", "POST hives/gpu1/models/toy/verify"], "on gpu1 is intact"),
-        (("verify", "toy", "--hive", "b"), 1, DAMAGED, ["POST hives/b/models/toy/verify"], "is damaged: sha256-1: moved"),
+        (("verify", "toy", "--hive", "b"), 1, DAMAGED, ["POST hives/b/models/toy/verify"], "damaged: sha256-1: moved"),
         (("verify", "none"), 1, {}, ["GET models"], "the queen has no model 'none'; see rbee-keeper models"),
     ],
 )  # fmt: skip
