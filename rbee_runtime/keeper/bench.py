@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from rbee_runtime.errors import QueenCallError
+from rbee_runtime.keeper import completion as known
 from rbee_runtime.keeper.client import Piece, QueenClient, Row
 from rbee_runtime.keeper.infer import said, taken
 from rbee_runtime.keeper.output import settings_of
@@ -47,7 +48,7 @@ class Outcome:
 
 def bench(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", autocompletion=known.models)],
     clients: Annotated[int, typer.Option(min=1, max=MOST_CLIENTS, help="How many ask at the same time.")] = 4,
     requests: Annotated[int, typer.Option(min=1, max=MOST_REQUESTS, help="How many requests in all.")] = 16,
     max_tokens: Annotated[int, typer.Option(min=1, help="The length of an answer at most.")] = 64,
@@ -137,14 +138,14 @@ def show(found: Row, say: Callable[[str], None] = typer.echo) -> None:
         "requests": f"{found['requests_per_second']} requests/s",
         "first text": f"p50 {_seconds(waits[0]['p50'])}, p95 {_seconds(waits[0]['p95'])}",
         "whole answer": f"p50 {_seconds(waits[1]['p50'])}, p95 {_seconds(waits[1]['p95'])}",
-        "errors": "; ".join(f"{count} × {error}" for error, count in found["errors"].items()) or "none",
+        "errors": "; ".join(f"{count} times {error}" for error, count in found["errors"].items()) or "none",
     }
     for name, text in rows.items():
         say(f"{name:<12}  {text}")
 
 
 def _seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f} s"
+    return "-" if value is None else f"{value:.3f} s"
 
 
 def _ask(queen: QueenClient, load: Load, stop: threading.Event) -> Outcome:

@@ -9,8 +9,10 @@ import typer
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import ConfigError, RbeeError
+from rbee_runtime.keeper import completion as known
 from rbee_runtime.keeper.bench import bench
 from rbee_runtime.keeper.client import QueenClient
+from rbee_runtime.keeper.completion import PROGRAM, asked, complete, completion
 from rbee_runtime.keeper.exits import Exit, exit_of
 from rbee_runtime.keeper.happenings import events
 from rbee_runtime.keeper.infer import infer, piped
@@ -18,6 +20,7 @@ from rbee_runtime.keeper.key_commands import keys, usage
 from rbee_runtime.keeper.model_commands import explain, models, move
 from rbee_runtime.keeper.output import AsJson, list_rows, print_json, print_table, say, settings_of, show_rows
 from rbee_runtime.keeper.settings import DEFAULT_URL, settle
+from rbee_runtime.keeper.top import top
 
 app = typer.Typer(
     help="Look at a fleet, chat with it, manage it.",
@@ -26,13 +29,18 @@ app = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 
-Hive = Annotated[str, typer.Argument(help="Name of the hive.", metavar="HIVE")]
+Hive = Annotated[str, typer.Argument(help="Name of the hive.", metavar="HIVE", autocompletion=known.hives)]
+Worker = Annotated[str, typer.Argument(metavar="WORKER", help="Id of the worker.", autocompletion=known.workers)]
 
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return the exit status."""
+    return complete(app) if asked() else _command(arguments)
+
+
+def _command(arguments: list[str]) -> int:
     try:
-        status = app(arguments or ["--help"], prog_name="rbee-keeper", standalone_mode=False)
+        status = app(arguments or ["--help"], prog_name=PROGRAM, standalone_mode=False)
         # What a full disk refuses is known here, not when the interpreter goes.
         sys.stdout.flush()
     except RbeeError as error:
@@ -128,7 +136,12 @@ def workers(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command()
 def devices(
     context: typer.Context,
-    hive: Annotated[str, typer.Argument(metavar="HIVE", help="Ask this hive now; without it all, as last heard.")] = "",
+    hive: Annotated[
+        str,
+        typer.Argument(
+            metavar="HIVE", help="Ask this hive now; without it all, as last heard.", autocompletion=known.hives
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """List what the hosts compute with, and what of its memory is taken."""
@@ -140,9 +153,7 @@ def devices(
 
 
 @app.command()
-def worker(
-    context: typer.Context, worker: Annotated[str, typer.Argument(metavar="WORKER")], as_json: AsJson = False
-) -> None:
+def worker(context: typer.Context, worker: Worker, as_json: AsJson = False) -> None:
     """Explain one worker: why it is in its state and what happens next."""
     from rbee_runtime.keeper.hosts import explained  # noqa: PLC0415 - brings rich
 
@@ -154,7 +165,7 @@ def worker(
 @app.command()
 def logs(
     context: typer.Context,
-    worker: Annotated[str, typer.Argument(metavar="WORKER")],
+    worker: Worker,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=2000, help="How many of the last lines.")] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what it writes.")] = False,
 ) -> None:
@@ -169,7 +180,9 @@ def logs(
 @app.command()
 def chat(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Model; by default the first that is ready.")] = "",
+    model: Annotated[
+        str, typer.Argument(help="Model; by default the first that is ready.", autocompletion=known.models)
+    ] = "",
     prompt: Annotated[str, typer.Argument(help="What to say; without it a conversation.")] = "",
 ) -> None:
     """Chat with a model; the answer comes as it is made."""
@@ -238,3 +251,5 @@ app.command()(explain)
 app.command()(move)
 app.command()(events)
 app.command()(bench)
+app.command()(top)
+app.command()(completion)

@@ -43,7 +43,9 @@ class Piece:
 class QueenClient:
     """One queen. `transport` is for tests."""
 
-    def __init__(self, settings: Settings, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, transport: httpx.BaseTransport | None = None, timeout: httpx.Timeout = _TIMEOUT
+    ) -> None:
         key = settings.key.reveal()
         self._has_key = bool(key)
         self._url = settings.url
@@ -51,7 +53,7 @@ class QueenClient:
             base_url=settings.url,
             headers={"authorization": f"Bearer {key}"} if key else {},
             verify=settings.verify(),
-            timeout=_TIMEOUT,
+            timeout=timeout,
             transport=transport,
             trust_env=False,
         )
@@ -224,7 +226,7 @@ class QueenClient:
             yield Piece(text, usage.get("completion_tokens"), usage.get("prompt_tokens"), finish)
         raise QueenCallError("the answer broke off: the connection ended before the answer did")
 
-    def _answer(self, method: str, path: str, body: Row | None = None, *, timeout: httpx.Timeout = _TIMEOUT) -> Row:
+    def _answer(self, method: str, path: str, body: Row | None = None, *, timeout: httpx.Timeout | None = None) -> Row:
         found = self._call(method, path, body, timeout=timeout)
         if not isinstance(found, dict):
             raise self._no_queen()
@@ -237,12 +239,14 @@ class QueenClient:
         body: Row | None = None,
         *,
         accept: str = "*/*",
-        timeout: httpx.Timeout = _TIMEOUT,
+        timeout: httpx.Timeout | None = None,
         absent: bool = False,
     ) -> Any:
         """Return what is answered; with `absent`, None for what is not there."""
         with self._explained():
-            answer = self._http.request(method, path, json=body, headers={"accept": accept}, timeout=timeout)
+            answer = self._http.request(
+                method, path, json=body, headers={"accept": accept}, timeout=timeout or self._http.timeout
+            )
         if absent and answer.status_code == 404:
             return None
         if answer.status_code >= 300:

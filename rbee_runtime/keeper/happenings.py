@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from rbee_runtime.errors import ConfigError, QueenCallError, QueenUnreachableError
+from rbee_runtime.keeper import completion as known
 from rbee_runtime.keeper.client import QueenClient
 from rbee_runtime.keeper.output import settings_of
 from rbee_runtime.keeper.times import instant, span
@@ -27,7 +28,7 @@ _RESET = "reset"
 
 def events(
     context: typer.Context,
-    hive: Annotated[str, typer.Argument(metavar="HIVE", help="Of this hive only.")] = "",
+    hive: Annotated[str, typer.Argument(metavar="HIVE", help="Of this hive only.", autocompletion=known.hives)] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens.")] = False,
     begin: Annotated[str, typer.Option("--since", help="Not before: 10m, 2h, 1d, or 2026-11-30T12:00 in UTC.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,

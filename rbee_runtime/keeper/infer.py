@@ -9,6 +9,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from rbee_runtime.errors import ConfigError
+from rbee_runtime.keeper import completion as known
 from rbee_runtime.keeper.client import Piece, QueenClient, Row
 from rbee_runtime.keeper.output import print_json, settings_of
 
@@ -42,7 +43,7 @@ class Answer:
 
 def infer(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", autocompletion=known.models)],
     prompt: Annotated[str, typer.Argument(help="What to say; without it standard input.")] = "",
     system: Annotated[str, typer.Option(help="Instructions before the prompt.")] = "",
     max_tokens: MaxTokens = None,

@@ -5,14 +5,17 @@ from typing import Annotated
 import typer
 
 from rbee_runtime.errors import QueenCallError
+from rbee_runtime.keeper import completion as known
 from rbee_runtime.keeper.client import QueenClient
 from rbee_runtime.keeper.output import AsJson, list_rows, print_json, say, settings_of
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", autocompletion=known.models)]
 Wait = Annotated[bool, typer.Option(help="Wait until it serves.")]
-Worker = Annotated[str, typer.Argument(metavar="WORKER", help="Id of the worker.")]
-On = Annotated[str, typer.Option("--hive", metavar="HIVE", help="On this hive.")]
-Target = Annotated[str, typer.Argument(metavar="HIVE", help="Where to; without it the best other one.")]
+Worker = Annotated[str, typer.Argument(metavar="WORKER", help="Id of the worker.", autocompletion=known.workers)]
+On = Annotated[str, typer.Option("--hive", metavar="HIVE", help="On this hive.", autocompletion=known.hives)]
+Target = Annotated[
+    str, typer.Argument(metavar="HIVE", help="Where to; without it the best other one.", autocompletion=known.hives)
+]
 
 models = typer.Typer(help="List the models of the fleet, load them, let them go.", invoke_without_command=True)
 

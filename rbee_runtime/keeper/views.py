@@ -121,7 +121,7 @@ def table(kind: str, rows: Sequence[Row]) -> Table:
     for title, _ in used:
         built.add_column(title, overflow="fold", no_wrap=title in ("STATE", "READY", "BUSY"))
     for row in rows:
-        built.add_row(*(_cell(title, show(row)) for title, show in used))
+        built.add_row(*(cell(title, show(row)) for title, show in used))
     return built
 
 
@@ -179,7 +179,8 @@ def _last_end(row: Row) -> str:
     return f"last ended: {reason}" if reason not in {"", "asked"} else ""
 
 
-def _cell(title: str, text: str) -> Text:
+def cell(title: str, text: str) -> Text:
+    """Return what one column shows of a row: one line, a state in its colour."""
     good, bad = text in _GOOD, text in _BAD
     style = "green" if good else "red" if bad else ""
     return Text(" ".join(printable(text).splitlines()), style=style if title == "STATE" else "")

@@ -76,8 +76,7 @@ def follow(url: str) -> tuple[list[Row], list[str], list[float]]:
     """Follow until the queen refuses; return events, what was said of gaps, and the waits."""
     found, told, waits = list[Row](), list[str](), list[float]()
     with QueenClient(settle(url, "rbee_a_b", None, None)) as client, pytest.raises(QueenCallError, match="leaves"):
-        for event in followed(client, say=told.append, sleep=waits.append):
-            found.append(event)
+        found.extend(followed(client, say=told.append, sleep=waits.append))
     return found, told, waits
 
 

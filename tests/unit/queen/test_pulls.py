@@ -57,10 +57,12 @@ def wanted(q: Fixture) -> list[str]:
     return [spec.name for spec in q.documents.document("a").models]
 
 
-def follow(q: Fixture, **fields: object) -> None:
+def follow(q: Fixture, *, models: tuple[ModelReport, ...] = (), fetches: tuple[FetchReport, ...] = ()) -> None:
     """Let hive `a` follow its document and tell what it has."""
     document = q.documents.document("a")
-    q.controller.heartbeat(q.report("a", epoch=document.epoch, revision=document.revision, **fields))
+    q.controller.heartbeat(
+        q.report("a", epoch=document.epoch, revision=document.revision, models=models, fetches=fetches)
+    )
     q.controller.publish()
 
 
