@@ -17,6 +17,7 @@ from rbee_runtime.keeper.exits import Exit, exit_of
 from rbee_runtime.keeper.happenings import events
 from rbee_runtime.keeper.infer import infer, piped
 from rbee_runtime.keeper.key_commands import keys, usage
+from rbee_runtime.keeper.local_queen import PASSED_ON, start_queen, stop_queen
 from rbee_runtime.keeper.model_commands import explain, models, move
 from rbee_runtime.keeper.output import AsJson, list_rows, print_json, print_table, say, settings_of, show_rows
 from rbee_runtime.keeper.settings import DEFAULT_URL, settle
@@ -184,13 +185,19 @@ def chat(
         str, typer.Argument(help="Model; by default the first that is ready.", autocompletion=known.models)
     ] = "",
     prompt: Annotated[str, typer.Argument(help="What to say; without it a conversation.")] = "",
+    taken: Annotated[
+        str, typer.Option("--model", metavar="[NAME=]file:PATH", help="Have the queen of this machine serve a file.")
+    ] = "",
 ) -> None:
     """Chat with a model; the answer comes as it is made."""
-    from rbee_runtime.keeper.chat import choose_model, converse, show_answer  # noqa: PLC0415 - brings rich
+    from rbee_runtime.keeper.chat import choose_model, converse, declared, show_answer  # noqa: PLC0415 - brings rich
 
+    if taken and model:
+        # What stands first is no model then.
+        model, prompt = "", f"{model} {prompt}".strip()
     text = prompt or piped().strip()
     with QueenClient(settings_of(context)) as client:
-        chosen = model or choose_model(client)
+        chosen = declared(client, taken) if taken else model or choose_model(client)
         if not text and not sys.stdin.isatty():
             raise ConfigError("there is nothing to say: give a PROMPT, or text on standard input")
         if not text:
@@ -221,16 +228,6 @@ def undrain(context: typer.Context, hive: Hive) -> None:
     typer.echo(f"hive {hive} takes requests again")
 
 
-@app.command(
-    "start-queen",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)
-def start_queen(context: typer.Context) -> None:
-    """Become a queen on this machine; options are rbee-queen's (--attached-hive --model NAME=file:/path.gguf)."""
-    # The same interpreter and release, whatever else is called rbee-queen on PATH.
-    os.execv(sys.executable, [sys.executable, "-m", "rbee_runtime.queen.main", *context.args])  # noqa: S606 - no shell wanted
-
-
 def _typed(context: typer.Context, option: str) -> bool:
     source = context.get_parameter_source(option)
     return source is not None and source.name == "COMMANDLINE"
@@ -252,4 +249,6 @@ app.command()(move)
 app.command()(events)
 app.command()(bench)
 app.command()(top)
+app.command("start-queen", context_settings=PASSED_ON)(start_queen)
+app.command("stop-queen")(stop_queen)
 app.command()(completion)

@@ -17,6 +17,7 @@ Row = dict[str, Any]
 
 _API = "/api/v1/"
 _EVENTS = f"{_API}events"
+_MODELS = f"{_API}models"
 _JSON = "application/json"
 
 _TIMEOUT = httpx.Timeout(10.0)
@@ -158,7 +159,13 @@ class QueenClient:
 
     def declare(self, name: str, source: str) -> Row:
         """Have a queen of this machine alone serve a file of it from now on."""
-        return self._answer("POST", f"{_API}models", {"name": name, "source": source})
+        found = self._call("POST", _MODELS, {"name": name, "source": source}, absent=True)
+        if not isinstance(found, dict):
+            raise QueenCallError(
+                f"the queen at {self._url} serves the models of its inventory; only one of "
+                "rbee-keeper start-queen --attached-hive takes --model"
+            )
+        return found
 
     def explain(self, model: str) -> Row:
         """Return why a model's workers are where they are."""
@@ -247,7 +254,7 @@ class QueenClient:
             answer = self._http.request(
                 method, path, json=body, headers={"accept": accept}, timeout=timeout or self._http.timeout
             )
-        if absent and answer.status_code == 404:
+        if absent and answer.status_code in {404, 405}:
             return None
         if answer.status_code >= 300:
             raise self._refusal(answer)
