@@ -60,8 +60,8 @@ def bench(
     load = Load(model, min(clients, requests), requests, max_tokens, prompt)
     settings = settings_of(context)
     with QueenClient(settings) as client:
-        # A fleet that is away is no figure about a model.
-        client.health()
+        # A fleet that is away, or that refuses the key, is no figure about a model.
+        client.served_models()
     start = time.monotonic()
     outcomes = run(settings, load)
     found = figures(load, outcomes, time.monotonic() - start)

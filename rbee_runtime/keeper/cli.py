@@ -212,20 +212,21 @@ app.command()(usage)
 
 
 @app.command()
-def drain(context: typer.Context, hive: Hive) -> None:
+def drain(context: typer.Context, hive: Hive, as_json: AsJson = False) -> None:
     """Send a hive no new requests and move its workers away when they are idle."""
     with QueenClient(settings_of(context)) as client:
         waits = client.set_drained(hive, drained=True)
     said = f"hive {hive} does not drain yet: {waits}" if waits else f"hive {hive} drains"
-    typer.echo(f"{said}; take it back with: rbee-keeper undrain {hive}")
+    found = {"name": hive, "drained": True, "detail": waits}
+    say(found, f"{said}; take it back with: rbee-keeper undrain {hive}", as_json)
 
 
 @app.command()
-def undrain(context: typer.Context, hive: Hive) -> None:
+def undrain(context: typer.Context, hive: Hive, as_json: AsJson = False) -> None:
     """Take a drained hive back."""
     with QueenClient(settings_of(context)) as client:
         client.set_drained(hive, drained=False)
-    typer.echo(f"hive {hive} takes requests again")
+    say({"name": hive, "drained": False}, f"hive {hive} takes requests again", as_json)
 
 
 def _typed(context: typer.Context, option: str) -> bool:

@@ -10,7 +10,7 @@ import typer
 
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.keeper.client import QueenClient, Row
-from rbee_runtime.keeper.output import AsJson, list_rows, print_json, settings_of, show_rows
+from rbee_runtime.keeper.output import AsJson, list_rows, print_json, say, settings_of, show_rows
 from rbee_runtime.keeper.times import instant, span
 from rbee_runtime.queen.records import KeyLimits, Priority
 
@@ -65,12 +65,14 @@ def list_keys(context: typer.Context, as_json: AsJson = False) -> None:
 
 @keys.command("revoke")
 def revoke_key(
-    context: typer.Context, key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key.")]
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key.")],
+    as_json: AsJson = False,
 ) -> None:
     """Make a key invalid at once."""
     with QueenClient(settings_of(context)) as client:
         client.revoke_key(key_id)
-    typer.echo(f"key {key_id} is revoked")
+    say({"id": key_id, "revoked": True}, f"key {key_id} is revoked", as_json)
 
 
 def usage(

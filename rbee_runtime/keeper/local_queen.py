@@ -113,7 +113,7 @@ def started(command: Sequence[str], root: Path) -> str:
     root.mkdir(parents=True, exist_ok=True)
     log = root / "queen.log"
     # The first start shows the key.
-    with open(log, "wb", opener=partial(os.open, mode=0o600)) as out:  # noqa: PTH123 - Path.open has no opener
+    with open(log, "wb", opener=partial(os.open, mode=0o600)) as out:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )

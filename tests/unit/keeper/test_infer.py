@@ -65,8 +65,8 @@ class Slow:
         self.began, self.ended = 0, 0
 
     async def answer(self, request: Request) -> Response:
-        if request.url.path == "/health":
-            return JSONResponse({"status": "ok"})
+        if request.url.path == "/v1/models":
+            return JSONResponse({"data": []})
         return StreamingResponse(self._words(request), media_type="text/event-stream")
 
     async def _words(self, request: Request) -> AsyncIterator[str]:
