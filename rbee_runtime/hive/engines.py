@@ -101,13 +101,14 @@ def installed(engines_dir: Path, host: HostFacts, chosen: Collection[str] = ()) 
             continue
         rank = (_version(manifest.version), folder, path.parent)
         found[name] = max(rank, found.get(name, rank))
-    usable = {BUILT_IN: None, **_beside(), **{name: rank[2] for name, rank in sorted(found.items())}}
+    beside = {name: None for name in _beside() if name not in unfit}
+    usable = {BUILT_IN: None, **beside, **{name: rank[2] for name, rank in sorted(found.items())}}
     return Engines(usable, {name: said for name, said in unfit.items() if name not in usable})
 
 
-def _beside() -> dict[str, None]:
+def _beside() -> list[str]:
     """Return the engines that are installed beside rbee itself, as on a laptop; a release of the deployer has none."""
-    return {name: None for name, package in _PACKAGES.items() if importlib.util.find_spec(package) is not None}
+    return [name for name, package in _PACKAGES.items() if importlib.util.find_spec(package) is not None]
 
 
 def misfit(engine: EngineManifest, host: HostFacts) -> str:
