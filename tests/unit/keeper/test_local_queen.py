@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -20,32 +22,43 @@ from rbee_runtime.keeper.queen_container import Here, command, stop_command
 from rbee_runtime.keeper.settings import settle
 from tests.ports import free_ports
 from tests.unit.keeper.test_cli import Keeper, keeper, queen, server
+from tests.unit.queen.units import wait_until
 
 __all__ = ["keeper", "queen", "server"]
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+@dataclass
+class Laptop:
+    """A person without root, who has nothing but rbee, and what their shell knows."""
+
+    port: int
+    environment: dict[str, str]
+
+    def __call__(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        more = ["--attached-hive", "--port", str(self.port)] if words[0] == "start-queen" else []
+        return subprocess.run(
+            [sys.executable, "-m", "rbee_runtime.keeper.main", *words, *more],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
 
 
 @pytest.fixture
-def laptop(tmp_path: Path) -> Iterator[Run]:
-    """Run the program as a person without root, who has nothing but rbee; no queen is left behind."""
+def laptop(tmp_path: Path) -> Iterator[Laptop]:
+    """Give a laptop on which no queen is left behind."""
     port = free_ports(2)[0]
     known = {name: text for name, text in os.environ.items() if not name.startswith("RBEE_")}
-    environment = known | {"XDG_DATA_HOME": str(tmp_path), "RBEE_URL": f"http://127.0.0.1:{port}"}
-
-    def run(*words: str) -> "subprocess.CompletedProcess[str]":
-        more = ["--attached-hive", "--port", str(port)] if words[0] == "start-queen" else []
-        line = [sys.executable, "-m", "rbee_runtime.keeper.main", *words, *more]
-        return subprocess.run(
-            line, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False
-        )
-
+    run = Laptop(port, known | {"XDG_DATA_HOME": str(tmp_path), "RBEE_URL": f"http://127.0.0.1:{port}"})
     yield run
     run("stop-queen")
 
 
 @pytest.mark.slow
-def test_a_laptop_begins_without_a_model_and_gets_one(laptop: Run, tmp_path: Path) -> None:
+def test_a_laptop_begins_without_a_model_and_gets_one(laptop: Laptop, tmp_path: Path) -> None:
     """In the background it serves at once, takes a model while it runs, and ends with its workers."""
     begun = laptop("start-queen", "--detach")
     assert (begun.returncode, "It has no model yet" in begun.stdout, "It runs in the background" in begun.stdout) == (
@@ -67,7 +80,23 @@ def test_a_laptop_begins_without_a_model_and_gets_one(laptop: Run, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_queen_that_does_not_start_says_why(laptop: Run) -> None:
+def test_a_followed_log_goes_on_when_its_worker_is_started_again(laptop: Laptop, tmp_path: Path) -> None:
+    """What the next process writes comes as well, and Ctrl-C ends it with status 130 and no word."""
+    laptop("start-queen", "--detach", "--model", "m=fake:tokens=3")
+    laptop("chat", "m", "hi")
+    (worker,) = json.loads(laptop("workers", "--json").stdout)
+    log = (tmp_path / "log").open("w+")
+    line = [sys.executable, "-m", "rbee_runtime.keeper.main", "logs", "-f", worker["id"]]
+    with log, subprocess.Popen(line, env=laptop.environment, stdout=log, stderr=subprocess.PIPE, text=True) as run:
+        wait_until(lambda: "event=ready" in (tmp_path / "log").read_text())
+        os.kill(json.loads(laptop("worker", worker["id"], "--json").stdout)["pid"], signal.SIGKILL)
+        wait_until(lambda: (tmp_path / "log").read_text().count("event=ready") == 2)
+        run.send_signal(signal.SIGINT)
+        assert (run.communicate(timeout=20)[1].strip(), run.returncode) == ("", 130)
+
+
+@pytest.mark.slow
+def test_a_queen_that_does_not_start_says_why(laptop: Laptop) -> None:
     """Its own last sentence, and nothing runs."""
     done = laptop("start-queen", "--detach", "--model", "m=ftp:x")
     assert (done.returncode, done.stdout) == (1, "")
