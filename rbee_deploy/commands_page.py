@@ -12,7 +12,7 @@ _HEAD = """\
 
 `rbee-deploy COMMAND --help` says the same of one command. Results go to standard output, the report of what was done on
 which host goes to standard error: one line for each host and stage. Nothing asks questions but `purge`, unless it is
-given `--yes`.
+given `--yes`. The commands of `rbee-keeper` are in [keeper](keeper.md).
 
 With `--json`, standard output is one document and nothing else, also of a run that fails or is refused:
 

@@ -14,7 +14,8 @@ RbeeError
 │   ├── PortsTakenError    no port of the workers' range is free
 │   └── NoLogError         nothing that this worker wrote is on this host
 ├── GuardError             a call to a container engine that is not let through, or that the engine does not answer
-├── QueenCallError         the keeper cannot reach the queen, or the queen refuses
+├── QueenCallError         the queen refuses what the keeper asks, or fails at it
+│   └── QueenUnreachableError  nothing that is a queen answers
 ├── StaleDesiredError      a desired document of an older epoch or another fleet
 ├── EngineError
 │   ├── EngineLoadError    the model cannot be loaded; carries the exit reason
@@ -91,7 +92,11 @@ class GuardError(RbeeError):
 
 
 class QueenCallError(RbeeError):
-    """The queen cannot be reached, is not a queen, or refuses a call of the keeper."""
+    """The queen refuses a call of the keeper, or fails at it."""
+
+
+class QueenUnreachableError(QueenCallError):
+    """Nothing answers at the queen's address in time, or what does is no queen."""
 
 
 class StaleDesiredError(RbeeError):

@@ -4,6 +4,7 @@ An artefact is a folder `<engines_dir>/<name>-…` with `engine.json`. The newes
 those that the settings name where they name any of that engine.
 """
 
+import importlib.util
 import os
 import platform
 import re
@@ -19,6 +20,9 @@ from rbee_runtime.protocol import Message, decode
 
 BUILT_IN = "fake"
 """Comes with the release and needs no artefact."""
+
+_PACKAGES = {"llama-cpp": "llama_cpp"}
+"""What `pip install 'rbee[llama-cpp]'` brings, by engine."""
 
 _LEVEL = re.compile(r"x86[-_]64[-_]v([1-4])")
 _CUDA = re.compile(r"cuda-?([0-9]+)")
@@ -97,8 +101,14 @@ def installed(engines_dir: Path, host: HostFacts, chosen: Collection[str] = ()) 
             continue
         rank = (_version(manifest.version), folder, path.parent)
         found[name] = max(rank, found.get(name, rank))
-    usable = {BUILT_IN: None, **{name: rank[2] for name, rank in sorted(found.items())}}
+    beside = {name: None for name in _beside() if name not in unfit}
+    usable = {BUILT_IN: None, **beside, **{name: rank[2] for name, rank in sorted(found.items())}}
     return Engines(usable, {name: said for name, said in unfit.items() if name not in usable})
+
+
+def _beside() -> list[str]:
+    """Return the engines that are installed beside rbee itself, as on a laptop; a release of the deployer has none."""
+    return [name for name, package in _PACKAGES.items() if importlib.util.find_spec(package) is not None]
 
 
 def misfit(engine: EngineManifest, host: HostFacts) -> str:

@@ -1,6 +1,5 @@
 """`rbee-keeper`: look at a fleet, chat with it, manage keys, drain hives, start a queen on this machine."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,11 +9,19 @@ import typer
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import ConfigError, RbeeError
+from rbee_runtime.keeper import completion as known
+from rbee_runtime.keeper.bench import bench
 from rbee_runtime.keeper.client import QueenClient
+from rbee_runtime.keeper.completion import PROGRAM, asked, complete, completion
+from rbee_runtime.keeper.exits import Exit, exit_of
+from rbee_runtime.keeper.happenings import events
+from rbee_runtime.keeper.infer import infer, piped
 from rbee_runtime.keeper.key_commands import keys, usage
+from rbee_runtime.keeper.local_queen import PASSED_ON, start_queen, stop_queen
 from rbee_runtime.keeper.model_commands import explain, models, move
 from rbee_runtime.keeper.output import AsJson, list_rows, print_json, print_table, say, settings_of, show_rows
 from rbee_runtime.keeper.settings import DEFAULT_URL, settle
+from rbee_runtime.keeper.top import top
 
 app = typer.Typer(
     help="Look at a fleet, chat with it, manage it.",
@@ -23,29 +30,34 @@ app = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 
-Hive = Annotated[str, typer.Argument(help="Name of the hive.", metavar="HIVE")]
+Hive = Annotated[str, typer.Argument(help="Name of the hive.", metavar="HIVE", autocompletion=known.hives)]
+Worker = Annotated[str, typer.Argument(metavar="WORKER", help="Id of the worker.", autocompletion=known.workers)]
 
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return the exit status."""
+    return complete(app) if asked() else _command(arguments)
+
+
+def _command(arguments: list[str]) -> int:
     try:
-        status = app(arguments or ["--help"], prog_name="rbee-keeper", standalone_mode=False)
+        status = app(arguments or ["--help"], prog_name=PROGRAM, standalone_mode=False)
         # What a full disk refuses is known here, not when the interpreter goes.
         sys.stdout.flush()
     except RbeeError as error:
-        return _complain(str(error))
+        return _complain(str(error), exit_of(error))
     except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("\n")
-        return 130
+        return Exit.INTERRUPTED
     except BrokenPipeError:
         # `| head` had enough.
         _drop_output()
-        return 1
+        return Exit.FAILED
     except OSError as error:
         _drop_output()
         # Only what is written carries no name.
         what = f"use {error.filename}" if error.filename else "write to standard output"
-        return _complain(f"cannot {what}: {error.strerror}; make room or name another place")
+        return _complain(f"cannot {what}: {error.strerror}; make room or name another place", Exit.FAILED)
     except Exception as error:
         # A wrong option; the class is click's, or that of typer's own copy of click, depending on the version.
         explain = getattr(error, "format_message", None)
@@ -53,8 +65,9 @@ def run(arguments: list[str]) -> int:
             raise
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "rbee-keeper"
-        return _complain(f"{_as_argument(error, context) or explain().rstrip('.')} (see {command} --help)")
-    return status if isinstance(status, int) else 0
+        said = _as_argument(error, context) or explain().rstrip(".")
+        return _complain(f"{said} (see {command} --help)", Exit.USAGE)
+    return status if isinstance(status, int) else Exit.DONE
 
 
 def _as_argument(error: Exception, context: Any) -> str:
@@ -124,7 +137,12 @@ def workers(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command()
 def devices(
     context: typer.Context,
-    hive: Annotated[str, typer.Argument(metavar="HIVE", help="Ask this hive now; without it all, as last heard.")] = "",
+    hive: Annotated[
+        str,
+        typer.Argument(
+            metavar="HIVE", help="Ask this hive now; without it all, as last heard.", autocompletion=known.hives
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """List what the hosts compute with, and what of its memory is taken."""
@@ -136,9 +154,7 @@ def devices(
 
 
 @app.command()
-def worker(
-    context: typer.Context, worker: Annotated[str, typer.Argument(metavar="WORKER")], as_json: AsJson = False
-) -> None:
+def worker(context: typer.Context, worker: Worker, as_json: AsJson = False) -> None:
     """Explain one worker: why it is in its state and what happens next."""
     from rbee_runtime.keeper.hosts import explained  # noqa: PLC0415 - brings rich
 
@@ -150,7 +166,7 @@ def worker(
 @app.command()
 def logs(
     context: typer.Context,
-    worker: Annotated[str, typer.Argument(metavar="WORKER")],
+    worker: Worker,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=2000, help="How many of the last lines.")] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what it writes.")] = False,
 ) -> None:
@@ -163,33 +179,25 @@ def logs(
 
 
 @app.command()
-def events(
-    context: typer.Context,
-    hive: Annotated[str, typer.Argument(metavar="HIVE", help="Of this hive only.")] = "",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
-) -> None:
-    """Show what happened on the hosts: workers, models, devices."""
-    from rbee_runtime.keeper.hosts import event_line, happenings  # noqa: PLC0415 - brings rich
-
-    with QueenClient(settings_of(context)) as client:
-        for event in happenings(client, hive, follow=follow):
-            typer.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
-
-
-@app.command()
 def chat(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Model; by default the first that is ready.")] = "",
+    model: Annotated[
+        str, typer.Argument(help="Model; by default the first that is ready.", autocompletion=known.models)
+    ] = "",
     prompt: Annotated[str, typer.Argument(help="What to say; without it a conversation.")] = "",
+    taken: Annotated[
+        str, typer.Option("--model", metavar="[NAME=]file:PATH", help="Have the queen of this machine serve a file.")
+    ] = "",
 ) -> None:
     """Chat with a model; the answer comes as it is made."""
-    from rbee_runtime.keeper.chat import choose_model, converse, show_answer  # noqa: PLC0415 - brings rich
+    from rbee_runtime.keeper.chat import choose_model, converse, declared, show_answer  # noqa: PLC0415 - brings rich
 
-    piped = "" if prompt or sys.stdin.isatty() else sys.stdin.read().strip()
+    if taken and model:
+        # What stands first is no model then.
+        model, prompt = "", f"{model} {prompt}".strip()
+    text = prompt or piped().strip()
     with QueenClient(settings_of(context)) as client:
-        chosen = model or choose_model(client)
-        text = prompt or piped
+        chosen = declared(client, taken) if taken else model or choose_model(client)
         if not text and not sys.stdin.isatty():
             raise ConfigError("there is nothing to say: give a PROMPT, or text on standard input")
         if not text:
@@ -199,34 +207,26 @@ def chat(
     typer.echo(f"[{chosen}: {line}]", err=True)
 
 
+app.command()(infer)
 app.command()(usage)
 
 
 @app.command()
-def drain(context: typer.Context, hive: Hive) -> None:
+def drain(context: typer.Context, hive: Hive, as_json: AsJson = False) -> None:
     """Send a hive no new requests and move its workers away when they are idle."""
     with QueenClient(settings_of(context)) as client:
         waits = client.set_drained(hive, drained=True)
     said = f"hive {hive} does not drain yet: {waits}" if waits else f"hive {hive} drains"
-    typer.echo(f"{said}; take it back with: rbee-keeper undrain {hive}")
+    found = {"name": hive, "drained": True, "detail": waits}
+    say(found, f"{said}; take it back with: rbee-keeper undrain {hive}", as_json)
 
 
 @app.command()
-def undrain(context: typer.Context, hive: Hive) -> None:
+def undrain(context: typer.Context, hive: Hive, as_json: AsJson = False) -> None:
     """Take a drained hive back."""
     with QueenClient(settings_of(context)) as client:
         client.set_drained(hive, drained=False)
-    typer.echo(f"hive {hive} takes requests again")
-
-
-@app.command(
-    "start-queen",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)
-def start_queen(context: typer.Context) -> None:
-    """Become a queen on this machine; options are rbee-queen's (--attached-hive --model NAME=file:/path.gguf)."""
-    # The same interpreter and release, whatever else is called rbee-queen on PATH.
-    os.execv(sys.executable, [sys.executable, "-m", "rbee_runtime.queen.main", *context.args])  # noqa: S606 - no shell wanted
+    say({"name": hive, "drained": False}, f"hive {hive} takes requests again", as_json)
 
 
 def _typed(context: typer.Context, option: str) -> bool:
@@ -239,11 +239,17 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(sentence: str) -> int:
+def _complain(sentence: str, status: Exit) -> int:
     sys.stderr.write(f"rbee-keeper: {sentence}\n")
-    return 1
+    return status
 
 
 app.add_typer(models, name="models")
 app.command()(explain)
 app.command()(move)
+app.command()(events)
+app.command()(bench)
+app.command()(top)
+app.command("start-queen", context_settings=PASSED_ON)(start_queen)
+app.command("stop-queen")(stop_queen)
+app.command()(completion)

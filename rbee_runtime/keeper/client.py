@@ -10,12 +10,15 @@ from urllib.parse import quote, unquote, urlencode
 
 import httpx
 
-from rbee_runtime.errors import QueenCallError
+from rbee_runtime.errors import QueenCallError, QueenUnreachableError
 from rbee_runtime.keeper.settings import Settings
 
 Row = dict[str, Any]
 
 _API = "/api/v1/"
+_EVENTS = f"{_API}events"
+_MODELS = f"{_API}models"
+_JSON = "application/json"
 
 _TIMEOUT = httpx.Timeout(10.0)
 _CHAT_TIMEOUT = httpx.Timeout(10.0, read=330.0)
@@ -24,19 +27,26 @@ _CHAT_TIMEOUT = httpx.Timeout(10.0, read=330.0)
 _FOLLOW_TIMEOUT = httpx.Timeout(15.0, read=None)
 """A worker may write nothing for hours; a person ends it with Ctrl-C."""
 
+_VERIFY_TIMEOUT = httpx.Timeout(10.0, read=3660.0)
+"""A disk may take an hour to read a large model, and the queen waits as long."""
+
 
 @dataclass(frozen=True)
 class Piece:
-    """Some text of an answer; the last one has the number of tokens if the queen said it."""
+    """Some text of an answer; the last ones have why it ended and the numbers of tokens if the queen said them."""
 
     text: str
     tokens: int | None = None
+    prompt_tokens: int | None = None
+    finish: str = ""
 
 
 class QueenClient:
     """One queen. `transport` is for tests."""
 
-    def __init__(self, settings: Settings, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, transport: httpx.BaseTransport | None = None, timeout: httpx.Timeout = _TIMEOUT
+    ) -> None:
         key = settings.key.reveal()
         self._has_key = bool(key)
         self._url = settings.url
@@ -44,7 +54,7 @@ class QueenClient:
             base_url=settings.url,
             headers={"authorization": f"Bearer {key}"} if key else {},
             verify=settings.verify(),
-            timeout=_TIMEOUT,
+            timeout=timeout,
             transport=transport,
             trust_env=False,
         )
@@ -53,6 +63,10 @@ class QueenClient:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections, and with them every stream that is open."""
         self._http.close()
 
     def health(self) -> Row:
@@ -69,7 +83,7 @@ class QueenClient:
 
     def of_hive(self, hive: str, kind: str) -> list[Row]:
         """Return `devices`, `models` or `events` of one hive, as it says itself."""
-        found = self._call("GET", f"{_place('hives', hive)}/{kind}", accept="application/json")
+        found = self._call("GET", f"{_place('hives', hive)}/{kind}", accept=_JSON)
         if not isinstance(found, list):
             raise self._no_queen()
         return found
@@ -83,11 +97,21 @@ class QueenClient:
         query: Row = {"lines": lines, **({"follow": 1} if follow else {})}
         yield from self._lines(f"{_place('workers', worker)}/logs", query, {})
 
+    def past_events(self) -> list[Row] | None:
+        """Return what the queen still holds of what happened in the fleet; None from one that keeps no such list."""
+        found = self._call("GET", _EVENTS, accept=_JSON, absent=True)
+        if found is not None and not isinstance(found, list):
+            raise self._no_queen()
+        return found
+
     def events(self, hive: str, last: str = "") -> Iterator[Row]:
-        """Yield what happens on a hive from now on, or after event `last`, each with its `name` to go on after."""
+        """Yield what happens on a hive ("": in the fleet), each event with its `name` to go on after.
+
+        It begins after the event of the name `last`, without one with what happens from now on.
+        """
         headers = {"accept": "text/event-stream", **({"last-event-id": last} if last else {})}
         name = ""
-        for line in self._lines(f"{_place('hives', hive)}/events", {}, headers):
+        for line in self._lines(f"{_place('hives', hive)}/events" if hive else _EVENTS, {}, headers):
             field, _, value = line.partition(": ")
             if field == "id":
                 name = value
@@ -111,6 +135,37 @@ class QueenClient:
     def unload(self, model: str) -> Row:
         """Have every worker of a model go once its requests have ended, and return how many there are."""
         return self._answer("POST", f"{_place('models', model)}/unload")
+
+    def pull(self, hive: str, model: str) -> Row:
+        """Have a hive fetch a model, or go on with that, and say whether it is there."""
+        return self._answer("POST", f"{_on_disk(hive, model)}/pull")
+
+    def cancel_pull(self, hive: str, model: str) -> Row:
+        """Stop a pull."""
+        return self._answer("DELETE", f"{_on_disk(hive, model)}/pull")
+
+    def on_disk(self, hive: str, model: str) -> Row | None:
+        """Return how a hive has a model or how far that is on its way, None if neither."""
+        found = self._call("GET", _on_disk(hive, model), absent=True)
+        return found if isinstance(found, dict) else None
+
+    def remove(self, hive: str, model: str) -> None:
+        """Remove a model from a hive's disk."""
+        self._call("DELETE", _on_disk(hive, model))
+
+    def verify(self, hive: str, model: str) -> Row:
+        """Have a hive read a model's files and compare them with their hashes; takes as long as its disk."""
+        return self._answer("POST", f"{_on_disk(hive, model)}/verify", timeout=_VERIFY_TIMEOUT)
+
+    def declare(self, name: str, source: str) -> Row:
+        """Have a queen of this machine alone serve a file of it from now on."""
+        found = self._call("POST", _MODELS, {"name": name, "source": source}, absent=True)
+        if not isinstance(found, dict):
+            raise QueenCallError(
+                f"the queen at {self._url} serves the models of its inventory; only one of "
+                "rbee-keeper start-queen --attached-hive takes --model"
+            )
+        return found
 
     def explain(self, model: str) -> Row:
         """Return why a model's workers are where they are."""
@@ -147,12 +202,12 @@ class QueenClient:
         """Make a key invalid."""
         self._call("DELETE", _place("keys", key_id))
 
-    def chat(self, model: str, messages: list[Row]) -> Iterator[Piece]:
-        """Yield an answer as it comes."""
+    def chat(self, model: str, messages: list[Row], **options: Any) -> Iterator[Piece]:
+        """Yield an answer as it comes; `options` are further fields of the request. Closed, it closes the stream."""
         body = {"model": model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
         with (
             self._explained(),
-            self._http.stream("POST", "/v1/chat/completions", json=body, timeout=_CHAT_TIMEOUT) as answer,
+            self._http.stream("POST", "/v1/chat/completions", json=body | options, timeout=_CHAT_TIMEOUT) as answer,
         ):
             if answer.status_code != 200:
                 answer.read()
@@ -171,20 +226,36 @@ class QueenClient:
                 said = _message(event)
                 raise QueenCallError(f"the answer broke off: {said}" if began else f"there is no answer: {said}")
             usage = event.get("usage") or {}
-            text = "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
+            choices = event.get("choices", ())
+            text = "".join(choice["delta"].get("content") or "" for choice in choices)
+            finish = "".join(choice.get("finish_reason") or "" for choice in choices)
             began = began or bool(text)
-            yield Piece(text, usage.get("completion_tokens"))
+            yield Piece(text, usage.get("completion_tokens"), usage.get("prompt_tokens"), finish)
         raise QueenCallError("the answer broke off: the connection ended before the answer did")
 
-    def _answer(self, method: str, path: str, body: Row | None = None) -> Row:
-        found = self._call(method, path, body)
+    def _answer(self, method: str, path: str, body: Row | None = None, *, timeout: httpx.Timeout | None = None) -> Row:
+        found = self._call(method, path, body, timeout=timeout)
         if not isinstance(found, dict):
             raise self._no_queen()
         return found
 
-    def _call(self, method: str, path: str, body: Row | None = None, *, accept: str = "*/*") -> Any:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Row | None = None,
+        *,
+        accept: str = "*/*",
+        timeout: httpx.Timeout | None = None,
+        absent: bool = False,
+    ) -> Any:
+        """Return what is answered; with `absent`, None for what is not there."""
         with self._explained():
-            answer = self._http.request(method, path, json=body, headers={"accept": accept})
+            answer = self._http.request(
+                method, path, json=body, headers={"accept": accept}, timeout=timeout or self._http.timeout
+            )
+        if absent and answer.status_code in {404, 405}:
+            return None
         if answer.status_code >= 300:
             raise self._refusal(answer)
         return self._json(answer.text) if answer.content else None
@@ -194,18 +265,18 @@ class QueenClient:
         try:
             yield
         except httpx.TimeoutException as error:
-            raise QueenCallError(f"the queen at {self._url} did not answer in time") from error
+            raise QueenUnreachableError(f"the queen at {self._url} did not answer in time") from error
         except httpx.ConnectError as error:
             if "WRONG_VERSION_NUMBER" in str(error):
-                raise QueenCallError(
+                raise QueenUnreachableError(
                     f"what answers at {self._url} does not speak TLS; write http://… in --url"
                 ) from error
-            raise QueenCallError(
+            raise QueenUnreachableError(
                 f"no queen at {self._url}: {error}; check --url and --ca, or start one: "
                 "rbee-keeper start-queen --attached-hive --model NAME=file:/path.gguf"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise QueenCallError(
+            raise QueenUnreachableError(
                 f"the connection to {self._url} broke: {error}; check --url, then the journal of rbee-queen"
             ) from error
 
@@ -231,14 +302,22 @@ class QueenClient:
         except json.JSONDecodeError as error:
             raise self._no_queen() from error
 
-    def _no_queen(self, detail: str = "") -> QueenCallError:
-        return QueenCallError(f"what answers at {self._url} is not a queen{detail}; check --url")
+    def _no_queen(self, detail: str = "") -> QueenUnreachableError:
+        return QueenUnreachableError(f"what answers at {self._url} is not a queen{detail}; check --url")
 
 
 def _place(kind: str, name: str) -> str:
     """Return the path of one thing of a kind; a name of dots alone would be taken for a step on the path."""
+    return f"{_API}{kind}/{_segment(name)}"
+
+
+def _segment(name: str) -> str:
     segment = quote(name, safe="")
-    return f"{_API}{kind}/{segment if segment.strip('.') else segment.replace('.', '%2E')}"
+    return segment if segment.strip(".") else segment.replace(".", "%2E")
+
+
+def _on_disk(hive: str, model: str) -> str:
+    return f"{_place('hives', hive)}/models/{_segment(model)}"
 
 
 def _missing(url: httpx.URL) -> str:

@@ -1,12 +1,7 @@
-"""What single hosts say: devices, one worker in full, and what happened on them."""
+"""What single hosts say: devices, and one worker in full."""
 
-import queue
-import threading
-from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
-from rbee_runtime.errors import QueenCallError
 from rbee_runtime.keeper.client import QueenClient
 from rbee_runtime.keeper.views import gib, printable
 
@@ -49,56 +44,8 @@ def explained(found: Row) -> str:
     return "\n".join(f"{name:<{width}}  {printable(str(text))}" for name, text in lines.items() if text)
 
 
-EVERYTHING = "all-0"
-"""An event id that no hive gave: it answers with all that it holds, then with what happens."""
-
-
-def happenings(client: QueenClient, hive: str, *, follow: bool) -> Iterator[Row]:
-    """Yield the events that hives still hold, oldest first, and with `follow` what happens from now on."""
-    names = [hive] if hive else [row["name"] for row in client.rows("hives") if row.get("url")]
-    if not names:
-        raise QueenCallError("no hive has been heard yet; see rbee-keeper hives")
-    if follow:
-        yield from _merged(client, names)
-        return
-    past = [{"hive": name, **event} for name in names for event in client.of_hive(name, "events")]
-    yield from sorted(past, key=lambda event: float(event.get("time", 0)))
-
-
-def event_line(event: Row) -> str:
-    """Return `12:34:56 gpu1 worker_state toy-1 state=ready model=toy`."""
-    moment = datetime.fromtimestamp(float(event.get("time", 0))).astimezone().strftime("%H:%M:%S")
-    data = event.get("data") or {}
-    pairs = [f"{name}={value}" for name, value in data.items() if value not in ("", None)]
-    parts = [moment, event.get("hive", ""), event.get("kind", ""), event.get("subject", ""), *pairs]
-    return printable(" ".join(str(part) for part in parts if part))
-
-
 def _exit(report: Row) -> str:
     reason = report.get("last_exit") or ""
     status, number = report.get("exit_status"), report.get("exit_signal")
     how = f" (status {status})" if status is not None else f" (signal {number})" if number is not None else ""
     return f"{reason}{how}" if reason else ""
-
-
-def _merged(client: QueenClient, names: list[str]) -> Iterator[Row]:
-    """Yield the events of several hives as they come; one that breaks off ends it, naming the hive."""
-    found: queue.SimpleQueue[Row | QueenCallError] = queue.SimpleQueue()
-
-    def read(name: str) -> None:
-        try:
-            for event in client.events(name, EVERYTHING):
-                if event.get("kind") != "reset":
-                    found.put({"hive": name, **event})
-            found.put(QueenCallError(f"the events of hive {name} ended: it or the queen restarted; ask again"))
-        except QueenCallError as error:
-            found.put(error)
-
-    for name in names:
-        # They wait in the network for as long as the process lives, so they must not keep it alive.
-        threading.Thread(target=read, args=(name,), daemon=True).start()
-    while True:
-        event = found.get()
-        if isinstance(event, QueenCallError):
-            raise event
-        yield event

@@ -1,25 +1,23 @@
 """`rbee-keeper keys …` and `usage`: who may use the fleet, how much, and how much of that was used."""
 
 import difflib
-import re
 import time
 from dataclasses import fields
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Annotated
 
 import typer
 
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.keeper.client import QueenClient, Row
-from rbee_runtime.keeper.output import AsJson, list_rows, print_json, settings_of, show_rows
+from rbee_runtime.keeper.output import AsJson, list_rows, print_json, say, settings_of, show_rows
+from rbee_runtime.keeper.times import instant, span
 from rbee_runtime.queen.records import KeyLimits, Priority
 
 keys = typer.Typer(help="API keys of clients.")
 
 
-_UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _LIMITS = tuple(field.name for field in fields(KeyLimits))
-_DURATION = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
 
 
 @keys.command("create")
@@ -67,12 +65,14 @@ def list_keys(context: typer.Context, as_json: AsJson = False) -> None:
 
 @keys.command("revoke")
 def revoke_key(
-    context: typer.Context, key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key.")]
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key.")],
+    as_json: AsJson = False,
 ) -> None:
     """Make a key invalid at once."""
     with QueenClient(settings_of(context)) as client:
         client.revoke_key(key_id)
-    typer.echo(f"key {key_id} is revoked")
+    say({"id": key_id, "revoked": True}, f"key {key_id} is revoked", as_json)
 
 
 def usage(
@@ -94,13 +94,11 @@ def moment(text: str, now: float) -> int:
     """Return Unix seconds from `30d`, `12h`, `2027-01-31` (its begin, UTC) or `never` (0), or raise ConfigError."""
     if text == "never":
         return 0
-    if found := _DURATION.fullmatch(text):
-        return int(now) + int(found[1]) * _UNITS[found[2]]
-    try:
-        given = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--expires {text!r} is no time: write 12h, 30d, 2027-01-31 or never") from None
-    return int((given if given.tzinfo is not None else given.replace(tzinfo=UTC)).timestamp())
+    if (length := span(text)) is not None:
+        return int(now) + length
+    if (given := instant(text)) is not None:
+        return given
+    raise ConfigError(f"--expires {text!r} is no time: write 12h, 30d, 2027-01-31 or never")
 
 
 def _day(option: str, text: str) -> str:

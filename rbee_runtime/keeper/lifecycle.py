@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from rbee_runtime.errors import QueenCallError
 from rbee_runtime.keeper.client import QueenClient, Row
-from rbee_runtime.keeper.views import gib, printable
+from rbee_runtime.keeper.progress import Step
+from rbee_runtime.keeper.views import fetch_line, gib, printable
 
 POLL_SECONDS = 1.0
 """A load takes seconds at least, and a person watches."""
@@ -16,26 +17,37 @@ def loaded(
     model: str,
     *,
     wait: bool,
-    say: Callable[[str], None],
+    say: Callable[[Step], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Row:
-    """Return the answer to a load, with `wait` the one that says that the model serves; `say` tells how far it is.
+    """Return the answer to a load, with `wait` the one that says that the model serves; `say` is told how far it is.
 
     A load that fails raises QueenCallError. Whoever stops waiting changes nothing about the load.
     """
-    found, said = client.load(model), ""
+    found = client.load(model)
     while wait and not found.get("ready"):
         load = found.get("load") or {}
         if load.get("phase") == "failed":
             raise QueenCallError(f"{model} was not loaded: {load.get('detail', '')}")
-        line = load_line(model, load)
-        if line != said:
-            say(line)
-        said = line
+        say(_step(client, model, load))
         sleep(POLL_SECONDS)
         explained = client.explain(model)
         found = {**found, "ready": explained.get("ready", 0), "load": explained.get("load")}
     return found
+
+
+def _step(client: QueenClient, model: str, load: Row) -> Step:
+    """Return how far a load is, and of its files how much the hive that has most of them has."""
+    line = load_line(model, load)
+    if load.get("phase") != "fetching":
+        return Step(line)
+    rows = (row for row in client.rows("models") if row.get("name") == model)
+    fetches = [fetch for row in rows for fetch in row.get("fetches", ())]
+    best = max(fetches, key=lambda fetch: int(fetch.get("done") or 0), default=None)
+    if best is None:
+        return Step(line)
+    done, total = int(best.get("done") or 0), int(best.get("total") or 0)
+    return Step(f"{model} is fetching", done, total, f"on {fetch_line(best)}")
 
 
 def load_line(model: str, load: Row) -> str:

@@ -11,7 +11,7 @@ if early_interrupt.TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command line; whatever goes wrong is one sentence and exit status 1."""
+    """Run the command line; whatever goes wrong is one sentence and a status of `exits.py`."""
     sys.exit(early_interrupt.run(_load))
 
 

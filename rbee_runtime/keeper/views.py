@@ -125,7 +125,7 @@ def table(kind: str, rows: Sequence[Row]) -> Table:
     for title, _ in used:
         built.add_column(title, overflow="fold", no_wrap=title in ("STATE", "READY", "BUSY"))
     for row in rows:
-        built.add_row(*(_cell(title, show(row)) for title, show in used))
+        built.add_row(*(cell(title, show(row)) for title, show in used))
     return built
 
 
@@ -137,13 +137,21 @@ def queen_line(url: str, health: Row) -> str:
 
 def fetch_line(fetch: Row) -> str:
     """Return how far a model is on its way to one hive: `gpu1: fetching 43 %, 12.0 MiB/s, 30 s left`."""
-    total, rate, eta = fetch.get("total") or 0, fetch.get("rate") or 0, fetch.get("eta")
-    share = f" {100 * (fetch.get('done') or 0) / total:.0f} %" if total else ""
-    speed = f", {rate / 2**20:.1f} MiB/s" if rate else ""
-    left = f", {eta:.0f} s left" if eta is not None else ""
     again = f", next try in {fetch['next_try']:.0f} s" if fetch.get("next_try") else ""
     why = f" ({fetch['detail']})" if fetch.get("detail") else ""
-    return f"{fetch.get('hive', '?')}: {fetch.get('state', '?')}{share}{speed}{left}{again}{why}"
+    numbers = fetch_numbers(fetch)
+    mark = " " if fetch.get("total") else ", "
+    far = f"{mark}{numbers}" if numbers else ""
+    return f"{fetch.get('hive', '?')}: {fetch.get('state', '?')}{far}{again}{why}"
+
+
+def fetch_numbers(fetch: Row) -> str:
+    """Return `43 %, 12.0 MiB/s, 30 s left`, or as much of it as is known."""
+    total, rate, eta = fetch.get("total") or 0, fetch.get("rate") or 0, fetch.get("eta")
+    share = f"{100 * (fetch.get('done') or 0) / total:.0f} %" if total else ""
+    speed = f"{rate / 2**20:.1f} MiB/s" if rate else ""
+    left = f"{eta:.0f} s left" if eta is not None else ""
+    return ", ".join(filter(None, (share, speed, left)))
 
 
 def gib(row: Row, name: str) -> str:
@@ -175,7 +183,8 @@ def _last_end(row: Row) -> str:
     return f"last ended: {reason}" if reason not in {"", "asked"} else ""
 
 
-def _cell(title: str, text: str) -> Text:
+def cell(title: str, text: str) -> Text:
+    """Return what one column shows of a row: one line, a state in its colour."""
     good, bad = text in _GOOD, text in _BAD
     style = "green" if good else "red" if bad else ""
     return Text(" ".join(printable(text).splitlines()), style=style if title == "STATE" else "")

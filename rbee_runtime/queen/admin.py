@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import RbeeError, RequestError
-from rbee_runtime.queen import admin_keys, model_routes, views
+from rbee_runtime.queen import admin_keys, disk_routes, model_routes, views
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.hive_calls import QUIET, HiveCalls
 from rbee_runtime.queen.usage import Usage
@@ -35,6 +35,7 @@ def build(controller: Controller, calls: HiveCalls, usage: Usage) -> FastAPI:
     _report_errors(app)
     _fleet_routes(app, controller)
     _host_routes(app, calls)
+    disk_routes.register(app, controller, calls)
     model_routes.register(app, controller)
     admin_keys.add_routes(app, controller.keys, usage)
     return app

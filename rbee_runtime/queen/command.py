@@ -77,8 +77,6 @@ def _fleet(options: argparse.Namespace) -> tuple[QueenConfig, list[str]]:
 
 
 def _laptop(options: argparse.Namespace) -> tuple[QueenConfig, list[str]]:
-    if not options.model:
-        raise ConfigError("--attached-hive needs at least one --model NAME=file:/absolute/path.gguf")
     setup = laptop.prepare(options.state_dir.resolve(), options.engines_dir.resolve(), options.port, options.model)
     return setup.config, ["--config", str(setup.queen_file), "--hive", str(setup.hive_file)]
 

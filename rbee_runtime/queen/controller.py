@@ -178,6 +178,7 @@ class Controller:
         if due or seating.differs(before, report):
             self.reconcile()
         wanted = self.documents.heard(report.hive, report.url, report.epoch, report.revision)
+        self.documents.pulls.hear(report, wanted)
         return HeartbeatAck(fleet=wanted.fleet, epoch=wanted.epoch, revision=wanted.revision)
 
     def doubt(self, worker: str) -> None:

@@ -11,6 +11,7 @@ from rbee_runtime import logs, protocol
 from rbee_runtime.config import FleetFile
 from rbee_runtime.errors import LinkError
 from rbee_runtime.protocol import Desired, DesiredAck, ModelSpec, decode
+from rbee_runtime.queen.pulls import Pulls
 from rbee_runtime.queen.records import Assignment
 
 PUSH_TIMEOUT = httpx.Timeout(5.0, connect=2.0)
@@ -26,11 +27,15 @@ Holders = Mapping[str, Mapping[str, str]]
 
 
 def build(
-    fleet: FleetFile, assignments: Iterable[Assignment], base: Desired, holders: Mapping[str, tuple[str, ...]]
+    fleet: FleetFile,
+    assignments: Iterable[Assignment],
+    base: Desired,
+    holders: Mapping[str, tuple[str, ...]],
+    pulled: Iterable[str] = (),
 ) -> Desired:
-    """Return `base` (fleet, epoch, revision) with one hive's workers, the models that they need and all pins."""
+    """Return `base` (fleet, epoch, revision) with a hive's workers, the models of these and of pulls, and all pins."""
     workers = tuple(sorted((entry.spec for entry in assignments), key=lambda spec: spec.id))
-    needed = {spec.model for spec in workers}
+    needed = {*(spec.model for spec in workers), *pulled}
     models = tuple(
         ModelSpec(name=m.name, source=m.source, files=m.files, pin=m.pin, holders=holders.get(m.name, ()))
         for m in fleet.models
@@ -79,15 +84,16 @@ class Documents:
         self._epoch = epoch
         self._client = client
         self._desks: dict[str, _Desk] = {}
+        self.pulls = Pulls()
         self._wake = asyncio.Event()
 
     def update(
         self, fleet: FleetFile, assignments: Mapping[str, list[Assignment]], holders: Holders | None = None
     ) -> None:
         """Build the documents again and number those that changed."""
-        for hive in {*assignments, *self._desks}:
-            desk = self._desk(hive)
-            built = build(fleet, assignments.get(hive, ()), desk.document, others(holders or {}, hive))
+        for hive in {*assignments, *self._desks, *self.pulls.hives}:
+            desk, pulled = self._desk(hive), self.pulls.of(hive)
+            built = build(fleet, assignments.get(hive, ()), desk.document, others(holders or {}, hive), pulled)
             if changed(desk.document, built):
                 desk.document = msgspec.structs.replace(built, revision=built.revision + 1)
                 desk.tries = 0

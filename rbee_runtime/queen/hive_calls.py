@@ -28,7 +28,7 @@ MAX_STREAMS = 32
 
 
 class HiveCalls:
-    """Forwards reads to hives; `stopping` ends the streams that go through this queen."""
+    """Forwards reads and orders to hives; `stopping` ends the streams that go through this queen."""
 
     def __init__(self, controller: Controller, client: httpx.AsyncClient) -> None:
         self._controller = controller
@@ -51,7 +51,15 @@ class HiveCalls:
     async def get(self, hive: str, path: str, query: Mapping[str, str | int] | None = None) -> Response:
         """Return a hive's answer to `GET /api/v1/<path>`."""
         async with AsyncExitStack() as stack:
-            answer = await self._open(stack, hive, path, query, {"accept": "application/json, text/plain"})
+            headers = {"accept": "application/json, text/plain"}
+            answer = await self._open(stack, hive, self._request("GET", hive, path, query=query, headers=headers))
+            return await self._whole(hive, answer)
+
+    async def order(self, method: str, hive: str, path: str, *, within: float = SECONDS) -> Response:
+        """Return a hive's answer to something that it is to do within so many seconds."""
+        async with AsyncExitStack() as stack:
+            request = self._request(method, hive, path, patience=httpx.Timeout(SECONDS, read=within))
+            answer = await self._open(stack, hive, request, within=within)
             return await self._whole(hive, answer)
 
     async def stream(
@@ -69,7 +77,8 @@ class HiveCalls:
         async with AsyncExitStack() as stack:
             self._open_streams += 1
             stack.callback(self._closed)
-            answer = await self._open(stack, hive, path, query, headers, patience)
+            request = self._request("GET", hive, path, query=query, headers=headers, patience=patience)
+            answer = await self._open(stack, hive, request)
             if answer.status_code != 200:
                 return await self._whole(hive, answer)
             media = answer.headers.get("content-type", "text/plain")
@@ -85,7 +94,7 @@ class HiveCalls:
                     said = f"hive {hive} answers with more than {MAX_BYTES} bytes"
                     raise RequestError(502, said, kind="server_error")
         except httpx.HTTPError as error:
-            raise _silent(hive, self._url(hive), error) from error
+            raise _silent(hive, self.url(hive), error) from error
         after = answer.headers.get("retry-after")
         later = {"retry-after": after} if after else {}
         return Response(bytes(body), answer.status_code, later, answer.headers.get("content-type"))
@@ -93,21 +102,25 @@ class HiveCalls:
     def _closed(self) -> None:
         self._open_streams -= 1
 
-    async def _open(
+    def _request(
         self,
-        stack: AsyncExitStack,
+        method: str,
         hive: str,
         path: str,
-        query: Mapping[str, str | int] | None,
-        headers: Mapping[str, str],
+        *,
+        query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
         patience: httpx.Timeout | None = None,
+    ) -> httpx.Request:
+        url, timeout = f"{self.url(hive)}/api/v1/{path}", patience or httpx.Timeout(SECONDS)
+        return self._client.build_request(method, url, params=query, headers=headers, timeout=timeout)
+
+    async def _open(
+        self, stack: AsyncExitStack, hive: str, request: httpx.Request, *, within: float = SECONDS
     ) -> httpx.Response:
-        url = self._url(hive)
+        url = self.url(hive)
         try:
-            async with asyncio.timeout(SECONDS):
-                request = self._client.build_request(
-                    "GET", f"{url}/api/v1/{path}", params=query, headers=headers, timeout=patience or SECONDS
-                )
+            async with asyncio.timeout(within):
                 answer = await self._client.send(request, stream=True)
         except (httpx.HTTPError, LinkError, TimeoutError) as error:
             raise _silent(hive, url, error) from error
@@ -116,7 +129,8 @@ class HiveCalls:
             raise RequestError(502, f"hive {hive} at {url} does not take this queen's certificate", kind="server_error")
         return answer
 
-    def _url(self, hive: str) -> str:
+    def url(self, hive: str) -> str:
+        """Return where a hive answers, or raise RequestError: 404 for none of the fleet, 503 for one not heard yet."""
         member = self._controller.membership.members.get(hive)
         declared = any(each.name == hive for each in self._controller.fleet.current.hives)
         if member is None and not declared:

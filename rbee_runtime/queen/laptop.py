@@ -63,6 +63,19 @@ def prepare(root: Path, engines_dir: Path, port: int, models: list[str]) -> Setu
     return setup
 
 
+def with_model(declared: FleetFile, text: str, engines_dir: Path) -> FleetFile:
+    """Return the fleet with one more model, written as `--model` has it, or raise ConfigError."""
+    grown = declared.model_copy(update={"models": (*declared.models, parse_model(text))})
+    fleet.check(grown, where="--model")
+    _check_engines(grown, engines_dir)
+    return grown
+
+
+def write_fleet(path: Path, declared: FleetFile) -> None:
+    """Have the queen serve these models from its next look at the file on."""
+    durable.write(path, _yaml(declared))
+
+
 def _check_engines(declared: FleetFile, engines_dir: Path) -> None:
     """Raise ConfigError for a model whose engine is not there: nothing would ever come of it on this machine."""
     from rbee_runtime.hive import engines  # noqa: PLC0415 - a queen of a fleet has no hive and no devices
@@ -73,6 +86,7 @@ def _check_engines(declared: FleetFile, engines_dir: Path) -> None:
             said = found.unfit.get(model.engine, f"there is no engine {model.engine} in {engines_dir}")
             raise ConfigError(
                 f"--model {model.name}={model.source}: {said}; name a folder that has it with --engines-dir, "
+                f"install it beside rbee (pip install 'rbee[{model.engine}]'), "
                 "or try a model that needs none, such as --model demo=fake:tokens=5"
             )
 
@@ -115,14 +129,14 @@ def banner(port: int, key: str, state_dir: Path, models: list[str]) -> str:
     """Return what a person sees when the queen is up."""
     url = f"http://{LOOPBACK}:{port}/v1"
     shown = key or f"$(cat {state_dir / KEY_FILE})"
-    model = models[0] if models else "MODEL"
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    body = f'{{"model": "{models[0] if models else "MODEL"}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     lines = [
         f"OpenAI-compatible endpoint: {url}",
         f"API key: {key} (kept in {state_dir / KEY_FILE})" if key else f"API key: in {state_dir / KEY_FILE}",
         "Try it:",
         f'  curl {url}/chat/completions -H "Authorization: Bearer {shown}" \\',
         f"    -H 'Content-Type: application/json' -d '{body}'",
+        *([] if models else ["It has no model yet: rbee-keeper chat --model file:/path.gguf"]),
         "Ctrl-C ends it with its workers.",
     ]
     return "\n".join(lines)

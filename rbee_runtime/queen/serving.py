@@ -19,7 +19,7 @@ from rbee_runtime.gateway.front import Front
 from rbee_runtime.gateway.relay import Relay
 from rbee_runtime.gateway.upstream import fleet_pool
 from rbee_runtime.link import Link, Role
-from rbee_runtime.queen import admin, laptop, link_app
+from rbee_runtime.queen import admin, laptop, laptop_routes, link_app
 from rbee_runtime.queen.app import ClientApp
 from rbee_runtime.queen.control import LineReader, Order, Word
 from rbee_runtime.queen.controller import Controller
@@ -111,6 +111,8 @@ class Serving:
         """Serve until the supervisor orders otherwise or is gone."""
         origins = Origins(self._settings.cors_origins)
         own = admin.build(self.controller, self._calls, self._usage)
+        if hive is not None:
+            laptop_routes.register(own, self.controller, self._settings.fleet_file, hive.engines_dir)
         app = ClientApp(self.controller, own, self._status, origins)
         desk = ClientDesk(self.keys, self._relay, self._status, origins, self._lines.ratelimit_headers)
         patience = self._settings.drain_seconds + _CUT_SECONDS

@@ -75,6 +75,20 @@ def test_the_newest_engine_of_a_name_wins(tmp_path: Path, artefact: Callable[...
     assert "broken" in found.unfit
 
 
+def test_an_engine_beside_rbee_is_one_where_no_other_is(
+    tmp_path: Path, artefact: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip install 'rbee[llama-cpp]'` is enough on a laptop; an artefact comes first, and a broken one is told of."""
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    (tmp_path / "site" / "llama_cpp").mkdir(parents=True)
+    (tmp_path / "site" / "llama_cpp" / "__init__.py").touch()
+    assert engines.installed(tmp_path, HOST).usable == {"fake": None, "llama-cpp": None}
+    (artefact("llama-cpp-0.4-cpu-broken") / "engine.json").write_text("{")
+    assert engines.installed(tmp_path, HOST).usable == {"fake": None}
+    newest = artefact("llama-cpp-0.3.36-cpu-bbbbbbbb", name="llama-cpp", version="0.3.36")
+    assert engines.installed(tmp_path, HOST).usable == {"fake": None, "llama-cpp": newest}
+
+
 @pytest.mark.parametrize("damage", UNREADABLE)
 @pytest.mark.parametrize("name", ["llama-cpp", "llama-server", "vllm"])
 def test_a_broken_manifest_is_told_for_its_engine(tmp_path: Path, name: str, damage: bytes) -> None:

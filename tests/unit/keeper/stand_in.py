@@ -108,11 +108,13 @@ class StandIn:
             return PlainTextResponse(self.stream, media_type="text/event-stream")
         if request.method == "POST" and kind == "keys":
             return JSONResponse({"id": "newnewne", "key": NEW_KEY}, 201)
-        if request.method == "DELETE":
+        if request.method == "DELETE" and kind != "pull":
             return Response(status_code=204)
         return self._of_host(kind, request)
 
     def _of_host(self, kind: str, request: Request) -> Response:
+        if request.url.path == "/api/v1/events" and "events of the queen" not in TABLES:
+            return JSONResponse({"error": {"message": "not found"}}, 404)
         if "gone" in request.url.path:
             return JSONResponse({"error": {"message": "there is no hive 'gone'"}}, 404)
         if kind == "logs":

@@ -110,19 +110,21 @@ def test_a_model_cannot_steer_the_terminal(keeper: Keeper, queen: StandIn) -> No
 
 
 @pytest.mark.parametrize(
-    ("stream", "message"),
+    ("status", "stream", "message"),
     [
-        (chat_stream("a", end='data: {"error": {"message": "the worker died"}}\n\n'), "broke off: the worker died"),
-        ('data: {"error": {"message": "toy is not ready yet"}}\n\n', "there is no answer: toy is not ready yet"),
-        (chat_stream("a", end=""), "broke off: the connection ended before the answer did"),
-        ("data: {nonsense\n\n", "is not a queen"),
+        (1, chat_stream("a", end='data: {"error": {"message": "the worker died"}}\n\n'), "broke off: the worker died"),
+        (1, 'data: {"error": {"message": "toy is not ready yet"}}\n\n', "there is no answer: toy is not ready yet"),
+        (1, chat_stream("a", end=""), "broke off: the connection ended before the answer did"),
+        (3, "data: {nonsense\n\n", "is not a queen"),
     ],
 )
-def test_an_answer_that_breaks_off_is_an_error(keeper: Keeper, queen: StandIn, stream: str, message: str) -> None:
+def test_an_answer_that_breaks_off_is_an_error(
+    keeper: Keeper, queen: StandIn, status: int, stream: str, message: str
+) -> None:
     """Half an answer never looks like a whole one."""
     queen.stream = stream
-    status, _, err = keeper("chat", "toy", "hi")
-    assert status == 1
+    ended, _, err = keeper("chat", "toy", "hi")
+    assert ended == status
     assert message in err
 
 
@@ -133,8 +135,8 @@ def test_an_answer_that_breaks_off_is_an_error(keeper: Keeper, queen: StandIn, s
         (["keys", "--foo"], "No such option: --foo (see rbee-keeper keys --help)"),
         (["keys", "revoke"], "Missing argument 'ID' (see rbee-keeper keys revoke --help)"),
         (
-            ["chat", "--model", "toy", "hi"],
-            "--model is no option; type rbee-keeper chat MODEL PROMPT (see rbee-keeper chat --help)",
+            ["explain", "--model", "toy"],
+            "--model is no option; type rbee-keeper explain MODEL (see rbee-keeper explain --help)",
         ),
         (
             ["keys", "revoke", "--id=x"],
@@ -144,40 +146,40 @@ def test_an_answer_that_breaks_off_is_an_error(keeper: Keeper, queen: StandIn, s
 )
 def test_a_wrong_command_line_names_the_help_that_helps(keeper: Keeper, words: list[str], sentence: str) -> None:
     """Each command has a help of its own."""
-    assert keeper(*words) == (1, "", f"rbee-keeper: {sentence}\n")
+    assert keeper(*words) == (2, "", f"rbee-keeper: {sentence}\n")
 
 
 def test_https_to_a_queen_without_is_called_that(keeper: Keeper, queen: StandIn) -> None:
     """The words of the TLS library do not say which end is wrong."""
     url = queen.url.replace("http:", "https:")
     said = f"rbee-keeper: what answers at {url} does not speak TLS; write http://… in --url\n"
-    assert keeper("--url", url, "hives") == (1, "", said)
+    assert keeper("--url", url, "hives") == (3, "", said)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("status", "arguments", "message"),
     [
-        (["statsu"], "No such command 'statsu'"),
-        (["keys"], "Missing command"),
-        (["drain"], "Missing argument 'HIVE'"),
-        (["hives", "--jsno"], "No such option: --jsno"),
-        (["drain", "gone"], "the queen refused: there is no hive 'gone'"),
-        (["--api-key", "wrong", "hives"], "does not accept the API key; check --api-key-file"),
-        (["--api-key", "", "--api-key-file", "/dev/null", "hives"], "needs an API key; give --api-key-file or set"),
-        (["--api-key", "wröng", "hives"], "the API key holds characters that no key has"),
-        (["--url", "http://127.0.0.1:1", "hives"], "no queen at http://127.0.0.1:1: "),
-        (["--url", "queen", "hives"], "--url 'queen' is not an address"),
-        (["--url", "http://queen:99999", "hives"], "--url 'http://queen:99999' is not an address"),
-        (["--url", "http://queen:x", "hives"], "--url 'http://queen:x' is not an address"),
-        (["--url", "http://[::1", "hives"], "--url 'http://[::1' is not an address"),
-        (["--ca", "/gone", "hives"], "cannot use the certificates in /gone"),
-        (["--api-key-file", "/gone", "hives"], "cannot read the API key in /gone: No such file"),
+        (2, ["statsu"], "No such command 'statsu'"),
+        (2, ["keys"], "Missing command"),
+        (2, ["drain"], "Missing argument 'HIVE'"),
+        (2, ["hives", "--jsno"], "No such option: --jsno"),
+        (1, ["drain", "gone"], "the queen refused: there is no hive 'gone'"),
+        (1, ["--api-key", "wrong", "hives"], "does not accept the API key; check --api-key-file"),
+        (1, ["--api-key", "", "--api-key-file", "/dev/null", "hives"], "needs an API key; give --api-key-file or set"),
+        (2, ["--api-key", "wröng", "hives"], "the API key holds characters that no key has"),
+        (3, ["--url", "http://127.0.0.1:1", "hives"], "no queen at http://127.0.0.1:1: "),
+        (2, ["--url", "queen", "hives"], "--url 'queen' is not an address"),
+        (2, ["--url", "http://queen:99999", "hives"], "--url 'http://queen:99999' is not an address"),
+        (2, ["--url", "http://queen:x", "hives"], "--url 'http://queen:x' is not an address"),
+        (2, ["--url", "http://[::1", "hives"], "--url 'http://[::1' is not an address"),
+        (2, ["--ca", "/gone", "hives"], "cannot use the certificates in /gone"),
+        (2, ["--api-key-file", "/gone", "hives"], "cannot read the API key in /gone: No such file"),
     ],
 )
-def test_what_goes_wrong_is_one_sentence(keeper: Keeper, arguments: list[str], message: str) -> None:
-    """Status 1 and one line on stderr, never a traceback."""
-    status, out, err = keeper(*arguments)
-    assert (status, out, err.count("\n")) == (1, "", 1)
+def test_what_goes_wrong_is_one_sentence(keeper: Keeper, status: int, arguments: list[str], message: str) -> None:
+    """Its status and one line on stderr, never a traceback."""
+    ended, out, err = keeper(*arguments)
+    assert (ended, out, err.count("\n")) == (status, "", 1)
     assert err.startswith("rbee-keeper: ")
     assert message in err
 

@@ -85,7 +85,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 def test_a_wrong_option_asks_nobody(keeper: Keeper, queen: StandIn, typed: list[str], said: str) -> None:
     """One sentence, before the queen is called."""
     status, out, err = keeper("keys", "create", "bob", *typed)
-    assert (status, out, queen.calls) == (1, "", [])
+    assert (status, out, queen.calls) == (2, "", [])
     assert said in err
 
 
@@ -129,5 +129,5 @@ def test_usage_is_asked_for_what_was_typed(keeper: Keeper, queen: StandIn) -> No
 def test_a_wrong_day_asks_nobody(keeper: Keeper, queen: StandIn, typed: tuple[str, str]) -> None:
     """One sentence with the form of a day, before the queen is called."""
     status, out, err = keeper("usage", *typed)
-    assert (status, out, queen.calls) == (1, "", [])
+    assert (status, out, queen.calls) == (2, "", [])
     assert f"{typed[0]} {typed[1]!r} is no day: write it like 2026-11-30" in err

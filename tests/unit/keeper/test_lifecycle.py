@@ -1,5 +1,6 @@
 """Loading, unloading, moving and explaining models from the command line."""
 
+import io
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from rbee_runtime.errors import QueenCallError
 from rbee_runtime.keeper.client import QueenClient
 from rbee_runtime.keeper.lifecycle import loaded, told
+from rbee_runtime.keeper.progress import Meter
 from rbee_runtime.keeper.settings import settle
 from tests.unit.keeper.stand_in import TABLES, StandIn
 from tests.unit.keeper.test_cli import Keeper, keeper, queen, server
@@ -43,9 +45,10 @@ def client(*answers: dict[str, Any]) -> QueenClient:
 
 
 def load_of(*answers: dict[str, Any], wait: bool = True) -> tuple[dict[str, Any], list[str]]:
-    said: list[str] = []
-    with client(*answers) as queen:
-        return loaded(queen, "m", wait=wait, say=said.append, sleep=lambda _: None), said
+    out = io.StringIO()
+    with client(*answers) as queen, Meter(out) as meter:
+        found = loaded(queen, "m", wait=wait, say=meter.show, sleep=lambda _: None)
+    return found, out.getvalue().splitlines()
 
 
 def job(phase: str, detail: str = "") -> dict[str, Any]:

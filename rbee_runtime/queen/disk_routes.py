@@ -1,0 +1,81 @@
+"""Routes of the admin API about models on the disk of one hive: fetch, remove, verify."""
+
+from urllib.parse import quote
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from rbee_runtime.errors import ReferenceFormError, RequestError
+from rbee_runtime.models.references import check_name, identity
+from rbee_runtime.queen import explain
+from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.hive_calls import HiveCalls
+from rbee_runtime.queen.pulls import has_files, is_there
+
+VERIFY_SECONDS = 3600.0
+"""A terabyte from a good disk; a network disk may take as long for less."""
+
+
+class PullAnswer(BaseModel):
+    """Answer to a pull and to its end; `held`: the model is on that disk whole, and nothing was to be fetched.
+
+    `source` is what the hive calls where the model comes from, as its own answers about the model have it.
+    """
+
+    hive: str
+    model: str
+    source: str
+    held: bool
+    pulled: bool
+
+
+def register(app: FastAPI, controller: Controller, calls: HiveCalls) -> None:
+    """Register the routes; names of models may hold a slash."""
+
+    @app.post("/api/v1/hives/{name}/models/{model:path}/pull", status_code=202)
+    async def pull(name: str, model: str) -> PullAnswer:
+        calls.url(name)
+        answer = _asked(controller, name, model)
+        if not answer.held:
+            controller.documents.pulls.ask(name, model)
+            controller.publish()
+        return answer.model_copy(update={"pulled": not answer.held})
+
+    @app.delete("/api/v1/hives/{name}/models/{model:path}/pull")
+    async def cancel(name: str, model: str) -> PullAnswer:
+        answer = _asked(controller, name, model)
+        dropped = controller.documents.pulls.drop(name, model)
+        controller.publish()
+        return answer.model_copy(update={"pulled": dropped})
+
+    @app.post("/api/v1/hives/{name}/models/{model:path}/verify")
+    async def verify(name: str, model: str) -> Response:
+        return await calls.order("POST", name, f"{_path(model)}/verify", within=VERIFY_SECONDS)
+
+    @app.get("/api/v1/hives/{name}/models/{model:path}")
+    async def on_disk(name: str, model: str) -> Response:
+        return await calls.get(name, _path(model))
+
+    @app.delete("/api/v1/hives/{name}/models/{model:path}")
+    async def remove(name: str, model: str) -> Response:
+        return await calls.order("DELETE", name, _path(model))
+
+
+def _asked(controller: Controller, hive: str, name: str) -> PullAnswer:
+    """Return what is known of a model on a hive before anything changes, or raise RequestError."""
+    model = explain.declared(controller, name)
+    if not has_files(model):
+        raise RequestError(400, f"model {name} has no files: its engine comes with rbee", param="model")
+    member = controller.membership.members.get(hive)
+    report = member.report if member is not None else None
+    held = report is not None and is_there(name, model.source, report.models, report.fetches)
+    return PullAnswer(hive=hive, model=name, source=identity(model.source), held=held, pulled=False)
+
+
+def _path(model: str) -> str:
+    """Return the path of a model at its hive, or raise RequestError for what is no name of one."""
+    try:
+        return f"models/{quote(check_name(model), safe='/:')}"
+    except ReferenceFormError as error:
+        raise RequestError(400, str(error), param="model") from None
