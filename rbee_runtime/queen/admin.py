@@ -11,9 +11,12 @@ from starlette.responses import JSONResponse, Response
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import RbeeError, RequestError
-from rbee_runtime.queen import admin_keys, model_routes, views
+from rbee_runtime.queen import admin_keys, model_routes, views, watch_routes
 from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.figures import Figures
 from rbee_runtime.queen.hive_calls import QUIET, HiveCalls
+from rbee_runtime.queen.metrics import Meters
+from rbee_runtime.queen.openapi import MAX_EVENT_ID, HiveName, WorkerId
 from rbee_runtime.queen.usage import Usage
 from rbee_runtime.queen.views import HiveAnswer, ModelAnswer, WorkerAnswer
 
@@ -29,37 +32,44 @@ class DrainAnswer(BaseModel):
     detail: str = ""
 
 
-def build(controller: Controller, calls: HiveCalls, usage: Usage) -> FastAPI:
-    """Return the admin application."""
+def build(controller: Controller, calls: HiveCalls, usage: Usage, meters: Meters | None = None) -> FastAPI:
+    """Return the admin application; without `meters` nothing is known of requests."""
     app = FastAPI(title="rbee queen", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     _report_errors(app)
     _fleet_routes(app, controller)
     _host_routes(app, calls)
     model_routes.register(app, controller)
     admin_keys.add_routes(app, controller.keys, usage)
+    meters = meters or Meters(controller, Figures(controller.fleet))
+    watch_routes.register(app, controller.history.log, meters, calls)
     return app
 
 
 def _fleet_routes(app: FastAPI, controller: Controller) -> None:
     @app.get("/api/v1/hives")
     async def hives() -> list[HiveAnswer]:
+        """List the hives, declared or heard."""
         return views.hives(controller)
 
     @app.get("/api/v1/workers")
     async def workers() -> list[WorkerAnswer]:
+        """List the workers, models of external servers included."""
         return views.workers(controller)
 
     @app.get("/api/v1/models")
     async def models() -> list[ModelAnswer]:
+        """List the declared models."""
         return views.models(controller)
 
     @app.post("/api/v1/hives/{name}/drain")
-    async def drain(name: str) -> DrainAnswer:
+    async def drain(name: HiveName) -> DrainAnswer:
+        """Empty a hive and place nothing there."""
         controller.set_drained(name, drained=True)
         return DrainAnswer(name=name, drained=True, detail=controller.unheard_drain(name))
 
     @app.post("/api/v1/hives/{name}/undrain")
-    async def undrain(name: str) -> DrainAnswer:
+    async def undrain(name: HiveName) -> DrainAnswer:
+        """Let a hive have workers again."""
         controller.set_drained(name, drained=False)
         return DrainAnswer(name=name, drained=False)
 
@@ -68,33 +78,40 @@ def _host_routes(app: FastAPI, calls: HiveCalls) -> None:
     """Register what one host itself answers; its own API says the form (`/api/v1/openapi.json` there)."""
 
     @app.get("/api/v1/hives/{name}/devices")
-    async def devices(name: str) -> Response:
+    async def devices(name: HiveName) -> Response:
+        """Return the devices of a hive, as it says itself."""
         return await calls.get(name, "devices")
 
     @app.get("/api/v1/hives/{name}/models")
-    async def models(name: str) -> Response:
+    async def models(name: HiveName) -> Response:
+        """Return what a hive has on its disk or fetches."""
         return await calls.get(name, "models")
 
     @app.get("/api/v1/hives/{name}/events")
     async def events(
-        name: str, accept: Annotated[str, Header()] = "", last_event_id: Annotated[str, Header(max_length=100)] = ""
+        name: HiveName,
+        accept: Annotated[str, Header(include_in_schema=False)] = "",
+        last_event_id: Annotated[str, Header(max_length=MAX_EVENT_ID)] = "",
     ) -> Response:
+        """Return what happened on a hive as a list, or as a stream that goes on."""
         if "application/json" in accept:
             return await calls.get(name, "events")
         headers = {"accept": "text/event-stream", **({"last-event-id": last_event_id} if last_event_id else {})}
         return await calls.stream(name, "events", headers=headers)
 
     @app.get("/api/v1/workers/{worker}")
-    async def worker(worker: str) -> Response:
+    async def worker(worker: WorkerId) -> Response:
+        """Return all that its hive knows of a worker."""
         return await calls.get(calls.hive_of(worker), f"workers/{quote(worker, safe='')}")
 
     @app.get("/api/v1/workers/{worker}/logs")
     async def logs(
-        worker: str,
+        worker: WorkerId,
         lines: Annotated[int, Query(ge=1, le=MAX_LOG_LINES)] = 100,
         follow: Annotated[int, Query(ge=0, le=1)] = 0,
-        accept: Annotated[str, Header()] = "",
+        accept: Annotated[str, Header(include_in_schema=False)] = "",
     ) -> Response:
+        """Return what a worker wrote, and with `follow` what it writes from now on."""
         hive, path = calls.hive_of(worker), f"workers/{quote(worker, safe='')}/logs"
         if not follow:
             return await calls.get(hive, path, {"lines": lines})

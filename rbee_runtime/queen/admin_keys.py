@@ -10,6 +10,7 @@ from rbee_runtime.errors import RbeeError, RequestError
 from rbee_runtime.models.references import check_name
 from rbee_runtime.queen.admission import unauthenticated
 from rbee_runtime.queen.keys import Keys
+from rbee_runtime.queen.openapi import KeyId
 from rbee_runtime.queen.records import KeyLimits, KeyRecord, Priority, Scope, UsageRow
 from rbee_runtime.queen.usage import Usage
 
@@ -102,15 +103,18 @@ def add_routes(app: FastAPI, keys: Keys, usage: Usage) -> None:
 
     @app.get("/api/v1/keys")
     async def listed() -> list[KeyAnswer]:
+        """List the keys that nobody revoked, without their secrets."""
         return [KeyAnswer.model_validate(_shown(keys, record)) for record in keys.listed()]
 
     @app.post("/api/v1/keys", status_code=201)
     async def create(new: NewKey, request: Request) -> KeyCreated:
+        """Make a key; the only time that it is shown."""
         record, key = _create(keys, new, request.scope.get(KEY))
         return KeyCreated.model_validate({"key": key, **_shown(keys, record)})
 
     @app.delete("/api/v1/keys/{key_id}", status_code=204)
-    async def revoke(key_id: str) -> None:
+    async def revoke(key_id: KeyId) -> None:
+        """End a key at once."""
         keys.revoke(key_id)
 
     @app.get("/api/v1/usage")
@@ -120,6 +124,7 @@ def add_routes(app: FastAPI, keys: Keys, usage: Usage) -> None:
         since: date | None = None,
         until: date | None = None,
     ) -> list[UsageAnswer]:
+        """Return what keys used, by day and model; of the last 30 days if no others are asked for."""
         last = until or datetime.now(UTC).date()
         first = since or _earlier(last, USAGE_DAYS - 1)
         return [_used(keys, row) for row in usage.report(key=key, model=model, since=first, until=last)]

@@ -22,12 +22,13 @@ class Row:
         return path == self.path or (self.path.endswith("/") and path.startswith(self.path))
 
 
-HEALTH, READY, ADMIN = "/health", "/ready", "/api/v1/"
+HEALTH, READY, METRICS, ADMIN = "/health", "/ready", "/metrics", "/api/v1/"
 MODELS, MODEL = "/v1/models", "/v1/models/"
 
 POLICY = (
     Row(HEALTH, None, READS),
     Row(READY, None, READS),
+    Row(METRICS, Scope.ADMIN_READ, READS),
     Row(MODELS, Scope.INFER, READS),
     Row(MODEL, Scope.INFER, READS),
     *(Row(path.decode(), Scope.INFER, frozenset({"POST"})) for path in HOT),
