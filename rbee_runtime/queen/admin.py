@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -43,6 +44,15 @@ def build(controller: Controller, calls: HiveCalls, usage: Usage, meters: Meters
     meters = meters or Meters(controller, Figures(controller.fleet))
     watch_routes.register(app, controller.history.log, meters, calls)
     return app
+
+
+def methods_of(app: FastAPI, path: str) -> frozenset[str]:
+    """Return the methods that a path takes, or raise RequestError 404 if there is none."""
+    routes = (route for route in app.routes if isinstance(route, APIRoute) and route.path_regex.fullmatch(path))
+    found = frozenset(method for route in routes for method in route.methods or ())
+    if not found:
+        raise RequestError(404, f"there is no route {path[:100]}", code="unknown_route")
+    return found
 
 
 def _fleet_routes(app: FastAPI, controller: Controller) -> None:
@@ -139,5 +149,10 @@ def _report_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        answer = RequestError(error.status_code, f"{str(error.detail).lower()}: {request.method} {request.url.path}")
-        return JSONResponse(answer.body(), answer.status, {**answer.headers(), **(error.headers or {})})
+        path = request.scope["path"]
+        answer = RequestError(error.status_code, f"{str(error.detail).lower()}: {request.method} {path[:100]}")
+        headers = answer.headers()
+        if error.status_code == 405:
+            # Starlette names the methods of the first route of that path alone.
+            headers["allow"] = ", ".join(sorted(methods_of(app, path)))
+        return JSONResponse(answer.body(), answer.status, headers)

@@ -5,13 +5,14 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from rbee_runtime import logs
 from rbee_runtime.errors import RequestError
 from rbee_runtime.framing import Headers
 from rbee_runtime.gateway.routes import ALIAS
-from rbee_runtime.queen import cors, policy, views
+from rbee_runtime.queen import admin, cors, policy, views
 from rbee_runtime.queen.admin_keys import KEY
 from rbee_runtime.queen.admission import forbidden, unauthenticated
 from rbee_runtime.queen.controller import Controller
@@ -32,7 +33,7 @@ class ClientApp:
     def __init__(
         self,
         controller: Controller,
-        admin: ASGIApp,
+        own: FastAPI,
         status: Status,
         origins: Origins,
         asked: Callable[[str, int], None] = lambda _route, _status: None,
@@ -40,7 +41,7 @@ class ClientApp:
         self._asked = asked
         self._controller = controller
         self._origins = origins
-        self._admin = admin
+        self._admin = own
         self._status = status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,9 +67,9 @@ class ClientApp:
             await answer.bare(204, allowed)
             return
         if scope["method"] not in row.methods:
-            taken = sorted(policy.methods_of(path))
+            taken = sorted(self._taken(path))
             answer.allow(taken)
-            raise RequestError(405, f"{path} takes {' or '.join(taken)}", code="method_not_allowed")
+            raise RequestError(405, f"{path[:100]} takes {' or '.join(taken)}", code="method_not_allowed")
         if row.scope is None:
             await self._public(path, answer)
             return
@@ -85,6 +86,10 @@ class ClientApp:
         if not _header(scope, cors.ASKED_METHOD):
             return []
         return self._origins.preflight(_header(scope, b"origin"), policy.methods_of(path))
+
+    def _taken(self, path: str) -> frozenset[str]:
+        """Return the methods that a path takes, or raise RequestError if the admin API has no such path."""
+        return admin.methods_of(self._admin, path) if policy.is_admin(path) else policy.methods_of(path)
 
     async def _allowed(self, path: str, key: KeyRecord, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         scope[KEY] = key

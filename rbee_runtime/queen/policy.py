@@ -46,3 +46,8 @@ def row_for(path: str, method: str) -> Row | None:
 def methods_of(path: str) -> frozenset[str]:
     """Return the methods that a path takes."""
     return frozenset(method for row in POLICY if row.covers(path) for method in row.methods)
+
+
+def is_admin(path: str) -> bool:
+    """Say whether a path is of the admin application, which knows its methods better than this table."""
+    return path == METRICS or path.startswith(ADMIN)
