@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from rbee_runtime import __version__
 from rbee_runtime.errors import RbeeError, RequestError
 from rbee_runtime.queen import admin_keys, model_routes, views, watch_routes
 from rbee_runtime.queen.controller import Controller
@@ -35,7 +34,8 @@ class DrainAnswer(BaseModel):
 
 def build(controller: Controller, calls: HiveCalls, usage: Usage, meters: Meters | None = None) -> FastAPI:
     """Return the admin application; without `meters` nothing is known of requests."""
-    app = FastAPI(title="rbee queen", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    # A redirect to the path with or without a slash at its end would go to whatever host a request names.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     _report_errors(app)
     _fleet_routes(app, controller)
     _host_routes(app, calls)
