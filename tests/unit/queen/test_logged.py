@@ -46,13 +46,9 @@ async def test_neither_prompts_nor_keys_are_written_down(tmp_path: Path, capfd: 
         request_id, made = await used(queen)
         told = str(queen.serving.controller.history.log.held())
     out, log = capfd.readouterr()
-    kept = tmp_path / "queen" / "api-key"
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and path != kept]
-    everything = [log, told, *(path.read_bytes().decode("latin-1") for path in files)]
-    own = queen.key.split("_")[2]
-    assert [
-        text[:200] for text in everything for word in (PROMPT, SECRET, own, made.split("_")[2]) if word in text
-    ] == []
+    own, others = queen.key.split("_")[2], made.split("_")[2]
+    everything = [log, told, *written(tmp_path)]
+    assert [text[:200] for text in everything for word in (PROMPT, SECRET, own, others) if word in text] == []
     assert request_id == "mine-1"
     assert f"id=mine-1 method=POST path={CHAT} status=200" in log
     assert f"key={queen.key.split('_')[1]}" in log
