@@ -173,10 +173,14 @@ class HiveConfig(Section):
         return self
 
 
+HOST_NAME = r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}"
+"""Names of hosts and of servers that are not ours: parts of addresses, of lines in logs, and of labels."""
+
+
 class FleetHive(Section):
     """A GPU host as the inventory declares it."""
 
-    name: str
+    name: str = Field(pattern=f"^{HOST_NAME}$")
     labels: dict[str, str] = {}
 
 
@@ -230,7 +234,7 @@ class FleetExternal(Section):
     authority that its certificate is verified with, as PEM; "" means those that this host trusts.
     """
 
-    name: str = Field(pattern="^[A-Za-z0-9][A-Za-z0-9.-]{0,62}$")
+    name: str = Field(pattern=f"^{HOST_NAME}$")
     url: Annotated[str, AfterValidator(endpoints.address)]
     models: Annotated[dict[str, str], BeforeValidator(endpoints.names)] = Field(min_length=1)
     slots: int = Field(default=4, ge=1, le=1024)

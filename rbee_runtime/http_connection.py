@@ -196,6 +196,13 @@ class Connection(HttpToolsProtocol):
 
     def begin(self) -> None:
         """Hand a request to the application."""
+        try:
+            # What is no URL would be found out below, by an error that nobody answers.
+            httptools.parse_url(self.url)
+        except httptools.HttpParserInvalidURLError:
+            self._receiving = False
+            self.refuse(RequestError(400, "the target of this request is no path and no URL", code="bad_framing"))
+            return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url = url

@@ -10,6 +10,14 @@ from collections.abc import Callable
 STACK_SECONDS = 0.05
 """A person who follows a log does not see the difference; a request costs one write less."""
 
+_MARKS = ("rbee_", "hf_", "sk-", "earer ", "PRIVATE KEY")
+_SECRETS = re.compile(
+    r"(rbee_[a-z0-9]{8}_|hf_|sk-|[Bb]earer (?!rbee_))[A-Za-z0-9_.~+/=-]{16,}"
+    r"|(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
+    re.DOTALL,
+)
+"""Keys of ours and of others: clients put them into paths and into names of models, and errors repeat those."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@%+,*-]+")
 
 
@@ -72,11 +80,20 @@ def _write(level: str, event: str, fields: dict[str, object]) -> None:
 
 
 def _put(text: str) -> None:
+    text = without_secrets(text)
     # In one piece: engines of containers would take the end of a line that comes by itself for a line of its own.
     with contextlib.suppress(OSError):
         # Whoever read it may be gone, of a process that lives on for its open streams.
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which keys are hidden but for the part that says which one it is."""
+    # The search of the whole pattern costs as much as all else that is done for a line, and few have any of these.
+    if not any(mark in text for mark in _MARKS):
+        return text
+    return _SECRETS.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 
 def quoted(value: object) -> str:

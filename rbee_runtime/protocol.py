@@ -201,7 +201,7 @@ class WorkerReport(Message, frozen=True, kw_only=True):
 
 
 class Event(Message, frozen=True, kw_only=True):
-    """Something that happened on a hive; `id` counts up within one incarnation, `time` is unix seconds."""
+    """Something that happened on a hive or in a queen; `id` counts up within an incarnation, `time` is unix seconds."""
 
     id: int
     time: float

@@ -309,6 +309,7 @@ class Attempt:
         self._enter(State.RELAYING)
         # In the body of an answer that is no stream an event would be hidden, too.
         self._answer.torn = self._answer.torn or self._events is None
+        self._answer.first = self._loop.time()
         self._answer.begin(self._status, self._headers, data)
         if not self._answer.room:
             # Full already of the answer before, and nobody says so again.

@@ -69,7 +69,8 @@ class Out(Protocol):
 class Answer:
     """Sends one answer; knows whether it began (`status` is set) and whether a byte of the answer itself is out.
 
-    `torn` while half an event, or the half of an answer that has no events, is out.
+    `torn` while half an event, or the half of an answer that has no events, is out. `first` is when an answer that goes
+    on began, in the loop's time.
     """
 
     def __init__(self, out: Out, route: HotRoute, request_id: str) -> None:
@@ -79,6 +80,7 @@ class Answer:
         self.committed = False
         self.finished = False
         self.sent = 0
+        self.first = 0.0
         self._out = out
         self._route = route
         self._request_id = request_id

@@ -44,8 +44,16 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
+GONE, CUT = "client_gone", "cut_off"
+"""Codes of what ends a request besides errors: its client left or takes no bytes, or its connection was cut off."""
+
+
 class Outcome(msgspec.Struct):
-    """What became of one request, for its log line and its account."""
+    """What became of one request, for its log line, its account and the figures.
+
+    `code` says why it did not end well, "" if it did; `refused` that its client got an error and nothing else. `first`
+    is seconds until the first byte of an answer, `waited` those in line.
+    """
 
     path: str = ""
     key: str = ""
@@ -58,6 +66,11 @@ class Outcome(msgspec.Struct):
     seconds: float = 0.0
     tokens: usage.Tokens | None = None
     problem: str = ""
+    code: str = ""
+    refused: bool = False
+    stream: bool = False
+    first: float = 0.0
+    waited: float = 0.0
 
 
 class Exchange:
@@ -90,6 +103,7 @@ class Exchange:
         self._tried: frozenset[str] = frozenset()
         self._last: UpstreamFailure | None = None
         self._waiting: asyncio.Task[None] | None = None
+        self._since = NEVER
         self._attempt: Attempt | None = None
 
     @guarded
@@ -154,7 +168,7 @@ class Exchange:
     def heard_gone(self) -> None:
         """Stop: nobody listens."""
         if self._state is not State.DONE:
-            self.outcome.problem = "client gone"
+            self._gone()
             self._end()
 
     def heard_room(self, *, room: bool) -> None:
@@ -164,7 +178,7 @@ class Exchange:
 
     def give_up(self, why: str) -> bool:
         """Stop without another word; say whether nothing went out yet."""
-        self.outcome.problem = why
+        self.outcome.problem, self.outcome.code = why, CUT
         self._end()
         return not self._answer.status
 
@@ -201,7 +215,7 @@ class Exchange:
         self._attempt = None
         lease.release()
         if attempt.stalled:
-            self.outcome.problem = "client gone"
+            self._gone()
             self._answer.abandon()
             self._end()
         elif self._answer.committed:
@@ -228,6 +242,7 @@ class Exchange:
             self._refused(error)
             return
         if lease is None:
+            self._since = self._loop.time()
             self._waiting = self._loop.create_task(self._wait(request, ask))
         else:
             self._try(request, lease)
@@ -244,6 +259,7 @@ class Exchange:
             self.broken(error)
             return
         self._waiting = None
+        self._waits_no_more()
         self._try(request, lease)
 
     @guarded
@@ -275,9 +291,13 @@ class Exchange:
     def _fail(self, error: RequestError) -> None:
         if self._state is State.DONE:
             return
-        self.outcome.problem = str(error)
+        self.outcome.problem, self.outcome.code = str(error), error.code or error.kind
+        self.outcome.refused = not self._answer.committed
         self._answer.fail(error)
         self._end()
+
+    def _gone(self) -> None:
+        self.outcome.problem, self.outcome.code = "client gone", GONE
 
     def _end(self) -> None:
         if self._state is State.DONE:
@@ -292,8 +312,17 @@ class Exchange:
             attempt.lease.release()
         self.outcome.status = self._answer.status
         self.outcome.sent = self._answer.sent
-        self.outcome.seconds = self._loop.time() - self._began
+        self.outcome.stream = self._answer.stream
+        self._waits_no_more()
+        now = self._loop.time()
+        self.outcome.seconds = now - self._began
+        self.outcome.first = (self._answer.first or now) - self._began
         self._over(self)
+
+    def _waits_no_more(self) -> None:
+        if self._since != NEVER:
+            self.outcome.waited += self._loop.time() - self._since
+            self._since = NEVER
 
     def _enter(self, state: State) -> None:
         if state not in TRANSITIONS[self._state]:

@@ -14,8 +14,8 @@ from socket import socket
 from rbee_runtime import devices
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import ConfigError, StateError
+from rbee_runtime.events import EventLog
 from rbee_runtime.hive import app, launchers, reports
-from rbee_runtime.hive.events import EventLog
 from rbee_runtime.hive.facts import Facts
 from rbee_runtime.hive.feed import Feed, Snapshot
 from rbee_runtime.hive.heartbeat import Heartbeats

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from rbee_runtime.config import HiveConfig
 from rbee_runtime.errors import RequestError
-from rbee_runtime.hive.events import EventLog
+from rbee_runtime.events import EventLog
 from rbee_runtime.hive.launchers import Launcher
 from rbee_runtime.hive.metrics import Meters
 from rbee_runtime.hive.supervisor import Supervisor

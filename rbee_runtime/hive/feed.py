@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from rbee_runtime.hive.events import EventKind, EventLog
+from rbee_runtime.events import EventLog
+from rbee_runtime.hive.events import EventKind
 from rbee_runtime.hive.metrics import Meters
 from rbee_runtime.hive.wording import wording
 from rbee_runtime.protocol import DesiredAck, DeviceReport, FetchReport, ModelReport, WorkerReport

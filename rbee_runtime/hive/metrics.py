@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rbee_runtime import __version__
+from rbee_runtime import __version__, metrics
 from rbee_runtime.errors import RbeeError
+from rbee_runtime.metrics import Values
 from rbee_runtime.protocol import DeviceReport, FetchReport, ModelReport, WorkerReport
 from rbee_runtime.states import FetchState, Observed
 
@@ -39,13 +40,7 @@ class Meters:
 
 def exposed(meters: Meters) -> tuple[bytes, str]:
     """Return the text of `/metrics` and its media type."""
-    # Most hives are never asked; the library brings an HTTP server of its own.
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - see above
-    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - see above
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(meters))
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    return metrics.exposed(_Collector(meters))
 
 
 class _Collector:
@@ -89,7 +84,7 @@ class _Collector:
         yield _gauge("fetch_state", "1 for the state that a fetch is in.", ("model", "state"), states)
         yield _counter("fetch_bytes", "Bytes of models that were fetched.", (), {(): float(self._meters.fetched)})
 
-    def _free(self) -> "Values":
+    def _free(self) -> Values:
         try:
             return {(): float(self._meters.free())}
         except RbeeError:
@@ -116,26 +111,9 @@ def reading(text: str) -> float | None:
         return None
 
 
-Values = Mapping[Any, float]
-"""Label values → figure."""
-
-
 def _gauge(name: str, text: str, labels: tuple[str, ...], values: Values) -> "Metric":
-    from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 - see `exposed`
-
-    family = GaugeMetricFamily(f"rbee_hive_{name}", text, labels=labels)
-    return _filled(family, values)
+    return metrics.gauge(f"rbee_hive_{name}", text, labels, values)
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], values: Values) -> "Metric":
-    from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415 - see `exposed`
-
-    family = CounterMetricFamily(f"rbee_hive_{name}", text, labels=labels)
-    return _filled(family, values)
-
-
-def _filled(family: Any, values: Values) -> "Metric":
-    for labels, value in values.items():
-        family.add_metric(list(labels), value)
-    filled: Metric = family
-    return filled
+    return metrics.counter(f"rbee_hive_{name}", text, labels, values)

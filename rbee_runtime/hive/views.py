@@ -1,18 +1,15 @@
 """The hive's routes about itself, its devices, its workers and the document that it follows."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from rbee_runtime import __version__
 from rbee_runtime.errors import RequestError, StaleDesiredError
+from rbee_runtime.events import as_stream
 from rbee_runtime.hive import desired as documents
 from rbee_runtime.hive import metrics as exposition
 from rbee_runtime.hive.answers import DrainAnswer, DrainOrder, HealthAnswer, ReadyAnswer, WorkerDetail, account
 from rbee_runtime.hive.details import detail
-from rbee_runtime.hive.events import as_sse
 from rbee_runtime.hive.facts import Facts, accepts, as_json, body, decoded
 from rbee_runtime.streams import SSE, Stream
 
@@ -92,7 +89,7 @@ async def events(facts: Facts, request: Request) -> Response:
     if accepts(request, "application/json"):
         return as_json(log.held())
     last = request.headers.get("last-event-id", "")
-    return Stream(_sse(facts, last[:100]), stopping=facts.stopping, media_type=SSE)
+    return Stream(as_stream(log, last), stopping=facts.stopping, media_type=SSE)
 
 
 async def ledger(facts: Facts, _: Request) -> Response:
@@ -118,11 +115,3 @@ async def _detail(facts: Facts, request: Request) -> WorkerDetail:
 def _drain_answer(facts: Facts) -> DrainAnswer:
     alive = [view for view in facts.supervisor.views.values() if view.status is not None and view.status.alive]
     return DrainAnswer(draining=facts.supervisor.draining, workers=len(alive))
-
-
-async def _sse(facts: Facts, last: str) -> AsyncGenerator[bytes, None]:
-    # At once, so that the reader knows that it is connected.
-    yield as_sse(facts.events, None)
-    async with aclosing(facts.events.follow(last)) as found:
-        async for event in found:
-            yield as_sse(facts.events, event)

@@ -5,15 +5,18 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from rbee_runtime import __version__
 from rbee_runtime.errors import RbeeError, RequestError
-from rbee_runtime.queen import admin_keys, disk_routes, model_routes, views
+from rbee_runtime.queen import admin_keys, disk_routes, model_routes, views, watch_routes
 from rbee_runtime.queen.controller import Controller
+from rbee_runtime.queen.figures import Figures
 from rbee_runtime.queen.hive_calls import QUIET, HiveCalls
+from rbee_runtime.queen.metrics import Meters
+from rbee_runtime.queen.openapi import MAX_EVENT_ID, HiveName, WorkerId
 from rbee_runtime.queen.usage import Usage
 from rbee_runtime.queen.views import HiveAnswer, ModelAnswer, WorkerAnswer
 
@@ -29,38 +32,56 @@ class DrainAnswer(BaseModel):
     detail: str = ""
 
 
-def build(controller: Controller, calls: HiveCalls, usage: Usage) -> FastAPI:
-    """Return the admin application."""
-    app = FastAPI(title="rbee queen", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+def build(controller: Controller, calls: HiveCalls, usage: Usage, meters: Meters | None = None) -> FastAPI:
+    """Return the admin application; without `meters` nothing is known of requests."""
+    # A redirect to the path with or without a slash at its end would go to whatever host a request names.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     _report_errors(app)
     _fleet_routes(app, controller)
     _host_routes(app, calls)
     disk_routes.register(app, controller, calls)
     model_routes.register(app, controller)
     admin_keys.add_routes(app, controller.keys, usage)
+    meters = meters or Meters(controller, Figures(controller.fleet))
+    watch_routes.register(app, controller.history.log, meters, calls)
     return app
+
+
+def methods_of(app: FastAPI, path: str) -> frozenset[str]:
+    """Return the methods that a path takes, or raise RequestError 404 if there is none."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and route.path_regex.fullmatch(path)]
+    if not routes:
+        raise RequestError(404, f"there is no route {path[:100]}", code="unknown_route")
+    # Names of models may hold a slash, so the path of a verb may be that of a name, too; the verb's comes first.
+    mine = (route.methods or () for route in routes if route.path == routes[0].path)
+    return frozenset(method for methods in mine for method in methods)
 
 
 def _fleet_routes(app: FastAPI, controller: Controller) -> None:
     @app.get("/api/v1/hives")
     async def hives() -> list[HiveAnswer]:
+        """List the hives, declared or heard."""
         return views.hives(controller)
 
     @app.get("/api/v1/workers")
     async def workers() -> list[WorkerAnswer]:
+        """List the workers, models of external servers included."""
         return views.workers(controller)
 
     @app.get("/api/v1/models")
     async def models() -> list[ModelAnswer]:
+        """List the declared models."""
         return views.models(controller)
 
     @app.post("/api/v1/hives/{name}/drain")
-    async def drain(name: str) -> DrainAnswer:
+    async def drain(name: HiveName) -> DrainAnswer:
+        """Empty a hive and place nothing there."""
         controller.set_drained(name, drained=True)
         return DrainAnswer(name=name, drained=True, detail=controller.unheard_drain(name))
 
     @app.post("/api/v1/hives/{name}/undrain")
-    async def undrain(name: str) -> DrainAnswer:
+    async def undrain(name: HiveName) -> DrainAnswer:
+        """Let a hive have workers again."""
         controller.set_drained(name, drained=False)
         return DrainAnswer(name=name, drained=False)
 
@@ -69,33 +90,40 @@ def _host_routes(app: FastAPI, calls: HiveCalls) -> None:
     """Register what one host itself answers; its own API says the form (`/api/v1/openapi.json` there)."""
 
     @app.get("/api/v1/hives/{name}/devices")
-    async def devices(name: str) -> Response:
+    async def devices(name: HiveName) -> Response:
+        """Return the devices of a hive, as it says itself."""
         return await calls.get(name, "devices")
 
     @app.get("/api/v1/hives/{name}/models")
-    async def models(name: str) -> Response:
+    async def models(name: HiveName) -> Response:
+        """Return what a hive has on its disk or fetches."""
         return await calls.get(name, "models")
 
     @app.get("/api/v1/hives/{name}/events")
     async def events(
-        name: str, accept: Annotated[str, Header()] = "", last_event_id: Annotated[str, Header(max_length=100)] = ""
+        name: HiveName,
+        accept: Annotated[str, Header(include_in_schema=False)] = "",
+        last_event_id: Annotated[str, Header(max_length=MAX_EVENT_ID)] = "",
     ) -> Response:
+        """Return what happened on a hive as a list, or as a stream that goes on."""
         if "application/json" in accept:
             return await calls.get(name, "events")
         headers = {"accept": "text/event-stream", **({"last-event-id": last_event_id} if last_event_id else {})}
         return await calls.stream(name, "events", headers=headers)
 
     @app.get("/api/v1/workers/{worker}")
-    async def worker(worker: str) -> Response:
+    async def worker(worker: WorkerId) -> Response:
+        """Return all that its hive knows of a worker."""
         return await calls.get(calls.hive_of(worker), f"workers/{quote(worker, safe='')}")
 
     @app.get("/api/v1/workers/{worker}/logs")
     async def logs(
-        worker: str,
+        worker: WorkerId,
         lines: Annotated[int, Query(ge=1, le=MAX_LOG_LINES)] = 100,
         follow: Annotated[int, Query(ge=0, le=1)] = 0,
-        accept: Annotated[str, Header()] = "",
+        accept: Annotated[str, Header(include_in_schema=False)] = "",
     ) -> Response:
+        """Return what a worker wrote, and with `follow` what it writes from now on."""
         hive, path = calls.hive_of(worker), f"workers/{quote(worker, safe='')}/logs"
         if not follow:
             return await calls.get(hive, path, {"lines": lines})
@@ -123,5 +151,10 @@ def _report_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        answer = RequestError(error.status_code, f"{str(error.detail).lower()}: {request.method} {request.url.path}")
-        return JSONResponse(answer.body(), answer.status, {**answer.headers(), **(error.headers or {})})
+        path = request.scope["path"]
+        answer = RequestError(error.status_code, f"{str(error.detail).lower()}: {request.method} {path[:100]}")
+        headers = answer.headers()
+        if error.status_code == 405:
+            # Starlette names the methods of the first route of that path alone.
+            headers["allow"] = ", ".join(sorted(methods_of(app, path)))
+        return JSONResponse(answer.body(), answer.status, headers)

@@ -1,5 +1,6 @@
 """The admin API's routes for keys and what they use."""
 
+import re
 from datetime import UTC, date, datetime
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from rbee_runtime.errors import RbeeError, RequestError
 from rbee_runtime.models.references import check_name
 from rbee_runtime.queen.admission import unauthenticated
 from rbee_runtime.queen.keys import Keys
+from rbee_runtime.queen.openapi import KeyId
 from rbee_runtime.queen.records import KeyLimits, KeyRecord, Priority, Scope, UsageRow
 from rbee_runtime.queen.usage import Usage
 
@@ -17,6 +19,12 @@ KEY = "rbee.key"
 """ASGI scope key of the `KeyRecord` that asks."""
 
 USAGE_DAYS = 30
+MAX_NAME = 194
+_PART = "[A-Za-z0-9*?][A-Za-z0-9._*?-]{0,63}"
+GLOB = rf"^(?!.*\.\.){_PART}(/{_PART})?(:{_PART})?$"
+"""A model name (references.py) with `*` and `?`; the check itself is `_check_globs`."""
+
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _LAST_SECOND = 253_402_300_799
 """9999-12-31, the last day that a date can name."""
 
@@ -29,6 +37,15 @@ def _spelled_out(scopes: object) -> object:
     return [each for scope in scopes for each in (both if scope == "admin" else [scope])]
 
 
+def _a_day(given: object) -> object:
+    """Refuse numbers, which would be taken for seconds since 1970."""
+    if isinstance(given, str) and not _DAY.fullmatch(given):
+        raise ValueError("write a day as 2026-11-30")
+    return given
+
+
+Day = Annotated[date, BeforeValidator(_a_day)]
+Glob = Annotated[str, Field(max_length=MAX_NAME, json_schema_extra={"pattern": GLOB})]
 Limit = Annotated[int | None, Field(ge=1, le=10**9)]
 
 
@@ -52,7 +69,7 @@ class NewKey(BaseModel):
 
     name: str = Field(min_length=1, max_length=100)
     scopes: Annotated[list[Scope], BeforeValidator(_spelled_out)] = Field(default=[Scope.INFER], min_length=1)
-    models: list[str] | None = Field(default=None, min_length=1, max_length=100)
+    models: list[Glob] | None = Field(default=None, min_length=1, max_length=100)
     expires: int | None = Field(default=None, ge=0, le=_LAST_SECOND)
     limits: LimitsBody = LimitsBody()
     priority: Priority | None = None
@@ -102,24 +119,28 @@ def add_routes(app: FastAPI, keys: Keys, usage: Usage) -> None:
 
     @app.get("/api/v1/keys")
     async def listed() -> list[KeyAnswer]:
+        """List the keys that nobody revoked, without their secrets."""
         return [KeyAnswer.model_validate(_shown(keys, record)) for record in keys.listed()]
 
     @app.post("/api/v1/keys", status_code=201)
     async def create(new: NewKey, request: Request) -> KeyCreated:
+        """Make a key; the only time that it is shown."""
         record, key = _create(keys, new, request.scope.get(KEY))
         return KeyCreated.model_validate({"key": key, **_shown(keys, record)})
 
     @app.delete("/api/v1/keys/{key_id}", status_code=204)
-    async def revoke(key_id: str) -> None:
+    async def revoke(key_id: KeyId) -> None:
+        """End a key at once."""
         keys.revoke(key_id)
 
     @app.get("/api/v1/usage")
     async def used(
         key: Annotated[str, Query(max_length=100)] = "",
         model: Annotated[str, Query(max_length=300)] = "",
-        since: date | None = None,
-        until: date | None = None,
+        since: Day | None = None,
+        until: Day | None = None,
     ) -> list[UsageAnswer]:
+        """Return what keys used, by day and model; of the last 30 days if no others are asked for."""
         last = until or datetime.now(UTC).date()
         first = since or _earlier(last, USAGE_DAYS - 1)
         return [_used(keys, row) for row in usage.report(key=key, model=model, since=first, until=last)]

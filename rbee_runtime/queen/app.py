@@ -1,34 +1,47 @@
 """What of the client endpoint is not relayed: models, probes and the admin API, one log line per request."""
 
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from rbee_runtime import logs
 from rbee_runtime.errors import RequestError
 from rbee_runtime.framing import Headers
 from rbee_runtime.gateway.routes import ALIAS
-from rbee_runtime.queen import cors, policy, views
+from rbee_runtime.queen import admin, cors, policy, views
 from rbee_runtime.queen.admin_keys import KEY
 from rbee_runtime.queen.admission import forbidden, unauthenticated
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.cors import Origins
 from rbee_runtime.queen.desk import authorization, request_id_of
+from rbee_runtime.queen.figures import OTHER
 from rbee_runtime.queen.records import KeyRecord
 from rbee_runtime.queen.records import Scope as KeyScope
 from rbee_runtime.queen.status import Phase, Status
+
+MAX_BODY_BYTES = 64 * 1024
+"""Of a change of the admin API: a key with a hundred patterns has some 10 KiB."""
 
 
 class ClientApp:
     """Pure ASGI: a route is looked up in the table of policy, so that what it does not cover is refused."""
 
-    def __init__(self, controller: Controller, admin: ASGIApp, status: Status, origins: Origins) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        own: FastAPI,
+        status: Status,
+        origins: Origins,
+        asked: Callable[[str, int], None] = lambda _route, _status: None,
+    ) -> None:
+        self._asked = asked
         self._controller = controller
         self._origins = origins
-        self._admin = admin
+        self._admin = own
         self._status = status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,17 +55,21 @@ class ClientApp:
         except RequestError as error:
             await answer.error(error)
         answer.log()
+        self._asked(answer.route, answer.status)
 
     async def _route(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         path = scope["path"].removeprefix(ALIAS) if scope["path"].startswith(f"{ALIAS}/v1/") else scope["path"]
         row = policy.row_for(path, scope["method"])
         if row is None:
             raise RequestError(404, f"there is no route {path[:100]}", code="unknown_route")
+        answer.route = row.path
         if scope["method"] == "OPTIONS" and (allowed := self._preflight(scope, path)):
             await answer.bare(204, allowed)
             return
         if scope["method"] not in row.methods:
-            raise RequestError(405, f"{path} takes {' or '.join(sorted(row.methods))}", code="method_not_allowed")
+            taken = sorted(self._taken(path))
+            answer.allow(taken)
+            raise RequestError(405, f"{path[:100]} takes {' or '.join(taken)}", code="method_not_allowed")
         if row.scope is None:
             await self._public(path, answer)
             return
@@ -70,6 +87,10 @@ class ClientApp:
             return []
         return self._origins.preflight(_header(scope, b"origin"), policy.methods_of(path))
 
+    def _taken(self, path: str) -> frozenset[str]:
+        """Return the methods that a path takes, or raise RequestError if the admin API has no such path."""
+        return admin.methods_of(self._admin, path) if policy.is_admin(path) else policy.methods_of(path)
+
     async def _allowed(self, path: str, key: KeyRecord, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         scope[KEY] = key
         if path == policy.MODELS:
@@ -80,7 +101,8 @@ class ClientApp:
             # The database is the next queen's already.
             raise RequestError(503, "this queen is leaving; ask again", kind="server_error", retry_after=1)
         else:
-            await self._admin(scope, receive, answer)
+            changes = scope["method"] in policy.CHANGES
+            await self._admin(scope, await _heard(scope, receive) if changes else receive, answer)
 
     async def _public(self, path: str, answer: "_Answer") -> None:
         if path == policy.HEALTH:
@@ -97,18 +119,19 @@ class _Answer:
     def __init__(self, scope: Scope, send: Send, extra: Headers, *, draining: bool) -> None:
         self.request_id = request_id_of(_header(scope, b"x-request-id"))
         self.key = ""
+        self.route = OTHER
+        self.status = 0
         self._problem = ""
         self._scope = scope
         self._send = send
         self._extra = [(b"x-request-id", self.request_id.encode()), *extra]
         if draining:
             self._extra.append((b"connection", b"close"))
-        self._status = 0
         self._started = time.monotonic()
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             kept = [pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id"]
             message = {**message, "headers": [*kept, *self._extra]}
         await self._send(message)
@@ -128,6 +151,10 @@ class _Answer:
         await self({"type": "http.response.start", "status": status, "headers": headers})
         await self({"type": "http.response.body", "body": b""})
 
+    def allow(self, methods: Sequence[str]) -> None:
+        """Say which methods the path takes."""
+        self._extra.append((b"allow", ", ".join(methods).encode()))
+
     async def error(self, error: RequestError) -> None:
         """Send a refusal."""
         self._problem = str(error)
@@ -137,18 +164,41 @@ class _Answer:
         """Write the request's line; probes, and reads that went well, have none: people and tools poll them."""
         path = self._scope["path"]
         read = self._scope["method"] in policy.READS
-        if path in (policy.HEALTH, policy.READY) or (read and self._status < 400):
+        if path in (policy.HEALTH, policy.READY) or (read and self.status < 400):
             return
         logs.info(
             "request",
             id=self.request_id,
             method=self._scope["method"],
             path=path[:100],
-            status=self._status,
+            status=self.status,
             seconds=time.monotonic() - self._started,
             key=self.key,
             problem=self._problem,
         )
+
+
+async def _heard(scope: Scope, receive: Receive) -> Receive:
+    """Return what gives the whole body of a change at once, or refuse one that is too large or no JSON."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return receive
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestError(413, f"a request here has at most {MAX_BODY_BYTES} bytes", code="request_too_large")
+        if not message.get("more_body"):
+            break
+    media = _header(scope, b"content-type").partition(b";")[0].strip().lower()
+    if body and media != b"application/json":
+        raise RequestError(415, "send JSON with `content-type: application/json`", code="unsupported_media_type")
+    parts = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+    async def again() -> MutableMapping[str, Any]:
+        return parts.pop() if parts else await receive()
+
+    return again
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

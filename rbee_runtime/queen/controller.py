@@ -9,11 +9,13 @@ from functools import partial
 from rbee_runtime import logs
 from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError, StateError
+from rbee_runtime.events import EventLog
 from rbee_runtime.protocol import Heartbeat, HeartbeatAck, WorkerReport
 from rbee_runtime.queen import loads, needs, outlook, seating, traffic
 from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.external import WAIT_SECONDS, Externals
 from rbee_runtime.queen.fleet import FleetSource
+from rbee_runtime.queen.history import KEEP, History, moment
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.lifecycle import Lifecycle, is_kept_up
 from rbee_runtime.queen.loads import Sight
@@ -69,16 +71,16 @@ class Controller:
         self._clock = clock
         self._new_id = new_id
         self._started = self._planned = clock()
-        self._frozen = False
+        self.history = History(EventLog(secrets.token_hex(8), keep=KEEP))
+        self.keys.record = self.history.record
         self._stuck: frozenset[str] = frozenset()
         self._rolling = Rolling(clock, self.assignments.values())
         self._drained_off: dict[str, tuple[Assignment, ...]] = {}
-        self._said: dict[str, tuple[str, ...]] = {}
         self._hopeful: frozenset[str] = frozenset()
         self._headers = seating.Headers()
         self._learnt: Mapping[str, int] = {}
         self._uses = Uses(clock)
-        self.lifecycle = Lifecycle(store, self._remember, clock)
+        self.lifecycle = Lifecycle(store, self._remember, clock, record=self.history.record)
         self.retry_after = self.lifecycle.retry_after
         self.membership.restore(store.hives())
         self.reconcile()
@@ -266,7 +268,8 @@ class Controller:
         now = self.situation()
         outcome = plan(now, self._new_id)
         self._hopeful = outcome.hopeful
-        self._say(frozen=now.frozen, reasons=dict(outcome.reasons), settled=now.settled)
+        self.reasons = dict(outcome.reasons)
+        self.history.planned(self.reasons, frozen=now.frozen, settled=now.settled)
         self._rolling.planned(self.assignments, outcome)
         self.lifecycle.planned(self.assignments, outcome)
         self._adopt(outcome.assignments)
@@ -297,6 +300,7 @@ class Controller:
         self.documents.update(self.fleet.current, by_hive, seating.holders(self.membership))
         self.externals.follow(self.fleet.current.external)
         self.roster.show([*(self._seat(entry) for entry in self.assignments.values()), *self.externals.seats()])
+        self.history.look(moment(self.membership.members, self.assignments, self.unreachable, self._clock()))
         self.on_change()
 
     async def run(self) -> None:
@@ -376,15 +380,6 @@ class Controller:
         if report is None or report.state is not Observed.READY:
             return False
         return report.wanted == entry.spec.digest() or bool(self.documents.problem(entry.hive))
-
-    def _say(self, *, frozen: bool, reasons: dict[str, tuple[str, ...]], settled: bool) -> None:
-        if frozen != self._frozen:
-            logs.warning("rescheduling frozen: too many hives are silent" if frozen else "rescheduling resumed")
-        for model, why in reasons.items():
-            if settled and why != self._said.get(model):
-                self._said[model] = why
-                logs.warning("model lacks workers", model=model, why="; ".join(why))
-        self._frozen, self.reasons = frozen, reasons
 
     def _remember(self, write: Callable[[], None]) -> None:
         """Write, or go on from memory and say so: a full disk must not stop answers."""

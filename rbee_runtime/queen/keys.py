@@ -13,6 +13,7 @@ from pathlib import Path
 from rbee_runtime.errors import ConfigError, RequestError
 from rbee_runtime.queen.admission import unauthenticated
 from rbee_runtime.queen.grants import excess
+from rbee_runtime.queen.history import EventKind, Record, unrecorded
 from rbee_runtime.queen.records import NO_LIMITS, KeyLimits, KeyRecord, Priority, Scope
 from rbee_runtime.queen.store import Store
 
@@ -43,6 +44,7 @@ class Keys:
     def __init__(self, store: Store, *, now: Callable[[], float] = time.time) -> None:
         self._store = store
         self.now = now
+        self.record: Record = unrecorded
         self._records = {record.id: record for record in store.all_keys()}
         self._used = {record.id: record.used for record in self._records.values()}
         self._unwritten: dict[str, int] = {}
@@ -129,6 +131,7 @@ class Keys:
         if creator is not None:
             self._check(creator, record)
         self._save(record)
+        self._tell(record, "created")
         return record, key
 
     def _check(self, creator: KeyRecord, wanted: KeyRecord) -> None:
@@ -148,6 +151,7 @@ class Keys:
         if why := self._irreplaceable(record):
             raise RequestError(409, f"{key_id} is {why}; create another one first", code="last_admin_key")
         self._save(replace(record, revoked=int(self.now())))
+        self._tell(record, "revoked")
 
     def _irreplaceable(self, record: KeyRecord) -> str:
         """Return why without this key some right could be given to nobody any more, "" if another one has them all."""
@@ -175,6 +179,10 @@ class Keys:
         created, first = int(self.now()), Priority.INTERACTIVE
         self._save(KeyRecord(match[1], "bootstrap", match[2], frozenset(Scope), ("*",), created, priority=first))
         return True
+
+    def _tell(self, record: KeyRecord, change: str) -> None:
+        said = {"change": change, "name": record.name, "scopes": sorted(record.scopes), "parent": record.parent}
+        self.record(EventKind.KEY, record.id, said)
 
     def _save(self, record: KeyRecord) -> None:
         self._store.put_key(replace(record, used=self.used(record.id)))

@@ -36,6 +36,7 @@ def register(app: FastAPI, controller: Controller, fleet_file: Path, engines_dir
 
     @app.post("/api/v1/models", status_code=201)
     async def take(order: ModelOrder) -> ModelTaken:
+        """Serve another model of this machine."""
         async with one_at_a_time:
             known = controller.model(order.name)
             if known is not None and known.source == order.source:

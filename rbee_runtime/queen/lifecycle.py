@@ -10,6 +10,7 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.queen import loads, scaling
 from rbee_runtime.queen.eviction import STARVED_SECONDS
 from rbee_runtime.queen.fleet import content
+from rbee_runtime.queen.history import EventKind, Record, unrecorded
 from rbee_runtime.queen.loads import Job, Phase, Sight
 from rbee_runtime.queen.placement import Plan
 from rbee_runtime.queen.records import Assignment, Cause, LoadRecord
@@ -33,7 +34,12 @@ class Lifecycle:
     """Everything here changes in plain calls on the controller's event loop."""
 
     def __init__(
-        self, store: Store, remember: Remember, clock: Callable[[], float], wall: Callable[[], float] = time.time
+        self,
+        store: Store,
+        remember: Remember,
+        clock: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+        record: Record = unrecorded,
     ) -> None:
         self.moving: dict[str, str] = {}
         self._scales: dict[str, Scale] = {}
@@ -41,6 +47,7 @@ class Lifecycle:
         self._remember = remember
         self._clock = clock
         self._wall = wall
+        self._record = record
         self.jobs = {record.model: loads.begun(record, now=clock()) for record in store.loads()}
 
     def want(self, model: FleetModel, cause: Cause) -> bool:
@@ -58,6 +65,7 @@ class Lifecycle:
         self._remember(lambda: self._store.put_load(job.record))
         self._aim(model, now)
         logs.info("load begins", model=model.name, cause=cause)
+        self._tell(job)
         return True
 
     def unload(self, model: FleetModel, *, waiting: int) -> None:
@@ -101,6 +109,8 @@ class Lifecycle:
                 after = replace(after, replicas=1)
             if after.replicas != scale.replicas:
                 logs.info("scaled", model=model.name, before=scale.replicas, wanted=after.replicas)
+                said = {"change": "scaled", "before": scale.replicas, "wanted": after.replicas}
+                self._record(EventKind.MODEL_STATE, model.name, said)
             self._scales[model.name] = after
 
     def wishes(self, waiting: Callable[[str], int]) -> Wishes:
@@ -122,6 +132,8 @@ class Lifecycle:
         for worker, model in outcome.evicted.items():
             entry = before[worker]
             logs.info("evicted", worker=worker, hive=entry.hive, model=entry.spec.model, room_for=model)
+            said = {"change": "evicted", "worker": worker, "hive": entry.hive, "room_for": model}
+            self._record(EventKind.MODEL_STATE, entry.spec.model, said)
             self._scales[entry.spec.model] = scaling.without(self._scales[entry.spec.model])
         there = {entry.id for entry in outcome.assignments}
         self.moving = {worker: hive for worker, hive in self.moving.items() if worker in there}
@@ -140,8 +152,11 @@ class Lifecycle:
             if not job.open:
                 continue
             after = self.jobs[job.model] = loads.advanced(job, sight(job.model), now=self._clock())
+            if after.open and after.phase is not job.phase:
+                self._tell(after)
             if after.phase is Phase.READY:
                 logs.info("load done", model=job.model, seconds=self._clock() - job.begun)
+                self._tell(after)
                 self._forget(job)
             elif after.phase is Phase.FAILED:
                 failed = True
@@ -153,6 +168,8 @@ class Lifecycle:
         """Have a worker replaced on another hive ("": any other), and let it go once its replacement serves."""
         self.moving[entry.id] = hive
         logs.info("moving", worker=entry.id, hive=entry.hive, to=hive or "any other")
+        said = {"change": "moving", "model": entry.spec.model, "hive": entry.hive, "to": hive}
+        self._record(EventKind.PLACEMENT, entry.id, said)
 
     def _new(self, model: FleetModel, cause: Cause, failures: int = 0) -> Job:
         return loads.begun(LoadRecord(model.name, content(model), cause, self._wall(), failures), now=self._clock())
@@ -173,6 +190,13 @@ class Lifecycle:
         self.jobs[job.model] = job
         self._remember(lambda: self._store.drop_load(job.model))
         logs.warning("load failed", model=job.model, why=job.detail, again_in=job.until - self._clock())
+        self._tell(job)
+        self._record(EventKind.MODEL_STATE, job.model, {"change": "failed", "detail": job.detail})
+
+    def _tell(self, job: Job) -> None:
+        seconds = round(self._clock() - job.begun, 3)
+        said = {"phase": job.phase.value, "cause": job.cause.value, "detail": job.detail, "seconds": seconds}
+        self._record(EventKind.LOAD_STATE, job.model, said)
 
     def _forget(self, job: Job) -> None:
         del self.jobs[job.model]

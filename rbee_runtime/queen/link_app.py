@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from rbee_runtime import protocol
+from rbee_runtime.config import HOST_NAME
 from rbee_runtime.errors import RequestError
 from rbee_runtime.http_connection import PEER
 from rbee_runtime.link import Identity, Link, Role
@@ -19,6 +20,7 @@ from rbee_runtime.server import RoleGate, RoutePolicy
 
 _PREFIX, _SUFFIX = "/api/v1/hives/", "/heartbeat"
 _HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")
+_NAME = re.compile(HOST_NAME)
 _MAX_BYTES = 4 * 1024 * 1024
 """A hive with a hundred workers and models reports some tens of KiB."""
 
@@ -88,6 +90,8 @@ async def _read(request: Request) -> Heartbeat:
 
 
 def _check_names(name: str, heartbeat: Heartbeat, peer: Identity | None) -> None:
+    if not _NAME.fullmatch(name):
+        raise RequestError(400, f"{name[:64]!r} is no name of a hive: use letters, digits, '.' and '-', at most 63")
     if heartbeat.hive != name:
         raise RequestError(400, f"the heartbeat of {heartbeat.hive[:64]!r} came under the name {name[:64]!r}")
     if peer is not None and peer.name != name:

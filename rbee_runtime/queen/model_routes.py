@@ -7,6 +7,7 @@ from rbee_runtime.queen import explain
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.explain import Explanation, LoadAnswer
 from rbee_runtime.queen.lifecycle import check_unload
+from rbee_runtime.queen.openapi import ModelName, WorkerId
 from rbee_runtime.queen.records import Cause
 
 
@@ -41,19 +42,23 @@ def register(app: FastAPI, controller: Controller) -> None:
 
     @app.get("/api/v1/loads")
     async def loads() -> list[LoadAnswer]:
+        """List the loads that go on, and those whose failure is still told."""
         return explain.loads(controller)
 
     @app.get("/api/v1/models/{name:path}/explain")
-    async def why(name: str) -> Explanation:
+    async def why(name: ModelName) -> Explanation:
+        """Say why a model's workers are where they are."""
         return explain.explanation(controller, name)
 
     @app.post("/api/v1/models/{name:path}/load", status_code=202)
-    async def load(name: str) -> LifecycleAnswer:
+    async def load(name: ModelName) -> LifecycleAnswer:
+        """Have a model loaded."""
         controller.want(explain.declared(controller, name).name, Cause.OPERATOR)
         return _answer(controller, name)
 
     @app.post("/api/v1/models/{name:path}/unload", status_code=202)
-    async def unload(name: str) -> LifecycleAnswer:
+    async def unload(name: ModelName) -> LifecycleAnswer:
+        """Let every worker of a model go."""
         model = explain.declared(controller, name)
         check_unload(model)
         controller.lifecycle.unload(model, waiting=controller.waiting(name))
@@ -61,7 +66,8 @@ def register(app: FastAPI, controller: Controller) -> None:
         return _answer(controller, name)
 
     @app.post("/api/v1/workers/{worker}/move", status_code=202)
-    async def move(worker: str, body: Move) -> MoveAnswer:
+    async def move(worker: WorkerId, body: Move) -> MoveAnswer:
+        """Have a worker replaced on another hive."""
         entry = explain.check_move(controller, worker, body.hive)
         controller.lifecycle.move(entry, body.hive)
         controller.reconcile()

@@ -22,12 +22,13 @@ class Row:
         return path == self.path or (self.path.endswith("/") and path.startswith(self.path))
 
 
-HEALTH, READY, ADMIN = "/health", "/ready", "/api/v1/"
+HEALTH, READY, METRICS, ADMIN = "/health", "/ready", "/metrics", "/api/v1/"
 MODELS, MODEL = "/v1/models", "/v1/models/"
 
 POLICY = (
     Row(HEALTH, None, READS),
     Row(READY, None, READS),
+    Row(METRICS, Scope.ADMIN_READ, READS),
     Row(MODELS, Scope.INFER, READS),
     Row(MODEL, Scope.INFER, READS),
     *(Row(path.decode(), Scope.INFER, frozenset({"POST"})) for path in HOT),
@@ -45,3 +46,8 @@ def row_for(path: str, method: str) -> Row | None:
 def methods_of(path: str) -> frozenset[str]:
     """Return the methods that a path takes."""
     return frozenset(method for row in POLICY if row.covers(path) for method in row.methods)
+
+
+def is_admin(path: str) -> bool:
+    """Say whether a path is of the admin application, which knows its methods better than this table."""
+    return path == METRICS or path.startswith(ADMIN)

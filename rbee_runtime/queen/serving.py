@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rbee_runtime import logs
 from rbee_runtime.config import HiveConfig, QueenConfig
 from rbee_runtime.errors import RbeeError
+from rbee_runtime.gateway.exchange import Outcome
 from rbee_runtime.gateway.front import Front
 from rbee_runtime.gateway.relay import Relay
 from rbee_runtime.gateway.upstream import fleet_pool
@@ -27,11 +28,13 @@ from rbee_runtime.queen.cors import Origins
 from rbee_runtime.queen.desired import PUSH_TIMEOUT, Documents
 from rbee_runtime.queen.desk import ClientDesk, Journal
 from rbee_runtime.queen.external import Externals
+from rbee_runtime.queen.figures import Figures
 from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.limits import Limiter
 from rbee_runtime.queen.lines import Lines
+from rbee_runtime.queen.metrics import Meters
 from rbee_runtime.queen.probes import PROBE_TIMEOUT, Probes
 from rbee_runtime.queen.status import Phase, Status
 from rbee_runtime.queen.store import Store
@@ -93,7 +96,8 @@ class Serving:
         self._lines.wanted = self.controller.want
         self._calls = HiveCalls(self.controller, self._to_hives)
         self._journal = Journal(asyncio.get_running_loop().call_later)
-        self._relay = Relay(self._lines, self._to_workers, over=self._journal.over)
+        self._figures = Figures(self.controller.fleet)
+        self._relay = Relay(self._lines, self._to_workers, over=self._over)
         self._owners: list[asyncio.Task[None]] = []
         self._hive: AttachedHive | None = None
 
@@ -110,10 +114,11 @@ class Serving:
     ) -> None:
         """Serve until the supervisor orders otherwise or is gone."""
         origins = Origins(self._settings.cors_origins)
-        own = admin.build(self.controller, self._calls, self._usage)
+        meters = Meters(self.controller, self._figures, lambda: self._relay.open)
+        own = admin.build(self.controller, self._calls, self._usage, meters)
         if hive is not None:
             laptop_routes.register(own, self.controller, self._settings.fleet_file, hive.engines_dir)
-        app = ClientApp(self.controller, own, self._status, origins)
+        app = ClientApp(self.controller, own, self._status, origins, self._figures.asked)
         desk = ClientDesk(self.keys, self._relay, self._status, origins, self._lines.ratelimit_headers)
         patience = self._settings.drain_seconds + _CUT_SECONDS
         clients = HttpServer(app, tls=tls, drain_seconds=patience, connection=partial(Front, desk=desk))
@@ -146,6 +151,10 @@ class Serving:
             await asyncio.gather(*serving)
         finally:
             await self._close([*serving, *self._owners, order])
+
+    def _over(self, outcome: Outcome) -> None:
+        self._journal.over(outcome)
+        self._figures.over(outcome)
 
     def _parts(self) -> tuple[Lines, Usage, Controller, Documents, Probes, Externals]:
         """Return what runs until the end; the first two go on while open answers end."""

@@ -163,11 +163,12 @@ def _shown(controller: Controller, key: KeyRecord, name: str) -> bool:
 
 
 def _openai_row(controller: Controller, name: str) -> dict[str, Any]:
-    state = _state(controller, controller.resolve(name))
-    return {"id": name, "object": "model", "created": 0, "owned_by": "rbee", "state": state}
+    expected = state(controller, controller.resolve(name))
+    return {"id": name, "object": "model", "created": 0, "owned_by": "rbee", "state": expected}
 
 
-def _state(controller: Controller, model: str) -> ModelState:
+def state(controller: Controller, model: str) -> ModelState:
+    """Return what a client can expect of a model that is declared."""
     if any(seat.usable for seat in controller.seats(model)):
         return ModelState.READY
     if controller.hopeless(model):
@@ -283,7 +284,7 @@ def _model(controller: Controller, name: str) -> ModelAnswer:
         name=name,
         source=shown(declared.source) if declared is not None else "",
         engine=declared.engine if declared is not None else EXTERNAL,
-        state=_state(controller, name),
+        state=state(controller, name),
         ready=sum(seat.usable for seat in seats),
         workers=len(seats),
         waiting=controller.waiting(name),

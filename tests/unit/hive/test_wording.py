@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rbee_runtime import durable
-from rbee_runtime.hive.events import EventLog
+from rbee_runtime.events import EventLog
 from rbee_runtime.hive.feed import Feed, Snapshot
 from rbee_runtime.hive.metrics import Meters
 from rbee_runtime.hive.wording import wording

@@ -123,8 +123,8 @@ def test_a_model_of_another_source_is_another_one(held: str, fetch: FetchState |
         ("POST", "/api/v1/hives/none/models/org%2Fm%3Aq4/pull", 404, "there is no hive 'none'"),
         ("POST", "/api/v1/hives/b/models/org%2Fm%3Aq4/pull", 503, "hive b has not been heard yet"),
         ("POST", "/api/v1/hives/a/models/other/pull", 404, "'other' is not in the inventory"),
-        ("POST", "/api/v1/hives/a/models/f/pull", 400, "model f has no files"),
-        ("GET", "/api/v1/hives/a/models/..%2Fdesired", 400, "model name '../desired' is not allowed"),
+        ("POST", "/api/v1/hives/a/models/f/pull", 409, "model f has no files"),
+        ("GET", "/api/v1/hives/a/models/..%2Fdesired", 404, "model name '../desired' is not allowed"),
         ("DELETE", "/api/v1/hives/a/models/org%2Fm%3Aq4", 409, "model is used by m-1"),
     ],
 )
