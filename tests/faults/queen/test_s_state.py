@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import resource
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 import yaml
 
 from tests.faults.rows import row
-from tests.unit.queen.units import PATIENCE, ROOT, Unit, alive, unit, wait_until
+from tests.unit.queen.units import PATIENCE, ROOT, Unit, unit, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -63,15 +62,6 @@ class Writers:
         return httpx.Client(base_url=self.unit.url, headers=self.unit.headers, timeout=PATIENCE)
 
 
-def kill(u: Unit) -> None:
-    """End the queen as a lost power supply ends her process."""
-    main = u.mains[-1]
-    for pid in (main.process.pid, main.child):
-        os.kill(pid, signal.SIGKILL)
-    main.process.wait()
-    wait_until(lambda: not alive(main.child))
-
-
 def damage(u: Unit) -> str:
     """Return what SQLite finds wrong with a queen's database, "ok" for nothing."""
     with contextlib.closing(sqlite3.connect(u.directory / "state" / "queen.db")) as db:
@@ -97,7 +87,7 @@ def test_s1_what_was_acknowledged_survives_a_kill(tmp_path: Path, record_propert
                 asked = [pool.submit(writers.create), *(pool.submit(writers.drain, hive) for hive in HIVES)]
                 begun = time.monotonic()
                 time.sleep(rng.uniform(0.2, row_.figure("longest_seconds")))
-                kill(u)
+                u.kill()
                 writing += time.monotonic() - begun
             assert [each.result() for each in asked] == [None] * 3
             assert damage(u) == "ok"
@@ -161,14 +151,14 @@ def test_s3_a_queen_starts_on_a_database_that_she_cannot_write(tmp_path: Path) -
         u.code = ("-c", DROP_ROOTS_RIGHTS)
         u.start()
         made, before = add_key(u).json()["id"], epoch(u)
-        kill(u)
+        u.kill()
         with sealed(u.directory / "state"):
             u.start()
             told = u.get("/ready")
             assert (told.status_code, "serves from memory" in told.json()["detail"]) == (200, True)
             assert made in {key["id"] for key in u.get("/api/v1/keys").json()}
             assert (add_key(u).status_code, epoch(u)) == (503, before)
-            kill(u)
+            u.kill()
         u.start()
         assert (u.get("/ready").json()["detail"], add_key(u).status_code, epoch(u)) == ("", 201, before + 1)
 
@@ -187,7 +177,7 @@ def test_s3_a_damaged_page_stops_no_answer_and_is_a_sentence_at_the_next_start(t
             assert u.get("/v1/models").status_code == 200
             assert add_key(u).status_code in (201, 503)
         assert main.process.poll() is None
-        kill(u)
+        u.kill()
         assert u.launch().wait(PATIENCE) == 1
         last = u.log.read_text().splitlines()[-1]
         assert last.startswith("rbee-queen: ")
