@@ -19,7 +19,7 @@ _VALIDITY = re.compile(rb"\x30\x1e\x17\x0d(\d{12})Z\x17\x0d(\d{12})Z")
 def doubt(error: BaseException, certificate: Path | None, now: Callable[[], float]) -> str:
     """Return a sentence about the clocks if `error`, of a call over TLS, may come from them, else an empty string.
 
-    `certificate` is this process's own (PEM); `now` is in Unix seconds, as certificates are of wall clocks. The other end
+    `certificate` is this process's own (PEM); `now` is in Unix seconds, as certificates are of wall clocks. An end
     that refuses ours may say why, or only hang up: that our own is outside its time is reason enough.
     """
     moment = datetime.fromtimestamp(now(), UTC)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ def test_m7_an_old_queen_is_refused_until_a_person_says_otherwise(tmp_path: Path
             (host.folder / "state" / name).unlink()
         host.start(Path(sys.executable))
         wait_until(lambda: not hive_detail(old), within=WITHIN)
-        wait_until(lambda: highest(host) == old.get("/health").json()["epoch"], within=WITHIN)
+        wait_until(partial(follows, host, old.get("/health").json()["epoch"]), within=WITHIN)
         assert host.pids() == pids
         assert answers(old)
 
@@ -236,13 +237,13 @@ def grown_old(u: Unit, stack: contextlib.ExitStack, backup: Path) -> Host:
     for _ in range(2):
         u.start()
         epoch = u.get("/health").json()["epoch"]
-        wait_until(lambda epoch=epoch: highest(host) == epoch, within=WITHIN)
+        wait_until(partial(follows, host, epoch), within=WITHIN)
         u.kill()
     return host
 
 
-def highest(host: Host) -> int:
-    return int(json.loads((host.folder / "state" / "highest.json").read_bytes())["epoch"])
+def follows(host: Host, epoch: int) -> bool:
+    return bool(json.loads((host.folder / "state" / "highest.json").read_bytes())["epoch"] == epoch)
 
 
 def follow(host: Host, other: Unit) -> None:

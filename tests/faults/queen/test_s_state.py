@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -107,8 +108,8 @@ def test_s3_a_full_disk_stops_no_answer(tmp_path: Path) -> None:
         assert (refused.status_code, "free space" in refused.text) == (503, True)
         drained = httpx.post(f"{u.url}/api/v1/hives/a/drain", headers=u.headers, timeout=PATIENCE)
         assert drained.status_code == 200
-        told = u.get("/ready")
-        assert (told.status_code, "cannot write" in told.json()["detail"]) == (200, True)
+        said = u.get("/ready")
+        assert (said.status_code, "cannot write" in said.json()["detail"]) == (200, True)
         assert u.get("/v1/models").status_code == 200
         resource.prlimit(main.child, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         assert httpx.post(f"{u.url}/api/v1/hives/a/drain", headers=u.headers, timeout=PATIENCE).status_code == 200
@@ -154,8 +155,8 @@ def test_s3_a_queen_starts_on_a_database_that_she_cannot_write(tmp_path: Path) -
         u.kill()
         with sealed(u.directory / "state"):
             u.start()
-            told = u.get("/ready")
-            assert (told.status_code, "serves from memory" in told.json()["detail"]) == (200, True)
+            said = u.get("/ready")
+            assert (said.status_code, "serves from memory" in said.json()["detail"]) == (200, True)
             assert made in {key["id"] for key in u.get("/api/v1/keys").json()}
             assert (add_key(u).status_code, epoch(u)) == (503, before)
             u.kill()
@@ -216,6 +217,10 @@ BAD_FILES = {
 }
 
 
+def told(u: Unit, line: str) -> bool:
+    return line in u.get("/ready").json()["detail"]
+
+
 def test_s5_a_bad_fleet_file_changes_nothing(tmp_path: Path) -> None:
     """The fleet of before serves on, /ready and `rbee-queen --check` name the line, and a good file is taken again."""
     with unit(tmp_path / "unit", FLEET) as u:
@@ -230,7 +235,7 @@ def test_s5_a_bad_fleet_file_changes_nothing(tmp_path: Path) -> None:
         ]
         for text, line in BAD_FILES.values():
             (u.directory / "fleet.yaml").write_text(text)
-            wait_until(lambda line=line: line in u.get("/ready").json()["detail"])
+            wait_until(partial(told, u, line))
             assert [model["id"] for model in u.get("/v1/models").json()["data"]] == ["m"]
             checked = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
             assert (checked.returncode, checked.stderr.count("\n"), line in checked.stderr) == (1, 1, True)
