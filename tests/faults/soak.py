@@ -33,7 +33,13 @@ PATIENCE = 60.0
 NAMES = ("a", "b", "c")
 RSS_MIB_PER_MINUTE = 1.0
 SPARE = 4
-"""Descriptors and tasks that may be there more at a quiet moment of the second half than at one of the first."""
+"""Descriptors and tasks that may be there more after the traffic than after the warming up."""
+
+REST_SECONDS = 65.0
+"""Longer than idle connections to workers are kept: what a peak left behind is gone then, and what leaked is not."""
+
+FEW = 12
+"""Requests at once after a rest; with their answers comes the look at idle connections."""
 
 TOLD_PER_KILL = 40
 """More than a worker can have in flight: answers of half a second at 50 a second over three workers, and a burst."""
@@ -88,6 +94,7 @@ class Found:
     ends: Counter[End] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
+    rests: list[Look] = field(default_factory=list)
     kills: int = 0
 
 
@@ -109,22 +116,20 @@ def slope(looks: Sequence[Look]) -> float:
     return sum((at - middle) * (size - mean) for at, size in zip(times, sizes, strict=True)) / spread
 
 
-def growth(looks: Sequence[Look], read: Callable[[Look], int]) -> int:
-    """Return how much more there is at the quietest moment of the second half than at that of the first."""
-    half = len(looks) // 2
-    return min(map(read, looks[half:])) - min(map(read, looks[:half]))
+def growth(rests: Sequence[Look], read: Callable[[Look], int]) -> int:
+    """Return how much more there is at the last rest than at the first."""
+    return read(rests[-1]) - read(rests[0])
 
 
 def judge(found: Found) -> dict[str, tuple[float, float]]:
     """Return what was seen and what is allowed, by name."""
-    looks = [look for look in found.looks if look.at >= WARM_SECONDS]
     return {
         "untold errors": (found.ends[End.UNTOLD], 0),
         "told errors": (found.ends[End.TOLD], TOLD_PER_KILL * found.kills),
-        "rss MiB/min": (round(slope(looks), 3), RSS_MIB_PER_MINUTE),
-        "more fds": (growth(looks, lambda look: look.fds), SPARE),
-        "more threads": (growth(looks, lambda look: look.threads), 0),
-        "more tasks": (growth(looks, lambda look: look.tasks), SPARE),
+        "rss MiB/min": (round(slope(found.looks), 3), RSS_MIB_PER_MINUTE),
+        "more fds": (growth(found.rests, lambda look: look.fds), SPARE),
+        "more threads": (growth(found.rests, lambda look: look.threads), 0),
+        "more tasks": (growth(found.rests, lambda look: look.tasks), SPARE),
     }
 
 
@@ -175,13 +180,13 @@ def killer(made: Sequence[Host], found: Found) -> Callable[[], None]:
     return kill
 
 
-def looker(pid: int, tasks: Path, found: Found) -> Callable[[], None]:
-    """Return what notes what a process holds."""
+def looker(pid: int, tasks: Path) -> Callable[[], Look]:
+    """Return what says what a process holds."""
     process, begun = psutil.Process(pid), time.monotonic()
 
-    def look() -> None:
+    def look() -> Look:
         held = (process.memory_info().rss, process.num_fds(), process.num_threads(), int(tasks.read_text()))
-        found.looks.append(Look(time.monotonic() - begun, *held))
+        return Look(time.monotonic() - begun, *held)
 
     return look
 
@@ -198,15 +203,25 @@ def soak(seconds: float, folder: Path) -> Found:
             for host in made:
                 host.start(Path(sys.executable))
             wait_until(lambda: ready(u) == len(NAMES) and tasks.exists(), within=PATIENCE)
-            asyncio.run(
-                traffic(
-                    u,
-                    found,
-                    seconds,
-                    [(KILL_SECONDS, killer(made, found)), (LOOK_SECONDS, looker(main.child, tasks, found))],
-                )
-            )
+            asyncio.run(phases(u, found, seconds, killer(made, found), looker(main.child, tasks)))
     return found
+
+
+async def phases(u: Unit, found: Found, seconds: float, kill: Callable[[], None], look: Callable[[], Look]) -> None:
+    """Warm up, rest and look, ask for so long while workers die, rest and look again."""
+    await traffic(u, found, WARM_SECONDS, [(KILL_SECONDS, kill)])
+    found.rests.append(await rest(u, found, look))
+    await traffic(u, found, seconds, [(KILL_SECONDS, kill), (LOOK_SECONDS, lambda: found.looks.append(look()))])
+    found.rests.append(await rest(u, found, look))
+
+
+async def rest(u: Unit, found: Found, look: Callable[[], Look]) -> Look:
+    """Ask nothing for a while, then a few at once, and return what is held a moment later."""
+    await asyncio.sleep(REST_SECONDS)
+    async with httpx.AsyncClient(base_url=u.url, headers=u.headers, timeout=PATIENCE) as client:
+        await asyncio.gather(*(ask(client, found, number) for number in range(FEW)))
+    await asyncio.sleep(LOOK_SECONDS)
+    return look()
 
 
 async def traffic(u: Unit, found: Found, seconds: float, acts: Sequence[tuple[float, Callable[[], None]]]) -> None:
