@@ -134,7 +134,7 @@ def long_cut(folder: Path, row_: Row, record_property: Figures, *, down: bool) -
             fleet.links[home].set(up=False, down=down)
             wait_until(lambda: replaced(fleet, home), within=row_.figure("replaced_seconds"))
             took = time.monotonic() - cut
-            spend(row_.figure("cut_seconds") - took, lambda: most.extend(fleet.running().values()))
+            spend(max(row_.figure("cut_seconds") - took, 2.0), lambda: most.extend(fleet.running().values()))
             healed = time.monotonic()
             fleet.links[home].set(up=True, down=True)
             wait_until(lambda: sum(fleet.running().values()) == 1, within=row_.figure("healed_seconds"))

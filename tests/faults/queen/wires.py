@@ -53,7 +53,7 @@ class Wire:
             ways.append(asyncio.create_task(self._carry(reader, far_writer, self.edit)))
             ways.append(asyncio.create_task(self._carry(far_reader, writer, bytes)))
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             pass
         finally:
             for way in ways:
