@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 # Set on some machines: every start of a program would then compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-queen faults-deploy faults-containers fuzz-formats fuzz-placement bench-pull bench-deploy bench-container bench-worker bench-gateway build pins clean machine venv
+.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-queen faults-deploy faults-containers soak fuzz-formats fuzz-placement bench-pull bench-deploy bench-container bench-worker bench-gateway build pins clean machine venv
 .DEFAULT_GOAL := test-fast
 
 demo: venv  ## two throw-away hosts (with root), a deploy, a chat answer
@@ -16,12 +16,14 @@ test: venv  ## check, then tests, on real hosts too, but for what faults-… alo
 	@scripts/test
 faults-hive: machine  ## every fault that a hive bears, at full length (some 25 minutes; on lab hosts)
 	@$(PYTHON) -m tests.faults hive
-faults-queen: venv  ## what clients see when workers, hosts, other clients or the queen fail, at full length (some 10 minutes)
+faults-queen: venv  ## what clients see when workers, hosts, other clients or the queen fail, at full length (some 35 minutes)
 	@$(PYTHON) -m tests.faults queen
 faults-deploy: machine  ## every accident that a deploy bears, at full length (about an hour; on lab hosts)
 	@$(PYTHON) -m tests.faults deploy
 faults-containers: machine  ## every accident that hosts with containers bear (about an hour; on lab hosts)
 	@$(PYTHON) -m tests.faults containers
+soak: venv  ## a queen under steady traffic while workers die: what grows, what is lost (20 minutes)
+	@$(PYTHON) -m tests.faults.soak
 fuzz-formats: venv  ## 50,000 damaged and random model files (minutes)
 	@RBEE_FUZZ_EXAMPLES=50000 $(PYTHON) -m pytest -q --durations=6 tests/unit/models/test_formats_fuzz.py
 fuzz-placement: venv  ## 3,000 random histories of a fleet in virtual time (some 10 minutes)

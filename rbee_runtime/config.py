@@ -260,7 +260,8 @@ S = TypeVar("S", bound=Section)
 def load(path: Path, section: type[S]) -> S:
     """Return the validated file at `path` or raise ConfigError with one sentence."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -269,15 +270,35 @@ def load(path: Path, section: type[S]) -> S:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} does not hold a mapping of settings")
-    return parse(raw, section, where=str(path))
+    return parse(raw, section, where=str(path), text=text)
 
 
-def parse(raw: dict[str, object], section: type[S], *, where: str) -> S:
-    """Return `raw` as a validated section or raise ConfigError naming `where`, the field and the nearest known one."""
+def parse(raw: dict[str, object], section: type[S], *, where: str, text: str = "") -> S:
+    """Return `raw` as a validated section or raise ConfigError naming `where`, the field and the nearest known one.
+
+    With the YAML `text` that `raw` came from, the line is named too.
+    """
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(error, section)}") from error
+        line = f" line {_line(text, error.errors(include_url=False)[0]['loc'])}" if text else ""
+        raise ConfigError(f"{where}{line}: {_sentence(error, section)}") from error
+
+
+def _line(text: str, location: tuple[int | str, ...]) -> int:
+    """Return the line, from 1 on, of the innermost part of `location` that is in a YAML text."""
+    node, line = yaml.compose(text, Loader=yaml.SafeLoader), 1
+    for step in location:
+        if isinstance(node, yaml.MappingNode):
+            key, node = next((pair for pair in node.value if pair[0].value == str(step)), (None, None))
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            key = node = node.value[step]
+        else:
+            break
+        if key is None:
+            break
+        line = key.start_mark.line + 1
+    return line
 
 
 def _sentence(error: ValidationError, section: type[Section]) -> str:

@@ -8,6 +8,7 @@ Everything that listens or dials asks this module, so that no other code knows w
 import hmac
 import socket
 import ssl
+import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from rbee_runtime import clock_doubts
 from rbee_runtime.errors import LinkError
 
 DEAD_SECONDS = 30
@@ -120,6 +122,12 @@ class Link:
         if self.directory is None:
             return bool(self.token) and hmac.compare_digest(token.encode(), self.token.encode())
         return identity is not None and identity.fleet == self.fleet and identity.role in roles
+
+    def doubt(self, error: BaseException) -> str:
+        """Return ": " and what an error says about the clocks of both ends, "" if it is about something else."""
+        own = self.directory / f"{self.role}.pem" if self.directory is not None else None
+        said = clock_doubts.doubt(error, own, time.time)
+        return f": {said}" if said else ""
 
     def _load(self, context: ssl.SSLContext) -> None:
         directory = self.directory or Path()

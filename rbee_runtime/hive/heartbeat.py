@@ -33,6 +33,7 @@ class Heartbeats:
         period: float,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        self._link = link
         self._client = link.client(timeout=httpx.Timeout(DEADLINE_SECONDS), peer=Role.QUEEN)
         self._queen_url = queen_url.rstrip("/")
         self._compose = compose
@@ -69,7 +70,7 @@ class Heartbeats:
 
     async def _send(self) -> None:
         self._changed.clear()
-        message = await self._compose()
+        message, clocks = await self._compose(), ""
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 answer = await self._client.post(
@@ -80,10 +81,11 @@ class Heartbeats:
             said = _refusal(answer)
         except (httpx.HTTPError, LinkError, TimeoutError) as error:
             said = f"the queen at {self._queen_url} does not answer: {type(error).__name__} {error}".rstrip()
+            clocks = self._link.doubt(error)
         self.failures += bool(said)
         if said != self._said:
             report = logs.warning if said else logs.info
-            report("queen_silent" if said else "queen_answers", queen=self._queen_url, detail=said)
+            report("queen_silent" if said else "queen_answers", queen=self._queen_url, detail=said + clocks)
         self._said = said
 
 

@@ -12,7 +12,7 @@ from rbee_runtime.command_line import Parser
 from rbee_runtime.config import QueenConfig
 from rbee_runtime.errors import ConfigError, RbeeError
 from rbee_runtime.notify import inherited_sockets
-from rbee_runtime.queen import laptop
+from rbee_runtime.queen import fleet, laptop
 from rbee_runtime.queen.supervisor import Supervisor
 from rbee_runtime.server import bind
 
@@ -23,6 +23,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(argv)
         settings, child_options = _laptop(options) if options.attached_hive else _fleet(options)
+        if options.check:
+            fleet.read(settings.fleet_file)
+            return 0
         client, link = listeners(settings)
         return Supervisor(child_options, client, link).run()
     except RbeeError as error:
@@ -87,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", type=Path, default=ports.ETC / "queen.yaml", metavar="FILE", help="settings (default: %(default)s)")
+    add(
+        "--check",
+        action="store_true",
+        help="say what is wrong with settings and fleet file, and end (1 if anything is)",
+    )
     add("--attached-hive", action="store_true", help="serve models of this machine on loopback, without a fleet")
     sources = "file:/path.gguf, hf:…, https:… or fake:…; repeatable"
     add("--model", action="append", default=[], metavar="NAME=SOURCE", help=sources)

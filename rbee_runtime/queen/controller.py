@@ -63,7 +63,7 @@ class Controller:
         self.assignments: dict[str, Assignment] = {entry.id: entry for entry in store.assignments()}
         self.reasons: dict[str, tuple[str, ...]] = {}
         self.unreachable: set[str] = set()
-        self.store_problem = ""
+        self.store_problem = store.problem
         self.on_change: Callable[[], None] = lambda: None
         self.waiting: Callable[[str], int] = lambda _: 0
         self._store = store

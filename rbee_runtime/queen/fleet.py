@@ -1,12 +1,13 @@
 """The fleet file, loaded hot: hosts and models change without a restart, and a bad edit changes nothing."""
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from rbee_runtime import config
 from rbee_runtime.config import FleetFile, FleetModel
-from rbee_runtime.errors import ConfigError, ReferenceFormError
+from rbee_runtime.errors import ConfigError, ReferenceFormError, StateError
 from rbee_runtime.models.references import check_name, parse_source
 from rbee_runtime.queen.store import Store
 
@@ -127,7 +128,9 @@ class FleetSource:
                 raise
             self.problem = str(error)
             return FleetFile.model_validate_json(remembered)
-        self._store.put_meta(_LAST_GOOD, fleet.model_dump_json())
+        # A queen whose disk is full starts all the same; she says so herself.
+        with contextlib.suppress(StateError):
+            self._store.put_meta(_LAST_GOOD, fleet.model_dump_json())
         return fleet
 
     def _look(self) -> Stamp:

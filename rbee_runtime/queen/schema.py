@@ -59,6 +59,11 @@ def version(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
+def is_current(db: sqlite3.Connection) -> bool:
+    """Say whether a file is of this version."""
+    return version(db) == SCHEMA_VERSION
+
+
 def kept(path: Path, found: int) -> Path:
     """Return where a file of an older version is kept as it was."""
     return path.with_name(f"{path.name}.schema-{found}")

@@ -1,9 +1,15 @@
-"""The queen's memory: one SQLite file, one writer connection, one process at a time."""
+"""The queen's memory: one SQLite file, one writer connection, one process at a time.
+
+A file that can be read and not written (read-only, or its disk is full) does not keep a queen from starting: she serves
+from a copy in memory, and each write says why it cannot be.
+"""
 
 import contextlib
 import fcntl
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple
@@ -12,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from rbee_runtime import logs
 from rbee_runtime.errors import StateError
 from rbee_runtime.protocol import WorkerSpec, decode
 from rbee_runtime.queen import schema
@@ -29,6 +36,7 @@ from rbee_runtime.queen.records import (
 from rbee_runtime.states import Intent, Observed
 
 _LOCK_POLL_SECONDS = 0.02
+_UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
 _KEY_COLUMNS = (
     "id, name, digest, scopes, models, created, revoked, expires, "
     "concurrency, requests_per_minute, tokens_per_minute, priority, parent, used"
@@ -47,16 +55,35 @@ ORDER BY day, key, model LIMIT :most
 
 
 class Store:
-    """An open state directory; holds its lock until `close`."""
+    """An open state directory; holds its lock until `close`.
+
+    `problem` says why this one is a copy in memory that takes no writes, "" for the usual one.
+    """
 
     def __init__(self, directory: Path, *, lock_wait: float = 0.0, sleep: Callable[[float], None] = time.sleep) -> None:
         self._path = directory / "queen.db"
         self._lock = _lock(directory, lock_wait, sleep)
+        self.problem = ""
         try:
-            self._db = _open(self._path)
+            self._db = self._opened()
         except BaseException:
             os.close(self._lock)
             raise
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            return _open(self._path)
+        except StateError as error:
+            return self._in_memory(error)
+
+    def _in_memory(self, error: StateError) -> sqlite3.Connection:
+        """Return a copy of what is in the file, or raise `error` if there is nothing that a queen could serve from."""
+        copy = _copy(self._path) if _is_unwritable(error.__cause__) else None
+        if copy is None:
+            raise error
+        self.problem = f"{error}; until then, and a restart, this queen serves from memory and changes nothing"
+        logs.error("state read only", why=self.problem)
+        return copy
 
     def close(self) -> None:
         """Close the file and let another queen have it."""
@@ -68,17 +95,30 @@ class Store:
         self._lock = -1
 
     def start_epoch(self, fleet: str) -> int:
-        """Raise and return the epoch, or raise StateError if the directory belongs to another fleet."""
+        """Raise and return the epoch, or raise StateError if the directory belongs to another fleet.
+
+        Where it cannot be raised it stays: hives then keep the documents that they follow, and no queen passes for a
+        newer one than she is.
+        """
         known = self.meta("fleet")
         if known is not None and known != fleet:
             raise StateError(
                 f"{self._path} belongs to fleet {known!r}, not {fleet!r}; set the old name or move the file away"
             )
-        with self._write() as db:
-            _put_meta(db, "fleet", fleet)
-            epoch = int(self.meta("epoch") or 0) + 1
-            _put_meta(db, "epoch", str(epoch))
-        return epoch
+        held = int(self.meta("epoch") or 0)
+        try:
+            with self._write() as db:
+                _put_meta(db, "fleet", fleet)
+                _put_meta(db, "epoch", str(held + 1))
+        except StateError as error:
+            if not held:
+                raise
+            if not self.problem:
+                copy = self._in_memory(error)
+                self._db.close()
+                self._db = copy
+            return held
+        return held + 1
 
     def meta(self, name: str) -> str | None:
         """Return a remembered value."""
@@ -188,6 +228,8 @@ class Store:
 
     @contextlib.contextmanager
     def _write(self, *, synchronous: str = "FULL") -> Iterator[sqlite3.Connection]:
+        if self.problem:
+            raise StateError(self.problem)
         try:
             self._db.execute(f"PRAGMA synchronous = {synchronous}")
             self._db.execute("BEGIN IMMEDIATE")
@@ -206,7 +248,7 @@ class Store:
 def _lock(directory: Path, wait: float, sleep: Callable[[float], None]) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(directory / "queen.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = _lock_file(directory / "queen.lock")
     except OSError as error:
         raise StateError(f"cannot use {directory}: {error.strerror}; it must belong to the queen's user") from error
     for _ in range(int(wait / _LOCK_POLL_SECONDS) + 1):
@@ -218,6 +260,42 @@ def _lock(directory: Path, wait: float, sleep: Callable[[float], None]) -> int:
     raise StateError(
         f"another queen uses {directory}; stop it first (`systemctl stop rbee-queen`, or Ctrl-C where it runs)"
     )
+
+
+def _lock_file(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        if not path.exists():
+            raise
+        # On a file system that became read-only a lock still keeps others away.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _is_unwritable(error: BaseException | None) -> bool:
+    """Say whether it is the disk or its rights that failed; a lock passes, and damage does not."""
+    if isinstance(error, sqlite3.Error):
+        return error.sqlite_errorcode & 0xFF in _UNWRITABLE
+    return isinstance(error, OSError)
+
+
+def _copy(path: Path) -> sqlite3.Connection | None:
+    """Return a database in memory with what is in a file and its log, None if there is none that is whole and current.
+
+    The files are copied to the folder for temporary ones first: SQLite reads a log only where it may write beside it.
+    """
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError, sqlite3.Error):
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rbee-queen-")))
+        shutil.copyfile(path, folder / path.name)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(path.with_name(f"{path.name}-wal"), folder / f"{path.name}-wal")
+        with contextlib.closing(sqlite3.connect(folder / path.name)) as found:
+            memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            if found.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok" and schema.is_current(found):
+                found.backup(memory)
+                return memory
+            memory.close()
+    return None
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -240,7 +318,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA foreign_keys = ON")
     verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
-        raise StateError(f"{path} is damaged ({verdict}); restore it from a backup or move it away")
+        said = " ".join(verdict.split())
+        raise StateError(f"{path} is damaged ({said}); restore it from a backup or move it away")
     schema.upgrade(db, path)
 
 

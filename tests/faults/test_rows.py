@@ -35,7 +35,14 @@ ROWS = {
         "STOP",
         "EXPORT",
     ],
-    "queen": [f"F{number}" for number in range(1, 14)],
+    "queen": [
+        *(f"F{number}" for number in range(1, 14)),
+        *(f"M{number}" for number in range(1, 9)),
+        "S1",
+        "S3",
+        "S4",
+        "S5",
+    ],
     "deploy": [
         "S6",
         "S7",

@@ -57,6 +57,7 @@ class Unit:
     mains: list[Main] = field(default_factory=list)
     code: tuple[str, ...] = ("-m", "rbee_runtime.queen.main")
     """What Python runs."""
+    python: str = sys.executable
 
     def __post_init__(self) -> None:
         self.sockets = [_listening(), _listening()]
@@ -101,7 +102,7 @@ class Unit:
 
         # LISTEN_PID has to be the pid of the process that reads it, which only that process knows.
         shell = 'export LISTEN_PID=$$; exec "$@"'
-        command = [sys.executable, *self.code, "--config", str(self.directory / "queen.yaml")]
+        command = [self.python, *self.code, "--config", str(self.directory / "queen.yaml")]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 ["sh", "-c", shell, "sh", *command],
@@ -126,6 +127,14 @@ class Unit:
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, headers=self.headers, timeout=PATIENCE)
+
+    def kill(self) -> None:
+        """End the newest main process and its child as a lost power supply does."""
+        main = self.mains[-1]
+        for pid in (main.process.pid, main.child):
+            os.kill(pid, signal.SIGKILL)
+        main.process.wait()
+        wait_until(lambda: not alive(main.child))
 
     def close(self) -> None:
         for main in self.mains:
