@@ -6,7 +6,8 @@ seeking      a slot of a worker, in line                        trying
 trying       that worker's answer                               done, or seeking for another worker
 done         nothing
 
-In every state the client may go, a limit may pass, or the gateway may end: then it is done.
+Another worker is looked for while nothing of the answer is out, or where what is out can be gone on with
+(transcript.py). In every state the client may go, a limit may pass, or the gateway may end: then it is done.
 """
 
 import asyncio
@@ -18,11 +19,13 @@ import msgspec
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway import usage
 from rbee_runtime.gateway.attempt import Attempt, Means, Request
-from rbee_runtime.gateway.body import parse
+from rbee_runtime.gateway.body import Body, parse
 from rbee_runtime.gateway.clockwork import NEVER
+from rbee_runtime.gateway.continuation import CONTINUABLE, transcript_of
 from rbee_runtime.gateway.downstream import Answer
 from rbee_runtime.gateway.faults import guarded, unforeseen
 from rbee_runtime.gateway.seam import Ask, Lease, Limits, UpstreamFailure
+from rbee_runtime.gateway.transcript import Transcript
 from rbee_runtime.http_connection import say_unforeseen
 
 
@@ -45,7 +48,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class Outcome(msgspec.Struct):
-    """What became of one request, for its log line and its account."""
+    """What became of one request, for its log line and its account.
+
+    `continued` is how often another worker went on with its stream.
+    """
 
     path: str = ""
     key: str = ""
@@ -58,6 +64,7 @@ class Outcome(msgspec.Struct):
     seconds: float = 0.0
     tokens: usage.Tokens | None = None
     problem: str = ""
+    continued: int = 0
 
 
 class Exchange:
@@ -88,6 +95,7 @@ class Exchange:
         self._limit = NEVER
         self._request: Request | None = None
         self._tried: frozenset[str] = frozenset()
+        self._revision = ""
         self._last: UpstreamFailure | None = None
         self._waiting: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
@@ -131,10 +139,20 @@ class Exchange:
         self._answer.stream = body.stream
         accept = self._accept.decode("latin-1")
         model = self._means.gate.resolve(body.model)
-        self._request = request = Request(self.outcome.path, model, body, accept, self.outcome.request_id)
+        transcript = None
         if body.stream:
             self._limit = self._loop.time() + self._means.limits.pings
+            transcript = self._transcript(body, model)
+        self._request = request = Request(self.outcome.path, model, body, accept, self.outcome.request_id, transcript)
         self._seek(request)
+
+    def _transcript(self, body: Body, model: str) -> Transcript | None:
+        """Return what keeps the text of a stream, None of one that is not to be continued or only by one worker."""
+        if self._pin or not self._means.gate.continues(model):
+            return None
+        found = transcript_of(self.outcome.path, body)
+        self._answer.marks = CONTINUABLE if found is not None else []
+        return found
 
     @property
     def due(self) -> float:
@@ -204,10 +222,24 @@ class Exchange:
             self.outcome.problem = "client gone"
             self._answer.abandon()
             self._end()
-        elif self._answer.committed:
+        elif self._answer.committed and not self._resumes(lease):
             self._fail(failure.error)
         else:
             self._again(lease, failure)
+
+    def _resumes(self, lease: Lease) -> bool:
+        """Have the next worker go on with what is out of an answer, if that can be; say whether it can."""
+        request = self._request
+        if request is None or request.transcript is None or self._answer.torn or not lease.revision:
+            return False
+        body = request.transcript.resumed()
+        if body is None:
+            return False
+        self._request = msgspec.structs.replace(request, body=body)
+        self._revision = lease.revision
+        self._answer.committed = False
+        self._limit = self._loop.time() + self._means.limits.pings
+        return True
 
     def _again(self, lease: Lease, failure: UpstreamFailure) -> None:
         if self.outcome.attempts > self._means.limits.retries or not self._means.gate.may_retry():
@@ -221,7 +253,7 @@ class Exchange:
 
     def _seek(self, request: Request) -> None:
         self._enter(State.SEEKING)
-        ask = _ask(request, self.outcome.key, self._tried, self._pin)
+        ask = _ask(request, self.outcome.key, self._tried, self._pin, self._revision)
         try:
             lease = self._means.gate.at_once(ask)
         except RequestError as error:
@@ -251,6 +283,10 @@ class Exchange:
         self._enter(State.TRYING)
         self.outcome.worker = lease.worker
         self.outcome.attempts += 1
+        if lease.door is not None and request.transcript is not None:
+            # What runs there nobody knows.
+            request = self._request = msgspec.structs.replace(request, transcript=None)
+            self._answer.marks = []
         self._attempt = Attempt(self._means, lease, request, self._answer, self)
         try:
             self._attempt.begin()
@@ -292,6 +328,8 @@ class Exchange:
             attempt.lease.release()
         self.outcome.status = self._answer.status
         self.outcome.sent = self._answer.sent
+        if self._request is not None and self._request.transcript is not None:
+            self.outcome.continued = self._request.transcript.joints
         self.outcome.seconds = self._loop.time() - self._began
         self._over(self)
 
@@ -301,9 +339,9 @@ class Exchange:
         self._state = state
 
 
-def _ask(request: Request, key: str, tried: frozenset[str], pin: str) -> Ask:
-    body = request.body
-    return Ask(key, request.model, tried, len(body.raw), body.limit, body.model, pin, body.opening, body.floor)
+def _ask(request: Request, key: str, tried: frozenset[str], pin: str, revision: str) -> Ask:
+    body, model = request.body, request.model
+    return Ask(key, model, tried, len(body.raw), body.limit, body.model, pin, body.opening, body.floor, revision)
 
 
 def too_large(limits: Limits) -> RequestError:

@@ -22,6 +22,8 @@ class Relay:
     ) -> None:
         self._means = Means(gate, pool, limits or Limits(), asyncio.get_running_loop())
         self._tell = over
+        self.continued = 0
+        """How often a worker went on with the stream of another one."""
         self._open: set[Exchange] = set()
         self._clockwork = Clockwork(self._open, self._means.loop)
         self._idle = asyncio.Event()
@@ -73,4 +75,5 @@ class Relay:
         self._open.discard(exchange)
         if not self._open:
             self._idle.set()
+        self.continued += exchange.outcome.continued
         self._tell(exchange.outcome)
