@@ -157,6 +157,8 @@ queen, hives = fleet(
             placement="spread",
             # No worker on a host with one of these models; its own name keeps its workers on different hosts.
             apart_from=["smollm2:135m"],
+            # True: when a worker dies in the middle of a stream, another one goes on with the text so far.
+            continues=False,
             # Tokens per conversation, and conversations at a time in one worker.
             context=8192,
             slots=4,

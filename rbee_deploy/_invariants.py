@@ -44,6 +44,7 @@ def check_model(model: Model) -> None:
         something_is_brought,
         file_exists_here,
         what_stays_has_no_idle_ttl,
+        what_continues_has_another_worker,
         cards_are_shared_by_engines_that_can,
     ):
         invariant(model)
@@ -209,6 +210,15 @@ def what_stays_has_no_idle_ttl(model: Model) -> None:
         raise InventoryError(
             f"model {model.name!r}: idle_ttl is {model.idle_ttl:g}, and with {kept} its workers stay; drop one of "
             "the two"
+        )
+
+
+def what_continues_has_another_worker(model: Model) -> None:
+    """Check that a model whose streams another worker goes on with can have one."""
+    if model.continues and model.replicas.maximum == 1 and not model.replicas.each_host:
+        raise InventoryError(
+            f"model {model.name!r}: continues is True, and with replicas at most 1 there is no other worker to go on; "
+            "raise replicas or drop continues"
         )
 
 

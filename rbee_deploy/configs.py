@@ -216,6 +216,7 @@ def _lifecycle(model: Model) -> dict[str, Any]:
         "cpu": model.cpu,
         "placement": "" if model.placement == Preference.SPREAD else model.placement,
         "apart_from": model.apart_from,
+        "continues": model.continues,
     }
     idle = {} if model.idle_ttl is None else {"idle_ttl": model.idle_ttl}
     return idle | {name: value for name, value in given.items() if value}

@@ -230,7 +230,8 @@ class Model:
     workers beyond the minimum go after `idle_ttl` seconds without need of them (None: 300, 0: never), or sooner where
     another model needs their room, unless it is `keep_loaded`. `gpus` is how many cards share a worker (0: as many as
     it takes), `cpu` lets it run on the processor of a host with cards. `placement` is `spread` or `pack`; on a host
-    with a worker of a model in `apart_from`, its own name included, no worker of it runs.
+    with a worker of a model in `apart_from`, its own name included, no worker of it runs. With `continues` another
+    worker goes on with a stream whose worker is gone.
     """
 
     name: str = check.setting(_model_name)
@@ -251,6 +252,7 @@ class Model:
     cpu: bool = check.setting(check.flag, default=False)
     placement: str = check.setting(check.one_of(*(one.value for one in Preference)), default=Preference.SPREAD.value)
     apart_from: tuple[str, ...] = check.setting(check.words, default=())
+    continues: bool = check.setting(check.flag, default=False)
 
     @property
     def scheme(self) -> Scheme:

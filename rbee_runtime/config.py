@@ -201,7 +201,8 @@ class FleetModel(Section):
     the minimum goes (0: never); with `keep_loaded` none goes, and none makes room for another model.
     `gpus` is how many cards share a worker (0: as many as it takes), `cpu` lets it run on the processor of a host that
     has cards. `placement` spreads workers over what is emptiest or packs them into what is fullest; no worker runs on
-    a host with one of a model in `apart_from`, which may name the model itself.
+    a host with one of a model in `apart_from`, which may name the model itself. With `continues` another worker goes on
+    with a stream whose worker is gone.
     """
 
     name: str
@@ -224,6 +225,7 @@ class FleetModel(Section):
     cpu: bool = False
     placement: Preference = Preference.SPREAD
     apart_from: tuple[str, ...] = ()
+    continues: bool = False
 
 
 class FleetExternal(Section):

@@ -28,7 +28,8 @@ from rbee_runtime.gateway.clockwork import NEVER
 from rbee_runtime.gateway.downstream import Answer
 from rbee_runtime.gateway.events import Events
 from rbee_runtime.gateway.faults import guarded
-from rbee_runtime.gateway.seam import Gate, Lease, Limits, UpstreamFailure, worker_busy, worker_failed
+from rbee_runtime.gateway.seam import Gate, Lease, Limits, UpstreamFailure, cannot_go_on, worker_busy, worker_failed
+from rbee_runtime.gateway.transcript import Transcript, reader_of
 from rbee_runtime.gateway.upstream import Origin, Pool, Upstream, origin_of
 
 log = logging.getLogger(__name__)
@@ -68,20 +69,30 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What goes to a worker; `model` is the fleet's name for what the body may call otherwise."""
+    """What goes to a worker; `model` is the fleet's name for what the body may call otherwise.
+
+    `transcript` is the text so far of a stream that another worker may go on with.
+    """
 
     path: str
     model: str
     body: Body
     accept: str
     request_id: str
+    transcript: Transcript | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Say whether it is for the rest of an answer of which some is out."""
+        return self.transcript is not None and self.transcript.is_joined
 
     def to(self, origin: Origin, lease: Lease, headers: bytes) -> bytes:
         """Return the whole request for one worker, or raise RequestError 400."""
         door = lease.door
         name = self.model if door is None else door.model
         content = self.body.raw if door is None and name == self.body.model else renamed(self.body, name)
-        own = usage.ASKED if door is None else b""
+        asked = usage.ASKED if self.transcript is None else usage.ASKED_EACH
+        own = asked if door is None else b""
         if door is not None and door.authorization:
             own += f"authorization: {door.authorization}\r\n".encode()
         head = (
@@ -194,7 +205,7 @@ class Attempt:
         if failure is not None:
             self._fail(failure)
         elif status == 200 and self._request.body.stream:
-            self._events = Events()
+            self._events = reader_of(self._request.transcript)
 
     def heard_data(self, data: bytes) -> None:
         """Pass on what came, or keep it while another worker could still step in."""
@@ -268,10 +279,11 @@ class Attempt:
             return worker_busy(status, _retry_after(headers.get(b"retry-after", b"")))
         if status in _ANOTHER_WORKER:
             return worker_failed(f"it answered {status}", reached=_NOT_TAKEN not in headers)
+        if status != 200:
+            return cannot_go_on(status) if self._request.goes_on else None
         streams = headers.get(b"content-type", b"").startswith(b"text/event-stream")
-        if status == 200 and self._request.body.stream and not streams:
-            return worker_failed("it answered something that is not an event stream")
-        return None
+        lacking = self._request.body.stream and not streams
+        return worker_failed("it answered something that is not an event stream") if lacking else None
 
     def _stream(self, events: Events, data: bytes) -> bool:
         """Pass on whole events; say whether there was one."""
@@ -309,7 +321,7 @@ class Attempt:
         self._enter(State.RELAYING)
         # In the body of an answer that is no stream an event would be hidden, too.
         self._answer.torn = self._answer.torn or self._events is None
-        self._answer.first = self._loop.time()
+        self._answer.first = self._answer.first or self._loop.time()
         self._answer.begin(self._status, self._headers, data)
         if not self._answer.room:
             # Full already of the answer before, and nobody says so again.
@@ -317,7 +329,7 @@ class Attempt:
 
     def _end_stream(self, events: Events) -> None:
         if not events.done:
-            self._fail(worker_failed("its stream ended early"))
+            self._fail(worker_failed(events.early))
             return
         if self._tokens is None:
             self._tokens = usage.at_the_end(events.last)

@@ -8,6 +8,9 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway import prompts
 from rbee_runtime.protocol import decode
 
+COMPLETION_TOKENS = 16
+"""OpenAI's own limit of a completion whose request names none; a chat has none."""
+
 
 class Body(msgspec.Struct, frozen=True):
     """A request body: the bytes as they came, and the fields that the gateway acts on; `limit` 0: none is set.

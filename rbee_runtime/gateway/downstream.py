@@ -69,12 +69,14 @@ class Out(Protocol):
 class Answer:
     """Sends one answer; knows whether it began (`status` is set) and whether a byte of the answer itself is out.
 
-    `torn` while half an event, or the half of an answer that has no events, is out. `first` is when an answer that goes
-    on began, in the loop's time.
+    `torn` while half an event, or the half of an answer that has no events, is out. `marks` are further headers of an
+    answer that goes on, `first` is when such a one began, in the loop's time. While another worker is to go on with it
+    `committed` is about what that one sends.
     """
 
     def __init__(self, out: Out, route: HotRoute, request_id: str) -> None:
         self.stream = False
+        self.marks: Headers = []
         self.torn = False
         self.status = 0
         self.committed = False
@@ -152,6 +154,7 @@ class Answer:
             self._out.write(self._framed(data))
             return
         self.status = status
+        headers = [*headers, *self.marks] if self.marks else headers
         framing = b"transfer-encoding: chunked\r\n\r\n" if self._out.chunks else b"connection: close\r\n\r\n"
         self._out.write(self._head(status, headers, framing) + self._framed(data))
 

@@ -42,6 +42,11 @@ class Events:
         return _LAST_ONE.match(last, start) is not None
 
     @property
+    def early(self) -> str:
+        """Return how it came to another one."""
+        return "its stream ended early"
+
+    @property
     def last(self) -> bytes:
         """Return what went out last."""
         return self._last

@@ -6,7 +6,8 @@ seeking      a slot of a worker, in line                        trying
 trying       that worker's answer                               done, or seeking for another worker
 done         nothing
 
-In every state the client may go, a limit may pass, or the gateway may end: then it is done.
+Another worker is looked for while nothing of the answer is out, or where what is out can be gone on with
+(transcript.py). In every state the client may go, a limit may pass, or the gateway may end: then it is done.
 """
 
 import asyncio
@@ -18,11 +19,13 @@ import msgspec
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway import usage
 from rbee_runtime.gateway.attempt import Attempt, Means, Request
-from rbee_runtime.gateway.body import parse
+from rbee_runtime.gateway.body import Body, parse
 from rbee_runtime.gateway.clockwork import NEVER
+from rbee_runtime.gateway.continuation import CONTINUABLE, transcript_of
 from rbee_runtime.gateway.downstream import Answer
 from rbee_runtime.gateway.faults import guarded, unforeseen
 from rbee_runtime.gateway.seam import Ask, Lease, Limits, UpstreamFailure
+from rbee_runtime.gateway.transcript import Transcript
 from rbee_runtime.http_connection import say_unforeseen
 
 
@@ -52,7 +55,8 @@ class Outcome(msgspec.Struct):
     """What became of one request, for its log line, its account and the figures.
 
     `code` says why it did not end well, "" if it did; `refused` that its client got an error and nothing else. `first`
-    is seconds until the first byte of an answer, `waited` those in line.
+    is seconds until the first byte of an answer, `waited` those in line; `continued` is how often another worker went
+    on with its stream.
     """
 
     path: str = ""
@@ -71,6 +75,7 @@ class Outcome(msgspec.Struct):
     stream: bool = False
     first: float = 0.0
     waited: float = 0.0
+    continued: int = 0
 
 
 class Exchange:
@@ -101,6 +106,7 @@ class Exchange:
         self._limit = NEVER
         self._request: Request | None = None
         self._tried: frozenset[str] = frozenset()
+        self._revision = ""
         self._last: UpstreamFailure | None = None
         self._waiting: asyncio.Task[None] | None = None
         self._since = NEVER
@@ -145,10 +151,20 @@ class Exchange:
         self._answer.stream = body.stream
         accept = self._accept.decode("latin-1")
         model = self._means.gate.resolve(body.model)
-        self._request = request = Request(self.outcome.path, model, body, accept, self.outcome.request_id)
+        transcript = None
         if body.stream:
             self._limit = self._loop.time() + self._means.limits.pings
+            transcript = self._transcript(body, model)
+        self._request = request = Request(self.outcome.path, model, body, accept, self.outcome.request_id, transcript)
         self._seek(request)
+
+    def _transcript(self, body: Body, model: str) -> Transcript | None:
+        """Return what keeps the text of a stream, None of one that is not to be continued or only by one worker."""
+        if self._pin or not self._means.gate.continues(model):
+            return None
+        found = transcript_of(self.outcome.path, body)
+        self._answer.marks = CONTINUABLE if found is not None else []
+        return found
 
     @property
     def due(self) -> float:
@@ -218,10 +234,24 @@ class Exchange:
             self._gone()
             self._answer.abandon()
             self._end()
-        elif self._answer.committed:
+        elif self._answer.committed and not self._resumes(lease):
             self._fail(failure.error)
         else:
             self._again(lease, failure)
+
+    def _resumes(self, lease: Lease) -> bool:
+        """Have the next worker go on with what is out of an answer, if that can be; say whether it can."""
+        request = self._request
+        if request is None or request.transcript is None or self._answer.torn or not lease.revision:
+            return False
+        body = request.transcript.resumed()
+        if body is None:
+            return False
+        self._request = msgspec.structs.replace(request, body=body)
+        self._revision = lease.revision
+        self._answer.committed = False
+        self._limit = self._loop.time() + self._means.limits.pings
+        return True
 
     def _again(self, lease: Lease, failure: UpstreamFailure) -> None:
         if self.outcome.attempts > self._means.limits.retries or not self._means.gate.may_retry():
@@ -235,7 +265,7 @@ class Exchange:
 
     def _seek(self, request: Request) -> None:
         self._enter(State.SEEKING)
-        ask = _ask(request, self.outcome.key, self._tried, self._pin)
+        ask = _ask(request, self.outcome.key, self._tried, self._pin, self._revision)
         try:
             lease = self._means.gate.at_once(ask)
         except RequestError as error:
@@ -267,6 +297,10 @@ class Exchange:
         self._enter(State.TRYING)
         self.outcome.worker = lease.worker
         self.outcome.attempts += 1
+        if lease.door is not None and request.transcript is not None:
+            # What runs there nobody knows.
+            request = self._request = msgspec.structs.replace(request, transcript=None)
+            self._answer.marks = []
         self._attempt = Attempt(self._means, lease, request, self._answer, self)
         try:
             self._attempt.begin()
@@ -313,6 +347,8 @@ class Exchange:
         self.outcome.status = self._answer.status
         self.outcome.sent = self._answer.sent
         self.outcome.stream = self._answer.stream
+        if self._request is not None and self._request.transcript is not None:
+            self.outcome.continued = self._request.transcript.joints
         self._waits_no_more()
         now = self._loop.time()
         self.outcome.seconds = now - self._began
@@ -330,9 +366,9 @@ class Exchange:
         self._state = state
 
 
-def _ask(request: Request, key: str, tried: frozenset[str], pin: str) -> Ask:
-    body = request.body
-    return Ask(key, request.model, tried, len(body.raw), body.limit, body.model, pin, body.opening, body.floor)
+def _ask(request: Request, key: str, tried: frozenset[str], pin: str, revision: str) -> Ask:
+    body, model = request.body, request.model
+    return Ask(key, model, tried, len(body.raw), body.limit, body.model, pin, body.opening, body.floor, revision)
 
 
 def too_large(limits: Limits) -> RequestError:

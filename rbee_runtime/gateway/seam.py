@@ -18,7 +18,8 @@ class Ask(msgspec.Struct, frozen=True):
 
     `size` is bytes of its body, `limit` the most tokens that its client asks for (0: it did not say), `asked` how its
     client calls the model, `pin` the only worker that it may go to ("": any). `opening` is the first bytes of its
-    prompt as they came, `floor` how many tokens that has for sure (0: not counted).
+    prompt as they came, `floor` how many tokens that has for sure (0: not counted). `revision` is that of the only
+    workers that may have it ("": any): they go on with what one of them began.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Ask(msgspec.Struct, frozen=True):
     pin: str = ""
     opening: bytes = b""
     floor: int = 0
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Lease(Protocol):
         """Return how a server that is not ours is entered, None for a worker of the fleet."""
         ...
 
+    @property
+    def revision(self) -> str:
+        """Return what tells which model, and how, the worker runs; "" if nobody knows for sure."""
+        ...
+
     def settle(self, *, answered: bool, reached: bool = True) -> None:
         """Say whether the worker did its part, so that a failing one is left alone until it is likely to be back."""
         ...
@@ -80,6 +87,10 @@ class Gate(Protocol):
 
     def resolve(self, model: str) -> str:
         """Return the name of the model that clients may call so."""
+        ...
+
+    def continues(self, model: str) -> bool:
+        """Say whether another worker of the model is to go on with a stream whose worker is gone."""
         ...
 
     def at_once(self, ask: Ask) -> Lease | None:
@@ -133,6 +144,12 @@ def worker_failed(detail: str, *, reached: bool = True) -> UpstreamFailure:
     message = f"the worker failed: {detail}; try again"
     error = RequestError(503, message, kind="server_error", code="worker_failed", retry_after=1)
     return UpstreamFailure(error, reached=reached)
+
+
+def cannot_go_on(status: int) -> UpstreamFailure:
+    """Return the failure of a worker that does not go on with what another one began; refusing that is no fault."""
+    failure = worker_failed(f"another one that was to go on answered {status}")
+    return UpstreamFailure(failure.error, blame=status >= 500)
 
 
 def worker_busy(status: int, retry_after: int) -> UpstreamFailure:

@@ -12,8 +12,14 @@ HEADER: Final = b"x-rbee-usage"
 
 ASKED: Final = HEADER + b": 1\r\n"
 
+EACH: Final = b"each"
+"""As the value of that header: it tells after each piece how many tokens its stream has by now, too."""
+
+ASKED_EACH: Final = HEADER + b": " + EACH + b"\r\n"
+
 _TOLD = re.compile(rb"(?:\A|(?<=\n\n)): usage (\d{1,12}) (\d{1,12})\n\n")
 _HINT = b": usage "
+_PRODUCED = re.compile(rb": produced (\d{1,9})")
 _LAST = re.compile(rb'"usage":(\{(?:[^{}]|\{[^{}]*\})*\})')
 _IN_SIGHT = 4096
 """Bytes from the end of a stream in which its usage is looked for."""
@@ -54,6 +60,17 @@ def of_answer(data: bytes) -> tuple[bool, Tokens | None]:
 def telling(tokens: Tokens) -> bytes:
     """Return the line in which a worker tells the tokens, just before its last events; to clients it is a comment."""
     return b": usage %d %d\n\n" % tokens
+
+
+def producing(tokens: int) -> bytes:
+    """Return the line in which a worker tells how many tokens its stream has by now."""
+    return b": produced %d\n\n" % tokens
+
+
+def produced(line: bytes) -> int:
+    """Return how many tokens a comment says that its stream has by now, 0 if it says nothing of that."""
+    found = _PRODUCED.fullmatch(line)
+    return int(found[1]) if found is not None else 0
 
 
 def told(events: bytes) -> tuple[bytes, Tokens | None]:

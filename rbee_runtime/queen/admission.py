@@ -26,6 +26,10 @@ class Catalogue(Protocol):
         """Return the name of the model that clients may call so."""
         ...
 
+    def continues(self, model: str) -> bool:
+        """Say whether another worker of the model is to go on with a stream whose worker is gone."""
+        ...
+
     def load_wait(self, model: str) -> float | None:
         """Return how many seconds a request waits for a model that is not ready, None for one that is not declared."""
         ...

@@ -52,6 +52,7 @@ class Controller:
     ) -> None:
         self.fleet = fleet
         self.resolve = fleet.resolve
+        self.continues = fleet.continues
         self.keys = keys
         self.documents = documents
         self.membership = Membership(clock)
@@ -367,10 +368,7 @@ class Controller:
         drained = seating.is_drained(self.membership.members.get(entry.hive))
         kept_out = drained or entry.id in self.unreachable or self._rolling.retires(entry.id)
         usable = self._serves(entry) and entry.port > 0 and not kept_out
-        # What a worker with an older spec runs with is not known here.
-        context = entry.spec.context if entry.observed is Observed.READY else 0
-        url, build = self.url(entry), entry.spec.build
-        return Seat(entry.id, entry.spec.model, url, entry.capacity, usable, context=context, build=build)
+        return seating.seat_of(entry, self.url(entry), usable=usable)
 
     def _serves(self, entry: Assignment) -> bool:
         """Say whether a worker serves and goes on to: one with an older spec only while its hive cannot replace it."""

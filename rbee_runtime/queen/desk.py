@@ -98,6 +98,7 @@ class Journal:
             text += f" {name}={value}" if value else ""
         text += f" model={logs.quoted(outcome.model[:100])}" if outcome.model else ""
         text += f" attempts={outcome.attempts} sent={outcome.sent}" if outcome.attempts else f" sent={outcome.sent}"
+        text += f" continued={outcome.continued}" if outcome.continued else ""
         text += f" problem={logs.quoted(outcome.problem)}" if outcome.problem else ""
         self._stack.add(text)
 

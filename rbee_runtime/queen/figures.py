@@ -24,10 +24,10 @@ DONE: Final = "done"
 class OfModel:
     """What is counted of one model."""
 
-    __slots__ = ("answer_tokens", "ends", "first", "prompt_tokens", "retries", "seconds", "waits")
+    __slots__ = ("answer_tokens", "continued", "ends", "first", "prompt_tokens", "retries", "seconds", "waits")
 
     def __init__(self) -> None:
-        self.prompt_tokens = self.answer_tokens = self.retries = 0
+        self.prompt_tokens = self.answer_tokens = self.retries = self.continued = 0
         self.first, self.seconds, self.waits = Durations(), Durations(), Durations()
         self.ends: dict[str, int] = {}
 
@@ -75,6 +75,7 @@ class Figures:
             of.answer_tokens += outcome.tokens[1]
         if outcome.attempts > 1:
             of.retries += outcome.attempts - 1
+            of.continued += outcome.continued
         if outcome.waited:
             of.waits.add(outcome.waited)
 

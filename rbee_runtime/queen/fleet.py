@@ -94,6 +94,7 @@ class FleetSource:
     def current(self, fleet: FleetFile) -> None:
         # Each request asks for a model by its name.
         self._current, self.models, self.names = fleet, by_name(fleet), names(fleet)
+        self._continued = frozenset(model.name for model in fleet.models if model.continues)
 
     def poll(self) -> bool:
         """Load the file again if it changed; say whether `current` is another one now, which `remember` then keeps."""
@@ -114,6 +115,10 @@ class FleetSource:
     def resolve(self, name: str) -> str:
         """Return the name of the model that clients may call so."""
         return self.current.aliases.get(name, name)
+
+    def continues(self, model: str) -> bool:
+        """Say whether another worker of the model is to go on with a stream whose worker is gone."""
+        return model in self._continued
 
     def remember(self) -> None:
         """Keep the last good file for a start with a bad one, or raise StateError."""

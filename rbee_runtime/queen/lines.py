@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.seam import Ask, Door
 from rbee_runtime.queen.admission import Catalogue, Refusal, admit, leaving, queue_full
@@ -33,6 +35,7 @@ class SlotLease:
         self.worker = seat.worker
         self.url = seat.url
         self.door: Door | None = seat.door
+        self.revision = seat.revision
         self._ask = ask
         self._charge = charge
         self._lines = lines
@@ -114,6 +117,7 @@ class Lines:
         self.doubt: Callable[[str], None] = lambda _: None
         self.count: Count = uncounted
         self.wanted: Callable[[str], None] = lambda _: None
+        self.continues = catalogue.continues
         self._catalogue = catalogue
         self._queue_wait = queue_wait
         self._clock = clock
@@ -206,10 +210,18 @@ class Lines:
         self.serve(ask.model)
 
     def _admit(self, ask: Ask) -> Seat | Refusal:
+        if ask.revision:
+            ask = self._of_one_revision(ask)
         verdict = admit(ask, self._catalogue, queue_wait=self._queue_wait)
         if self._leaving and isinstance(verdict, Refusal) and verdict.cold:
             return Refusal(leaving(ask.model))
         return verdict
+
+    def _of_one_revision(self, ask: Ask) -> Ask:
+        """Return a request that counts workers of another revision among those that it has tried."""
+        seats = self._catalogue.seats(ask.model)
+        others = frozenset(seat.worker for seat in seats if seat.revision != ask.revision)
+        return msgspec.structs.replace(ask, tried=ask.tried | others)
 
     def _enter(self, ask: Ask) -> Charge | None:
         charge = self.limiter.enter(ask)

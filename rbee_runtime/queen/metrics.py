@@ -62,6 +62,7 @@ class _Collector:
         yield _counter("streams", "Streams by why they ended.", ("model", "cause"), ends)
         for name, text, attribute in (
             ("retries", "Further tries on other workers.", "retries"),
+            ("continuations", "Streams that another worker went on with, each time.", "continued"),
             ("prompt_tokens", "Tokens of prompts, as workers counted them.", "prompt_tokens"),
             ("completion_tokens", "Tokens of answers, as workers counted them.", "answer_tokens"),
         ):

@@ -9,6 +9,7 @@ from rbee_runtime.protocol import Heartbeat, WorkerReport
 from rbee_runtime.queen.membership import Member, Membership, Presence
 from rbee_runtime.queen.needs import facts_of
 from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.seats import Seat
 from rbee_runtime.queen.situation import HiveView
 from rbee_runtime.states import Observed
 
@@ -55,6 +56,27 @@ def seen(entry: Assignment, report: WorkerReport | None) -> Assignment:
         port=report.port or entry.port,
         slots=report.slots,
     )
+
+
+def seat_of(entry: Assignment, url: str, *, usable: bool) -> Seat:
+    """Return a worker as routing sees it; with what one of an older spec runs is not known."""
+    spec, is_known = entry.spec, entry.observed is Observed.READY
+    return Seat(
+        entry.id,
+        spec.model,
+        url,
+        entry.capacity,
+        usable,
+        context=spec.context if is_known else 0,
+        build=spec.build,
+        revision=_revision(entry) if is_known else "",
+    )
+
+
+def _revision(entry: Assignment) -> str:
+    """Return what the text of an answer hangs on: the model's files, the engine and its options."""
+    options = f" {sorted(entry.spec.options.items())}" if entry.spec.options else ""
+    return f"{entry.content} {entry.spec.engine}{options}"
 
 
 def holders(membership: Membership) -> dict[str, dict[str, str]]:

@@ -24,6 +24,7 @@ _STALE = 64
 class Seat:
     """One worker as routing sees it; `context` is tokens of one sequence (0: not known), `build` the code that it runs.
 
+    `revision` tells which model it runs, and how ("": not known); answers of one may be gone on with by its like.
     Seats of one `pool` share its slots: models of a server that is not ours, which has a `door`.
     """
 
@@ -37,6 +38,7 @@ class Seat:
     failures: int = 0
     context: int = 0
     build: str = ""
+    revision: str = ""
     pool: str = ""
     door: Door | None = None
 

@@ -107,14 +107,16 @@ class FakeEngine:
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Yield the scripted tokens, one per delta."""
+        begun = len(request.messages[-1].content.split()) if request.continues else 0
         prompt = self._counted(_words_of(request))
-        async for delta in self._answer(prompt, request.generation):
+        async for delta in self._answer(prompt, request.generation, begun):
             yield delta
 
     async def complete(self, request: TextRequest) -> AsyncGenerator[Delta, None]:
-        """Yield the same tokens, whatever the text."""
+        """Yield the same tokens, whatever the text, but behind those of them that it ends with."""
         prompt = request.prompt.split() if isinstance(request.prompt, str) else request.prompt
-        async for delta in self._answer(self._counted(len(prompt)), request.generation):
+        begun = self._script.begun(request.prompt) if isinstance(request.prompt, str) else 0
+        async for delta in self._answer(self._counted(len(prompt)), request.generation, begun):
             yield delta
 
     @asynccontextmanager
@@ -125,14 +127,14 @@ class FakeEngine:
         finally:
             self._busy -= 1
 
-    async def _answer(self, prompt: int, generation: Generation) -> AsyncIterator[Delta]:
+    async def _answer(self, prompt: int, generation: Generation, begun: int) -> AsyncIterator[Delta]:
         async with self._turns, self._taken():
             if self._script.fail == "hang":
                 await _forever()
             if self._script.fail == "garbage":
                 yield Delta(raw=GARBAGE)
                 return
-            words = self._script.words(generation.max_tokens)
+            words = self._script.words(generation.max_tokens, begun)
             finish = Finish.LENGTH if generation.max_tokens else Finish.STOP
             for choice in range(generation.choices):
                 async for delta in self._play(words):
@@ -171,7 +173,8 @@ class FakeEngine:
 
 def _words_of(request: ChatRequest) -> int:
     pictures = sum(isinstance(part, Picture) for message in request.messages for part in message.parts)
-    return pictures + sum(_TEMPLATE_TOKENS + len(message.content.split()) for message in request.messages)
+    turns = len(request.messages) - request.continues
+    return pictures + _TEMPLATE_TOKENS * turns + sum(len(message.content.split()) for message in request.messages)
 
 
 async def _forever() -> None:

@@ -13,6 +13,8 @@ from rbee_runtime.worker.engines.mistakes import first_mistake
 
 _FAIL = "^(crash_at_start|bad_model|oom|hang|garbage|(crash|hang)_after_[0-9]{1,6})?$"
 
+_BEGUN = re.compile(r"tok([0-9]{1,6}) $")
+
 
 class FakeScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a fake engine plays.
@@ -28,11 +30,17 @@ class FakeScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str = ""
     fail: Annotated[str, msgspec.Meta(pattern=_FAIL)] = ""
 
-    def words(self, limit: int | None) -> list[str]:
-        """Return the tokens of one answer: exactly `limit`, else `tokens`, else the whole text or 16."""
+    def words(self, limit: int | None, begun: int = 0) -> list[str]:
+        """Return the tokens of an answer behind `begun` others: `limit`, or what is left of `tokens`, text or 16."""
         script = re.findall(r"\S+\s*", self.text)
-        count = limit or self.tokens or len(script) or 16
-        return list(islice(cycle(script), count)) if script else [f"tok{index} " for index in range(count)]
+        count = begun + limit if limit else self.tokens or len(script) or 16
+        words = islice(cycle(script), count) if script else (f"tok{index} " for index in range(count))
+        return list(words)[begun:]
+
+    def begun(self, prompt: str) -> int:
+        """Return how many of its own tokens a prompt ends with; of a text it does not know that."""
+        found = _BEGUN.search(prompt)
+        return int(found[1]) + 1 if found is not None and not self.text else 0
 
     def tokens_before(self, accident: str) -> int | None:
         """Return N of `crash_after_N` or `hang_after_N`, or None if that accident is not in the script."""

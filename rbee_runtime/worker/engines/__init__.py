@@ -141,7 +141,7 @@ class ChatRequest:
     """A validated chat request, free of any wire format.
 
     `schema` is a JSON schema that the answer has to fit; `template` is what the chat template is told besides, such as
-    whether to think.
+    whether to think. With `continues` the answer is the rest of the last message, which is an assistant's text.
     """
 
     messages: tuple[Message, ...]
@@ -149,6 +149,7 @@ class ChatRequest:
     tools: Tools = Tools()
     schema: str = ""
     template: tuple[tuple[str, str | bool | int | float], ...] = ()
+    continues: bool = False
 
     @property
     def held(self) -> bool:

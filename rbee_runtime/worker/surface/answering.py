@@ -59,7 +59,8 @@ class AnswerRoute(Exchange):
                 await reply.event(*events, *told, *call.shape.closing(delta.usage, told=call.include_usage))
                 break
             if events:
-                await reply.event(*events)
+                traced = [usage.producing(delta.produced)] if reply.traced and delta.produced else []
+                await reply.event(*events, *traced)
         else:
             raise broken()
         await reply.end()

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from rbee_runtime.gateway.body import COMPLETION_TOKENS
 from rbee_runtime.worker.engines import Delta, Engine, Generation, TextRequest, TokenLogprob, Usage
 from rbee_runtime.worker.surface.events import Template, event
 from rbee_runtime.worker.surface.generation import (
@@ -22,9 +23,6 @@ from rbee_runtime.worker.surface.generation import (
     unsupported,
 )
 from rbee_runtime.worker.surface.shapes import DONE, Call, Choice, Item, text_of, usage_of
-
-DEFAULT_TOKENS = 16
-"""OpenAI's own limit where a request names none."""
 
 _Token = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _Texts = Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_N)]
@@ -50,7 +48,7 @@ def parse(raw: bytes) -> Call:
     body = decode(raw, _decoder)
     _refuse_what_is_not_served(body)
     prompts = _prompts(body.prompt)
-    limit = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+    limit = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     generation = generation_of(body, max_tokens=limit, logprobs=body.logprobs)
     echoed = tuple(prompt for prompt in prompts if isinstance(prompt, str)) if body.echo else ()
     if body.echo and len(echoed) != len(prompts):

@@ -32,7 +32,8 @@ class Exchange(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        reply = Reply(send, self.refused, counted=any(name == usage.HEADER for name, _ in scope["headers"]))
+        wanted = dict(scope["headers"]).get(usage.HEADER)
+        reply = Reply(send, self.refused, counted=wanted is not None, traced=wanted == usage.EACH)
         try:
             outcome = await self._outcome(scope, receive, reply)
         except ClientGoneError:

@@ -68,7 +68,10 @@ class ResponseFormat(msgspec.Struct, frozen=True):
 
 
 class ChatBody(GenerationBody, frozen=True, kw_only=True):
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`.
+
+    `continue_final_message` and `add_generation_prompt` are not OpenAI's but vLLM's.
+    """
 
     messages: Annotated[list[Turn], msgspec.Meta(min_length=1, max_length=4096)]
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None = None
@@ -81,6 +84,8 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
     functions: Annotated[list[Any], msgspec.Meta(max_length=1024)] | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateOptions | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
 
 _decoder = msgspec.json.Decoder(ChatBody)
@@ -114,13 +119,31 @@ def request_of(body: ChatBody) -> ChatRequest:
     demand_few((part.type for turn in body.messages if isinstance(turn.content, list) for part in turn.content), _SEEN)
     messages = tuple(_message(turn, index) for index, turn in enumerate(body.messages))
     demand_small(messages)
+    held = found.offered or bool(schema or body.grammar)
     return ChatRequest(
         messages,
         generation_of(body, max_tokens=limit, logprobs=top),
         found,
         schema,
         template_of(body.reasoning_effort, body.chat_template_kwargs),
+        continues=_continues(body, messages[-1], held=held),
     )
+
+
+def _continues(body: ChatBody, last: Message, *, held: bool) -> bool:
+    """Say whether the answer is the rest of the last message, or raise RequestError (400)."""
+    field = "continue_final_message"
+    if not body.continue_final_message:
+        if body.add_generation_prompt is False:
+            raise unsupported("add_generation_prompt", f"false is only taken together with {field}")
+        return False
+    if body.add_generation_prompt is not False:
+        raise invalid(f"{field}: only allowed when add_generation_prompt is false", field)
+    if last.role != "assistant" or last.calls or last.parts or not last.content:
+        raise invalid(f"{field}: the last message has to be an assistant's text", field)
+    if held:
+        raise unsupported(field, "an answer that is held to tools, response_format or grammar begins anew")
+    return True
 
 
 def _schema(form: ResponseFormat) -> str:

@@ -24,14 +24,17 @@ class ClientGoneError(Exception):
 class Reply:
     """Sends one answer; `started` once the status line is out, after which an error can only be an event.
 
-    `counted` if the queen wants to know what it costs. `ended` once the last byte is out: the server then reports a
-    disconnect that is none.
+    `counted` if the queen wants to know what it costs, `traced` if also how far it is by each piece. `ended` once the
+    last byte is out: the server then reports a disconnect that is none.
     """
 
-    def __init__(self, send: Send, refused: Refused = RequestError.body, *, counted: bool = False) -> None:
+    def __init__(
+        self, send: Send, refused: Refused = RequestError.body, *, counted: bool = False, traced: bool = False
+    ) -> None:
         self._send = send
         self._refused = refused
         self.counted = counted
+        self.traced = traced
         self.started = False
         self.ended = False
 

@@ -1,5 +1,6 @@
 """Real queens, hives and workers of which one is killed. Figures: queen_rows.yaml."""
 
+import json
 import os
 import signal
 import threading
@@ -54,16 +55,23 @@ class Stream(threading.Thread):
         return [line for line in self.lines if line.startswith('data: {"error"')]
 
     @property
+    def text(self) -> str:
+        """Return what it said."""
+        chunks = (json.loads(line.removeprefix("data: ")) for line in self.lines if line.startswith("data: {"))
+        choices = (choice for chunk in chunks for choice in chunk.get("choices", ()))
+        return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+    @property
     def done(self) -> bool:
         """Say whether it came to its proper end."""
         return self.lines[-1:] == ["data: [DONE]"]
 
 
 @contextmanager
-def serving(directory: Path, *names: str) -> Iterator[tuple[Unit, list[Host]]]:
+def serving(directory: Path, *names: str, **fields: object) -> Iterator[tuple[Unit, list[Host]]]:
     """Give a queen and hosts whose worker each serves model m."""
     served = {"source": f"fake:tokens_per_s={PER_SECOND}", "engine": "fake", "slots": 64, "each_host": True}
-    declared = {"hives": [{"name": name} for name in names], "models": [{"name": "m", **served}]}
+    declared = {"hives": [{"name": name} for name in names], "models": [{"name": "m", **served, **fields}]}
     with unit(directory / "unit", declared, drain_seconds=20) as u:
         u.start()
         python = release(directory, "0.1.0-aaaaaaaa")
@@ -104,6 +112,27 @@ def test_f1_a_killed_worker_ends_its_own_streams_only(tmp_path: Path, record_pro
     assert not any(each.broke or each.done or len(each.errors) > 1 for each in cut)
     assert told <= row_.figure("told_seconds")
     assert back <= row_.figure("back_seconds")
+
+
+def test_f1_another_worker_goes_on_where_the_model_has_the_option(tmp_path: Path, record_property: Figures) -> None:
+    """Of a worker that is killed every stream goes on, with each token once and a comment where it does."""
+    row_, tokens = row("F1", "queen"), 6 * PER_SECOND
+    with serving(tmp_path, "a", "b", continues=True) as (u, made):
+        streams = [Stream(u, tokens=tokens) for _ in range(row_.figure("streams"))]
+        wait_until(lambda: all(len(each.lines) > 10 for each in streams))
+        (pid,) = made[0].pids().values()
+        os.kill(pid, signal.SIGKILL)
+        for each in streams:
+            each.join(WITHIN)
+        (used,) = u.get("/api/v1/usage").json()
+    gap = max(after - before for each in streams for before, after in zip(each.times, each.times[1:], strict=False))
+    record_property("longest_continued_gap_seconds", round(gap, 2))
+    assert all(each.done and not each.errors and not each.broke for each in streams)
+    assert {each.text for each in streams} == {"".join(f"tok{index} " for index in range(tokens))}
+    assert sum(": continued" in each.lines for each in streams) == row_.figure("streams") // 2
+    assert gap <= row_.figure("told_seconds")
+    spent = [used[name] // len(streams) for name in ("requests", "prompt_tokens", "answer_tokens")]
+    assert spent == [1, 4, tokens]
 
 
 def test_f11_a_killed_queen_finds_everything_as_it_was(tmp_path: Path, record_property: Figures) -> None:

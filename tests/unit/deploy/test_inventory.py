@@ -241,6 +241,11 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         lambda: echo(idle_ttl=5, replicas=each_host),
         "model 'echo': idle_ttl is 5, and with replicas=each_host its workers stay; drop one of the two",
     ),
+    "streams that nobody can go on with": (
+        lambda: echo(continues=True, replicas=(0, 1)),
+        "model 'echo': continues is True, and with replicas at most 1 there is no other worker to go on; raise",
+    ),
+    "continues in words": (lambda: echo(continues="yes"), "model 'echo': continues is 'yes': it must be True or False"),
     "cards for an engine that takes one": (
         lambda: model("m", source="hf:org/m", engine="sglang", gpus=2),
         "model 'm': gpus is 2, and engine 'sglang' takes one card; those that share cards are fake, llama-cpp, llama-",

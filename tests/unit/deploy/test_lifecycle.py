@@ -16,6 +16,7 @@ SAID: dict[str, Any] = {
     "cpu": True,
     "placement": "pack",
     "apart_from": ("m", "other"),
+    "continues": True,
 }
 
 

@@ -40,6 +40,10 @@ class Slot:
     def door(self) -> Door | None:
         return self.gate.door
 
+    @property
+    def revision(self) -> str:
+        return self.gate.revisions.get(self.url, "r1")
+
     def settle(self, *, answered: bool, reached: bool = True) -> None:
         self.gate.settled.append((self.worker, answered))
         if not reached:
@@ -61,6 +65,10 @@ class Gate:
     door: Door | None = None
     into_name: tuple[str, str] | None = None
     aliases: dict[str, str] = field(default_factory=dict)
+    pin: str = ""
+    continued: bool = False
+    revisions: dict[str, str] = field(default_factory=dict)
+    asks: list[Ask] = field(default_factory=list)
     settled: list[tuple[str, bool]] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     spent: list[tuple[int, int]] = field(default_factory=list)
@@ -73,6 +81,9 @@ class Gate:
     def resolve(self, model: str) -> str:
         return self.aliases.get(model, model)
 
+    def continues(self, model: str) -> bool:
+        return self.continued
+
     def at_once(self, ask: Ask) -> Slot | None:
         return None if self.delay else self._slot(ask)
 
@@ -81,10 +92,11 @@ class Gate:
         return self._slot(ask)
 
     def _slot(self, ask: Ask) -> Slot:
+        self.asks.append(ask)
         if self.refusal is not None:
             raise self.refusal
         for url in self.urls:
-            if url not in ask.tried:
+            if url not in ask.tried and ask.revision in {"", self.revisions.get(url, "r1")}:
                 return Slot(url, url, self)
         raise RequestError(503, "nobody left", retry_after=9)
 
@@ -98,6 +110,7 @@ class Desk:
     """Has each request of a known path relayed."""
 
     relay: Relay
+    pin: str = ""
     leaving: bool = False
 
     def headers_for(self, front: Front) -> bytes:
@@ -105,7 +118,7 @@ class Desk:
 
     def take(self, front: Front) -> Exchange | None:
         route = HOT.get(front.url)
-        return self.relay.take(front, route, key="k", request_id="r") if route is not None else None
+        return self.relay.take(front, route, key="k", request_id="r", pin=self.pin) if route is not None else None
 
 
 @dataclass
@@ -126,13 +139,13 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway(gate: Gate, bounds: Limits = PATIENT) -> AsyncIterator[Gateway]:
-    pool = Pool(connect_seconds=60)
+async def gateway(gate: Gate, bounds: Limits = PATIENT, *, headers: bytes = b"") -> AsyncIterator[Gateway]:
+    pool = Pool(headers=headers, connect_seconds=60)
     outcomes: list[Outcome] = []
     relay = Relay(gate, pool, limits=bounds, over=outcomes.append)
     if gate.into_name is not None:
         gate.door = Door(pool, *gate.into_name)
-    connection = partial(Front, desk=Desk(relay))
+    connection = partial(Front, desk=Desk(relay, gate.pin))
     server = HttpServer(PlainTextResponse("not relayed"), tls=None, drain_seconds=1, connection=connection)
     listener = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"

@@ -259,7 +259,7 @@ async def test_a_waiting_stream_gets_pings_and_then_its_answer() -> None:
 async def test_a_refusal_after_pings_is_an_error_event_with_retry_after() -> None:
     """Once the status is out, a refusal says in the event when to come back."""
     refusal = RequestError(503, "not ready", retry_after=10)
-    async with gateway(Gate([], delay=0.15, refusal=refusal), limits(pings=0.1)) as g:
+    async with gateway(Gate([], delay=0.5, refusal=refusal), limits(pings=0.1)) as g:
         answer = await g.post(STREAM)
         assert answer.status_code == 200
         assert [event["retry_after"] for event in error_events(answer.text)] == [10]

@@ -43,6 +43,7 @@ def test_each_request_is_counted_by_what_became_of_it(queen: Maker) -> None:
     good = Outcome(path=CHAT, model="m", status=200, attempts=3, sent=9, seconds=2.0, first=0.02, tokens=(10, 5))
     figures.over(good)
     figures.over(Outcome(path=CHAT, model="also", status=200, attempts=1, sent=9, seconds=0.2, stream=True, waited=4.0))
+    figures.over(Outcome(path=CHAT, model="n", status=200, attempts=3, sent=9, seconds=9.0, stream=True, continued=2))
     figures.over(Outcome(path=CHAT, model="m", status=200, attempts=1, sent=9, stream=True, code=GONE))
     figures.over(Outcome(path=CHAT, model="n", status=429, code="queue_full", refused=True, sent=99))
     figures.over(Outcome(path=CHAT, status=401, code="invalid_api_key", refused=True))
@@ -53,9 +54,10 @@ def test_each_request_is_counted_by_what_became_of_it(queen: Maker) -> None:
         ("requests_total", f",{CHAT},401"): 1, ("requests_total", ",/api/v1/,404"): 1,
         ("refusals_total", "queue_full"): 1, ("refusals_total", "invalid_api_key"): 1,
         ("streams_total", "done,m"): 1, ("streams_total", "client_gone,m"): 1, ("retries_total", "m"): 2,
+        ("continuations_total", "m"): 0, ("continuations_total", "n"): 2,
         ("prompt_tokens_total", "m"): 10, ("completion_tokens_total", "m"): 5, ("request_seconds_count", "m"): 3,
         ("request_seconds_bucket", "0.25,m"): 2, ("time_to_first_byte_seconds_bucket", "0.025,m"): 3,
-        ("queue_seconds_sum", "m"): 4, ("request_seconds_count", "n"): 0, ("open_requests", ""): 7,
+        ("queue_seconds_sum", "m"): 4, ("request_seconds_count", "n"): 1, ("open_requests", ""): 7,
     }  # fmt: skip
     assert {key: found.get(key) for key in expected} == expected
 

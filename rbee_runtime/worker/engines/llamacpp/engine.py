@@ -172,7 +172,9 @@ class LlamaEngine:
         # Marks are control tokens in some vocabularies, which have no text of their own.
         shown = (*(SPECIAL if tools.offered else ()), *((thoughts.BEGIN, thoughts.END) if self._thinks else ()))
         async with aclosing(self._generate(prompt, generation, shown=shown)) as deltas:
-            told = thoughts.with_thoughts(deltas, inside=inside) if self._thinks else deltas
+            # What goes on with an answer is beyond the thoughts that began it.
+            thinks = self._thinks and not request.continues
+            told = thoughts.with_thoughts(deltas, inside=inside) if thinks else deltas
             answer = with_calls(told, self._form, several=tools.several) if tools.offered else told
             async for delta in answer:
                 yield delta
@@ -258,6 +260,10 @@ class LlamaEngine:
     async def _prompt(self, preparer: Preparer, request: ChatRequest) -> str:
         """Return the prompt; what an answer is held to, its thoughts are not, so there they are over at once."""
         refuse_pictures(request.messages, BLIND)
+        if request.continues:
+            before, begun = replace(request, messages=request.messages[:-1]), request.messages[-1].content
+            prompt = await self._rendered(preparer, before)
+            return (prompt.rstrip() + thoughts.CLOSED if self._inside(prompt) else prompt) + begun
         prompt = await self._rendered(preparer, request)
         return prompt.rstrip() + thoughts.CLOSED if self._inside(prompt) and request.held else prompt
 

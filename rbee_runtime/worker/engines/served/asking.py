@@ -31,6 +31,8 @@ def chat_body(model: str, request: ChatRequest, words: Words) -> dict[str, Any]:
         body |= _tools(request.tools)
     if request.template:
         body["chat_template_kwargs"] = dict(request.template)
+    if request.continues:
+        body |= _going_on(words)
     if request.schema:
         body |= held_to(json.loads(request.schema))
     return body
@@ -76,6 +78,13 @@ def _body(model: str, generation: Generation, words: Words) -> dict[str, Any]:
     if generation.choices > 1:
         body["n"] = generation.choices
     return body | _sampling(generation.sampling, words)
+
+
+def _going_on(words: Words) -> dict[str, Any]:
+    field = "continue_final_message"
+    if not words.goes_on:
+        raise RequestError(400, f"{field}: this engine does not take it", code="unsupported_parameter", param=field)
+    return {field: True, "add_generation_prompt": False}
 
 
 def _sampling(sampling: Sampling, words: Words) -> dict[str, Any]:

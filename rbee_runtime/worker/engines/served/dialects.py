@@ -42,12 +42,16 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A server's fields for what OpenAI has none for; "" where it has none either."""
+    """A server's fields for what OpenAI has none for; "" where it has none either.
+
+    `goes_on` says whether it takes vLLM's two fields by which an answer is the rest of the last message.
+    """
 
     top_k: str = ""
     min_p: str = ""
     repeat: str = ""
     grammar: str = ""
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

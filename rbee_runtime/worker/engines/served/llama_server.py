@@ -36,7 +36,7 @@ class LlamaServer:
     name = PROGRAM
     ready_path = "/health"
     unknown_reason = ExitReason.BAD_MODEL
-    words = Words(top_k="top_k", min_p="min_p", repeat="repeat_penalty", grammar="grammar")
+    words = Words(top_k="top_k", min_p="min_p", repeat="repeat_penalty", grammar="grammar", goes_on=True)
     levels = Levels(busy="llamacpp:requests_processing", waiting="llamacpp:requests_deferred")
 
     def __init__(self, launch: WorkerLaunch) -> None:

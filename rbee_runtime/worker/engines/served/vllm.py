@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rbee_runtime.errors import EngineLoadError, ModelStoreError
+from rbee_runtime.errors import EngineLoadError, ModelStoreError, RequestError
 from rbee_runtime.models import estimate, formats, needs
 from rbee_runtime.models.facts import ModelFacts
 from rbee_runtime.protocol import WorkerLaunch
@@ -92,7 +92,7 @@ class Vllm:
     name = "vLLM"
     ready_path = "/health"
     unknown_reason = ExitReason.BAD_MODEL
-    words = Words(top_k="top_k", min_p="min_p", repeat="repetition_penalty")
+    words = Words(top_k="top_k", min_p="min_p", repeat="repetition_penalty", goes_on=True)
     sees = True
     levels = Levels(
         busy="vllm:num_requests_running",
@@ -105,7 +105,7 @@ class Vllm:
         self._launch = launch
         self._options = read(NAME, VllmOptions, launch.worker.options)
         self._form = ToolForm.HERMES
-        self._template = ""
+        self._template = self._thoughts = ""
         path = Path(launch.model_path)
         self._folder = path if path.is_dir() else path.parent
 
@@ -164,7 +164,12 @@ class Vllm:
         """Return the body, with the tools told in words where the model's template has no place for them.
 
         Of a call that is required the arguments are held to their schema; by itself vLLM does so on demand only.
+        Its readers of thoughts would take the rest of an answer for more of them.
         """
+        if request.continues and self._thoughts:
+            field = "continue_final_message"
+            message = f"{field}: a model that thinks does not go on with an answer on this engine"
+            raise RequestError(400, message, code="unsupported_parameter", param=field)
         tools = request.tools
         if not tools.offered:
             return Chat(body)
@@ -189,7 +194,8 @@ class Vllm:
             return ("--runner", "pooling")
         words = ("--enable-auto-tool-choice", "--tool-call-parser", self._options.tool_parser or PARSERS[self._form])
         thoughts = self._options.reasoning_parser or _thoughts_of(self._template, self._folder)
-        return (*words, "--reasoning-parser", thoughts) if thoughts not in {"", "none"} else words
+        self._thoughts = thoughts if thoughts != "none" else ""
+        return (*words, "--reasoning-parser", self._thoughts) if self._thoughts else words
 
     def _program(self) -> tuple[tuple[str, ...], dict[str, str]]:
         directory = self._launch.engine_dir
