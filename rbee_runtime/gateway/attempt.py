@@ -279,11 +279,16 @@ class Attempt:
             return worker_busy(status, _retry_after(headers.get(b"retry-after", b"")))
         if status in _ANOTHER_WORKER:
             return worker_failed(f"it answered {status}", reached=_NOT_TAKEN not in headers)
-        if status != 200:
-            return cannot_go_on(status) if self._request.goes_on else None
-        streams = headers.get(b"content-type", b"").startswith(b"text/event-stream")
-        lacking = self._request.body.stream and not streams
-        return worker_failed("it answered something that is not an event stream") if lacking else None
+        if status == 200 and self._request.body.stream:
+            return self._no_stream(headers)
+        return cannot_go_on(status) if self._request.goes_on else None
+
+    def _no_stream(self, headers: dict[bytes, bytes]) -> UpstreamFailure | None:
+        if not headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+            return worker_failed("it answered something that is not an event stream")
+        transcript = self._request.transcript
+        needs_word = transcript is not None and transcript.needs_word
+        return cannot_go_on(200) if needs_word and usage.GOES_ON not in headers else None
 
     def _stream(self, events: Events, data: bytes) -> bool:
         """Pass on whole events; say whether there was one."""

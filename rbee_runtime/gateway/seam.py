@@ -148,8 +148,8 @@ def worker_failed(detail: str, *, reached: bool = True) -> UpstreamFailure:
 
 def cannot_go_on(status: int) -> UpstreamFailure:
     """Return the failure of a worker that does not go on with what another one began; refusing that is no fault."""
-    failure = worker_failed(f"another one that was to go on answered {status}")
-    return UpstreamFailure(failure.error, blame=status >= 500)
+    what = f"answered {status}" if status != 200 else "does not know how to"
+    return UpstreamFailure(worker_failed(f"another one that was to go on {what}").error, blame=status >= 500)
 
 
 def worker_busy(status: int, retry_after: int) -> UpstreamFailure:

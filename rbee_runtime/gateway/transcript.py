@@ -88,13 +88,13 @@ class Transcript:
     """One stream: its text, its tokens, and what its client knows it by.
 
     `body` is what was asked for, of `limit` tokens at most (0: as many as there is room for). `joints` is how often
-    another worker went on with it; one that is to is asked by now if it `is_joined`. `failure` is what a worker said of
-    itself and its client did not get.
+    another worker went on with it; one that is to is asked by now if it `is_joined`, and has to say that it does where
+    this `needs_word`. `failure` is what a worker said of itself and its client did not get.
     """
 
     def __init__(self, body: Body, *, is_chat: bool, limit: int) -> None:
         self.joints = 0
-        self.is_joined = False
+        self.is_joined = self.needs_word = False
         self.failure = ""
         self._is_chat = is_chat
         self._body = body
@@ -126,6 +126,7 @@ class Transcript:
         self._earlier = self._earlier + self._now if text else 0
         self._now, self.failure = 0, ""
         self.is_joined = self._owes_joint = bool(self._head)
+        self.needs_word = self._is_chat and bool(text)
         return self._with(text) if text else self._body
 
     def heard(self, events: bytes) -> bytes:

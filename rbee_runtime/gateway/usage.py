@@ -17,6 +17,9 @@ EACH: Final = b"each"
 
 ASKED_EACH: Final = HEADER + b": " + EACH + b"\r\n"
 
+GOES_ON: Final = b"x-rbee-goes-on"
+"""With this header a worker says that its answer is the rest of a text: one of an older release would begin anew."""
+
 _TOLD = re.compile(rb"(?:\A|(?<=\n\n)): usage (\d{1,12}) (\d{1,12})\n\n")
 _HINT = b": usage "
 _PRODUCED = re.compile(rb": produced (\d{1,9})")

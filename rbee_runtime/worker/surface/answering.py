@@ -34,6 +34,7 @@ class AnswerRoute(Exchange):
         """Give the answer in the form that was asked for."""
         call = self._parse(raw)
         demand_model(self.worker, call.model)
+        reply.goes_on = call.continues
         watch = self.worker.metrics.watch(asyncio.get_running_loop().time)
         try:
             async with aclosing(call.ask(self.worker.engine)) as deltas:

@@ -102,6 +102,7 @@ def parse(raw: bytes) -> Call:
         choices=request.generation.choices,
         shape=ChatAnswer(body.model),
         ask=lambda engine: engine.chat(request),
+        continues=request.continues,
     )
 
 

@@ -7,6 +7,7 @@ import msgspec
 from starlette.types import Send
 
 from rbee_runtime.errors import RequestError
+from rbee_runtime.gateway import usage
 from rbee_runtime.worker.surface.events import event, named_event
 
 _JSON = "application/json"
@@ -24,8 +25,9 @@ class ClientGoneError(Exception):
 class Reply:
     """Sends one answer; `started` once the status line is out, after which an error can only be an event.
 
-    `counted` if the queen wants to know what it costs, `traced` if also how far it is by each piece. `ended` once the
-    last byte is out: the server then reports a disconnect that is none.
+    `counted` if the queen wants to know what it costs, `traced` if also how far it is by each piece. A stream that
+    `goes_on` with a text says so in its head. `ended` once the last byte is out: the server then reports a disconnect
+    that is none.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Reply:
         self._refused = refused
         self.counted = counted
         self.traced = traced
+        self.goes_on = False
         self.started = False
         self.ended = False
 
@@ -51,7 +54,8 @@ class Reply:
     async def event(self, *items: Mapping[str, Any] | bytes) -> None:
         """Send server-sent events in one write; bytes go out as they are."""
         if not self.started:
-            await self._start(200, {"content-type": _EVENTS, "cache-control": "no-cache"})
+            word = {usage.GOES_ON.decode(): "1"} if self.goes_on else {}
+            await self._start(200, {"content-type": _EVENTS, "cache-control": "no-cache"} | word)
         written = [item if isinstance(item, bytes) else event(item) for item in items]
         await self._send({"type": "http.response.body", "body": b"".join(written), "more_body": True})
 

@@ -54,7 +54,10 @@ class Shape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that this worker can serve: of which model, what to ask its engine, and in which form to answer."""
+    """A request that this worker can serve: of which model, what to ask its engine, and in which form to answer.
+
+    With `continues` the answer is the rest of a text.
+    """
 
     model: str
     stream: bool
@@ -62,6 +65,7 @@ class Call:
     choices: int
     shape: Shape
     ask: Callable[[Engine], AsyncGenerator[Delta, None]]
+    continues: bool = False
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

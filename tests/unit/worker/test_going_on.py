@@ -75,6 +75,14 @@ async def test_the_fake_engine_goes_on_in_its_script() -> None:
     assert text["choices"][0]["text"] == "tok1 tok2 "
 
 
+@pytest.mark.parametrize(("messages", "fields", "said"), [([HI, BEGUN], GOES_ON, True), ([HI, BEGUN], {}, False)])
+async def test_a_stream_that_goes_on_says_so(messages: list[Any], fields: dict[str, Any], *, said: bool) -> None:
+    """So that nobody takes a new beginning, by a release that does not know the fields, for the rest."""
+    async with served("tokens_per_s=0,tokens=4") as worker:
+        answer = await worker.ask(messages=messages, stream=True, **fields)
+    assert (usage.GOES_ON.decode() in answer.headers) is said
+
+
 class CountingEngine(FakeEngine):
     """Says how many tokens it has by now."""
 
