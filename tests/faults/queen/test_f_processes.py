@@ -128,6 +128,7 @@ def test_f1_another_worker_goes_on_where_the_model_has_the_option(tmp_path: Path
     gap = max(after - before for each in streams for before, after in zip(each.times, each.times[1:], strict=False))
     record_property("longest_continued_gap_seconds", round(gap, 2))
     assert all(each.done and not each.errors and not each.broke for each in streams)
+    assert not any(each.is_alive() for each in streams), "an answer has no end"
     assert {each.text for each in streams} == {"".join(f"tok{index} " for index in range(tokens))}
     assert sum(": continued" in each.lines for each in streams) == row_.figure("streams") // 2
     assert gap <= row_.figure("told_seconds")
