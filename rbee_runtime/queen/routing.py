@@ -1,6 +1,6 @@
 """Which ready worker takes a request: the one with the fewest in flight, leaving out those that just failed."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from rbee_runtime.gateway.seam import Door
@@ -36,7 +36,7 @@ def choose(seats: Iterable[Seat]) -> Seat | None:
     return min(free, key=lambda seat: (seat.in_flight, seat.used), default=None)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
     """A seat as it was shown and what became of it since; of a pool, what is in flight on each counts for all."""
 
@@ -56,6 +56,12 @@ class _Entry:
         """Return how many of its slots are taken."""
         return self.in_flight if self.pool is None else sum(each.in_flight for each in self.pool)
 
+    def follow(self, seat: Seat) -> None:
+        """Be another seat of the same worker; its failures are forgotten if it is back only now."""
+        if seat.usable and not self.seat.usable:
+            self.failures, self.shunned = 0, 0.0
+        self.seat = self.seen = seat
+
     def now(self) -> Seat:
         """Return the seat as it is now; made anew only after a change, as everyone in line asks for it."""
         seen = self.seen
@@ -73,18 +79,35 @@ class Roster:
         self.clock = clock
         self._entries: dict[str, _Entry] = {}
         self._models: dict[str, list[_Entry]] = {}
+        self._pools: dict[str, list[_Entry]] = {}
+        self._recent: set[str] = set()
         self._uses = 0
 
-    def show(self, seats: Sequence[Seat]) -> None:
-        """Replace what is known of workers and keep what is in flight on them."""
-        old, self._entries, self._models = self._entries, {}, {}
-        pools: dict[str, list[_Entry]] = {}
+    def show(self, seats: Iterable[Seat], gone: Iterable[str] = ()) -> None:
+        """Take in what is new of workers, and forget those that are gone; what is in flight on others is kept."""
+        for worker in gone:
+            self._forget(worker)
         for seat in seats:
-            entry = self._entries[seat.worker] = _carried(old.get(seat.worker), seat)
-            self._models.setdefault(seat.model, []).append(entry)
-            if seat.pool:
-                entry.pool = pools.setdefault(seat.pool, [])
-                entry.pool.append(entry)
+            known = self._entries.get(seat.worker)
+            if known is None:
+                self._enter(seat)
+            elif known.seat != seat:
+                known.follow(seat)
+
+    def _enter(self, seat: Seat) -> None:
+        entry = self._entries[seat.worker] = _Entry(seat)
+        self._models.setdefault(seat.model, []).append(entry)
+        if seat.pool:
+            entry.pool = self._pools.setdefault(seat.pool, [])
+            entry.pool.append(entry)
+
+    def _forget(self, worker: str) -> None:
+        entry = self._entries.pop(worker, None)
+        if entry is None:
+            return
+        self._models[entry.seat.model].remove(entry)
+        if entry.pool is not None:
+            entry.pool.remove(entry)
 
     def of(self, model: str) -> list[Seat]:
         """Return the seats of one model; what is in flight on one of a pool counts for each of it."""
@@ -120,10 +143,14 @@ class Roster:
         entry = self._entries.get(worker)
         return 0 if entry is None else entry.in_flight
 
-    def leases(self, worker: str) -> int:
-        """Return a number that is another one after each lease on a worker."""
-        entry = self._entries.get(worker)
-        return 0 if entry is None else entry.used
+    def busy(self) -> set[str]:
+        """Return the workers that have requests from us."""
+        return {worker for worker in self._recent if self.in_flight(worker)}
+
+    def take_recent(self) -> set[str]:
+        """Return the workers that had a request from us since the last call."""
+        recent, self._recent = self._recent, self.busy()
+        return recent
 
     def take(self, worker: str) -> None:
         """Count one more request."""
@@ -131,6 +158,7 @@ class Roster:
         entry = self._entries[worker]
         entry.in_flight += 1
         entry.used = self._uses
+        self._recent.add(worker)
 
     def give(self, worker: str) -> None:
         """Count one request less; the worker may be gone meanwhile."""
@@ -146,13 +174,3 @@ class Roster:
         entry.failures = 0 if answered else entry.failures + 1
         pause = SHUN_SECONDS[min(entry.failures, len(SHUN_SECONDS)) - 1] if entry.failures else 0.0
         entry.shunned = self.clock() + pause if entry.failures else 0.0
-
-
-def _carried(old: _Entry | None, seat: Seat) -> _Entry:
-    """Return a seat with what was in flight on its worker, and with its failures unless it is back only now."""
-    if old is None:
-        return _Entry(seat)
-    back = seat.usable and not old.seat.usable
-    if back:
-        return _Entry(seat, old.in_flight, used=old.used)
-    return _Entry(seat, old.in_flight, old.failures, old.shunned, old.used)

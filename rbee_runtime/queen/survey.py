@@ -131,15 +131,14 @@ def _promising(model: FleetModel, draft: Draft) -> Iterable[HiveView]:
     if len(hives) <= ENOUGH:
         return hives
     engine, sign = engine_of(model), 1 if model.placement is Preference.SPREAD else -1
+    limited, comes = bool(model.hosts or model.labels), _comes(model)
+    here = Counter(entry.hive for entry in draft.of(model.name))
 
     def key(hive: HiveView) -> tuple[bool, int, bool, int, int]:
-        there = draft.on(hive.name)
-        fits = (
-            hive.presence is Presence.LIVE and not hive.drained and engine in hive.engines and not barred(model, hive)
-        )
-        here = sum(entry.spec.model == model.name for entry in there)
-        free = max((device.total - device.used for device in hive.devices), default=0)
-        return not fits, sign * here, _has_to_come(model, hive), sign * len(there), -sign * free
+        fits = hive.presence is Presence.LIVE and not hive.drained and engine in hive.engines
+        fits = fits and not (limited and barred(model, hive))
+        to_come = comes and model.name not in hive.sizes
+        return not fits, sign * here[hive.name], to_come, sign * draft.count(hive.name), -sign * hive.unused
 
     return sorted(hives, key=key)
 
@@ -255,7 +254,12 @@ def _need(model: FleetModel, devices: cards.Devices, draft: Draft) -> int:
 
 
 def _has_to_come(model: FleetModel, hive: HiveView) -> bool:
-    return model.name not in hive.sizes and scheme_of(model.source) not in {Scheme.FAKE, Scheme.FILE}
+    return model.name not in hive.sizes and _comes(model)
+
+
+def _comes(model: FleetModel) -> bool:
+    """Say whether the files of a model are brought to its hives."""
+    return scheme_of(model.source) not in {Scheme.FAKE, Scheme.FILE}
 
 
 def _refused(
