@@ -65,6 +65,10 @@ class Assigned(MutableMapping[str, Assignment]):
         """Return the hives that have a worker."""
         return [hive for hive, there in self._by_hive.items() if there]
 
+    def counts(self) -> dict[str, int]:
+        """Return how many workers each hive has."""
+        return {hive: len(there) for hive, there in self._by_hive.items()}
+
     def turn(self, worker: str) -> int:
         """Return a number that is larger for a worker that came later, 0 for one that is not there."""
         return self._turns.get(worker, 0)

@@ -35,6 +35,7 @@ class Draft:
         self._claims: dict[str, dict[str, int]] = {}
         self._less: dict[str, int] = {}
         self._accounts: dict[str, dict[str, Account]] = {}
+        self._apart: dict[str, frozenset[str]] = {}
         self._left: set[str] = set()
         self._by_model: dict[str, dict[str, Assignment]] = {}
         self._by_hive: dict[str, dict[str, Assignment]] = {}
@@ -83,10 +84,10 @@ class Draft:
         """Return the assignments on a hive."""
         return list(self._on(hive).values())
 
-    def count(self, hive: str) -> int:
-        """Return how many assignments a hive has."""
-        known = hive in self._by_hive or hive in self._left
-        return len(self._on(hive)) if known else len(self.situation.assigned.on(hive))
+    def counts(self) -> dict[str, int]:
+        """Return how many assignments each hive has."""
+        known = {hive: len(self._on(hive)) for hive in self._by_hive.keys() | self._left}
+        return self.situation.assigned.counts() | known
 
     def wanted(self, model: FleetModel) -> int:
         """Return how many workers a model is to have."""
@@ -103,6 +104,13 @@ class Draft:
         if model.each_host or model.keep_loaded:
             return 0
         return max(0, len(self.counted(model)) - model.replicas_min)
+
+    def apart_from(self, model: FleetModel) -> frozenset[str]:
+        """Return the models that a model is to stay apart from, be it that they say so."""
+        if model.name not in self._apart:
+            others = (name for name, other in self.models.items() if model.name in other.apart_from)
+            self._apart[model.name] = frozenset((*model.apart_from, *others))
+        return self._apart[model.name]
 
     def accounts(self, hive: HiveView) -> dict[str, Account]:
         """Return what is booked on each device of a hive."""
