@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from rbee_runtime import logs
+from rbee_runtime.brief import few
 from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError, StateError
 from rbee_runtime.protocol import Heartbeat, HeartbeatAck, WorkerReport
@@ -29,6 +30,8 @@ from rbee_runtime.queen.store import Store
 from rbee_runtime.states import Observed
 
 TICK_SECONDS = 1.0
+MOST_REASONS = 20
+"""In one line of the log; `explain` has them all."""
 
 
 class Controller:
@@ -64,8 +67,9 @@ class Controller:
         self._new_id = new_id
         self._planned = clock()
         self._frozen = False
+        self._writing = 0.0
         self._drained_off: dict[str, tuple[Assignment, ...]] = {}
-        self._said: dict[str, tuple[str, ...]] = {}
+        self._said: dict[str, str] = {}
         self.lifecycle = Lifecycle(store, self._remember, clock)
         self.retry_after = self.lifecycle.retry_after
         self.membership.restore(store.hives())
@@ -131,7 +135,10 @@ class Controller:
         """Have a model loaded, unless it serves, be it that it is busy, or is on its way."""
         declared = self.model(model)
         if declared is not None and self._want(declared, cause):
+            began, written = self._clock(), self._writing
             self._settle([model])
+            seconds, writing = self._clock() - began, self._writing - written
+            logs.info("load planned", model=model, seconds=round(seconds, 6), writing=round(writing, 6))
 
     def _want(self, model: FleetModel, cause: Cause = Cause.REQUEST) -> bool:
         # One that empties itself takes nobody, and is not loaded twice either.
@@ -307,7 +314,7 @@ class Controller:
                 logs.info("worker", id=entry.id, hive=entry.hive, state=now.observed or "absent")
         self.unreachable = self.unreachable - {entry.id for entry in (mine if back else changed)}
         if changed:
-            self._remember(lambda: self._store.change_assignments(changed, ()))
+            self._remember(lambda: self._store.change_assignments(changed, (), durable=False))
 
     def _adopt(self, outcome: Plan) -> None:
         put = [entry for entry in outcome.put if self.assignments.get(entry.id) != entry]
@@ -342,14 +349,16 @@ class Controller:
     def _say(self, now: Situation, reasons: Mapping[str, tuple[str, ...]]) -> None:
         if now.frozen != self._frozen:
             logs.warning("rescheduling frozen: too many hives are silent" if now.frozen else "rescheduling resumed")
-        for model, why in reasons.items():
+        for model, all_reasons in reasons.items():
+            why = few(all_reasons, MOST_REASONS, joint="; ")
             if now.settled and why != self._said.get(model):
                 self._said[model] = why
-                logs.warning("model lacks workers", model=model, why="; ".join(why))
+                logs.warning("model lacks workers", model=model, why=why)
         self._frozen = now.frozen
 
     def _remember(self, write: Callable[[], None]) -> None:
         """Write, or go on from memory and say so: a full disk must not stop answers."""
+        began = self._clock()
         try:
             write()
         except StateError as error:
@@ -358,3 +367,4 @@ class Controller:
             self.store_problem = str(error)
         else:
             self.store_problem = ""
+        self._writing += self._clock() - began

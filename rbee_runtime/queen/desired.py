@@ -20,6 +20,9 @@ PUSH_TIMEOUT = httpx.Timeout(5.0, connect=2.0)
 _RETRY_SECONDS = (0.2, 1.0, 5.0)
 """A hive that starts is back within a second; one that stays away hears from us again with its next heartbeat."""
 
+MOST_AT_ONCE = 32
+"""Documents on their way: of a thousand at once most would wait for their connections until it is too late."""
+
 MAX_HOLDERS = 4
 """As many as a hive would try before it asks the source."""
 
@@ -98,6 +101,7 @@ class Documents:
         self._fleet: FleetFile | None = None
         self._declared = Declared({}, {}, ())
         self._wake = asyncio.Event()
+        self._pushing = asyncio.Semaphore(MOST_AT_ONCE)
 
     def update(self, fleet: FleetFile, assigned: Assigned, hives: Iterable[str], holders: Holders) -> None:
         """Build the documents of some hives again, all after the fleet file changed, and number those that changed."""
@@ -141,7 +145,7 @@ class Documents:
             await self._wake.wait()
             self._wake.clear()
             due = [hive for hive, desk in self._desks.items() if desk.url and self._stale(desk)]
-            await asyncio.gather(*(self._push(hive) for hive in due))
+            await asyncio.gather(*(self._in_turn(hive) for hive in due))
 
     def _desk(self, hive: str) -> _Desk:
         if hive not in self._desks:
@@ -153,6 +157,10 @@ class Documents:
     def _stale(desk: _Desk) -> bool:
         wanted = (desk.document.epoch, desk.document.revision)
         return desk.document.revision > 0 and desk.followed != wanted
+
+    async def _in_turn(self, hive: str) -> None:
+        async with self._pushing:
+            await self._push(hive)
 
     async def _push(self, hive: str) -> None:
         desk = self._desks[hive]

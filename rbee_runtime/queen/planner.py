@@ -55,6 +55,7 @@ class Planner:
         self._restless: set[str] = set()
         self._before: Situation | None = None
         self._followed: object = None
+        self._ticked = False
 
     def hear(self, report: Heartbeat, before: Heartbeat | None) -> None:
         """Take in what a hive says; `before` is what it said last."""
@@ -79,6 +80,7 @@ class Planner:
 
     def tick(self) -> None:
         """Follow the fleet file and the clock."""
+        self._ticked = True
         if self._followed is not self._fleet.current:
             self._followed = self._fleet.current
             self._before = None
@@ -129,14 +131,17 @@ class Planner:
         )
 
     def plan(self, now: Situation, new_id: NewId) -> Plan | None:
-        """Return what becomes of the assignments, None where nothing can have changed."""
+        """Return what becomes of the assignments, None where nothing can have changed.
+
+        Models that lack workers are tried again with each tick: every hive is asked about each of them.
+        """
         before, self._before = self._before, None
         hives = frozenset(self.sightings.take_due())
         due = None if before is None or _all_due(before, now) else Due(frozenset(self._due(before, now)), hives)
         outcome = plan(now, new_id, due) if due is None or due.models or due.hives else None
         # From here on: where a plan fails, the next one is about everything.
         self._before = now
-        self._models = set()
+        self._models, self._ticked = set(), False
         if outcome is not None:
             self._keep(outcome)
         return outcome
@@ -157,7 +162,7 @@ class Planner:
         workers = (before.stuck ^ now.stuck) | (before.broken ^ now.broken) | moving
         models = {self._assigned[worker].spec.model for worker in workers if worker in self._assigned}
         models |= {name for name, _ in before.wanted.items() ^ now.wanted.items()}
-        return models | self._restless | self._models
+        return models | (self._restless if self._ticked else self._restless - self.reasons.keys()) | self._models
 
     def _busy(self) -> frozenset[str]:
         return frozenset(self._roster.busy()).union(*self._in_use.values())
