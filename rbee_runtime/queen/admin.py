@@ -14,6 +14,7 @@ from rbee_runtime.errors import RbeeError, RequestError
 from rbee_runtime.queen import admin_keys, model_routes, views
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.hive_calls import QUIET, HiveCalls
+from rbee_runtime.queen.rows import rows
 from rbee_runtime.queen.usage import Usage
 from rbee_runtime.queen.views import HiveAnswer, ModelAnswer, WorkerAnswer
 
@@ -41,17 +42,17 @@ def build(controller: Controller, calls: HiveCalls, usage: Usage) -> FastAPI:
 
 
 def _fleet_routes(app: FastAPI, controller: Controller) -> None:
-    @app.get("/api/v1/hives")
-    async def hives() -> list[HiveAnswer]:
-        return views.hives(controller)
+    @app.get("/api/v1/hives", response_model=list[HiveAnswer])
+    async def hives() -> Response:
+        return rows(views.hives(controller))
 
-    @app.get("/api/v1/workers")
-    async def workers() -> list[WorkerAnswer]:
-        return views.workers(controller)
+    @app.get("/api/v1/workers", response_model=list[WorkerAnswer])
+    async def workers() -> Response:
+        return rows(views.workers(controller))
 
-    @app.get("/api/v1/models")
-    async def models() -> list[ModelAnswer]:
-        return views.models(controller)
+    @app.get("/api/v1/models", response_model=list[ModelAnswer])
+    async def models() -> Response:
+        return rows(views.models(controller))
 
     @app.post("/api/v1/hives/{name}/drain")
     async def drain(name: str) -> DrainAnswer:
