@@ -130,7 +130,7 @@ async def _joined(rig: Rig, workers: int) -> None:
                 await asyncio.sleep(0.5)
                 seen = (await rig.client.get(rig.control)).json()
             while (ready := await _ready(rig)) < workers - 2:
-                await asyncio.sleep(1)
+                await asyncio.sleep(3)
                 seen = {"ready as the queen sees it": ready}
             return
     raise BenchError(f"{workers} workers should be ready and are not: {seen}")

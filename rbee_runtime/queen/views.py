@@ -1,5 +1,6 @@
 """What people see of the fleet: typed answers of the admin API and of `/v1/models`."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
@@ -135,8 +136,17 @@ def workers(controller: Controller) -> Iterator[WorkerAnswer]:
 
 def models(controller: Controller) -> Iterator[ModelAnswer]:
     """Yield every declared model."""
+    held: dict[str, list[str]] = defaultdict(list)
+    fetches: dict[str, list[FetchAnswer]] = defaultdict(list)
+    for hive, report in _reports(controller):
+        for model in report.models:
+            held[model.name].append(hive)
+        for fetch in report.fetches:
+            if fetch.state is not FetchState.READY:
+                told = {key: value for key, value in to_builtins(fetch).items() if key != "name"}
+                fetches[fetch.name].append(FetchAnswer(hive=hive, **told))
     for name in tuple(controller.fleet.names):
-        yield _model(controller, name)
+        yield _model(controller, name, held[name], fetches[name])
 
 
 def openai_models(controller: Controller, key: KeyRecord) -> dict[str, Any]:
@@ -264,7 +274,7 @@ def _external(controller: Controller, place: Place) -> WorkerAnswer:
     )
 
 
-def _model(controller: Controller, name: str) -> ModelAnswer:
+def _model(controller: Controller, name: str, held: list[str], fetches: list[FetchAnswer]) -> ModelAnswer:
     declared = controller.model(name)
     seats = controller.seats(name)
     return ModelAnswer(
@@ -276,13 +286,8 @@ def _model(controller: Controller, name: str) -> ModelAnswer:
         workers=len(seats),
         waiting=controller.waiting(name),
         missing=list(controller.reasons.get(name, ())),
-        held=[hive for hive, report in _reports(controller) if any(model.name == name for model in report.models)],
-        fetches=[
-            FetchAnswer(hive=hive, **{key: value for key, value in to_builtins(fetch).items() if key != "name"})
-            for hive, report in _reports(controller)
-            for fetch in report.fetches
-            if fetch.name == name and fetch.state is not FetchState.READY
-        ],
+        held=held,
+        fetches=fetches,
     )
 
 
