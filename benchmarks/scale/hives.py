@@ -65,6 +65,7 @@ class Hive:
     beats: Heartbeats | None = None
     document: Desired | None = None
     started: dict[str, float] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def workers(self) -> tuple[WorkerSpec, ...]:
@@ -76,6 +77,7 @@ class Hive:
         self.document = document
         now = time.monotonic()
         self.started = {spec.id: self.started.get(spec.id, now) for spec in document.workers}
+        self.digests = {spec.id: spec.digest() for spec in document.workers}
         self.tell()
         asyncio.get_running_loop().call_later(START_SECONDS, self.tell)
         return DesiredAck(fleet=document.fleet, epoch=document.epoch, revision=document.revision)
@@ -127,8 +129,8 @@ class Hive:
         return WorkerReport(
             id=spec.id,
             model=spec.model,
-            spec=spec.digest(),
-            wanted=spec.digest(),
+            spec=self.digests[spec.id],
+            wanted=self.digests[spec.id],
             state=self._state(spec),
             engine=spec.engine,
             address="127.0.0.1",

@@ -16,8 +16,8 @@ EAGER_SECONDS = 1.0
 """While a worker whose hive is not silent refuses connections: requests may wait for it."""
 
 _TIMEOUT = 2.0
-MOST_AT_ONCE = 100
-"""As many connections as the client has; thousands that wait for one would keep the queen busy with themselves."""
+MOST_AT_ONCE = 20
+"""As many connections as the client keeps; thousands that wait for one would keep the queen busy with themselves."""
 
 PROBE_TIMEOUT = httpx.Timeout(None, connect=_TIMEOUT)
 
