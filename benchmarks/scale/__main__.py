@@ -37,6 +37,9 @@ SECONDS, MOST_SECONDS = 90.0, 600.0
 WORKERS_PER_HIVE, REPLICAS, COLD = 5, 25, 60
 JOIN_SECONDS, CALM_SECONDS = 180.0, 10.0
 ANSWERS_PER_SECOND = 20
+RESTARTING = 10
+"""So many workers may be starting over at any time."""
+
 COLD_SECONDS, LIST_SECONDS, DRAIN_SECONDS = 0.8, 5.0, 10.0
 
 
@@ -126,10 +129,10 @@ async def _joined(rig: Rig, workers: int) -> None:
     seen: dict[str, int] = {}
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(JOIN_SECONDS):
-            while seen.get("ready", 0) < workers:
+            while seen.get("ready", 0) < workers - RESTARTING:
                 await asyncio.sleep(0.5)
                 seen = (await rig.client.get(rig.control)).json()
-            while (ready := await _ready(rig)) < workers - 2:
+            while (ready := await _ready(rig)) < workers - RESTARTING:
                 await asyncio.sleep(3)
                 seen = {"ready as the queen sees it": ready}
             return
