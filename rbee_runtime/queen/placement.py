@@ -6,7 +6,7 @@ in this order: the declared minimum, models that somebody asked for (whoever wai
 models that are busy. Only the first two may make others go.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rbee_runtime.config import FleetModel
@@ -17,7 +17,7 @@ from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.needs import places
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.renewal import build_of, engine_of, renewed, spec_of
-from rbee_runtime.queen.situation import Situation
+from rbee_runtime.queen.situation import Due, HiveView, Situation
 from rbee_runtime.queen.survey import Evict, Option, Search, Verdict, barred, best, look, reasons
 from rbee_runtime.states import INTENT_TRANSITIONS, Intent, Observed
 
@@ -26,50 +26,107 @@ NewId = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Plan:
-    """The assignments that should be, and for each model that lacks workers, one sentence per hive saying why.
+    """What becomes of the `existing` assignments, and of each model that lacks workers a sentence per hive saying why.
 
-    `retiring` are workers that get no more requests, because they go or are renewed once those that they have ended.
-    `evicted` says of each that went for which model it made room; `hopeful` are models that lack workers for something
-    that passes by itself.
+    `changed` are those that are new, another or gone (None). `retiring` are workers that get no more requests, because
+    they go or are renewed once those that they have ended. `evicted` says of each that went for which model it made
+    room; `hopeful` are models that lack workers for something that passes by itself. `looked_at` are the models that it
+    is about, `restless` those of them about which the next plan may say more though nothing changes.
     """
 
-    assignments: tuple[Assignment, ...]
+    existing: Sequence[Assignment]
+    changed: Mapping[str, Assignment | None]
     reasons: Mapping[str, tuple[str, ...]]
     retiring: frozenset[str] = frozenset()
     evicted: Mapping[str, str] = field(default_factory=dict)
     hopeful: frozenset[str] = frozenset()
+    looked_at: frozenset[str] = frozenset()
+    restless: frozenset[str] = frozenset()
+
+    @property
+    def assignments(self) -> tuple[Assignment, ...]:
+        """Return the assignments that should be: those that were there in their order, and then the new ones."""
+        there = {entry.id: entry for entry in self.existing}
+        return tuple(entry for entry in {**there, **self.changed}.values() if entry is not None)
+
+    @property
+    def put(self) -> list[Assignment]:
+        """Return those that are new or another than before."""
+        return [entry for entry in self.changed.values() if entry is not None]
+
+    @property
+    def dropped(self) -> list[str]:
+        """Return who goes."""
+        return [worker for worker, entry in self.changed.items() if entry is None]
 
 
-def plan(situation: Situation, new_id: NewId) -> Plan:
-    """Return the whole set of assignments for a situation; what is valid stays where it is."""
+def plan(situation: Situation, new_id: NewId, due: Due | None = None) -> Plan:
+    """Return what becomes of the assignments in a situation; what is valid stays where it is.
+
+    Of a model that was at rest, and about which and about whose hives nothing changed since, nothing new is to be said:
+    with `due` only others are looked at.
+    """
     draft = drafted(situation)
-    for model in situation.fleet.models:
-        _renew(model, draft)
+    models = _models_of(draft, due)
+    outdated = {model.name for model in models if _renew(model, draft)}
+    for model in models:
         _trim(model, draft)
-    _unbook(draft)
+    models += _unbook(models, draft, due)
     lacking: dict[str, tuple[Verdict, ...]] = {}
-    taken = {entry.id for entry in situation.existing}
-    for model in sorted(situation.fleet.models, key=lambda model: _turn(model, draft)):
+    for model in sorted(models, key=lambda model: _turn(model, draft)):
         if situation.settled or model.each_host:
-            lacking[model.name] = _fill(model, draft, lambda name: _unused(name, taken, new_id))
+            lacking[model.name] = _fill(model, draft, lambda name: _unused(name, draft, new_id))
     return Plan(
-        assignments=draft.assignments,
-        reasons={model.name: reasons(found) for model in situation.fleet.models if (found := lacking.get(model.name))},
+        existing=situation.existing,
+        changed=draft.changed,
+        reasons={name: reasons(found) for name, found in lacking.items() if found},
         retiring=frozenset(draft.retiring),
         evicted=draft.evicted,
         hopeful=frozenset(name for name, found in lacking.items() if any(verdict.hope for verdict in found)),
+        looked_at=frozenset(model.name for model in models),
+        restless=frozenset(each.name for each in models if each.name in outdated or not _rests(each, draft, lacking)),
     )
+
+
+def _models_of(draft: Draft, due: Due | None) -> list[FleetModel]:
+    """Return the models to look at, in their order; what nobody declares any more is dropped on the way."""
+    situation = draft.situation
+    assigned = situation.assigned
+    if due is None:
+        for hive in assigned.hives():
+            draft.on(hive)
+        return list(situation.fleet.models)
+    names = {entry.spec.model for hive in due.hives for entry in assigned.on(hive)} | due.models
+    for name in names:
+        draft.of(name)
+    if due.hives:
+        names |= {model.name for model in draft.models.values() if model.each_host}
+    return [model for name, model in draft.models.items() if name in names]
+
+
+def _rests(model: FleetModel, draft: Draft, lacking: Mapping[str, tuple[Verdict, ...]]) -> bool:
+    """Say whether a model needs no other look before something about it changes."""
+    changed, mine = draft.changed, draft.of(model.name)
+    if any(entry.id in changed or entry.id in draft.retiring or entry.observed is Observed.BACKOFF for entry in mine):
+        return False
+    if any(not barred(model, draft.situation.hives[verdict.hive]) for verdict in lacking.get(model.name, ())):
+        return False
+    counted, lost = draft.counted(model), sum(entry.intent is Intent.LOST for entry in mine)
+    return len(counted) + lost == len(mine) and (model.each_host or len(counted) == draft.wanted(model))
 
 
 def drafted(situation: Situation) -> Draft:
     """Return the draft of a situation, with what is still wanted."""
     models = by_name(situation.fleet)
-    files = {name: content(model) for name, model in models.items()}
-    kept = (
-        _still_wanted(entry, models.get(entry.spec.model), files.get(entry.spec.model, ""), situation)
-        for entry in situation.existing
-    )
-    return Draft(situation, models, (entry for entry in kept if entry is not None))
+    files: dict[str, str] = {}
+
+    def keep(entry: Assignment) -> Assignment | None:
+        name = entry.spec.model
+        if name in models and name not in files:
+            files[name] = content(models[name])
+        return _still_wanted(entry, models.get(name), files.get(name, ""), situation)
+
+    return Draft(situation, models, keep)
 
 
 def moved(entry: Assignment, intent: Intent) -> Assignment:
@@ -108,11 +165,13 @@ def _still_wanted(entry: Assignment, model: FleetModel | None, files: str, situa
     return moved(entry, Intent.PLACED) if hive.presence is Presence.LIVE else entry
 
 
-def _renew(model: FleetModel, draft: Draft) -> None:
+def _renew(model: FleetModel, draft: Draft) -> bool:
+    """Give workers the specs that they should have by now; say whether there is anything to renew, now or later."""
     renewal = renewed(model, draft.of(model.name), draft.situation)
     draft.retiring |= renewal.retiring
     for entry in renewal.assignments:
         draft.put(entry)
+    return renewal.outdated
 
 
 def _trim(model: FleetModel, draft: Draft) -> None:
@@ -131,17 +190,32 @@ def _trim(model: FleetModel, draft: Draft) -> None:
             draft.let_go(entry)
 
 
-def _unbook(draft: Draft) -> None:
+def _unbook(models: Sequence[FleetModel], draft: Draft, due: Due | None) -> list[FleetModel]:
     """Release workers that have not started and never will, since more is promised on their device than it has.
 
     Their needs turned out larger than was thought when they were placed, or others took the memory; they go elsewhere.
+    Return their models as far as they are not among `models`.
     """
-    for hive in draft.situation.hives.values():
+    found: dict[str, FleetModel] = {}
+    looked_at = {model.name for model in models}
+    for hive in _hives_of(models, draft, due):
         waiting = [entry for entry in draft.on(hive.name) if entry.observed is Observed.BACKOFF]
         for entry in reversed(waiting if hive.presence is Presence.LIVE else []):
             accounts = draft.accounts(hive)
             if any(device in accounts and accounts[device].is_overbooked for device in places(entry.spec)):
                 draft.drop(entry)
+                if entry.spec.model not in looked_at:
+                    found[entry.spec.model] = draft.models[entry.spec.model]
+    return list(found.values())
+
+
+def _hives_of(models: Iterable[FleetModel], draft: Draft, due: Due | None) -> list[HiveView]:
+    """Return the hives whose bookings may have changed."""
+    hives = draft.situation.hives
+    if due is None:
+        return list(hives.values())
+    names = due.hives | {entry.hive for model in models for entry in draft.of(model.name)}
+    return [hives[name] for name in names if name in hives]
 
 
 def _surplus(model: FleetModel, counted: list[Assignment], draft: Draft) -> list[Assignment]:
@@ -159,7 +233,7 @@ def _surplus(model: FleetModel, counted: list[Assignment], draft: Draft) -> list
             # One that was asked already to empty itself stays the one: otherwise both would.
             e.id in situation.retiring,
             e.id not in situation.busy,
-            draft.order.get(e.id, 0),
+            situation.assigned.turn(e.id),
         ),
     )
     return by_worth[draft.wanted(model) :]
@@ -216,9 +290,8 @@ def _place(model: FleetModel, option: Option, draft: Draft, unused: Callable[[st
     draft.put(Assignment(spec, option.hive, content(model)))
 
 
-def _unused(name: str, taken: set[str], new_id: NewId) -> str:
-    """Return an id that no worker has or had a moment ago, and take it."""
-    while (candidate := new_id(slug(name))) in taken:
+def _unused(name: str, draft: Draft, new_id: NewId) -> str:
+    """Return an id that no worker has or had a moment ago."""
+    while (candidate := new_id(slug(name))) in draft.changed or candidate in draft.situation.assigned:
         pass
-    taken.add(candidate)
     return candidate

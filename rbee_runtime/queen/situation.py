@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rbee_runtime.config import FleetFile
 from rbee_runtime.models.facts import ModelFacts
 from rbee_runtime.protocol import DeviceReport
+from rbee_runtime.queen.assigned import Assigned, Entries
 from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.records import Assignment
 
@@ -27,6 +29,11 @@ class HiveView:
     devices: tuple[DeviceReport, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @cached_property
+    def unused(self) -> int:
+        """Return the most bytes that are unused on one of its devices."""
+        return max((device.total - device.used for device in self.devices), default=0)
 
 
 @dataclass(frozen=True)
@@ -73,3 +80,16 @@ class Situation:
     uses: Mapping[str, Use] = field(default_factory=dict)
     facts: Mapping[str, ModelFacts] = field(default_factory=dict)
     learnt: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def assigned(self) -> Assigned:
+        """Return those that exist, to be found by model and by hive."""
+        return self.existing.assigned if isinstance(self.existing, Entries) else Assigned(self.existing)
+
+
+@dataclass(frozen=True)
+class Due:
+    """Models and hives about which something changed since the last plan, so that it may say something else of them."""
+
+    models: frozenset[str] = frozenset()
+    hives: frozenset[str] = frozenset()

@@ -210,7 +210,7 @@ def test_models_of_one_server_weigh_on_each_other() -> None:
     mine.take("own", 50)
     mine.take("x:n", 100)
     assert chosen(mine) == "own"
-    mine.show([seat("x:m", pool="x", slots=2), seat("own")])
+    mine.show([], ["x:n"])
     assert chosen(mine) == "x:m"
 
 
@@ -247,7 +247,7 @@ def test_a_lease_outlives_what_is_known_of_its_worker() -> None:
     """A worker that went and came again has nothing in flight, whoever gives back what."""
     mine, _ = roster(seat("a"))
     lease = mine.take("a", 10)
-    mine.show([])
+    mine.show([], ["a"])
     assert chosen(mine) == "ABSENT"
     mine.give("a", 10, lease)
     mine.settle("a", answered=False, lease=lease)
