@@ -288,7 +288,7 @@ class Controller:
     def _note(self) -> None:
         """Tell who keeps an eye on workers which of them came, changed or went."""
         changed = self.assignments.take_changed()
-        self._planner.note(changed, {entry.spec.model for entry in changed.values()})
+        self._planner.note(changed)
         self._showing.changed(changed)
 
     def publish(self) -> None:

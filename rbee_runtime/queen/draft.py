@@ -1,6 +1,7 @@
 """A plan in the making: the assignments so far, found by model and by host, and what they book. No effects."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 
 from rbee_runtime.config import FleetModel
 from rbee_runtime.queen import ledger
@@ -21,7 +22,8 @@ class Draft:
     """Lives for one plan and looks at nothing that nobody asks for: `keep` says how an assignment goes on, None if not.
 
     `changed` are the workers that are not as they were, None for those that went; `evicted` says of each of these that
-    made room for which model.
+    made room for which model. `stirred` are the hives that may say something else than before this plan began to work
+    on them: those with a worker of one of the `stirred_models`, too, as these can do without more workers or fewer.
     """
 
     def __init__(self, situation: Situation, models: Mapping[str, FleetModel], keep: Keep) -> None:
@@ -36,23 +38,30 @@ class Draft:
         self._less: dict[str, int] = {}
         self._accounts: dict[str, dict[str, Account]] = {}
         self._apart: dict[str, frozenset[str]] = {}
+        self.stirred: set[str] = set()
+        self.stirred_models: set[str] = set()
         self._left: set[str] = set()
         self._by_model: dict[str, dict[str, Assignment]] = {}
         self._by_hive: dict[str, dict[str, Assignment]] = {}
+
+    @cached_property
+    def order(self) -> Mapping[str, int]:
+        """Return the place of each model in the fleet file."""
+        return {name: number for number, name in enumerate(self.models)}
 
     def put(self, entry: Assignment) -> None:
         """Add or replace an assignment; a worker never changes its hive."""
         mine, there = self._of(entry.spec.model), self._on(entry.hive)
         if mine.get(entry.id) is not entry:
             mine[entry.id] = there[entry.id] = self.changed[entry.id] = entry
-            self._accounts.pop(entry.hive, None)
+            self._stir(entry)
 
     def drop(self, entry: Assignment) -> None:
         """Release a worker."""
         for found in (self._of(entry.spec.model), self._on(entry.hive)):
             del found[entry.id]
         self.changed[entry.id] = None
-        self._accounts.pop(entry.hive, None)
+        self._stir(entry)
         self.retiring.discard(entry.id)
 
     def let_go(self, entry: Assignment) -> None:
@@ -75,6 +84,7 @@ class Draft:
         for device in devices:
             claims[device] = claims.get(device, 0) + need
         self._accounts.pop(hive, None)
+        self.stirred.add(hive)
 
     def of(self, model: str) -> list[Assignment]:
         """Return the assignments of a model."""
@@ -143,6 +153,13 @@ class Draft:
             return Shield.MEASURED
         busy = entry.id in self.situation.busy or model.name in self.situation.waiting
         return Shield.BUSY if busy else Shield.NONE
+
+    def _stir(self, entry: Assignment) -> None:
+        self._accounts.pop(entry.hive, None)
+        self.stirred.add(entry.hive)
+        if entry.spec.model not in self.stirred_models:
+            self.stirred_models.add(entry.spec.model)
+            self.stirred.update(other.hive for other in self.situation.assigned.of(entry.spec.model))
 
     def _of(self, model: str) -> dict[str, Assignment]:
         if model not in self._by_model:

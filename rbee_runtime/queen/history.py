@@ -81,7 +81,7 @@ class History:
         self._models: Counter[str] = Counter()
         self._unreachable: frozenset[str] = frozenset()
         self._frozen = False
-        self._said: dict[str, tuple[str, ...]] = {}
+        self._said: dict[str, str] = {}
 
     def record(self, kind: EventKind, subject: str, detail: Mapping[str, object]) -> None:
         """Tell one event, and count a load that is over."""
@@ -97,9 +97,9 @@ class History:
             logs.warning("rescheduling frozen: too many hives are silent" if frozen else "rescheduling resumed")
             self.record(EventKind.PLACEMENT, "", {"change": "frozen" if frozen else "resumed"})
         for model, why in reasons.items():
-            if settled and why != self._said.get(model):
-                self._said[model] = why
-                said = few(why, MOST_REASONS, joint="; ")
+            said = few(why, MOST_REASONS, joint="; ") if settled else ""
+            if said and said != self._said.get(model):
+                self._said[model] = said
                 logs.warning("model lacks workers", model=model, why=said)
                 self.record(EventKind.MODEL_STATE, model, {"change": "lacking", "detail": said})
 

@@ -17,8 +17,8 @@ from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.needs import places
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.renewal import build_of, engine_of, renewed, spec_of
-from rbee_runtime.queen.situation import Due, HiveView, Situation
-from rbee_runtime.queen.survey import Evict, Option, Search, Verdict, barred, best, look, reasons
+from rbee_runtime.queen.situation import Due, HiveView, Refusal, Refusals, Situation
+from rbee_runtime.queen.survey import Evict, Option, Search, Verdict, barred, best, look, refusal, refused
 from rbee_runtime.states import INTENT_TRANSITIONS, Intent, Observed
 
 NewId = Callable[[str], str]
@@ -31,7 +31,8 @@ class Plan:
     `changed` are those that are new, another or gone (None). `retiring` are workers that get no more requests, because
     they go or are renewed once those that they have ended. `evicted` says of each that went for which model it made
     room; `hopeful` are models that lack workers for something that passes by itself. `looked_at` are the models that it
-    is about, `restless` those of them about which the next plan may say more though nothing changes.
+    is about, `restless` those of them about which the next plan may say more though nothing changes. `refusals` are of
+    the models that fit nowhere and stay so until a hive changes; `stirred` are the hives on which this plan works.
     """
 
     existing: Sequence[Assignment]
@@ -42,6 +43,8 @@ class Plan:
     hopeful: frozenset[str] = frozenset()
     looked_at: frozenset[str] = frozenset()
     restless: frozenset[str] = frozenset()
+    refusals: Mapping[str, Refusals] = field(default_factory=dict)
+    stirred: frozenset[str] = frozenset()
 
     @property
     def assignments(self) -> tuple[Assignment, ...]:
@@ -71,20 +74,23 @@ def plan(situation: Situation, new_id: NewId, due: Due | None = None) -> Plan:
     outdated = {model.name for model in models if _renew(model, draft)}
     for model in models:
         _trim(model, draft)
-    models += _unbook(models, draft, due)
-    lacking: dict[str, tuple[Verdict, ...]] = {}
+    models = _in_order([*models, *_unbook(models, draft, due)], draft)
+    lacking: dict[str, Refusals] = {}
     for model in sorted(models, key=lambda model: _turn(model, draft)):
         if situation.settled or model.each_host:
-            lacking[model.name] = _fill(model, draft, lambda name: _unused(name, draft, new_id))
+            found = _fill(model, draft, lambda name: _unused(name, draft, new_id), due or Due())
+            lacking |= {model.name: found} if found.by_hive else {}
     return Plan(
         existing=situation.existing,
         changed=draft.changed,
-        reasons={name: reasons(found) for name, found in lacking.items() if found},
+        reasons={name: found.reasons for name, found in lacking.items()},
         retiring=frozenset(draft.retiring),
         evicted=draft.evicted,
-        hopeful=frozenset(name for name, found in lacking.items() if any(verdict.hope for verdict in found)),
+        hopeful=frozenset(name for name, found in lacking.items() if found.hope),
         looked_at=frozenset(model.name for model in models),
         restless=frozenset(each.name for each in models if each.name in outdated or not _rests(each, draft, lacking)),
+        refusals={name: found for name, found in lacking.items() if found.lasting},
+        stirred=frozenset(draft.stirred),
     )
 
 
@@ -101,18 +107,25 @@ def _models_of(draft: Draft, due: Due | None) -> list[FleetModel]:
         draft.of(name)
     if due.hives:
         names |= {model.name for model in draft.models.values() if model.each_host}
-    return [model for name, model in draft.models.items() if name in names]
+    return _in_order([draft.models[name] for name in names | due.refusals.keys() if name in draft.models], draft)
 
 
-def _rests(model: FleetModel, draft: Draft, lacking: Mapping[str, tuple[Verdict, ...]]) -> bool:
+def _in_order(models: list[FleetModel], draft: Draft) -> list[FleetModel]:
+    """Return models as they come in the fleet file."""
+    return sorted(models, key=lambda model: draft.order[model.name])
+
+
+def _rests(model: FleetModel, draft: Draft, lacking: Mapping[str, Refusals]) -> bool:
     """Say whether a model needs no other look before something about it changes."""
     changed, mine = draft.changed, draft.of(model.name)
     if any(entry.id in changed or entry.id in draft.retiring or entry.observed is Observed.BACKOFF for entry in mine):
         return False
-    if any(not barred(model, draft.situation.hives[verdict.hive]) for verdict in lacking.get(model.name, ())):
-        return False
     counted, lost = draft.counted(model), sum(entry.intent is Intent.LOST for entry in mine)
-    return len(counted) + lost == len(mine) and (model.each_host or len(counted) == draft.wanted(model))
+    if len(counted) + lost != len(mine):
+        return False
+    if model.name in lacking:
+        return lacking[model.name].lasting
+    return model.each_host or len(counted) == draft.wanted(model)
 
 
 def drafted(situation: Situation) -> Draft:
@@ -141,13 +154,18 @@ def moved(entry: Assignment, intent: Intent) -> Assignment:
 def seek(model: FleetModel, draft: Draft, search: Search | None = None) -> tuple[list[Verdict], Option | None, Evict]:
     """Return what hives say to one more worker, the best place, and who was asked to make room."""
     search = search or Search(model, draft)
-    mode = Evict.IDLE if len(draft.counted(model)) < max(1, model.replicas_min) else Evict.NOBODY
+    mode = _mode(model, draft)
     verdicts = search.ask(mode)
     found = best(verdicts)
     if found is None and mode is Evict.IDLE and model.name in draft.situation.starved:
         mode = Evict.ANYBODY
         found = best(search.ask(mode))
     return verdicts, found, mode
+
+
+def _mode(model: FleetModel, draft: Draft) -> Evict:
+    """Return who may be asked to make room for one more worker."""
+    return Evict.IDLE if len(draft.counted(model)) < max(1, model.replicas_min) else Evict.NOBODY
 
 
 def _still_wanted(entry: Assignment, model: FleetModel | None, files: str, situation: Situation) -> Assignment | None:
@@ -247,39 +265,64 @@ def _turn(model: FleetModel, draft: Draft) -> tuple[int, int]:
     return (1, queue.index(model.name)) if model.name in queue else (2, 0)
 
 
-def _fill(model: FleetModel, draft: Draft, unused: Callable[[str], str]) -> tuple[Verdict, ...]:
+def _fill(model: FleetModel, draft: Draft, unused: Callable[[str], str], due: Due) -> Refusals:
     """Place what a model lacks and return what the hives say to what cannot be placed."""
     if model.each_host:
-        return _fill_each(model, draft, unused)
+        return _fill_each(model, draft, unused, due)
     if len(draft.counted(model)) >= draft.wanted(model):
-        return ()
+        return Refusals()
+    still = _still_refused(model, draft, due)
+    if still is not None:
+        return still
     search = Search(model, draft)
     while len(draft.counted(model)) < draft.wanted(model):
         verdicts, option, mode = seek(model, draft, search)
         if option is None:
-            return tuple(verdicts)
+            return refused(verdicts, draft, lasting=search.is_free)
         busy = [worker for worker in option.victims if worker in draft.situation.busy]
         if mode is Evict.ANYBODY and busy:
             draft.retiring |= set(option.victims)
             draft.claim(option.hive, option.devices, option.need)
-            return tuple(verdicts)
+            return refused(verdicts, draft)
         _place(model, option, draft, unused)
         search.placed(option)
-    return ()
+    return Refusals()
 
 
-def _fill_each(model: FleetModel, draft: Draft, unused: Callable[[str], str]) -> tuple[Verdict, ...]:
+def _still_refused(model: FleetModel, draft: Draft, due: Due) -> Refusals | None:
+    """Return what hives say to a model that fitted nowhere, once those that changed were asked again.
+
+    None if there is a place now, or if it was not so: then every hive is to be asked.
+    """
+    known = due.refusals.get(model.name)
+    if known is None or model.name in draft.stirred_models:
+        return None
+    modes = (_mode(model, draft), *((Evict.ANYBODY,) if model.name in draft.situation.starved else ()))
+    news: dict[str, Refusal] = {}
+    for name in known.by_hive.keys() & (due.touched | draft.stirred):
+        verdicts = [look(model, draft.situation.hives[name], draft, mode) for mode in modes]
+        if any(verdict.option is not None for verdict in verdicts):
+            return None
+        news |= {name: refusal(verdicts[0])} if refusal(verdicts[0]) != known.by_hive[name] else {}
+    return replace(known, by_hive={**known.by_hive, **news}) if news else known
+
+
+def _fill_each(model: FleetModel, draft: Draft, unused: Callable[[str], str], due: Due) -> Refusals:
     served = {entry.hive for entry in draft.counted(model)}
-    lacking: list[Verdict] = []
+    known = due.refusals[model.name].by_hive if model.name in due.refusals else {}
+    lacking: dict[str, Refusal] = {}
     for hive in draft.situation.hives.values():
         if hive.name in served:
             continue
+        if hive.name in known and hive.name not in due.touched and hive.name not in draft.stirred:
+            lacking[hive.name] = known[hive.name]
+            continue
         verdict = look(model, hive, draft, Evict.IDLE)
         if verdict.option is None:
-            lacking.append(verdict)
+            lacking[hive.name] = refusal(verdict)
         else:
             _place(model, verdict.option, draft, unused)
-    return tuple(lacking)
+    return Refusals(lacking, lasting=True)
 
 
 def _place(model: FleetModel, option: Option, draft: Draft, unused: Callable[[str], str]) -> None:

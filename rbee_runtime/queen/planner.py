@@ -9,10 +9,11 @@ from rbee_runtime.queen.fleet import FleetSource
 from rbee_runtime.queen.lifecycle import Lifecycle
 from rbee_runtime.queen.membership import Membership
 from rbee_runtime.queen.placement import NewId, Plan, plan
+from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.rolling import Rolling
 from rbee_runtime.queen.routing import Roster
 from rbee_runtime.queen.sightings import Sightings
-from rbee_runtime.queen.situation import Due, Situation
+from rbee_runtime.queen.situation import Due, Refusals, Situation
 from rbee_runtime.queen.uses import Uses
 
 SETTLE_SECONDS = 10.0
@@ -53,9 +54,10 @@ class Planner:
         self._heard: set[str] = set()
         self._models: set[str] = set()
         self._restless: set[str] = set()
+        self._refusals: dict[str, Refusals] = {}
+        self._worked_on: set[str] = set()
         self._before: Situation | None = None
         self._followed: object = None
-        self._ticked = False
 
     def hear(self, report: Heartbeat, before: Heartbeat | None) -> None:
         """Take in what a hive says; `before` is what it said last."""
@@ -80,7 +82,6 @@ class Planner:
 
     def tick(self) -> None:
         """Follow the fleet file and the clock."""
-        self._ticked = True
         if self._followed is not self._fleet.current:
             self._followed = self._fleet.current
             self._before = None
@@ -88,10 +89,11 @@ class Planner:
             self._lifecycle.follow(self._fleet.models)
         self.sightings.tick()
 
-    def note(self, changed: Mapping[str, object], models: Iterable[str]) -> None:
-        """Take in which workers came, changed or went, and of which models they are."""
+    def note(self, changed: Mapping[str, Assignment]) -> None:
+        """Take in which workers came, changed or went."""
         self._uses.look(self._assigned, changed, self._roster.take_recent())
-        self._models.update(models)
+        self._models.update(entry.spec.model for entry in changed.values())
+        self._worked_on.update(entry.hive for entry in changed.values())
 
     def look(self, names: Iterable[str]) -> None:
         """Look at what some models see of requests, and at the workers of hives that were heard."""
@@ -131,17 +133,17 @@ class Planner:
         )
 
     def plan(self, now: Situation, new_id: NewId) -> Plan | None:
-        """Return what becomes of the assignments, None where nothing can have changed.
-
-        Models that lack workers are tried again with each tick: every hive is asked about each of them.
-        """
+        """Return what becomes of the assignments, None where nothing can have changed."""
         before, self._before = self._before, None
-        hives = frozenset(self.sightings.take_due())
-        due = None if before is None or _all_due(before, now) else Due(frozenset(self._due(before, now)), hives)
-        outcome = plan(now, new_id, due) if due is None or due.models or due.hives else None
+        hives, touched, models = self.sightings.take_due(), self.sightings.take_touched(), self.sightings.take_sized()
+        due = None
+        if before is not None and not _all_due(before, now):
+            models |= self._due(before, now) | {e.spec.model for hive in hives for e in self._assigned.on(hive)}
+            due = self._what_is_due(models, hives, touched | self._touched(before, now, models))
+        outcome = plan(now, new_id, due) if due is None or due.models or due.hives or due.refusals else None
         # From here on: where a plan fails, the next one is about everything.
         self._before = now
-        self._models, self._ticked = set(), False
+        self._models, self._worked_on = set(), set()
         if outcome is not None:
             self._keep(outcome)
         return outcome
@@ -150,11 +152,19 @@ class Planner:
         gone = outcome.looked_at | (self.reasons.keys() - self._fleet.models.keys())
         for name in gone:
             self.reasons.pop(name, None)
+            self._refusals.pop(name, None)
         self.reasons.update(outcome.reasons)
+        self._refusals.update(outcome.refusals)
         self.hopeful = (self.hopeful - gone) | outcome.hopeful
         self._restless = (self._restless - outcome.looked_at) | outcome.restless
+        self._worked_on |= outcome.stirred
         self.rolling.planned(self._assigned, outcome)
         self._lifecycle.planned(self._assigned, outcome)
+
+    def _what_is_due(self, models: set[str], hives: set[str], touched: set[str]) -> Due:
+        """Return what another plan is about; models that fit nowhere are asked for where something changed."""
+        still = {name: kept for name, kept in self._refusals.items() if name not in models} if touched else {}
+        return Due(frozenset(models), frozenset(hives), frozenset(touched), still)
 
     def _due(self, before: Situation, now: Situation) -> set[str]:
         """Return the models about which a plan may say something else than the last one."""
@@ -162,7 +172,19 @@ class Planner:
         workers = (before.stuck ^ now.stuck) | (before.broken ^ now.broken) | moving
         models = {self._assigned[worker].spec.model for worker in workers if worker in self._assigned}
         models |= {name for name, _ in before.wanted.items() ^ now.wanted.items()}
-        return models | (self._restless if self._ticked else self._restless - self.reasons.keys()) | self._models
+        return models | (before.starved ^ now.starved) | self._restless | self._models
+
+    def _touched(self, before: Situation, now: Situation, models: Iterable[str]) -> set[str]:
+        """Return the hives that may say something else to models that fit nowhere, as their workers are not as before.
+
+        Which of them can go for others depends on their requests, on those in line for their models, on how long they
+        have been ready, and on how many workers their models have.
+        """
+        workers = (before.busy ^ now.busy) | self._uses.take_grown()
+        touched = {self._assigned[worker].hive for worker in workers if worker in self._assigned}
+        for name in {*models, *(before.waiting ^ now.waiting)}:
+            touched.update(entry.hive for entry in self._assigned.of(name))
+        return touched | self._worked_on
 
     def _busy(self) -> frozenset[str]:
         return frozenset(self._roster.busy()).union(*self._in_use.values())

@@ -27,6 +27,8 @@ class Sightings:
         self._moved: set[str] = set()
         self._drained: set[str] = set()
         self._seen: set[str] = set()
+        self._touched: set[str] = set()
+        self._sized: set[str] = set()
 
     @property
     def views(self) -> Mapping[str, HiveView]:
@@ -77,8 +79,13 @@ class Sightings:
         labels = self._labels[name] if self._labels is not None else {}
         before = self._views.get(name)
         view = self._views[name] = seating.hive_view(name, labels, self._membership)
+        if before == view:
+            return view
+        self._touched.add(name)
         if before is None or seating.differs(before, view):
             self._due.add(name)
+            known = before.sizes.items() if before is not None else frozenset[tuple[str, int]]()
+            self._sized |= {model for model, _ in known ^ view.sizes.items()}
         if before is None or before.drained is not view.drained:
             self._drained.add(name)
         _keep(self._silent, name, there=view.presence in _SILENT)
@@ -89,6 +96,16 @@ class Sightings:
         """Return the hives of which a plan may say something else since the last call."""
         due, self._due = self._due, set()
         return due
+
+    def take_touched(self) -> set[str]:
+        """Return the hives of which anything is another than at the last call, be it how much of all is used."""
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def take_sized(self) -> set[str]:
+        """Return the models that hives have of another size, have newly or have no more, since the last call."""
+        sized, self._sized = self._sized, set()
+        return sized
 
     def take_drained(self) -> set[str]:
         """Return the hives that are drained now and were not at the last call, or the other way round."""

@@ -87,9 +87,41 @@ class Situation:
         return self.existing.assigned if isinstance(self.existing, Entries) else Assigned(self.existing)
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What one hive says to a model that lacks workers ("": nothing against it); `hope` that this passes by itself."""
+
+    reason: str
+    hope: bool
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """What hives say to a model that lacks workers, by name; `lasting` until one changes, as all of them refuse it."""
+
+    by_hive: Mapping[str, Refusal] = field(default_factory=dict)
+    lasting: bool = False
+
+    @cached_property
+    def reasons(self) -> tuple[str, ...]:
+        """Return a sentence for each hive that has no place."""
+        return tuple(each.reason for each in self.by_hive.values() if each.reason) or ("no hive is declared",)
+
+    @cached_property
+    def hope(self) -> bool:
+        """Say whether one of them passes by itself."""
+        return any(each.hope for each in self.by_hive.values())
+
+
 @dataclass(frozen=True)
 class Due:
-    """Models and hives about which something changed since the last plan, so that it may say something else of them."""
+    """What changed since the last plan, so that another one may say something else.
+
+    `models` and `hives` are those that are to be looked at. `touched` are the hives that may say something else to a
+    model that fitted nowhere, and `refusals` what all hives said to the models to which nothing else happened.
+    """
 
     models: frozenset[str] = frozenset()
     hives: frozenset[str] = frozenset()
+    touched: frozenset[str] = frozenset()
+    refusals: Mapping[str, Refusals] = field(default_factory=dict)

@@ -29,7 +29,7 @@ from rbee_runtime.queen.ledger import Account, gib
 from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.needs import CPU
 from rbee_runtime.queen.renewal import engine_of, scheme_of
-from rbee_runtime.queen.situation import HiveView
+from rbee_runtime.queen.situation import HiveView, Refusal, Refusals
 
 _AWAY = {Presence.UNKNOWN: "not heard yet", Presence.SUSPECT: "silent", Presence.LOST: "lost"}
 
@@ -125,6 +125,11 @@ class Search:
         option = verdict.option
         return option is not None and not option.victims and not option.rank[2]
 
+    @property
+    def is_free(self) -> bool:
+        """Say whether the worker may come to any hive."""
+        return not self._targets()
+
     def _targets(self) -> frozenset[str]:
         """Return the hives that a worker is being moved to, none if it may be any."""
         moving, mine = self._draft.situation.moving, self._draft.of(self._model.name)
@@ -170,10 +175,15 @@ def best(verdicts: Iterable[Verdict]) -> Option | None:
     return min(options, key=lambda option: option.rank, default=None)
 
 
-def reasons(verdicts: Iterable[Verdict]) -> tuple[str, ...]:
-    """Return a sentence for each hive that has no place."""
-    found = tuple(f"{verdict.hive}: {verdict.reason}" for verdict in verdicts if verdict.reason)
-    return found or ("no hive is declared",)
+def refused(verdicts: Iterable[Verdict], draft: Draft, *, lasting: bool = False) -> Refusals:
+    """Return what hives say to a model that lacks workers, in the fleet's order."""
+    found = {verdict.hive: refusal(verdict) for verdict in verdicts}
+    return Refusals({name: found[name] for name in draft.situation.hives if name in found}, lasting)
+
+
+def refusal(verdict: Verdict) -> Refusal:
+    """Return what is kept of a hive's verdict."""
+    return Refusal(f"{verdict.hive}: {verdict.reason}" if verdict.reason else "", verdict.hope)
 
 
 def barred(model: FleetModel, hive: HiveView) -> str:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
+from rbee_runtime.queen.eviction import MIN_RESIDENCY
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.situation import Use
 from rbee_runtime.states import Observed
@@ -29,6 +31,7 @@ class Uses:
         self._clock = clock
         self._lives: dict[str, _Life] = {}
         self._reloads: dict[str, float] = {}
+        self._young: list[tuple[float, str]] = []
 
     def look(self, assigned: Mapping[str, Assignment], changed: Iterable[str], recent: Iterable[str]) -> None:
         """Take a look at the workers that came, changed or went, and at those that had requests, since the last one."""
@@ -42,6 +45,13 @@ class Uses:
         for worker in recent:
             if worker in self._lives:
                 self._lives[worker].used = now
+
+    def take_grown(self) -> set[str]:
+        """Return the workers that have been ready for long enough since the last call that they may make room."""
+        now, grown = self._clock(), set()
+        while self._young and self._young[0][0] <= now:
+            grown.add(heappop(self._young)[1])
+        return grown
 
     def all(self, assigned: Mapping[str, Assignment], size: Callable[[str], int]) -> Mapping[str, Use]:
         """Return what speaks for each worker, worked out when somebody asks; `size` is of a model's files in bytes."""
@@ -57,6 +67,7 @@ class Uses:
     def _follow(self, life: _Life, entry: Assignment, now: float) -> None:
         if entry.observed is Observed.READY and life.ready is None:
             life.ready = life.used = now
+            heappush(self._young, (now + MIN_RESIDENCY, entry.id))
             if life.began is not None:
                 self._reloads[entry.spec.model] = now - life.began
             life.began = None
