@@ -28,7 +28,7 @@ from benchmarks.gateway.load import BenchError
 from benchmarks.gateway.queen import Place
 from benchmarks.gateway.running import Cores, Ports, cpu_of, pinned, started
 from benchmarks.scale.hives import FLEET, name_of
-from benchmarks.scale.results import Found, Verdict, placements_of
+from benchmarks.scale.results import Found, Verdict, lost_of, placements_of
 from rbee_runtime import __version__, open_files
 from tests.unit.certificates import Odd, issue_fleet
 
@@ -148,7 +148,7 @@ async def measure(rig: Rig, found: Found, seconds: float) -> None:
     """Note what the queen takes while the fleet is as it is on any day."""
     await asyncio.sleep(CALM_SECONDS)
     before, began, since = rig.cpu(), time.monotonic(), rig.log.stat().st_size
-    most = rig.rss()
+    most, opened = rig.rss(), await _connections(rig)
     tasks = [
         asyncio.create_task(each) for each in (_ask(rig, found), _load(rig, found), _list(rig, found), _drain(rig))
     ]
@@ -165,7 +165,13 @@ async def measure(rig: Rig, found: Found, seconds: float) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     with rig.log.open(errors="replace") as log:
         log.seek(since)
-        found.placements = placements_of(log.read())
+        told = log.read()
+    found.placements, found.lost = placements_of(told), lost_of(told)
+    found.connections = await _connections(rig) - opened
+
+
+async def _connections(rig: Rig) -> int:
+    return int((await rig.client.get(rig.control)).json()["connections"])
 
 
 async def _ask(rig: Rig, found: Found) -> None:

@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from benchmarks.scale.beats import Beats
 from rbee_runtime import __version__, open_files
-from rbee_runtime.hive.heartbeat import Heartbeats
 from rbee_runtime.link import Link, Role
 from rbee_runtime.protocol import (
     Desired,
@@ -62,7 +62,7 @@ class Hive:
     name: str
     url: str
     worker_port: int
-    beats: Heartbeats | None = None
+    beats: Beats | None = None
     document: Desired | None = None
     started: dict[str, float] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Hive:
         """Return how many of its workers are ready."""
         return sum(self._state(spec) is Observed.READY for spec in self.workers)
 
-    async def compose(self) -> Heartbeat:
+    def compose(self) -> Heartbeat:
         """Return how this host would be."""
         document, workers = self.document, tuple(self._report(spec) for spec in self.workers)
         return Heartbeat(
@@ -161,15 +161,21 @@ class Hives:
     async def told(self, _: Request) -> Response:
         """Say what they have together."""
         hives = self.all.values()
-        failures = sum(hive.beats.failures for hive in hives if hive.beats is not None)
-        workers = sum(len(hive.workers) for hive in hives)
-        return JSONResponse({"workers": workers, "ready": sum(hive.ready() for hive in hives), "failures": failures})
+        beats = [hive.beats for hive in hives if hive.beats is not None]
+        return JSONResponse(
+            {
+                "workers": sum(len(hive.workers) for hive in hives),
+                "ready": sum(hive.ready() for hive in hives),
+                "failures": sum(each.failures for each in beats),
+                "connections": sum(each.connections for each in beats),
+            }
+        )
 
     async def report(self, queen_url: str, pki: Path) -> None:
         """Send the heartbeats of all until cancelled, spread over the interval."""
         for hive in self.all.values():
             link = Link(Role.HIVE, FLEET, pki / hive.name)
-            hive.beats = Heartbeats(link, queen_url, hive.compose, period=PERIOD_SECONDS)
+            hive.beats = Beats(link, queen_url, hive.compose, period=PERIOD_SECONDS)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._turn())
             for hive in self.all.values():

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -141,10 +142,11 @@ class Controller:
         """Have a model loaded, unless it serves, be it that it is busy, or is on its way."""
         declared = self.model(model)
         if declared is not None and self._want(declared, cause):
-            began, written = self._clock(), self._writing
+            began, written, taken = self._clock(), self._writing, time.thread_time()
             self._settle([model])
-            seconds, writing = self._clock() - began, self._writing - written
-            logs.info("load planned", model=model, seconds=round(seconds, 6), writing=round(writing, 6))
+            seconds, writing, taken = self._clock() - began, self._writing - written, time.thread_time() - taken
+            parts = {"writing": round(writing, 6), "processor": round(taken, 6)}
+            logs.info("load planned", model=model, seconds=round(seconds, 6), **parts)
 
     def _want(self, model: FleetModel, cause: Cause = Cause.REQUEST) -> bool:
         # One that empties itself takes nobody, and is not loaded twice either.

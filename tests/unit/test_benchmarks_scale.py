@@ -9,18 +9,19 @@ import pytest
 
 from benchmarks.scale import __main__ as program
 from benchmarks.scale.hives import START_SECONDS, WORKER_BYTES, Hive, Hives, name_of
-from benchmarks.scale.results import LEAST_PLACEMENTS, Found, Verdict, placements_of
+from benchmarks.scale.results import LEAST_PLACEMENTS, Found, Placement, Verdict, lost_of, placements_of
 from rbee_runtime.config import FleetFile
 from rbee_runtime.link import Link, Role
 from rbee_runtime.protocol import Desired, WorkerSpec
 from rbee_runtime.states import Observed
 
-PLANNED = 'info event="load planned" model=c1 seconds=0.012 writing=0.008'
+PLANNED = 'info event="load planned" model=c1 seconds=0.012 writing=0.008 processor=0.003'
+FAST = Placement(0.002, 0.0, 0.002)
 
 
 def found(**changed: Any) -> Found:
     """Return figures that meet every goal, with some of them changed."""
-    values = {"core_pct": 12.0, "rss_mib": 200.0, "join_s": 9.0, "placements": [0.002] * LEAST_PLACEMENTS, **changed}
+    values = {"core_pct": 12.0, "rss_mib": 200.0, "join_s": 9.0, "placements": [FAST] * LEAST_PLACEMENTS, **changed}
     return Found(1000, 5000, **values)
 
 
@@ -30,8 +31,8 @@ def found(**changed: Any) -> Found:
         ({}, Verdict.MET),
         ({"core_pct": 25.0}, Verdict.NOT_MET),
         ({"rss_mib": 400.0}, Verdict.NOT_MET),
-        ({"placements": [0.002] * 20 + [0.006]}, Verdict.NOT_MET),
-        ({"placements": [0.002]}, Verdict.UNDECIDED),
+        ({"placements": [FAST] * 20 + [Placement(0.006, 0.0, 0.0)]}, Verdict.NOT_MET),
+        ({"placements": [FAST]}, Verdict.UNDECIDED),
         ({"failed": 1}, Verdict.UNDECIDED),
         ({"core_pct": None}, Verdict.UNDECIDED),
     ],
@@ -53,8 +54,9 @@ def test_figures_are_a_table_and_a_line_of_json() -> None:
 
 
 def test_placements_are_read_from_the_log() -> None:
-    """Without the time that the disk takes; lines of other events count for nothing."""
-    assert placements_of(f"info event=worker seconds=3\n{PLANNED}\n") == [pytest.approx(0.004)]
+    """All of it, what it waited for the disk, its processor time; lines of other events count for nothing."""
+    log = f'info event=worker seconds=3\n{PLANNED}\ninfo event="hive heard" hive=a\n'
+    assert (placements_of(log), lost_of(log)) == ([Placement(0.012, 0.008, 0.003)], 1)
 
 
 def test_the_fleet_has_as_many_workers_as_it_says() -> None:
@@ -78,11 +80,11 @@ async def test_a_hive_starts_what_its_document_says() -> None:
     hive = Hive("h0000", "https://127.1.0.1:1", 9000)
     spec = WorkerSpec(id="m-1", model="m", engine="fake", devices=("GPU-1",))
     hive.take(Desired(fleet="scale", epoch=1, revision=2, hive="h0000", workers=(spec,)))
-    told = await hive.compose()
+    told = hive.compose()
     assert [(each.state, each.need) for each in told.workers] == [(Observed.STARTING, WORKER_BYTES)]
     assert [device.used for device in told.devices] == [0, WORKER_BYTES]
     hive.started["m-1"] = time.monotonic() - START_SECONDS
-    assert ((await hive.compose()).workers[0].state, hive.ready()) == (Observed.READY, 1)
+    assert (hive.compose().workers[0].state, hive.ready()) == (Observed.READY, 1)
     hive.restart("m-1")
     assert hive.ready() == 0
 
