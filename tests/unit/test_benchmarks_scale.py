@@ -50,7 +50,7 @@ def test_figures_are_a_table_and_a_line_of_json() -> None:
     assert (line["hives"], line["workers"], line["verdict"]) == (1000, 5000, "met")
     rows = found().table().splitlines()
     assert rows[1].split()[-2:] == ["12.00", "25"]
-    assert rows[-4].split()[-1] == "-"
+    assert rows[-6].split()[-1] == "-"
 
 
 def test_placements_are_read_from_the_log() -> None:
