@@ -24,8 +24,8 @@ faults-containers: machine  ## every accident that hosts with containers bear (a
 	@$(PYTHON) -m tests.faults containers
 fuzz-formats: venv  ## 50,000 damaged and random model files (minutes)
 	@RBEE_FUZZ_EXAMPLES=50000 $(PYTHON) -m pytest -q --durations=6 tests/unit/models/test_formats_fuzz.py
-fuzz-placement: venv  ## 3,000 random histories of a fleet in virtual time (some 10 minutes)
-	@RBEE_HISTORIES=3000 $(PYTHON) -m pytest -q tests/unit/queen/test_histories.py
+fuzz-placement: venv  ## 3,000 random histories of a fleet in virtual time, and as many plans of what changed (some 15 minutes)
+	@RBEE_HISTORIES=3000 $(PYTHON) -m pytest -q tests/unit/queen/test_histories.py tests/unit/queen/test_due.py
 bench-worker: machine  ## our worker beside llama.cpp's own server and llama_cpp.server, 1, 4 and 8 clients (some 10 minutes)
 	@$(PYTHON) -m benchmarks.worker
 bench-gateway: venv  ## the queen's gateway beside vllm-router, LiteLLM and nginx, over mock workers (some 10 minutes)

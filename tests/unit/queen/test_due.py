@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rbee_runtime.config import FleetExternal, FleetFile, FleetHive
 from rbee_runtime.errors import RequestError
 from rbee_runtime.protocol import Heartbeat, ModelReport, WorkerReport
-from rbee_runtime.queen import survey
+from rbee_runtime.queen import placement, survey
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.explain import check_move
@@ -28,7 +28,8 @@ from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.situation import Situation
 from rbee_runtime.queen.store import Store
 from rbee_runtime.states import ExitReason, Observed
-from tests.unit.queen.states import GIB, Clock, gpu, model, numbered
+from tests.unit.queen import test_histories
+from tests.unit.queen.states import GIB, Clock, Fixture, cpu, fleet, gpu, model, numbered
 
 HISTORIES = int(os.environ.get("RBEE_HISTORIES", "300"))
 HOSTS = ("a", "b", "c", "d", "e")
@@ -320,3 +321,39 @@ def test_a_plan_of_what_changed_says_what_one_of_everything_would(history: list[
     ):
         patch.setattr(survey, "ENOUGH", enough)
         asyncio.run(lived(history, Path(folder)))
+
+
+@settings(
+    max_examples=max(60, HISTORIES // 10),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(test_histories.HISTORY)
+def test_that_holds_for_hosts_that_behave_as_hosts_do(history: Any) -> None:
+    """With loads that fail, clients that wait, memory that comes free late."""
+    with compared():
+        asyncio.run(test_histories.lived(history))
+
+
+@pytest.mark.parametrize(("change", "asked"), [({}, 0), ({"devices": (cpu(1, 1),)}, 40)], ids=["nothing", "one hive"])
+def test_models_that_fit_nowhere_ask_hives_that_changed(
+    queen: Callable[[FleetFile], Fixture], monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], asked: int
+) -> None:
+    """Forty of them cost nothing as long as nothing changes, however many hives there are."""
+    q = queen(fleet(*(model(f"m{n}", files=SIZES[30]) for n in range(40)), hives=tuple("abcdefgh")))
+    q.beat(*"abcdefgh")
+    q.controller.reconcile()
+    count = 0
+
+    def counted(*asks: Any) -> survey.Verdict:
+        nonlocal count
+        count += 1
+        return look(*asks)
+
+    look = survey.look
+    for where in (survey, placement):
+        monkeypatch.setattr(where, "look", counted)
+    q.controller.heartbeat(q.report("c", **change))
+    q.controller.reconcile()
+    assert (count, len(q.controller.reasons)) == (asked, 40)
