@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 # Set on some machines: every start of a program would then compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-queen faults-deploy faults-containers soak fuzz-formats fuzz-placement bench-pull bench-deploy bench-container bench-worker bench-gateway build pins clean machine venv
+.PHONY: demo demo-down test test-fast check bench-hive faults-hive faults-queen faults-deploy faults-containers soak fuzz-formats fuzz-placement bench-pull bench-deploy bench-container bench-worker bench-gateway bench-scale build pins clean machine venv
 .DEFAULT_GOAL := test-fast
 
 demo: venv  ## two throw-away hosts (with root), a deploy, a chat answer
@@ -26,12 +26,14 @@ soak: venv  ## a queen under steady traffic while workers die: what grows, what 
 	@$(PYTHON) -m tests.faults.soak
 fuzz-formats: venv  ## 50,000 damaged and random model files (minutes)
 	@RBEE_FUZZ_EXAMPLES=50000 $(PYTHON) -m pytest -q --durations=6 tests/unit/models/test_formats_fuzz.py
-fuzz-placement: venv  ## 3,000 random histories of a fleet in virtual time (some 10 minutes)
-	@RBEE_HISTORIES=3000 $(PYTHON) -m pytest -q tests/unit/queen/test_histories.py
+fuzz-placement: venv  ## 3,000 random histories of a fleet in virtual time, and as many plans of what changed (some 15 minutes)
+	@RBEE_HISTORIES=3000 $(PYTHON) -m pytest -q tests/unit/queen/test_histories.py tests/unit/queen/test_due.py
 bench-worker: machine  ## our worker beside llama.cpp's own server and llama_cpp.server, 1, 4 and 8 clients (some 10 minutes)
 	@$(PYTHON) -m benchmarks.worker
 bench-gateway: venv  ## the queen's gateway beside vllm-router, LiteLLM and nginx, over mock workers (some 10 minutes)
 	@$(PYTHON) -m benchmarks.gateway
+bench-scale: venv  ## a queen before 1,000 hives and 5,000 workers that run nothing: core, placement, memory (about 3 minutes)
+	@$(PYTHON) -m benchmarks.scale
 build: venv  ## release, uv, engine and lab model into the cache
 	@$(PYTHON) -m demo build
 bench-hive: venv  ## processor time and memory of a hive with 30 idle workers (about 2 minutes)

@@ -48,10 +48,10 @@ class Place:
         return self.folder / "queen.yaml"
 
 
-def settings(place: Place) -> dict[str, object]:
-    """Return the queen's settings."""
+def settings(place: Place, name: str = FLEET) -> dict[str, object]:
+    """Return the queen's settings; `name` is the fleet's."""
     return {
-        "fleet": FLEET,
+        "fleet": name,
         "address": "127.0.0.1",
         "port": place.port,
         "link_port": place.link_port,
@@ -78,7 +78,7 @@ async def serving(name: str, bench: Bench, workers: Sequence[int], link_dir: Pat
     """Run a queen before these workers for the block."""
     port, link_port = bench.ports.take(2)
     place = Place(bench.folder / name, port, link_port, link_dir)
-    admin = _prepare(place, len(workers))
+    admin = prepare(place, fleet(len(workers)))
     token = "" if link_dir is not None else (place.folder / "state" / "link-token").read_text()
     link = Link(Role.HIVE, FLEET, link_dir, token=token)
     command = (sys.executable, "-m", "rbee_runtime.queen.main", "--config", str(place.settings))
@@ -100,15 +100,15 @@ async def serving(name: str, bench: Bench, workers: Sequence[int], link_dir: Pat
         yield Running(Target(name, place.port, keys), tuple(workers), process, log, bench.cores.gateway)
 
 
-def _prepare(place: Place, workers: int) -> str:
-    """Write all that a deploy writes and return the operator's key."""
+def prepare(place: Place, declared: dict[str, object], *, name: str = FLEET) -> str:
+    """Write all that a deploy writes and return the operator's key; `name` is the fleet's, `declared` its file."""
     (place.folder / "state").mkdir(parents=True)
     key_id = "operator"
     key = f"rbee_{key_id}_{secrets.token_hex(32)}"
     (place.folder / "bootstrap-key").write_text(f"{key_id}:{hashlib.sha256(key.encode()).hexdigest()}\n")
     (place.folder / "state" / "link-token").write_text(secrets.token_urlsafe(32))
-    place.settings.write_text(yaml.safe_dump(settings(place)))
-    (place.folder / "fleet.yaml").write_text(yaml.safe_dump(fleet(workers)))
+    place.settings.write_text(yaml.safe_dump(settings(place, name)))
+    (place.folder / "fleet.yaml").write_text(yaml.safe_dump(declared))
     return key
 
 

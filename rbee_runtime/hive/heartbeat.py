@@ -17,6 +17,9 @@ JITTER = 0.1
 """Keeps the hives of a fleet that starts at once from reporting at once for ever."""
 
 DEBOUNCE_SECONDS = 0.05
+KEPT = httpx.Limits(keepalive_expiry=60.0)
+"""The connection outlives the period and is closed before the queen would: a TLS handshake costs it ten heartbeats."""
+
 DEADLINE_SECONDS = 4.0
 """Shorter than the period, so that one slow answer does not hide the next heartbeat."""
 
@@ -34,7 +37,7 @@ class Heartbeats:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._link = link
-        self._client = link.client(timeout=httpx.Timeout(DEADLINE_SECONDS), peer=Role.QUEEN)
+        self._client = link.client(timeout=httpx.Timeout(DEADLINE_SECONDS), peer=Role.QUEEN, limits=KEPT)
         self._queen_url = queen_url.rstrip("/")
         self._compose = compose
         self._period = period

@@ -17,6 +17,7 @@ from rbee_runtime.queen.figures import Figures
 from rbee_runtime.queen.hive_calls import QUIET, HiveCalls
 from rbee_runtime.queen.metrics import Meters
 from rbee_runtime.queen.openapi import MAX_EVENT_ID, HiveName, WorkerId
+from rbee_runtime.queen.rows import rows
 from rbee_runtime.queen.usage import Usage
 from rbee_runtime.queen.views import HiveAnswer, ModelAnswer, WorkerAnswer
 
@@ -58,20 +59,20 @@ def methods_of(app: FastAPI, path: str) -> frozenset[str]:
 
 
 def _fleet_routes(app: FastAPI, controller: Controller) -> None:
-    @app.get("/api/v1/hives")
-    async def hives() -> list[HiveAnswer]:
+    @app.get("/api/v1/hives", response_model=list[HiveAnswer])
+    async def hives() -> Response:
         """List the hives, declared or heard."""
-        return views.hives(controller)
+        return rows(views.hives(controller))
 
-    @app.get("/api/v1/workers")
-    async def workers() -> list[WorkerAnswer]:
+    @app.get("/api/v1/workers", response_model=list[WorkerAnswer])
+    async def workers() -> Response:
         """List the workers, models of external servers included."""
-        return views.workers(controller)
+        return rows(views.workers(controller))
 
-    @app.get("/api/v1/models")
-    async def models() -> list[ModelAnswer]:
+    @app.get("/api/v1/models", response_model=list[ModelAnswer])
+    async def models() -> Response:
         """List the declared models."""
-        return views.models(controller)
+        return rows(views.models(controller))
 
     @app.post("/api/v1/hives/{name}/drain")
     async def drain(name: HiveName) -> DrainAnswer:

@@ -27,8 +27,8 @@ def sets(
     model: FleetModel, accounts: Sequence[Account], needs: Needs, facts: ModelFacts | None
 ) -> tuple[list[Devices], str]:
     """Return the sets of devices that a worker may have, whatever is free there, and why there is none."""
-    cards = [account for account in accounts if not is_processor((account,))]
-    processors = [account for account in accounts if is_processor((account,))]
+    cards = [account for account in accounts if account.device.kind != CPU]
+    processors = [account for account in accounts if account.device.kind == CPU]
     usable = [account for account in cards if account.device.healthy]
     found, reason = _of_cards(model, usable, needs, heads_of(facts)) if usable else ([], "")
     if (model.cpu or not cards) and not model.gpus:
@@ -47,8 +47,9 @@ def is_processor(devices: Iterable[Account]) -> bool:
 
 def _of_cards(model: FleetModel, cards: list[Account], needs: Needs, heads: int) -> tuple[list[Devices], str]:
     groups: dict[tuple[str, ...], list[Account]] = {}
+    by_heads = engine_of(model) in BY_HEADS
     for account in cards:
-        groups.setdefault(_kin(model, account), []).append(account)
+        groups.setdefault(_kin(account, by_heads=by_heads), []).append(account)
     found: list[Devices] = []
     reasons: list[str] = []
     for group in groups.values():
@@ -58,10 +59,10 @@ def _of_cards(model: FleetModel, cards: list[Account], needs: Needs, heads: int)
     return found, "; ".join(dict.fromkeys(reasons))
 
 
-def _kin(model: FleetModel, account: Account) -> tuple[str, ...]:
+def _kin(account: Account, *, by_heads: bool) -> tuple[str, ...]:
     """Return what cards have to agree in to share a worker."""
     device = account.device
-    return (device.kind, device.name, str(device.total)) if engine_of(model) in BY_HEADS else (device.kind,)
+    return (device.kind, device.name, str(device.total)) if by_heads else (device.kind,)
 
 
 def _count(model: FleetModel, group: Sequence[Account], needs: Needs, heads: int) -> tuple[int, str]:

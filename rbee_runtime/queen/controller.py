@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from rbee_runtime import logs
@@ -11,29 +11,28 @@ from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError, StateError
 from rbee_runtime.events import EventLog
 from rbee_runtime.protocol import Heartbeat, HeartbeatAck, WorkerReport
-from rbee_runtime.queen import loads, needs, outlook, seating, traffic
+from rbee_runtime.queen import loads, outlook, seating
+from rbee_runtime.queen.assigned import Assigned
 from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.external import WAIT_SECONDS, Externals
 from rbee_runtime.queen.fleet import FleetSource
-from rbee_runtime.queen.history import KEEP, History, moment
+from rbee_runtime.queen.history import KEEP, History
 from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.lifecycle import Lifecycle, is_kept_up
 from rbee_runtime.queen.loads import Sight
 from rbee_runtime.queen.membership import Membership, Presence
-from rbee_runtime.queen.placement import plan
+from rbee_runtime.queen.placement import Plan
+from rbee_runtime.queen.planner import Planner
 from rbee_runtime.queen.records import Assignment, Cause, KeyRecord
 from rbee_runtime.queen.renewal import build_of
-from rbee_runtime.queen.rolling import Rolling
 from rbee_runtime.queen.routing import Roster
 from rbee_runtime.queen.seats import Seat
-from rbee_runtime.queen.situation import HiveView, Situation
+from rbee_runtime.queen.showing import Showing
+from rbee_runtime.queen.situation import Situation
 from rbee_runtime.queen.store import Store
-from rbee_runtime.queen.uses import Uses
 from rbee_runtime.states import Observed
 
 TICK_SECONDS = 1.0
-SETTLE_SECONDS = 10.0
-"""Two heartbeats: after that, hives that have not spoken do not hold up placement."""
 
 
 class Controller:
@@ -61,8 +60,7 @@ class Controller:
         self.longest = self.roster.longest
         self.externals = Externals(clock)
         self.externals.on_change = self.publish
-        self.assignments: dict[str, Assignment] = {entry.id: entry for entry in store.assignments()}
-        self.reasons: dict[str, tuple[str, ...]] = {}
+        self.assignments = Assigned(store.assignments())
         self.unreachable: set[str] = set()
         self.store_problem = store.problem
         self.on_change: Callable[[], None] = lambda: None
@@ -71,19 +69,34 @@ class Controller:
         self._scheme = scheme
         self._clock = clock
         self._new_id = new_id
-        self._started = self._planned = clock()
+        self._planned = clock()
+        self._writing = 0.0
+        self._drained_off: dict[str, tuple[Assignment, ...]] = {}
         self.history = History(EventLog(secrets.token_hex(8), keep=KEEP))
         self.keys.record = self.history.record
-        self._stuck: frozenset[str] = frozenset()
-        self._rolling = Rolling(clock, self.assignments.values())
-        self._drained_off: dict[str, tuple[Assignment, ...]] = {}
-        self._hopeful: frozenset[str] = frozenset()
-        self._headers = seating.Headers()
-        self._learnt: Mapping[str, int] = {}
-        self._uses = Uses(clock)
         self.lifecycle = Lifecycle(store, self._remember, clock, record=self.history.record)
         self.retry_after = self.lifecycle.retry_after
         self.membership.restore(store.hives())
+        self._planner = Planner(
+            fleet,
+            self.assignments,
+            self.membership,
+            self.roster,
+            self.lifecycle,
+            clock=clock,
+            waiting=self._waiting,
+        )
+        sightings = self._planner.sightings
+        self._showing = Showing(
+            self.assignments,
+            sightings,
+            documents,
+            self.externals,
+            self.roster,
+            seat=self._seat,
+            look=self.history.look,
+        )
+        self.reasons = self._planner.reasons
         self.reconcile()
 
     def key(self, key_id: str) -> KeyRecord | None:
@@ -111,7 +124,7 @@ class Controller:
         if failure or mine:
             return failure or outlook.hopeless(mine)
         reasons = self.reasons.get(model, ())
-        return "" if model in self._hopeful or not reasons else f"it fits nowhere ({'; '.join(reasons)})"
+        return "" if model in self._planner.hopeful or not reasons else f"it fits nowhere ({'; '.join(reasons)})"
 
     def absence(self, model: str) -> str:
         """Return what keeps the workers of this model from being ready now, or an empty string."""
@@ -130,15 +143,22 @@ class Controller:
         """Have a model loaded, unless it serves, be it that it is busy, or is on its way."""
         declared = self.model(model)
         if declared is not None and self._want(declared, cause):
-            self.reconcile()
+            began, written, taken = self._clock(), self._writing, time.thread_time()
+            self._settle([model])
+            seconds, writing, taken = self._clock() - began, self._writing - written, time.thread_time() - taken
+            parts = {"writing": round(writing, 6), "processor": round(taken, 6)}
+            logs.info("load planned", model=model, seconds=round(seconds, 6), **parts)
 
     def _want(self, model: FleetModel, cause: Cause = Cause.REQUEST) -> bool:
         # One that empties itself takes nobody, and is not loaded twice either.
         return not loads.is_served(self._standings(model.name)) and self.lifecycle.want(model, cause)
 
+    def _waiting(self, model: str) -> int:
+        # Whom to ask is known once there are lines.
+        return self.waiting(model)
+
     def _standings(self, model: str) -> list[outlook.Standing]:
-        mine = (entry for entry in self.assignments.values() if entry.spec.model == model)
-        return [outlook.Standing(entry, self._heard(entry.hive)) for entry in mine]
+        return [outlook.Standing(entry, self._heard(entry.hive)) for entry in self.assignments.of(model)]
 
     def _heard(self, hive: str) -> Heartbeat | None:
         member = self.membership.members.get(hive)
@@ -151,15 +171,15 @@ class Controller:
 
     def outdated(self, entry: Assignment) -> bool:
         """Say whether a worker has another build than its hive has now, or is being replaced for that."""
-        hive = seating.hive_view(entry.hive, {}, self.membership)
-        if hive.presence is not Presence.LIVE or not hive.builds:
+        hive = self._planner.sightings.views.get(entry.hive)
+        if hive is None or not hive.builds or self.membership.presence(entry.hive) is not Presence.LIVE:
             return False
         differs = build_of(entry.spec.engine, hive, entry.spec.build) != entry.spec.build
         return differs or self.renewed(entry.id)
 
     def renewed(self, worker: str) -> bool:
         """Say whether a worker got another build and has not been ready since."""
-        return self._rolling.unfinished(worker)
+        return self._planner.rolling.unfinished(worker)
 
     def url(self, entry: Assignment) -> str:
         """Return where a worker listens, without a path."""
@@ -168,7 +188,6 @@ class Controller:
 
     def heartbeat(self, report: Heartbeat) -> HeartbeatAck:
         """Take a heartbeat and return the document that its hive should follow."""
-        self._learn(report)
         before = self._heard(report.hive)
         back = self.membership.presence(report.hive) is not Presence.LIVE
         if back:
@@ -176,13 +195,19 @@ class Controller:
         if self.membership.hear(report):
             record = self.membership.members[report.hive].record
             self._remember(lambda: self._store.put_hive(record))
+        self._planner.hear(report, before)
         self._observe(report, back=back)
-        due = back or bool(self.documents.problem(report.hive)) or self._clock() - self._planned >= TICK_SECONDS
-        if due or seating.differs(before, report):
+        if self._clock() - self._planned >= TICK_SECONDS:
             self.reconcile()
+        elif back or self.documents.problem(report.hive) or self._matters(before, report):
+            self._settle()
         wanted = self.documents.heard(report.hive, report.url, report.epoch, report.revision)
         self.documents.pulls.hear(report, wanted)
         return HeartbeatAck(fleet=wanted.fleet, epoch=wanted.epoch, revision=wanted.revision)
+
+    def _matters(self, before: Heartbeat | None, report: Heartbeat) -> bool:
+        """Say whether what a heartbeat tells is to be acted on at once."""
+        return seating.tells(before, report) or self._planner.awaits(report)
 
     def doubt(self, worker: str) -> None:
         """Take a worker that refuses connections out of rotation until a probe or its hive says that it is back."""
@@ -195,10 +220,11 @@ class Controller:
 
     def set_drained(self, hive: str, *, drained: bool) -> None:
         """Drain a hive or end that, or raise RequestError 404."""
-        if hive not in self._views():
+        if hive not in self._planner.sightings.views:
             raise RequestError(404, f"there is no hive {hive!r} in the inventory", code="hive_not_found")
         record = self.membership.set_drained(hive, drained=drained)
         self._remember(lambda: self._store.put_hive(record))
+        self._planner.sightings.look(hive)
         if not drained:
             self._take_back(hive)
         logs.info("hive drained" if drained else "hive undrained", hive=hive)
@@ -222,17 +248,20 @@ class Controller:
                 self._remember(partial(self._store.change_assignments, [entry], ()))
 
     def reconcile(self) -> None:
-        """Plan anew and carry the plan out."""
+        """Follow the clock: look at every model, plan, and carry the plan out."""
         self._planned = self._clock()
-        self._uses.look(self.assignments.values(), self.roster)
-        entries, loading = self.assignments.values(), {job.model for job in self.lifecycle.jobs.values() if job.open}
-        seen = traffic.seen(entries, self.roster, busy=self._busy(), waiting=self.waiting, loading=loading)
-        self.lifecycle.look(self.fleet.current.models, seen)
-        for model in self.fleet.current.models:
+        self._planner.tick()
+        self._settle(self.fleet.models)
+
+    def _settle(self, names: Iterable[str] = ()) -> None:
+        """Look at these models and at those about which something changed, plan, and carry the plan out."""
+        self._note()
+        looked_at = {*names, *self._planner.changed_models()}
+        self._planner.look(looked_at)
+        for name in looked_at:
             # Who waited for a slot when the last worker went has no load yet.
-            if self.waiting(model.name):
+            if self.waiting(name) and (model := self.model(name)) is not None:
                 self._want(model)
-        self._stuck = outlook.stuck({worker: self.report(worker) for worker in self.assignments}, self._stuck)
         self._carry_out()
         if self.lifecycle.judge(self.fleet.models, self._sight):
             self._carry_out()
@@ -240,68 +269,35 @@ class Controller:
 
     def situation(self) -> Situation:
         """Return everything that a plan of this moment depends on."""
-        views = self._views()
-        wishes = self.lifecycle.wishes(self.waiting)
-        sizes = {name: self._headers.size(model) for name, model in self.fleet.models.items()}
-        return Situation(
-            fleet=self.fleet.current,
-            hives=views,
-            existing=tuple(self.assignments.values()),
-            busy=self._busy(),
-            held=self._rolling.held(filter(self.roster.in_flight, self.assignments)),
-            stuck=self._stuck,
-            unreachable=frozenset(self.unreachable),
-            broken=self._rolling.broken(self.assignments.values()),
-            retiring=self._rolling.retiring,
-            frozen=self.membership.frozen(views.keys()),
-            settled=self._settled(views),
-            wanted=wishes.wanted,
-            waiting=frozenset(name for name in self.fleet.models if self.waiting(name)),
-            queue=wishes.queue,
-            starved=wishes.starved,
-            moving=wishes.moving,
-            uses={e.id: self._uses.of(e, sizes.get(e.spec.model, 0)) for e in self.assignments.values()},
-            facts=self._headers.known,
-            learnt=self._learnt,
-        )
+        return self._planner.situation(self.unreachable)
 
     def _carry_out(self) -> None:
         now = self.situation()
-        outcome = plan(now, self._new_id)
-        self._hopeful = outcome.hopeful
-        self.reasons = dict(outcome.reasons)
-        self.history.planned(self.reasons, frozen=now.frozen, settled=now.settled)
-        self._rolling.planned(self.assignments, outcome)
-        self.lifecycle.planned(self.assignments, outcome)
-        self._adopt(outcome.assignments)
+        outcome = self._planner.plan(now, self._new_id)
+        said = outcome.reasons if outcome is not None else {}
+        self.history.planned(said, frozen=now.frozen, settled=now.settled)
+        if outcome is not None:
+            self._adopt(outcome)
 
     def _sight(self, model: str) -> Sight:
         return loads.sight(
             model,
             self._standings(model),
-            size=self._headers.size(self.model(model)),
+            size=self._planner.headers.size(self.model(model)),
             lacking=self.reasons.get(model, ()),
-            hopeful=model in self._hopeful,
+            hopeful=model in self._planner.hopeful,
         )
 
-    def _learn(self, report: Heartbeat) -> None:
-        """Take in what a hive knows of the memory that models need."""
-        self._headers.hear(report)
-        for worker in report.workers:
-            entry = self.assignments.get(worker.id)
-            before = self.report(worker.id)
-            if entry is not None and worker.need and (before is None or before.need != worker.need):
-                self._learnt = needs.learn(self._learnt, entry.spec, entry.content, worker.need)
+    def _note(self) -> None:
+        """Tell who keeps an eye on workers which of them came, changed or went."""
+        changed = self.assignments.take_changed()
+        self._planner.note(changed)
+        self._showing.changed(changed)
 
     def publish(self) -> None:
         """Show routing and the documents what is assigned."""
-        by_hive: dict[str, list[Assignment]] = defaultdict(list)
-        for entry in self.assignments.values():
-            by_hive[entry.hive].append(entry)
-        self.documents.update(self.fleet.current, by_hive, seating.holders(self.membership))
-        self.externals.follow(self.fleet.current.external)
-        self.roster.show([*(self._seat(entry) for entry in self.assignments.values()), *self.externals.seats()])
-        self.history.look(moment(self.membership.members, self.assignments, self.unreachable, self._clock()))
+        self._note()
+        self._showing.show(self.fleet.current, self._planner.rolling.retiring, self.unreachable)
         self.on_change()
 
     async def run(self) -> None:
@@ -316,28 +312,11 @@ class Controller:
                 logs.error("fleet file refused; the last good one stays in force", why=self.fleet.problem)
             self.reconcile()
 
-    def _views(self) -> dict[str, HiveView]:
-        declared = {hive.name: hive.labels for hive in self.fleet.current.hives}
-        names: dict[str, dict[str, str]] = declared or {name: {} for name in self.membership.members}
-        return {name: seating.hive_view(name, labels, self.membership) for name, labels in names.items()}
-
-    def _settled(self, views: dict[str, HiveView]) -> bool:
-        heard = all(view.presence is not Presence.UNKNOWN for view in views.values())
-        return heard or self._clock() - self._started >= SETTLE_SECONDS
-
-    def _busy(self) -> frozenset[str]:
-        reports = {worker: self.report(worker) for worker in self.assignments}
-        return frozenset(
-            worker
-            for worker, report in reports.items()
-            if self.roster.in_flight(worker) or (report is not None and report.in_flight > 0)
-        )
-
     def _observe(self, report: Heartbeat, *, back: bool) -> None:
         """Note where the hive's workers are and in which state; what is unchanged of a doubted one proves nothing."""
         seen = {worker.id: worker for worker in report.workers}
         changed = []
-        mine = [entry for entry in self.assignments.values() if entry.hive == report.hive]
+        mine = list(self.assignments.on(report.hive))
         for entry in mine:
             now = seating.seen(entry, seen.get(entry.id))
             if now != entry:
@@ -346,27 +325,26 @@ class Controller:
                 logs.info("worker", id=entry.id, hive=entry.hive, state=now.observed or "absent")
         self.unreachable = self.unreachable - {entry.id for entry in (mine if back else changed)}
         if changed:
-            self._remember(lambda: self._store.change_assignments(changed, ()))
+            self._remember(lambda: self._store.change_assignments(changed, (), durable=False))
 
-    def _adopt(self, planned: Sequence[Assignment]) -> None:
-        wanted = {entry.id: entry for entry in planned}
-        put = [entry for entry in planned if self.assignments.get(entry.id) != entry]
-        drop = [worker for worker in self.assignments if worker not in wanted]
-        if not put and not drop:
+    def _adopt(self, outcome: Plan) -> None:
+        put = [entry for entry in outcome.put if self.assignments.get(entry.id) != entry]
+        if not put and not outcome.dropped:
             return
         for entry in put:
             logs.info("assigned", worker=entry.id, hive=entry.hive, intent=entry.intent)
-        for worker in drop:
-            entry = self.assignments[worker]
+        self._remember(lambda: self._store.change_assignments(put, outcome.dropped))
+        for worker in outcome.dropped:
+            entry = self.assignments.pop(worker)
             logs.info("released", worker=worker, hive=entry.hive)
             if entry.hive in self.membership.members and self.membership.members[entry.hive].record.drained:
                 self._drained_off[entry.hive] = (*self._drained_off.get(entry.hive, ()), entry)
-        self._remember(lambda: self._store.change_assignments(put, drop))
-        self.assignments = wanted
+        for entry in put:
+            self.assignments[entry.id] = entry
 
     def _seat(self, entry: Assignment) -> Seat:
         drained = seating.is_drained(self.membership.members.get(entry.hive))
-        kept_out = drained or entry.id in self.unreachable or self._rolling.retires(entry.id)
+        kept_out = drained or entry.id in self.unreachable or self._planner.rolling.retires(entry.id)
         usable = self._serves(entry) and entry.port > 0 and not kept_out
         return seating.seat_of(entry, self.url(entry), usable=usable)
 
@@ -381,6 +359,7 @@ class Controller:
 
     def _remember(self, write: Callable[[], None]) -> None:
         """Write, or go on from memory and say so: a full disk must not stop answers."""
+        began = self._clock()
         try:
             write()
         except StateError as error:
@@ -389,3 +368,4 @@ class Controller:
             self.store_problem = str(error)
         else:
             self.store_problem = ""
+        self._writing += self._clock() - began

@@ -3,20 +3,26 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from heapq import nsmallest
 
 import httpx
 import msgspec
 
 from rbee_runtime import logs, protocol
-from rbee_runtime.config import FleetFile
+from rbee_runtime.config import FleetFile, FleetModel
 from rbee_runtime.errors import LinkError
 from rbee_runtime.protocol import Desired, DesiredAck, ModelSpec, decode
+from rbee_runtime.queen.assigned import Assigned
+from rbee_runtime.queen.fleet import by_name
 from rbee_runtime.queen.pulls import Pulls
 from rbee_runtime.queen.records import Assignment
 
 PUSH_TIMEOUT = httpx.Timeout(5.0, connect=2.0)
 _RETRY_SECONDS = (0.2, 1.0, 5.0)
 """A hive that starts is back within a second; one that stays away hears from us again with its next heartbeat."""
+
+MOST_AT_ONCE = 32
+"""Documents on their way: of a thousand at once most would wait for their connections until it is too late."""
 
 MAX_HOLDERS = 4
 """As many as a hive would try before it asks the source."""
@@ -26,23 +32,37 @@ Holders = Mapping[str, Mapping[str, str]]
 """Which hives have a model on disk: model → hive → its URL."""
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What documents take from the fleet file: models by name, their places in it, and the pinned ones."""
+
+    models: Mapping[str, FleetModel]
+    order: Mapping[str, int]
+    pins: tuple[str, ...]
+
+
+def declared(fleet: FleetFile) -> Declared:
+    """Return what documents take from the fleet file."""
+    order = {model.name: number for number, model in enumerate(fleet.models)}
+    return Declared(by_name(fleet), order, tuple(sorted(model.name for model in fleet.models if model.pin)))
+
+
 def build(
-    fleet: FleetFile,
+    declared: Declared,
     assignments: Iterable[Assignment],
     base: Desired,
-    holders: Mapping[str, tuple[str, ...]],
+    holders: Holders,
     pulled: Iterable[str] = (),
 ) -> Desired:
     """Return `base` (fleet, epoch, revision) with a hive's workers, the models of these and of pulls, and all pins."""
     workers = tuple(sorted((entry.spec for entry in assignments), key=lambda spec: spec.id))
     needed = {*(spec.model for spec in workers), *pulled}
+    names = sorted(needed & declared.models.keys(), key=declared.order.__getitem__)
     models = tuple(
-        ModelSpec(name=m.name, source=m.source, files=m.files, pin=m.pin, holders=holders.get(m.name, ()))
-        for m in fleet.models
-        if m.name in needed
+        ModelSpec(name=m.name, source=m.source, files=m.files, pin=m.pin, holders=others(holders, m.name, base.hive))
+        for m in map(declared.models.__getitem__, names)
     )
-    pins = tuple(sorted(m.name for m in fleet.models if m.pin))
-    return msgspec.structs.replace(base, workers=workers, models=models, pins=pins)
+    return msgspec.structs.replace(base, workers=workers, models=models, pins=declared.pins)
 
 
 def changed(held: Desired, built: Desired) -> bool:
@@ -57,9 +77,10 @@ def changed(held: Desired, built: Desired) -> bool:
     return any(model.holders and not known[model.name] for model in built.models)
 
 
-def others(holders: Holders, hive: str) -> dict[str, tuple[str, ...]]:
-    """Return where a hive can copy models from; nothing for models that it has itself."""
-    return {model: tuple(urls.values())[:MAX_HOLDERS] for model, urls in holders.items() if hive not in urls}
+def others(holders: Holders, model: str, hive: str) -> tuple[str, ...]:
+    """Return where a hive can copy a model from; nowhere if it has it itself."""
+    urls = holders.get(model, {})
+    return () if hive in urls else tuple(urls[name] for name in nsmallest(MAX_HOLDERS, urls))
 
 
 def _without_holders(document: Desired) -> Desired:
@@ -85,19 +106,25 @@ class Documents:
         self._client = client
         self._desks: dict[str, _Desk] = {}
         self.pulls = Pulls()
+        self._new: set[str] = set()
+        self._fleet: FleetFile | None = None
+        self._declared = Declared({}, {}, ())
         self._wake = asyncio.Event()
+        self._pushing = asyncio.Semaphore(MOST_AT_ONCE)
 
-    def update(
-        self, fleet: FleetFile, assignments: Mapping[str, list[Assignment]], holders: Holders | None = None
-    ) -> None:
-        """Build the documents again and number those that changed."""
-        for hive in {*assignments, *self._desks, *self.pulls.hives}:
+    def update(self, fleet: FleetFile, assigned: Assigned, hives: Iterable[str], holders: Holders) -> None:
+        """Build the documents of some hives again, all after the fleet file changed, and number those that changed."""
+        if fleet is not self._fleet:
+            self._fleet, self._declared = fleet, declared(fleet)
+            hives = {*assigned.hives(), *self._desks}
+        for hive in {*hives, *self._new, *self.pulls.take_changed()}:
             desk, pulled = self._desk(hive), self.pulls.of(hive)
-            built = build(fleet, assignments.get(hive, ()), desk.document, others(holders or {}, hive), pulled)
+            built = build(self._declared, assigned.on(hive), desk.document, holders, pulled)
             if changed(desk.document, built):
                 desk.document = msgspec.structs.replace(built, revision=built.revision + 1)
                 desk.tries = 0
                 self._wake.set()
+        self._new.clear()
 
     def heard(self, hive: str, url: str, epoch: int, revision: int) -> Desired:
         """Note what a hive says that it follows, send it the document if that is another one, and return it."""
@@ -127,10 +154,11 @@ class Documents:
             await self._wake.wait()
             self._wake.clear()
             due = [hive for hive, desk in self._desks.items() if desk.url and self._stale(desk)]
-            await asyncio.gather(*(self._push(hive) for hive in due))
+            await asyncio.gather(*(self._in_turn(hive) for hive in due))
 
     def _desk(self, hive: str) -> _Desk:
         if hive not in self._desks:
+            self._new.add(hive)
             self._desks[hive] = _Desk(Desired(fleet=self._fleet_id, hive=hive, epoch=self._epoch, revision=0))
         return self._desks[hive]
 
@@ -138,6 +166,10 @@ class Documents:
     def _stale(desk: _Desk) -> bool:
         wanted = (desk.document.epoch, desk.document.revision)
         return desk.document.revision > 0 and desk.followed != wanted
+
+    async def _in_turn(self, hive: str) -> None:
+        async with self._pushing:
+            await self._push(hive)
 
     async def _push(self, hive: str) -> None:
         desk = self._desks[hive]

@@ -4,20 +4,25 @@ Each event has its subject's whole state in `data`, and in `change` what is new 
 them, secrets and words of clients never.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from rbee_runtime import logs
+from rbee_runtime.brief import few
 from rbee_runtime.events import EventLog
 from rbee_runtime.metrics import Durations
 from rbee_runtime.queen.loads import Phase
-from rbee_runtime.queen.membership import Member, Presence
+from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.states import Intent
 
 KEEP = 8192
 """A fleet of a thousand hosts that comes back after a power cut says some five thousand things at once."""
+
+MOST_REASONS = 20
+"""In one line of the log, and in one event; `explain` has them all."""
 
 LOAD_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Upper bounds of the buckets: a small model that is on disk takes seconds, a large one to be fetched half an hour."""
@@ -54,19 +59,14 @@ def unrecorded(kind: EventKind, subject: str, detail: Mapping[str, object]) -> N
 
 @dataclass(frozen=True)
 class Moment:
-    """What is compared: hives by presence and whether they are drained, workers, and which of them are not reached."""
+    """What may be another than before: hives by presence and whether they are drained, and workers, None: it is gone.
+
+    `unreachable` are all workers that are not reached.
+    """
 
     hives: Mapping[str, tuple[Presence, bool]] = field(default_factory=dict)
-    workers: Mapping[str, Assignment] = field(default_factory=dict)
+    workers: Mapping[str, Assignment | None] = field(default_factory=dict)
     unreachable: frozenset[str] = frozenset()
-
-
-def moment(
-    members: Mapping[str, Member], workers: Mapping[str, Assignment], unreachable: Iterable[str], now: float
-) -> Moment:
-    """Return what is there at a monotonic time."""
-    hives = {name: (member.presence(now), member.record.drained) for name, member in members.items()}
-    return Moment(hives, dict(workers), frozenset(unreachable))
 
 
 class History:
@@ -75,9 +75,13 @@ class History:
     def __init__(self, log: EventLog) -> None:
         self.log = log
         self.loads = {phase.value: Durations(LOAD_SECONDS) for phase in (Phase.READY, Phase.FAILED)}
-        self._before: Moment | None = None
+        self._began = False
+        self._hives: dict[str, tuple[Presence, bool]] = {}
+        self._workers: dict[str, Assignment] = {}
+        self._models: Counter[str] = Counter()
+        self._unreachable: frozenset[str] = frozenset()
         self._frozen = False
-        self._said: dict[str, tuple[str, ...]] = {}
+        self._said: dict[str, str] = {}
 
     def record(self, kind: EventKind, subject: str, detail: Mapping[str, object]) -> None:
         """Tell one event, and count a load that is over."""
@@ -93,28 +97,42 @@ class History:
             logs.warning("rescheduling frozen: too many hives are silent" if frozen else "rescheduling resumed")
             self.record(EventKind.PLACEMENT, "", {"change": "frozen" if frozen else "resumed"})
         for model, why in reasons.items():
-            if settled and why != self._said.get(model):
-                self._said[model] = why
-                logs.warning("model lacks workers", model=model, why="; ".join(why))
-                self.record(EventKind.MODEL_STATE, model, {"change": "lacking", "detail": "; ".join(why)})
+            said = few(why, MOST_REASONS, joint="; ") if settled else ""
+            if said and said != self._said.get(model):
+                self._said[model] = said
+                logs.warning("model lacks workers", model=model, why=said)
+                self.record(EventKind.MODEL_STATE, model, {"change": "lacking", "detail": said})
 
     def look(self, now: Moment) -> None:
         """Tell what differs from the last look; the first one finds everything as it should be."""
-        before, self._before = self._before, now
-        if before is None:
-            return
-        for name, (presence, drained) in now.hives.items():
-            if before.hives.get(name) != (presence, drained):
-                self._hive(name, before.hives.get(name, (Presence.UNKNOWN, False)), presence, drained)
+        began, self._began = self._began, True
+        hives = {name: self._hives.get(name) for name in now.hives}
+        self._hives.update(now.hives)
+        doubted, self._unreachable = self._unreachable ^ now.unreachable, now.unreachable
         # Of thousands of workers few differ from one look to the next.
-        fresh = [entry for name, entry in now.workers.items() if before.workers.get(name) is not entry]
-        self._placements(before.workers, fresh)
-        for name in before.workers.keys() - now.workers.keys():
-            self._placed(before.workers[name], "released")
-        doubted = before.unreachable ^ now.unreachable
-        told = {entry.id for entry in fresh if _state(before.workers.get(entry.id)) != _state(entry)}
-        for name in sorted(told | (doubted & now.workers.keys())):
-            self._worker(now.workers[name], reached=name not in now.unreachable)
+        changed = {name: self._workers.get(name) for name in now.workers}
+        changed = {name: before for name, before in changed.items() if before is not now.workers[name]}
+        had = {model for model in map(_model, now.workers.values()) if self._models[model]}
+        for name, before in changed.items():
+            self._keep(name, before, now.workers[name])
+        if not began:
+            return
+        for name, known in hives.items():
+            if known != now.hives[name]:
+                self._hive(name, known or (Presence.UNKNOWN, False), *now.hives[name])
+        self._placements(changed, had)
+        told = {name for name, before in changed.items() if _state(before) != _state(now.workers[name])}
+        for name in sorted((told | doubted) & self._workers.keys()):
+            self._worker(self._workers[name], reached=name not in now.unreachable)
+
+    def _keep(self, name: str, before: Assignment | None, now: Assignment | None) -> None:
+        """Have a worker be as it is now."""
+        self._models[_model(before)] -= 1
+        self._models[_model(now)] += 1
+        if now is not None:
+            self._workers[name] = now
+        else:
+            del self._workers[name]
 
     def _hive(self, name: str, before: tuple[Presence, bool], presence: Presence, drained: bool) -> None:
         changes = []
@@ -126,16 +144,22 @@ class History:
         for change in changes:
             self.record(EventKind.HIVE_STATE, name, {"change": change, "state": presence.value, "drained": drained})
 
-    def _placements(self, before: Mapping[str, Assignment], fresh: Sequence[Assignment]) -> None:
-        had = {entry.spec.model for entry in before.values()} if fresh else set()
-        for entry in fresh:
-            old = before.get(entry.id)
-            if old is None or old.intent is not entry.intent:
-                self._placed(entry, "restored" if old is not None and entry.intent is Intent.PLACED else entry.intent)
+    def _placements(self, changed: Mapping[str, Assignment | None], had: set[str]) -> None:
+        """Tell where workers are placed, of those that are not as they were; `had` are models with workers before."""
+        for name, before in changed.items():
+            entry = self._workers.get(name)
+            if entry is None:
+                continue
+            if before is None or before.intent is not entry.intent:
+                restored = before is not None and entry.intent is Intent.PLACED
+                self._placed(entry, "restored" if restored else entry.intent)
             if entry.spec.model not in had:
                 had.add(entry.spec.model)
                 said = {"change": "placed", "worker": entry.id, "hive": entry.hive}
                 self.record(EventKind.MODEL_STATE, entry.spec.model, said)
+        for name, before in changed.items():
+            if before is not None and name not in self._workers:
+                self._placed(before, "released")
 
     def _placed(self, entry: Assignment, change: str) -> None:
         said = {
@@ -159,3 +183,7 @@ class History:
 
 def _state(entry: Assignment | None) -> tuple[object, ...]:
     return (entry.hive, entry.intent, entry.observed) if entry is not None else ()
+
+
+def _model(entry: Assignment | None) -> str:
+    return entry.spec.model if entry is not None else ""

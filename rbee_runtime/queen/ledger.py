@@ -6,8 +6,7 @@ which it is placed; what one that was released still holds does not count. Its h
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from rbee_runtime.protocol import DeviceReport
 from rbee_runtime.queen.needs import places
@@ -35,41 +34,38 @@ class Holder:
 
 @dataclass(frozen=True)
 class Account:
-    """One device, in bytes; `claimed` is kept for a worker for which room is being made."""
+    """One device, in bytes; `claimed` is kept for a worker for which room is being made.
+
+    `headroom` stays free; `capacity` is what workers can have of it as long as others take what they take now,
+    `reserved` what is promised, and `free` what one more worker can have: others may have taken what was promised.
+    """
 
     device: DeviceReport
     holders: tuple[Holder, ...] = ()
     claimed: int = 0
+    headroom: int = field(init=False)
+    capacity: int = field(init=False)
+    reserved: int = field(init=False)
+    free: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out what every plan asks for again and again."""
+        total = self.device.total
+        headroom = min(int(total * HEADROOM_SHARE), HEADROOM_MOST)
+        capacity = max(0, total - headroom - self.device.foreign)
+        reserved = sum(holder.size for holder in self.holders) + self.claimed
+        found = {"headroom": headroom, "capacity": capacity, "reserved": reserved, "free": max(0, capacity - reserved)}
+        self.__dict__.update(found)
 
     @property
     def id(self) -> str:
         """Return the device's id."""
         return self.device.id
 
-    @cached_property
-    def headroom(self) -> int:
-        """Return what stays free."""
-        return min(int(self.device.total * HEADROOM_SHARE), HEADROOM_MOST)
-
-    @cached_property
-    def capacity(self) -> int:
-        """Return what workers can have of it as long as others take what they take now."""
-        return max(0, self.device.total - self.headroom - self.device.foreign)
-
-    @cached_property
-    def reserved(self) -> int:
-        """Return what is promised."""
-        return sum(holder.size for holder in self.holders) + self.claimed
-
     @property
     def measured(self) -> int:
         """Return what workers were seen to take."""
         return sum(holder.measured for holder in self.holders)
-
-    @cached_property
-    def free(self) -> int:
-        """Return what one more worker can have; others may have taken what was promised."""
-        return max(0, self.capacity - self.reserved)
 
     @property
     def is_overbooked(self) -> bool:

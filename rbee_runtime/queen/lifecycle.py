@@ -96,13 +96,12 @@ class Lifecycle:
 
     def look(self, models: Iterable[FleetModel], seen: Callable[[str], tuple[int, Traffic]]) -> None:
         """Follow what models see; `seen` says of each how many workers it has and its traffic."""
-        before, now = self._scales, self._clock()
-        self._scales = {}
+        now = self._clock()
         for model in models:
             if model.each_host:
                 continue
             workers, traffic = seen(model.name)
-            scale = before.get(model.name) or self._first(model, workers, now)
+            scale = self._scales.get(model.name) or self._first(model, workers, now)
             after = scaling.advanced(scale, model, traffic, now=now)
             if traffic.loading and not after.replicas:
                 # Its worker made room for another model in the very moment in which somebody asked.
@@ -112,6 +111,11 @@ class Lifecycle:
                 said = {"change": "scaled", "before": scale.replicas, "wanted": after.replicas}
                 self._record(EventKind.MODEL_STATE, model.name, said)
             self._scales[model.name] = after
+
+    def follow(self, models: Mapping[str, FleetModel]) -> None:
+        """Forget what models were to have that are not declared any more, or are on each host by now."""
+        kept = {name for name, model in models.items() if not model.each_host}
+        self._scales = {name: scale for name, scale in self._scales.items() if name in kept}
 
     def wishes(self, waiting: Callable[[str], int]) -> Wishes:
         """Return what the next plan is to carry out."""
@@ -135,8 +139,8 @@ class Lifecycle:
             said = {"change": "evicted", "worker": worker, "hive": entry.hive, "room_for": model}
             self._record(EventKind.MODEL_STATE, entry.spec.model, said)
             self._scales[entry.spec.model] = scaling.without(self._scales[entry.spec.model])
-        there = {entry.id for entry in outcome.assignments}
-        self.moving = {worker: hive for worker, hive in self.moving.items() if worker in there}
+        for worker in outcome.dropped:
+            self.moving.pop(worker, None)
 
     def judge(self, models: Mapping[str, FleetModel], sight: Callable[[str], Sight]) -> bool:
         """Look at every load that goes on; say whether one failed, which releases its workers with the next plan.

@@ -56,6 +56,9 @@ class LinkApp:
             answer = _json(error.status, error.body())
         except ClientDisconnect:
             return
+        if self._status.draining:
+            # The next connection is the next queen's.
+            answer.headers["connection"] = "close"
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:

@@ -75,6 +75,6 @@ def register(app: FastAPI, controller: Controller) -> None:
 
 
 def _answer(controller: Controller, name: str) -> LifecycleAnswer:
-    mine = [entry for entry in controller.assignments.values() if entry.spec.model == name]
+    mine = controller.assignments.of(name)
     ready = sum(entry.serves for entry in mine)
     return LifecycleAnswer(model=name, ready=ready, workers=len(mine), load=explain.load_of(controller, name))

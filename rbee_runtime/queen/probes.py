@@ -16,6 +16,9 @@ EAGER_SECONDS = 1.0
 """While a worker whose hive is not silent refuses connections: requests may wait for it."""
 
 _TIMEOUT = 2.0
+MOST_AT_ONCE = 20
+"""As many connections as the client keeps; thousands that wait for one would keep the queen busy with themselves."""
+
 PROBE_TIMEOUT = httpx.Timeout(None, connect=_TIMEOUT)
 
 
@@ -25,6 +28,7 @@ class Probes:
     def __init__(self, controller: Controller, client: httpx.AsyncClient) -> None:
         self._controller = controller
         self._client = client
+        self._asking = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def run(self) -> None:
         """Probe until cancelled."""
@@ -61,7 +65,7 @@ class Probes:
 
     async def _answers(self, url: str) -> bool:
         try:
-            async with asyncio.timeout(_TIMEOUT):
+            async with self._asking, asyncio.timeout(_TIMEOUT):
                 return (await self._client.get(url)).status_code == 200
         except (httpx.HTTPError, LinkError, TimeoutError):
             return False

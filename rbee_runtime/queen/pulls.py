@@ -5,7 +5,7 @@ fetches it as it fetches what its workers need, and keeps what came. They are in
 again all the time, and a queen that starts anew goes on with it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rbee_runtime import logs
 from rbee_runtime.config import FleetModel
@@ -19,28 +19,35 @@ class Pulls:
 
     def __init__(self) -> None:
         self._asked: dict[str, dict[str, None]] = {}
+        self._changed: set[str] = set()
 
     def ask(self, hive: str, model: str) -> None:
         """Have a model fetched."""
         if model not in self.of(hive):
             logs.info("pull asked", hive=hive, model=model)
         self._asked.setdefault(hive, {})[model] = None
+        self._changed.add(hive)
 
     def drop(self, hive: str, model: str) -> bool:
         """Take that back, and say whether it was asked for."""
         asked = self._asked.get(hive, {})
         known = model in asked
         asked.pop(model, None)
+        self._changed.add(hive)
         return known
 
     def of(self, hive: str) -> Iterable[str]:
         """Return the models that a hive is to fetch."""
         return self._asked.get(hive, {}).keys()
 
-    @property
-    def hives(self) -> Iterable[str]:
-        """Return the hives that are to fetch something."""
-        return [hive for hive, asked in self._asked.items() if asked]
+    def of_models(self, models: Collection[str]) -> set[str]:
+        """Return the hives that are to fetch one of these."""
+        return {hive for hive, asked in self._asked.items() if not asked.keys().isdisjoint(models)}
+
+    def take_changed(self) -> set[str]:
+        """Return the hives that are to fetch something else than at the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
 
     def hear(self, report: Heartbeat, document: Desired) -> None:
         """Forget what a hive has that follows its document; before that it may have another version."""

@@ -28,10 +28,14 @@ from rbee_runtime.states import Intent, Observed
 
 @dataclass(frozen=True)
 class Renewal:
-    """A model's assignments, some with new specs; `retiring` get no more requests, and are renewed next."""
+    """The assignments of a model that have new specs now; `retiring` get no more requests, and are renewed next.
+
+    `outdated` says that there is still something to renew, now or later.
+    """
 
     assignments: list[Assignment]
     retiring: frozenset[str]
+    outdated: bool = False
 
 
 def spec_of(model: FleetModel, worker_id: str, devices: tuple[str, ...], build: str = "") -> WorkerSpec:
@@ -70,10 +74,12 @@ def build_of(engine: str, hive: HiveView, held: str = "") -> str:
 
 
 def renewed(model: FleetModel, mine: Sequence[Assignment], situation: Situation) -> Renewal:
-    """Return the assignments of a model with those specs renewed that can be now."""
+    """Return those assignments of a model whose specs are to be renewed, and can be now."""
     bare = spec_of(model, "", ())
     fresh = {entry.id: _fresh(bare, entry, situation.hives[entry.hive]) for entry in mine}
     outdated = [entry for entry in mine if entry.spec != fresh[entry.id]]
+    if not outdated:
+        return Renewal([], frozenset())
     serving = [entry for entry in outdated if entry.observed is Observed.READY]
     unseen = [entry for entry in outdated if entry.observed is None and entry.port]
     turn = {entry.id for entry in outdated if entry not in serving and entry not in unseen}
@@ -83,8 +89,8 @@ def renewed(model: FleetModel, mine: Sequence[Assignment], situation: Situation)
         turn.add(serving[0].id)
     now = turn - situation.held
     # Its hive restarts it under the same id, so it does not serve until it is seen again.
-    done = [replace(e, spec=fresh[e.id], observed=None, slots=0) if e.id in now else e for e in mine]
-    return Renewal(done, frozenset(turn - now))
+    done = [replace(e, spec=fresh[e.id], observed=None, slots=0) for e in mine if e.id in now]
+    return Renewal(done, frozenset(turn - now), outdated=True)
 
 
 def _fresh(bare: WorkerSpec, entry: Assignment, hive: HiveView) -> WorkerSpec:

@@ -7,7 +7,7 @@ from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.queen.affinity import Homes, marks, rank
 from rbee_runtime.queen.ejection import Breaker, Health, may_eject, pardoned, rested
 from rbee_runtime.queen.limits import prompt_tokens
-from rbee_runtime.queen.seats import Lack, Replica, Shelf, is_bearable, least_of, loads_of
+from rbee_runtime.queen.seats import Lack, Replica, Seat, Shelf, is_bearable, least_of, loads_of
 
 EQUALS = 16
 """So many are asked which of them a prompt favours: all workers of a usual model, and of a huge one enough."""
@@ -24,23 +24,62 @@ class Replicas:
         self._homes = homes
         self._salt = crc32(model.encode())
         self._shelves: list[Shelf] = []
+        self._by_context: dict[int, Shelf] = {}
         self._resting: dict[Replica, None] = {}
         self._wakes = 0.0
         self._marked: tuple[object, list[int]] = (None, [])
 
-    def place(self, members: list[Replica]) -> None:
-        """Hold these from now on."""
-        self.members = members
-        self.slots = sum(each.seat.slots for each in members)
-        self.usable = sum(each.seat.usable for each in members)
-        shelves = {each.seat.context: Shelf(each.seat.context) for each in members}
-        self._shelves = list(shelves.values())
-        self._resting = {each: None for each in members if each.seat.usable and _rests(each.health)}
-        self._pardon()
-        for each in members:
-            each.shelf, each.is_open = shelves[each.seat.context], False
-            self.refresh(each)
+    def enter(self, replica: Replica) -> None:
+        """Hold one more; `settle` follows."""
+        replica.place = len(self.members)
+        self.members.append(replica)
+        self._count(replica)
+
+    def leave(self, replica: Replica) -> None:
+        """Hold one less; `settle` follows."""
+        self._discount(replica)
+        last = self.members.pop()
+        if last is not replica:
+            self.members[replica.place], last.place = last, replica.place
+
+    def follow(self, replica: Replica, seat: Seat) -> None:
+        """Have another seat be that of the same worker; one that is back only now, or elsewhere, begins anew."""
+        self._discount(replica)
+        before, replica.seat = replica.seat, seat
+        if (seat.usable and not before.usable) or seat.url != before.url or seat.build != before.build:
+            replica.begin_anew()
+        self._count(replica)
+
+    def settle(self) -> None:
+        """Draw what follows from who came, changed and went."""
+        if self._resting:
+            self._pardon()
         self._wakes = self._next_wake()
+
+    def _count(self, replica: Replica) -> None:
+        seat = replica.seat
+        self.slots += seat.slots
+        self.usable += seat.usable
+        shelf = self._by_context.get(seat.context)
+        if shelf is None:
+            shelf = self._by_context[seat.context] = Shelf(seat.context)
+            self._shelves.append(shelf)
+        shelf.members += 1
+        replica.shelf = shelf
+        if seat.usable and _rests(replica.health):
+            self._resting[replica] = None
+        self.refresh(replica)
+
+    def _discount(self, replica: Replica) -> None:
+        seat, shelf = replica.seat, replica.shelf
+        self.slots -= seat.slots
+        self.usable -= seat.usable
+        self._resting.pop(replica, None)
+        self._close(replica)
+        shelf.members -= 1
+        if not shelf.members:
+            del self._by_context[shelf.context]
+            self._shelves.remove(shelf)
 
     def refresh(self, replica: Replica) -> None:
         """Take note of what has changed of one."""
@@ -93,8 +132,7 @@ class Replicas:
 
     def longest(self) -> int:
         """Return the longest context, 0 if one is not known."""
-        contexts = [each.seat.context for each in self.members]
-        return max(contexts, default=0) if all(contexts) else 0
+        return max(self._by_context, default=0) if all(self._by_context) else 0
 
     def _fitting(self, ask: Ask) -> list[Shelf]:
         """Return those whose context is long enough; where some are likely to be, only those."""
@@ -170,6 +208,13 @@ class Replicas:
                 self.refresh(each)
         self._wakes = self._next_wake()
 
+    @staticmethod
+    def _close(replica: Replica) -> None:
+        if replica.is_open:
+            replica.shelf.total -= replica.weight
+            replica.shelf.count -= 1
+            replica.is_open = False
+
     def _next_wake(self) -> float:
         waits = (each.health.until for each in self._resting if each.health.state is not Breaker.HALF_OPEN)
         return min(waits, default=float("inf"))
@@ -180,6 +225,7 @@ class Replicas:
         for each in out[: max(0, len(out) - self.usable // 2)]:
             each.health, each.trial = pardoned(each.health), 0
             del self._resting[each]
+            self.refresh(each)
             self.said("worker readmitted", each)
 
 

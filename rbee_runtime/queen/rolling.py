@@ -35,16 +35,9 @@ class Rolling:
         """Note what a plan does about the assignments from before it."""
         now = self._clock()
         self._retiring = {worker: self._retiring.get(worker, now) for worker in outcome.retiring}
-        self._replaced = self._not_ready(
-            outcome, self._replaced | _changed(before, outcome, lambda state: state not in _NEVER_SERVED)
-        )
-        self._failed_before = self._not_ready(
-            outcome, self._failed_before | _changed(before, outcome, lambda state: state in FAILING)
-        )
-
-    @staticmethod
-    def _not_ready(outcome: Plan, workers: frozenset[str]) -> frozenset[str]:
-        return workers & {entry.id for entry in outcome.assignments if entry.observed is not Observed.READY}
+        replaced = self._replaced | _changed(before, outcome, lambda state: state not in _NEVER_SERVED)
+        failed = self._failed_before | _changed(before, outcome, lambda state: state in FAILING)
+        self._replaced, self._failed_before = (_not_ready(before, outcome, each) for each in (replaced, failed))
 
     @property
     def retiring(self) -> frozenset[str]:
@@ -62,12 +55,19 @@ class Rolling:
         """
         return worker in self._replaced
 
-    def broken(self, entries: Iterable[Assignment]) -> frozenset[str]:
+    def broken(self, entries: Mapping[str, Assignment]) -> frozenset[str]:
         """Return the workers that failed with an earlier build and fail with this one: nobody waits for them."""
-        return frozenset(e.id for e in entries if e.id in self._failed_before and e.observed in FAILING)
+        failed = ((worker, entries.get(worker)) for worker in self._failed_before)
+        return frozenset(worker for worker, entry in failed if entry is not None and entry.observed in FAILING)
+
+
+def _not_ready(before: Mapping[str, Assignment], outcome: Plan, workers: Iterable[str]) -> frozenset[str]:
+    changed = outcome.changed
+    found = ((worker, changed[worker] if worker in changed else before.get(worker)) for worker in workers)
+    return frozenset(worker for worker, entry in found if entry and entry.observed is not Observed.READY)
 
 
 def _changed(before: Mapping[str, Assignment], outcome: Plan, was: Callable[[Observed | None], bool]) -> frozenset[str]:
     """Return the workers that a plan gives another build and whose state before was such."""
-    pairs = ((before.get(entry.id, entry), entry) for entry in outcome.assignments)
+    pairs = ((before.get(entry.id, entry), entry) for entry in outcome.put)
     return frozenset(new.id for old, new in pairs if old.spec.build != new.spec.build and was(old.observed))

@@ -18,34 +18,55 @@ class Roster:
         self.clock = clock
         self._replicas: dict[str, Replica] = {}
         self._models: dict[str, Replicas] = {}
+        self._pools: dict[str, list[Replica]] = {}
         self._homes: Homes[Replica] = Homes()
+        self._recent: set[str] = set()
         self._uses = 0
 
-    def show(self, seats: Sequence[Seat]) -> None:
-        """Replace what is known of workers and keep what is in flight on them."""
-        old = self._replicas
-        new = [seat for seat in seats if seat.worker not in old or old[seat.worker].seat != seat]
-        self._replicas = {seat.worker: _carried(old.get(seat.worker), seat) for seat in seats}
-        gone = [each for worker, each in old.items() if self._replicas.get(worker) is not each]
-        for each in gone:
-            each.cache.owner = None
-        pools = _pooled(self._replicas.values())
-        # What is in flight on one of a pool counts for each of it.
-        shared = {seat.pool for seat in new} | {each.seat.pool for each in gone}
-        mates = (mate.seat.model for pool in shared for mate in pools.get(pool, ()))
-        self._group({seat.model for seat in new}.union(mates))
-
-    def _group(self, changed: set[str]) -> None:
-        """Have each model know its workers; `changed` are those of which more is new than that."""
-        members: dict[str, list[Replica]] = {model: [] for model in self._models}
-        for each in self._replicas.values():
-            members.setdefault(each.seat.model, []).append(each)
-        for model, mine in members.items():
-            found = self._models.get(model) or self._new(model)
-            if model in changed or mine != found.members:
-                found.place(mine)
-            if not mine:
+    def show(self, seats: Iterable[Seat], gone: Iterable[str] = ()) -> None:
+        """Take in what is new of workers, and forget those that are gone; what is in flight on others is kept."""
+        touched: set[str] = set()
+        for worker in gone:
+            self._forget(worker, touched)
+        for seat in seats:
+            known = self._replicas.get(seat.worker)
+            if known is None:
+                self._enter(seat, touched)
+            elif known.seat == seat:
+                continue
+            elif (known.seat.model, known.seat.pool) == (seat.model, seat.pool):
+                self._models[seat.model].follow(known, seat)
+                touched.add(seat.model)
+            else:
+                self._forget(seat.worker, touched)
+                self._enter(seat, touched)
+        for model in touched:
+            self._models[model].settle()
+            if not self._models[model].members:
                 del self._models[model]
+
+    def _enter(self, seat: Seat, touched: set[str]) -> None:
+        each = self._replicas[seat.worker] = Replica(seat)
+        if seat.pool:
+            each.pool = self._pools.setdefault(seat.pool, [])
+            self._pools[seat.pool].append(each)
+        (self._models.get(seat.model) or self._new(seat.model)).enter(each)
+        touched.add(seat.model)
+
+    def _forget(self, worker: str, touched: set[str]) -> None:
+        each = self._replicas.pop(worker, None)
+        if each is None:
+            return
+        each.cache.owner = None
+        self._models[each.seat.model].leave(each)
+        touched.add(each.seat.model)
+        if each.pool:
+            mates = self._pools[each.seat.pool]
+            mates.remove(each)
+            # What was in flight on one of a pool counted for each of it.
+            self._refresh(mates)
+            if not mates:
+                del self._pools[each.seat.pool]
 
     def of(self, model: str) -> list[Seat]:
         """Return the seats of one model; what is in flight on one of a pool counts for each of it."""
@@ -90,6 +111,15 @@ class Roster:
         each = self._replicas.get(worker)
         return 0 if each is None else each.used
 
+    def busy(self) -> set[str]:
+        """Return the workers that have requests from us."""
+        return {worker for worker in self._recent if self.in_flight(worker)}
+
+    def take_recent(self) -> set[str]:
+        """Return the workers that had a request from us since the last call."""
+        recent, self._recent = self._recent, self.busy()
+        return recent
+
     def take(self, worker: str, tokens: int = 1, opening: bytes = b"") -> int:
         """Count one more request of so many tokens; return the number of its lease."""
         self._uses = used = self._uses + 1
@@ -97,6 +127,7 @@ class Roster:
         each.in_flight += 1
         each.load += tokens
         each.used = used
+        self._recent.add(worker)
         if each.health is not SOUND and each.health.state is Breaker.HALF_OPEN and not each.trial:
             each.trial = used
         mine = self._models[each.seat.model]
@@ -158,26 +189,6 @@ class Roster:
             logs.warning("worker ejected", id=seat.worker, model=seat.model, failures=health.failures, seconds=seconds)
         elif before.is_ejected:
             logs.info("worker back", id=seat.worker, model=seat.model)
-
-
-def _carried(known: Replica | None, seat: Seat) -> Replica:
-    """Return a worker with what is in flight on it; one that is back only now, or elsewhere, begins anew."""
-    if known is None or known.seat.model != seat.model:
-        return Replica(seat)
-    before, known.seat = known.seat, seat
-    if (seat.usable and not before.usable) or seat.url != before.url or seat.build != before.build:
-        known.begin_anew()
-    return known
-
-
-def _pooled(replicas: Iterable[Replica]) -> dict[str, list[Replica]]:
-    """Return those that share slots, and have each of them know the others."""
-    pools: dict[str, list[Replica]] = {}
-    for each in replicas:
-        each.pool = pools.setdefault(each.seat.pool, []) if each.seat.pool else ()
-        if each.seat.pool:
-            pools[each.seat.pool].append(each)
-    return pools
 
 
 def _now(each: Replica) -> Seat:

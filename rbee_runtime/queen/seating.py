@@ -1,6 +1,6 @@
 """What heartbeats say about hosts and workers, turned into what plans and routing are made from. Pure."""
 
-from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rbee_runtime.config import FleetModel
@@ -14,18 +14,19 @@ from rbee_runtime.queen.situation import HiveView
 from rbee_runtime.states import Observed
 
 
-def hive_view(name: str, labels: dict[str, str], membership: Membership) -> HiveView:
+def hive_view(name: str, labels: Mapping[str, str], membership: Membership) -> HiveView:
     """Return a hive as placement sees it."""
     member = membership.members.get(name)
     if member is None:
         return HiveView(name, Presence.UNKNOWN, labels=labels)
-    report = member.report
-    view = HiveView(name, membership.presence(name), member.record.drained, labels)
+    report, presence = member.report, membership.presence(name)
     if report is None:
-        return view
-    return replace(
-        view,
-        drained=view.drained or empties_itself(member),
+        return HiveView(name, presence, member.record.drained, labels)
+    return HiveView(
+        name,
+        presence,
+        drained=is_drained(member),
+        labels=labels,
         engines=frozenset(report.engines),
         builds=report.builds,
         devices=report.devices,
@@ -79,38 +80,25 @@ def _revision(entry: Assignment) -> str:
     return f"{entry.content} {entry.spec.engine}{options}"
 
 
-def holders(membership: Membership) -> dict[str, dict[str, str]]:
-    """Return which live hives have which models on disk, and where they answer."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, member in sorted(membership.members.items()):
-        if member.report is not None and membership.presence(name) is Presence.LIVE:
-            for model in member.report.models:
-                found[model.name][name] = member.record.url
-    return found
+def differs(before: HiveView, now: HiveView) -> bool:
+    """Say whether a hive is another one than before to a plan, but for how much of its memory is used."""
+    return _place(before) != _place(now)
 
 
-def differs(before: Heartbeat | None, now: Heartbeat) -> bool:
+def _place(view: HiveView) -> tuple[object, ...]:
+    devices = tuple((each.id, each.total, each.healthy) for each in view.devices)
+    return (view.presence, view.drained, view.labels, view.engines, view.builds, view.sizes, devices)
+
+
+def tells(before: Heartbeat | None, now: Heartbeat) -> bool:
     """Say whether a heartbeat tells more than how much of all is used: what no plan can wait a second for."""
     return before is None or _material(before) != _material(now)
 
 
 def _material(report: Heartbeat) -> tuple[object, ...]:
-    workers = tuple(
-        (
-            each.id,
-            each.spec,
-            each.wanted,
-            each.state,
-            each.port,
-            each.detail,
-            each.last_exit,
-            each.need,
-            not each.in_flight,
-        )
-        for each in report.workers
-    )
-    devices = tuple((each.id, each.total, each.healthy) for each in report.devices)
-    models = tuple((each.name, each.size) for each in report.models)
+    workers = [(w.id, w.spec, w.wanted, w.state, w.port, w.detail, w.last_exit, w.need) for w in report.workers]
+    devices = [(device.id, device.total, device.healthy) for device in report.devices]
+    models = [(model.name, model.size) for model in report.models]
     return (report.incarnation, report.url, report.draining, report.engines, report.builds, workers, devices, models)
 
 
@@ -122,9 +110,12 @@ class Headers:
         self._raw: dict[str, dict[str, object]] = {}
         self._sizes: dict[str, int] = {}
 
-    def hear(self, report: Heartbeat) -> None:
-        """Learn what a hive tells of the models on its disk."""
+    def hear(self, report: Heartbeat) -> set[str]:
+        """Learn what a hive tells of the models on its disk; return those of which that is new."""
+        news: set[str] = set()
         for model in report.models:
+            if self._sizes.get(model.name) != model.size:
+                news.add(model.name)
             self._sizes[model.name] = model.size
             if not model.facts or self._raw.get(model.name) == model.facts:
                 continue
@@ -132,6 +123,8 @@ class Headers:
             facts = facts_of(model)
             if facts is not None:
                 self.known[model.name] = facts
+                news.add(model.name)
+        return news
 
     def size(self, model: FleetModel | None) -> int:
         """Return the bytes of a model's files, 0 while nobody knows them."""

@@ -57,7 +57,8 @@ class Replica:
     """One worker: its seat, what it has to do, how it is, and where it stands among its like.
 
     `load` is the outstanding tokens of its requests, `used` rises with each lease, `answers` are those since the last
-    failure, `trial` is the lease that tries it (0: none). What is in flight on one of a pool counts for each of it.
+    failure, `trial` is the lease that tries it (0: none), `place` its index among its like. What is in flight on one of
+    a pool counts for each of it.
     """
 
     seat: Seat
@@ -71,12 +72,17 @@ class Replica:
     pool: "Sequence[Replica]" = ()
     is_open: bool = False
     weight: int = 0
+    place: int = 0
     cache: "Cache[Replica]" = field(init=False)
     shelf: "Shelf" = field(init=False)
 
     def __post_init__(self) -> None:
         self.number = crc32(self.seat.worker.encode())
         self.cache = Cache(self)
+
+    def __lt__(self, other: "Replica") -> bool:
+        """Have a heap hold a worker that is gone beside the one that has its name now."""
+        return id(self) < id(other)
 
     @property
     def taken(self) -> int:
@@ -105,11 +111,11 @@ _Item = tuple[int, int, str, Replica]
 class Shelf:
     """Those of one context that could take a request: how many, their outstanding tokens, the least loaded first."""
 
-    __slots__ = ("context", "count", "heap", "total")
+    __slots__ = ("context", "count", "heap", "members", "total")
 
     def __init__(self, context: int) -> None:
         self.context = context
-        self.count = self.total = 0
+        self.count = self.total = self.members = 0
         self.heap: list[_Item] = []
 
     def fits(self, tokens: int) -> bool:
@@ -120,7 +126,7 @@ class Shelf:
         """Take note of what one that is open has to do now."""
         heap = self.heap
         if len(heap) > _STALE + 2 * self.count:
-            heap[:] = {id(item[3]): item for item in heap if _is_true(item)}.values()
+            heap[:] = {id(item[3]): item for item in heap if self._is_true(item)}.values()
             heapify(heap)
         heappush(heap, (replica.weight, replica.used, replica.seat.worker, replica))
 
@@ -129,7 +135,7 @@ class Shelf:
         heap = self.heap
         while heap:
             item = heap[0]
-            if _is_true(item):
+            if self._is_true(item):
                 return item[3] if item[3].seat.worker not in tried else self._other(tried)
             heappop(heap)
         return None
@@ -140,10 +146,9 @@ class Shelf:
         heappush(self.heap, first)
         return found
 
-
-def _is_true(item: _Item) -> bool:
-    replica = item[3]
-    return replica.is_open and replica.weight == item[0] and replica.used == item[1]
+    def _is_true(self, item: _Item) -> bool:
+        replica = item[3]
+        return replica.is_open and replica.weight == item[0] and replica.used == item[1] and replica.shelf is self
 
 
 def least_of(shelves: Sequence[Shelf], tried: frozenset[str]) -> Replica | None:

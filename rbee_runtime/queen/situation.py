@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rbee_runtime.config import FleetFile
 from rbee_runtime.models.facts import ModelFacts
 from rbee_runtime.protocol import DeviceReport
+from rbee_runtime.queen.assigned import Assigned, Entries
 from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.records import Assignment
 
@@ -27,6 +29,11 @@ class HiveView:
     devices: tuple[DeviceReport, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @cached_property
+    def unused(self) -> int:
+        """Return the most bytes that are unused on one of its devices."""
+        return max((device.total - device.used for device in self.devices), default=0)
 
 
 @dataclass(frozen=True)
@@ -73,3 +80,48 @@ class Situation:
     uses: Mapping[str, Use] = field(default_factory=dict)
     facts: Mapping[str, ModelFacts] = field(default_factory=dict)
     learnt: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def assigned(self) -> Assigned:
+        """Return those that exist, to be found by model and by hive."""
+        return self.existing.assigned if isinstance(self.existing, Entries) else Assigned(self.existing)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What one hive says to a model that lacks workers ("": nothing against it); `hope` that this passes by itself."""
+
+    reason: str
+    hope: bool
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """What hives say to a model that lacks workers, by name; `lasting` until one changes, as all of them refuse it."""
+
+    by_hive: Mapping[str, Refusal] = field(default_factory=dict)
+    lasting: bool = False
+
+    @cached_property
+    def reasons(self) -> tuple[str, ...]:
+        """Return a sentence for each hive that has no place."""
+        return tuple(each.reason for each in self.by_hive.values() if each.reason) or ("no hive is declared",)
+
+    @cached_property
+    def hope(self) -> bool:
+        """Say whether one of them passes by itself."""
+        return any(each.hope for each in self.by_hive.values())
+
+
+@dataclass(frozen=True)
+class Due:
+    """What changed since the last plan, so that another one may say something else.
+
+    `models` and `hives` are those that are to be looked at. `touched` are the hives that may say something else to a
+    model that fitted nowhere, and `refusals` what all hives said to the models to which nothing else happened.
+    """
+
+    models: frozenset[str] = frozenset()
+    hives: frozenset[str] = frozenset()
+    touched: frozenset[str] = frozenset()
+    refusals: Mapping[str, Refusals] = field(default_factory=dict)

@@ -194,9 +194,12 @@ class Store:
         )
         return [_assignment(row) for row in rows]
 
-    def change_assignments(self, put: Iterable[Assignment], drop: Iterable[str]) -> None:
-        """Add or update some assignments and forget others, all of it or nothing."""
-        with self._write() as db:
+    def change_assignments(self, put: Iterable[Assignment], drop: Iterable[str], *, durable: bool = True) -> None:
+        """Add or update some assignments and forget others, all of it or nothing.
+
+        What is not `durable` may be lost with the power, not with the process: hives tell it again.
+        """
+        with self._write(synchronous="FULL" if durable else "NORMAL") as db:
             db.executemany("DELETE FROM assignments WHERE id = ?", [(worker,) for worker in drop])
             for entry in put:
                 db.execute("INSERT OR IGNORE INTO hives VALUES (?, '', 0)", (entry.hive,))

@@ -15,9 +15,10 @@ least where it is to be packed.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from heapq import heapify, heappop
 
 from rbee_runtime.config import FleetModel, Preference
 from rbee_runtime.models.references import Scheme
@@ -26,13 +27,17 @@ from rbee_runtime.queen.draft import Draft
 from rbee_runtime.queen.eviction import Candidate, Shield, choose, clears
 from rbee_runtime.queen.ledger import Account, gib
 from rbee_runtime.queen.membership import Presence
+from rbee_runtime.queen.needs import CPU
 from rbee_runtime.queen.renewal import engine_of, scheme_of
-from rbee_runtime.queen.situation import HiveView
+from rbee_runtime.queen.situation import HiveView, Refusal, Refusals
 
 _AWAY = {Presence.UNKNOWN: "not heard yet", Presence.SUSPECT: "silent", Presence.LOST: "lost"}
 
 ENOUGH = 32
 """Places for which nobody has to leave and where the model has no worker yet: with so many no more are looked for."""
+
+Priced = tuple[cards.Devices, int]
+"""Devices of one hive, and the bytes that a worker needs on each of them."""
 
 Rank = tuple[int, int, int, int, float, float, float, str]
 
@@ -82,7 +87,8 @@ class Search:
     def __init__(self, model: FleetModel, draft: Draft) -> None:
         self._model = model
         self._draft = draft
-        self._hives = list(_promising(model, draft))
+        self._hives: list[HiveView] = []
+        self._others = iter(_promising(model, draft))
         self._known: dict[str, Verdict] = {}
         self._evict = Evict.NOBODY
 
@@ -91,7 +97,7 @@ class Search:
         if evict is not self._evict:
             self._evict, self._known = evict, {}
         found, good, targets = [], 0, self._targets()
-        for hive in self._hives:
+        for hive in self._in_turn():
             verdict = self._known.get(hive.name) or look(self._model, hive, self._draft, evict)
             self._known[hive.name] = verdict
             found.append(verdict)
@@ -109,9 +115,20 @@ class Search:
             self._known = {}
         self._known.pop(option.hive, None)
 
+    def _in_turn(self) -> Iterator[HiveView]:
+        yield from self._hives
+        for hive in self._others:
+            self._hives.append(hive)
+            yield hive
+
     def _is_good(self, verdict: Verdict) -> bool:
         option = verdict.option
         return option is not None and not option.victims and not option.rank[2]
+
+    @property
+    def is_free(self) -> bool:
+        """Say whether the worker may come to any hive."""
+        return not self._targets()
 
     def _targets(self) -> frozenset[str]:
         """Return the hives that a worker is being moved to, none if it may be any."""
@@ -127,21 +144,29 @@ def survey(model: FleetModel, draft: Draft, evict: Evict) -> list[Verdict]:
 
 def _promising(model: FleetModel, draft: Draft) -> Iterable[HiveView]:
     """Return the hives, in large fleets those first that are likely to have the best place."""
-    hives = draft.situation.hives.values()
+    hives = draft.situation.hives
     if len(hives) <= ENOUGH:
-        return hives
+        return hives.values()
     engine, sign = engine_of(model), 1 if model.placement is Preference.SPREAD else -1
+    limited, comes = bool(model.hosts or model.labels), _comes(model)
+    here, there = Counter(entry.hive for entry in draft.of(model.name)), draft.counts()
 
-    def key(hive: HiveView) -> tuple[bool, int, bool, int, int]:
-        there = draft.on(hive.name)
-        fits = (
-            hive.presence is Presence.LIVE and not hive.drained and engine in hive.engines and not barred(model, hive)
+    def turn(number: int, hive: HiveView) -> tuple[bool, int, bool, int, int, int]:
+        out = hive.presence is not Presence.LIVE or hive.drained or engine not in hive.engines
+        return (
+            out or (limited and bool(barred(model, hive))),
+            sign * here.get(hive.name, 0),
+            comes and model.name not in hive.sizes,
+            sign * there.get(hive.name, 0),
+            -sign * hive.unused,
+            number,
         )
-        here = sum(entry.spec.model == model.name for entry in there)
-        free = max((device.total - device.used for device in hive.devices), default=0)
-        return not fits, sign * here, _has_to_come(model, hive), sign * len(there), -sign * free
 
-    return sorted(hives, key=key)
+    names = list(hives)
+    # As a rule a few are enough, for which not all have to be in order.
+    turns = [turn(number, hives[name]) for number, name in enumerate(names)]
+    heapify(turns)
+    return (hives[names[heappop(turns)[-1]]] for _ in names)
 
 
 def best(verdicts: Iterable[Verdict]) -> Option | None:
@@ -150,10 +175,15 @@ def best(verdicts: Iterable[Verdict]) -> Option | None:
     return min(options, key=lambda option: option.rank, default=None)
 
 
-def reasons(verdicts: Iterable[Verdict]) -> tuple[str, ...]:
-    """Return a sentence for each hive that has no place."""
-    found = tuple(f"{verdict.hive}: {verdict.reason}" for verdict in verdicts if verdict.reason)
-    return found or ("no hive is declared",)
+def refused(verdicts: Iterable[Verdict], draft: Draft, *, lasting: bool = False) -> Refusals:
+    """Return what hives say to a model that lacks workers, in the fleet's order."""
+    found = {verdict.hive: refusal(verdict) for verdict in verdicts}
+    return Refusals({name: found[name] for name in draft.situation.hives if name in found}, lasting)
+
+
+def refusal(verdict: Verdict) -> Refusal:
+    """Return what is kept of a hive's verdict."""
+    return Refusal(f"{verdict.hive}: {verdict.reason}" if verdict.reason else "", verdict.hope)
 
 
 def barred(model: FleetModel, hive: HiveView) -> str:
@@ -168,8 +198,9 @@ def barred(model: FleetModel, hive: HiveView) -> str:
 
 def look(model: FleetModel, hive: HiveView, draft: Draft, evict: Evict) -> Verdict:
     """Return what one hive says to one more worker of a model."""
-    away = "" if barred(model, hive) else _AWAY.get(hive.presence, "")
-    reason = barred(model, hive) or away or _unfit(model, hive, draft)
+    kept_off = barred(model, hive)
+    away = "" if kept_off else _AWAY.get(hive.presence, "")
+    reason = kept_off or away or _unfit(model, hive, draft)
     if reason:
         return Verdict(hive.name, reason=reason, hope=bool(away) and hive.presence is not Presence.LOST)
     accounts = draft.accounts(hive)
@@ -178,15 +209,18 @@ def look(model: FleetModel, hive: HiveView, draft: Draft, evict: Evict) -> Verdi
     if not sets:
         return told
     # Whoever has room asks nobody to leave, so that nobody is looked at in vain.
-    free = [each for each in sets if not ledger.short(each, _need(model, each, draft))]
+    priced = [(each, _need(model, each, draft)) for each in sets]
+    free = [(each, need) for each, need in priced if not ledger.short(each, need)]
     others = [] if free else draft.candidates(hive.name, accounts.values(), without=model.name)
-    told = replace(told, shields=tuple((other.worker, shield) for other, shield in others))
+    told = replace(told, shields=tuple((other.worker, shield) for other, shield in others)) if others else told
     passable = [other for other, shield in others if shield in _PASSABLE[evict]]
-    options = (_option(model, hive, devices, draft, passable) for devices in free or sets)
+    # Without victims the room alone decides among the devices of one hive.
+    places = [min(free, key=lambda place: _room(model, place[0]))] if free else priced
+    options = (_option(model, hive, place, draft, passable) for place in places)
     option = min((each for each in options if each is not None), key=lambda each: each.rank, default=None)
     if option is not None:
         return replace(told, option=option, reason="", need=option.need)
-    return _refused(told, model, sets, draft, others)
+    return _refused(told, priced, others)
 
 
 def _unfit(model: FleetModel, hive: HiveView, draft: Draft) -> str:
@@ -196,27 +230,19 @@ def _unfit(model: FleetModel, hive: HiveView, draft: Draft) -> str:
         return "drained"
     if engine not in hive.engines:
         return f"has no engine {engine} (it has {', '.join(sorted(hive.engines)) or 'none'})"
-    if any(entry.spec.model == model.name and entry.id in draft.situation.stuck for entry in there):
+    mine = [entry.id for entry in there if entry.spec.model == model.name]
+    if not draft.situation.stuck.isdisjoint(mine):
         return "its worker there cannot be started now"
-    if any(entry.spec.model == model.name and entry.id in draft.situation.moving for entry in there):
+    if any(worker in draft.situation.moving for worker in mine):
         return "its worker is being moved away from there"
-    return (
-        "has a model that it is to stay apart from"
-        if any(_apart(model, entry.spec.model, draft) for entry in there)
-        else ""
-    )
-
-
-def _apart(model: FleetModel, other: str, draft: Draft) -> bool:
-    """Say whether a model is to stay apart from another one, or that one from it."""
-    theirs = draft.models[other].apart_from if other in draft.models else ()
-    return other in model.apart_from or model.name in theirs
+    apart = draft.apart_from(model)
+    return "has a model that it is to stay apart from" if any(entry.spec.model in apart for entry in there) else ""
 
 
 def _option(
-    model: FleetModel, hive: HiveView, devices: cards.Devices, draft: Draft, passable: Sequence[Candidate]
+    model: FleetModel, hive: HiveView, place: Priced, draft: Draft, passable: Sequence[Candidate]
 ) -> Option | None:
-    need = _need(model, devices, draft)
+    devices, need = place
     short = ledger.short(devices, need)
     spare = {other.model: draft.spare(draft.models[other.model]) for other in passable} if short else {}
     leaving = choose(short, passable, spare) if short else ()
@@ -232,22 +258,25 @@ def _rank(
 ) -> Rank:
     packs = model.placement is Preference.PACK
     here = sum(entry.spec.model == model.name for entry in draft.on(hive.name))
-    share = min(account.free / max(account.device.total, 1) for account in devices)
-    free = float(min(account.free for account in devices))
-    sign = 1 if packs else -1
+    processor, share, free = _room(model, devices)
     worth = sum(each.idle / (each.reload + 1.0) for each in leaving)
     return (
         len(leaving),
-        int(
-            cards.is_processor(devices) and any(not cards.is_processor((one,)) for one in draft.accounts(hive).values())
-        ),
+        int(processor and any(account.device.kind != CPU for account in draft.accounts(hive).values())),
         0 if packs else here,
         int(_has_to_come(model, hive)),
-        sign * share,
-        sign * free,
+        share,
+        free,
         -worth,
         hive.name,
     )
+
+
+def _room(model: FleetModel, devices: cards.Devices) -> tuple[bool, float, float]:
+    """Return whether devices are no cards, and their free share and bytes, so that the least is best."""
+    sign = 1 if model.placement is Preference.PACK else -1
+    share = min([account.free / max(account.device.total, 1) for account in devices])
+    return cards.is_processor(devices), sign * share, sign * float(min([account.free for account in devices]))
 
 
 def _need(model: FleetModel, devices: cards.Devices, draft: Draft) -> int:
@@ -255,19 +284,17 @@ def _need(model: FleetModel, devices: cards.Devices, draft: Draft) -> int:
 
 
 def _has_to_come(model: FleetModel, hive: HiveView) -> bool:
-    return model.name not in hive.sizes and scheme_of(model.source) not in {Scheme.FAKE, Scheme.FILE}
+    return model.name not in hive.sizes and _comes(model)
 
 
-def _refused(
-    told: Verdict,
-    model: FleetModel,
-    sets: Sequence[cards.Devices],
-    draft: Draft,
-    others: Sequence[tuple[Candidate, Shield]],
-) -> Verdict:
+def _comes(model: FleetModel) -> bool:
+    """Say whether the files of a model are brought to its hives."""
+    return scheme_of(model.source) not in {Scheme.FAKE, Scheme.FILE}
+
+
+def _refused(told: Verdict, priced: Sequence[Priced], others: Sequence[tuple[Candidate, Shield]]) -> Verdict:
     """Return the numbers of the place that lacks least, and what shields the workers there."""
-    wanted = [(_need(model, each, draft), each) for each in sets]
-    need, devices = min(wanted, key=lambda pair: sum(ledger.short(pair[1], pair[0]).values()))
+    devices, need = min(priced, key=lambda pair: sum(ledger.short(*pair).values()))
     short = ledger.short(devices, need)
     counted = Counter(shield for other, shield in others if shield and set(other.sizes) & set(short))
     there = ", ".join(f"{count} {shield}" for shield, count in counted.items())

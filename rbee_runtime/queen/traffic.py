@@ -1,9 +1,8 @@
-"""What each model sees of requests, counted once for all of them. Pure."""
+"""What each model sees of requests, as its workers tell. Pure."""
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
-from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.assigned import Assigned
 from rbee_runtime.queen.routing import Roster
 from rbee_runtime.queen.scaling import Traffic
 from rbee_runtime.states import Intent, Observed
@@ -12,7 +11,7 @@ Seen = Callable[[str], tuple[int, Traffic]]
 
 
 def seen(
-    entries: Iterable[Assignment],
+    assigned: Assigned,
     roster: Roster,
     *,
     busy: Collection[str],
@@ -20,16 +19,13 @@ def seen(
     loading: Collection[str],
 ) -> Seen:
     """Return what tells of a model how many workers it has, and its traffic; `busy` also counts others' requests."""
-    mine: dict[str, list[Assignment]] = defaultdict(list)
-    for entry in entries:
-        mine[entry.spec.model].append(entry)
 
     def of(model: str) -> tuple[int, Traffic]:
-        there = mine.get(model, [])
+        there = assigned.of(model)
         ready = [entry for entry in there if entry.observed is Observed.READY]
         return len(there), Traffic(
             waiting=waiting(model),
-            in_flight=sum(max(roster.in_flight(entry.id), int(entry.id in busy)) for entry in there),
+            in_flight=sum(max(roster.in_flight(entry.id), 1) for entry in there if entry.id in busy),
             slots=sum(entry.capacity for entry in ready),
             ready=len(ready),
             loading=model in loading,

@@ -1,5 +1,7 @@
 """What people see of the fleet: typed answers of the admin API and of `/v1/models`."""
 
+from collections import defaultdict
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -120,24 +122,37 @@ class ModelAnswer(BaseModel):
     fetches: list[FetchAnswer] = []
 
 
-def hives(controller: Controller) -> list[HiveAnswer]:
-    """Return declared hives, and of others those that speak or are held to have workers: not each that ever was."""
+def hives(controller: Controller) -> Iterator[HiveAnswer]:
+    """Yield declared hives, and of others those that speak or are held to have workers: not each that ever was."""
     members = controller.membership.members
-    declared = [hive.name for hive in controller.fleet.current.hives]
+    declared = dict.fromkeys(hive.name for hive in controller.fleet.current.hives)
     others = [name for name in sorted(members) if not declared or _matters(controller, name)]
-    return [_hive(controller, name, members.get(name)) for name in dict.fromkeys(declared + others)]
+    for name in dict.fromkeys((*declared, *others)):
+        foreign = bool(declared) and name not in declared
+        yield _hive(controller, name, members.get(name), foreign=foreign)
 
 
-def workers(controller: Controller) -> list[WorkerAnswer]:
-    """Return every assignment, and every model of a server that is not ours."""
-    own = (_worker(controller, entry) for entry in controller.assignments.values())
-    others = (_external(controller, place) for place in controller.externals.places())
-    return [_judged(controller, answer) for answer in (*own, *others)]
+def workers(controller: Controller) -> Iterator[WorkerAnswer]:
+    """Yield every assignment, and every model of a server that is not ours."""
+    for entry in tuple(controller.assignments.values()):
+        yield _judged(controller, _worker(controller, entry))
+    for place in tuple(controller.externals.places()):
+        yield _judged(controller, _external(controller, place))
 
 
-def models(controller: Controller) -> list[ModelAnswer]:
-    """Return every declared model."""
-    return [_model(controller, name) for name in controller.fleet.names]
+def models(controller: Controller) -> Iterator[ModelAnswer]:
+    """Yield every declared model."""
+    held: dict[str, list[str]] = defaultdict(list)
+    fetches: dict[str, list[FetchAnswer]] = defaultdict(list)
+    for hive, report in _reports(controller):
+        for model in report.models:
+            held[model.name].append(hive)
+        for fetch in report.fetches:
+            if fetch.state is not FetchState.READY:
+                told = {key: value for key, value in to_builtins(fetch).items() if key != "name"}
+                fetches[fetch.name].append(FetchAnswer(hive=hive, **told))
+    for name in tuple(controller.fleet.names):
+        yield _model(controller, name, held[name], fetches[name])
 
 
 def openai_models(controller: Controller, key: KeyRecord) -> dict[str, Any]:
@@ -176,8 +191,8 @@ def state(controller: Controller, model: str) -> ModelState:
     return ModelState.COLD if controller.is_cold(model) else ModelState.LOADING
 
 
-def _hive(controller: Controller, name: str, member: Member | None) -> HiveAnswer:
-    count = sum(entry.hive == name for entry in controller.assignments.values())
+def _hive(controller: Controller, name: str, member: Member | None, *, foreign: bool) -> HiveAnswer:
+    count = len(controller.assignments.on(name))
     if member is None:
         return HiveAnswer(name=name, state=Presence.UNKNOWN, drained=False, workers=count)
     base = HiveAnswer(
@@ -186,7 +201,7 @@ def _hive(controller: Controller, name: str, member: Member | None) -> HiveAnswe
         drained=member.record.drained,
         url=member.record.url,
         workers=count,
-        detail=_detail(controller, name),
+        detail=_detail(controller, name, foreign=foreign),
     )
     report = member.report
     if report is None:
@@ -209,12 +224,11 @@ def _hive(controller: Controller, name: str, member: Member | None) -> HiveAnswe
 
 def _matters(controller: Controller, name: str) -> bool:
     speaks = controller.membership.presence(name) in {Presence.LIVE, Presence.SUSPECT}
-    return speaks or any(entry.hive == name for entry in controller.assignments.values())
+    return speaks or bool(controller.assignments.on(name))
 
 
-def _detail(controller: Controller, name: str) -> str:
-    declared = [hive.name for hive in controller.fleet.current.hives]
-    if declared and name not in declared:
+def _detail(controller: Controller, name: str, *, foreign: bool) -> str:
+    if foreign:
         return "not in the inventory: nothing is placed here"
     said = (controller.unheard_drain(name), controller.documents.problem(name))
     return "; ".join(part for part in said if part)
@@ -277,7 +291,7 @@ def _external(controller: Controller, place: Place) -> WorkerAnswer:
     )
 
 
-def _model(controller: Controller, name: str) -> ModelAnswer:
+def _model(controller: Controller, name: str, held: list[str], fetches: list[FetchAnswer]) -> ModelAnswer:
     declared = controller.model(name)
     seats = controller.seats(name)
     return ModelAnswer(
@@ -289,13 +303,8 @@ def _model(controller: Controller, name: str) -> ModelAnswer:
         workers=len(seats),
         waiting=controller.waiting(name),
         missing=list(controller.reasons.get(name, ())),
-        held=[hive for hive, report in _reports(controller) if any(model.name == name for model in report.models)],
-        fetches=[
-            FetchAnswer(hive=hive, **{key: value for key, value in to_builtins(fetch).items() if key != "name"})
-            for hive, report in _reports(controller)
-            for fetch in report.fetches
-            if fetch.name == name and fetch.state is not FetchState.READY
-        ],
+        held=held,
+        fetches=fetches,
     )
 
 

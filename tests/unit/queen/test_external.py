@@ -191,7 +191,7 @@ async def test_without_its_key_a_server_gets_no_requests(queen: Maker, tmp_path:
     """A key file that is not there is one sentence at the server's row, and nothing is sent without it."""
     q = queen(with_external(server(key_file=tmp_path / "none")))
     await q.controller.externals.once()
-    assert "its key cannot be read" in views.workers(q.controller)[0].detail
+    assert "its key cannot be read" in next(views.workers(q.controller)).detail
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_who_makes_room_is_told(queen: Maker) -> None:
     q = queen(fleet(model(), hives=("a",)))
     q.beat("a")
     worker = q.workers("a")[0]
-    q.controller.lifecycle.planned(q.controller.assignments, Plan((), {}, evicted={worker: "big"}))
+    q.controller.lifecycle.planned(q.controller.assignments, Plan((), {}, {}, evicted={worker: "big"}))
     event = q.controller.history.log.held()[-1]
     assert (event.kind, event.subject) == ("model_state", "m")
     assert event.data == {"change": "evicted", "worker": worker, "hive": "a", "room_for": "big"}

@@ -85,5 +85,5 @@ def test_views_show_fetches_and_drained_hosts(queen: Maker) -> None:
         [("a", 4, FetchState.FETCHING)],
     )
     assert {hive.name: hive.draining for hive in views.hives(q.controller)} == {"a": True, "b": False}
-    assert views.hives(q.controller)[0].fetches == [msgspec.to_builtins(fetch)]
+    assert next(views.hives(q.controller)).fetches == [msgspec.to_builtins(fetch)]
     assert shown.missing == ["a: drained", "b: not among the model's hosts"]

@@ -11,12 +11,13 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbee_runtime import protocol
-from rbee_runtime.config import FleetFile
+from rbee_runtime.config import FleetFile, HiveConfig
+from rbee_runtime.hive.heartbeat import JITTER, KEPT
 from rbee_runtime.link import Link, Role
 from rbee_runtime.protocol import Desired, DesiredAck, HeartbeatAck
 from rbee_runtime.queen import link_app
-from rbee_runtime.queen.status import Status
-from rbee_runtime.server import HttpServer, bind
+from rbee_runtime.queen.status import Phase, Status
+from rbee_runtime.server import KEEP_ALIVE_SECONDS, HttpServer, bind
 from tests.unit.certificates import issue_fleet
 from tests.unit.damage import UNREADABLE
 from tests.unit.queen.states import Fixture, fleet, model
@@ -41,6 +42,24 @@ async def listening(app: ASGIApp, link: Link) -> AsyncIterator[str]:
 async def post(link: Link, url: str, hive: str, body: bytes) -> httpx.Response:
     async with link.client(timeout=TIMEOUT, peer=Role.QUEEN) as client:
         return await client.post(f"{url}/api/v1/hives/{hive}/heartbeat", content=body)
+
+
+async def test_a_queen_that_leaves_ends_connections(queen: Maker) -> None:
+    """Hives keep theirs from one heartbeat to the next; the next one is the next queen's."""
+    q, status = queen(fleet(model(), hives=("a",))), Status(1)
+    link = Link(Role.QUEEN, "laptop", token="t")
+    said = []
+    async with listening(link_app.build(q.controller, link, status), link) as url:
+        for status.phase in (Phase.READY, Phase.DRAINING):
+            answer = await post(Link(Role.HIVE, "laptop", token="t"), url, "a", protocol.encode(q.report("a")))
+            said.append((answer.status_code, answer.headers.get("connection")))
+    assert said == [(200, None), (503, "close")]
+
+
+def test_a_hive_keeps_its_connection_between_heartbeats() -> None:
+    """A new one for each costs more than the heartbeat; the hive closes it first, so that none is lost on its way."""
+    period = HiveConfig.model_fields["heartbeat_seconds"].default
+    assert period * (1 + JITTER) * 2 < (KEPT.keepalive_expiry or 0) < KEEP_ALIVE_SECONDS
 
 
 async def test_a_hive_speaks_under_its_own_name_only(queen: Maker, tmp_path: Path) -> None:

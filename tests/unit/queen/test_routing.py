@@ -1,6 +1,7 @@
 """Which worker takes a request: by what each has to do, what each has cached, and how each has answered."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -210,13 +211,12 @@ def test_models_of_one_server_weigh_on_each_other() -> None:
     mine.take("own", 50)
     mine.take("x:n", 100)
     assert chosen(mine) == "own"
-    mine.show([seat("x:m", pool="x", slots=2), seat("own")])
+    mine.show([], ["x:n"])
     assert chosen(mine) == "x:m"
 
 
-def instructions(workers: int) -> int:
-    """Return how many instructions fifty requests take, each with one that is in flight already."""
-    mine, _ = roster(*(seat(f"w{number}") for number in range(workers)))
+def counted(act: Callable[[], object]) -> int:
+    """Return how many instructions something takes."""
     count = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
@@ -228,26 +228,49 @@ def instructions(workers: int) -> int:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        for number in range(50):
-            opening = bytes([number]) * 600
-            worker = chosen(mine, ask(opening))
-            mine.give(worker, 5, mine.take(worker, 5, opening))
-            mine.take(worker, 5, opening)
+        act()
     finally:
         sys.settrace(before)
     return count
 
 
-def test_a_choice_among_thousands_is_not_dearer() -> None:
-    """What a request costs does not grow with the number of workers."""
-    assert instructions(5000) < 3 * instructions(8)
+def requests(workers: int) -> int:
+    """Return what fifty requests take, each with one that is in flight already."""
+    mine, _ = roster(*(seat(f"w{number}") for number in range(workers)))
+
+    def act() -> None:
+        for number in range(50):
+            opening = bytes([number]) * 600
+            worker = chosen(mine, ask(opening))
+            mine.give(worker, 5, mine.take(worker, 5, opening))
+            mine.take(worker, 5, opening)
+
+    return counted(act)
+
+
+def changes(workers: int) -> int:
+    """Return what it takes to show fifty workers that go, change and come."""
+    mine, _ = roster(*(seat(f"w{number}") for number in range(workers)))
+
+    def act() -> None:
+        for number in range(50):
+            mine.show([seat("w1", usable=False), seat(f"new{number}")], ["w2"])
+            mine.show([seat("w1"), seat("w2", context=number)], [f"new{number}"])
+
+    return counted(act)
+
+
+@pytest.mark.parametrize("of", [requests, changes])
+def test_a_choice_or_a_change_among_thousands_is_not_dearer(of: Callable[[int], int]) -> None:
+    """What a request costs, or news of a worker, does not grow with the number of workers."""
+    assert of(5000) < 3 * of(8)
 
 
 def test_a_lease_outlives_what_is_known_of_its_worker() -> None:
     """A worker that went and came again has nothing in flight, whoever gives back what."""
     mine, _ = roster(seat("a"))
     lease = mine.take("a", 10)
-    mine.show([])
+    mine.show([], ["a"])
     assert chosen(mine) == "ABSENT"
     mine.give("a", 10, lease)
     mine.settle("a", answered=False, lease=lease)

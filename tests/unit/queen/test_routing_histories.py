@@ -84,15 +84,17 @@ class History:
             self.roster.settle(name, answered=False)
 
     def change(self, name: str, **fields: object) -> None:
-        """Have a worker be another one, or go (`gone`) with its requests."""
+        """Have a worker be another one, or go (`gone`) with its requests; routing is shown what changed."""
         if fields.pop("gone", False):
             self.seats.pop(name, None)
             self.open = [each for each in self.open if each[0] != name]
-        elif name in self.seats:
+            self.roster.show((), [name])
+            return
+        if name in self.seats:
             self.seats[name] = replace(self.seats[name], **fields)  # type: ignore[arg-type]
         else:
             self.seats[name] = Seat(name, "m", f"http://{name}", 3, usable=True)
-        self.roster.show(list(self.seats.values()))
+        self.roster.show([self.seats[name]])
 
     def check_ejections(self) -> None:
         """Look that most of those that serve get requests, and forget the trials that are over."""
