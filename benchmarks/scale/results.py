@@ -12,7 +12,7 @@ LEAST_PLACEMENTS = 20
 """Of fewer the slowest one of a hundred says nothing."""
 
 
-_PLANNED = re.compile(r'event="load planned" .*seconds=(\S+) writing=(\S+) processor=(\S+)')
+_PLANNED = re.compile(r'event="load planned" .* ms=(\S+) writing_ms=(\S+) processor_ms=(\S+)')
 
 
 class Verdict(StrEnum):
@@ -104,6 +104,7 @@ class Found:
             ("from the first heartbeat to all workers ready, s", self.join_s),
             ("a placement with its writes, median, ms", self._placement(0.5)),
             ("a placement without its writes, p99, ms", _ms([each.seconds - each.writing for each in self.placements])),
+            ("a placement's processor time, median, ms", _ms([each.processor for each in self.placements], 0.5)),
             ("a placement's processor time, p99, ms", _ms([each.processor for each in self.placements])),
             ("an answer of a loaded model, p99, ms", _ms(self.answers)),
             ("the list of all workers, p99, ms", _ms(self.lists)),
@@ -142,7 +143,7 @@ class Found:
 def placements_of(log: str) -> list[Placement]:
     """Return each placement that a queen's log tells of."""
     found = (_PLANNED.search(line) for line in log.splitlines())
-    return [Placement(*map(float, each.groups())) for each in found if each is not None]
+    return [Placement(*(float(ms) / 1000 for ms in each.groups())) for each in found if each is not None]
 
 
 def lost_of(log: str) -> int:

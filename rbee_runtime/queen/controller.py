@@ -145,9 +145,9 @@ class Controller:
         if declared is not None and self._want(declared, cause):
             began, written, taken = self._clock(), self._writing, time.thread_time()
             self._settle([model])
-            seconds, writing, taken = self._clock() - began, self._writing - written, time.thread_time() - taken
-            parts = {"writing": round(writing, 6), "processor": round(taken, 6)}
-            logs.info("load planned", model=model, seconds=round(seconds, 6), **parts)
+            parts = (self._clock() - began, self._writing - written, time.thread_time() - taken)
+            ms = dict(zip(("ms", "writing_ms", "processor_ms"), (1000 * seconds for seconds in parts), strict=True))
+            logs.info("load planned", model=model, **ms)
 
     def _want(self, model: FleetModel, cause: Cause = Cause.REQUEST) -> bool:
         # One that empties itself takes nobody, and is not loaded twice either.

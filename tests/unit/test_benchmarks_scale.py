@@ -15,7 +15,7 @@ from rbee_runtime.link import Link, Role
 from rbee_runtime.protocol import Desired, WorkerSpec
 from rbee_runtime.states import Observed
 
-PLANNED = 'info event="load planned" model=c1 seconds=0.012 writing=0.008 processor=0.003'
+PLANNED = 'info event="load planned" model=c1 ms=12.000 writing_ms=8.000 processor_ms=3.000'
 FAST = Placement(0.002, 0.0, 0.002)
 
 
