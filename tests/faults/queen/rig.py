@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,14 +53,20 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    folder: Path, scripts: Sequence[Script], *, slots: int = 64, wait: float = 60.0, bounds: Limits | None = None
+    folder: Path,
+    scripts: Sequence[Script],
+    *,
+    slots: int = 64,
+    wait: float = 60.0,
+    bounds: Limits | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Rig]:
-    """Serve model m by one worker for each script."""
+    """Serve model m by one worker for each script; the queen's own waits follow `clock`."""
     async with contextlib.AsyncExitStack() as stack:
         workers = [await stack.enter_async_context(worker(script)) for script in scripts]
-        q = _fleet_of(folder, workers, slots)
+        q = _fleet_of(folder, workers, slots, clock)
         stack.callback(q.store.close)
-        lines = Lines(q.controller, q.controller.roster, queue_wait=wait, clock=time.monotonic)
+        lines = Lines(q.controller, q.controller.roster, queue_wait=wait, clock=clock)
         lines.doubt, q.controller.on_change = q.controller.doubt, lines.changed
         pool = Pool()
         stack.callback(pool.close)
@@ -81,10 +87,10 @@ async def rig(
         yield Rig(client, key, workers, relay, lines, outcomes, q.keys)
 
 
-def _fleet_of(folder: Path, workers: Sequence[Upstream], slots: int) -> Fixture:
+def _fleet_of(folder: Path, workers: Sequence[Upstream], slots: int, clock: Callable[[], float]) -> Fixture:
     """Return a queen's state in which one hive reports a ready worker at each address."""
     declared = fleet(model(slots=slots, replicas_min=len(workers)), hives=("a",))
-    q = Fixture(folder / "queen", declared, clock=cast("Any", time.monotonic))
+    q = Fixture(folder / "queen", declared, clock=cast("Any", clock))
     q.beat("a")
     q.beat("a")
     ports = dict(zip(q.workers("a"), (int(each.url.rsplit(":", 1)[1]) for each in workers), strict=True))

@@ -13,8 +13,6 @@ from tests.faults.queen.rig import Rig, rig, whole
 from tests.unit.gateway.upstream import Call
 from tests.unit.hive.waiting import until
 
-OPEN_SECONDS = 0.5
-
 
 def conversation(name: str, turns: int = 1) -> list[dict[str, str]]:
     """Return the messages of a conversation after so many turns; nobody else's begin so."""
@@ -66,25 +64,31 @@ async def test_a_crowd_with_the_same_beginning_does_not_crowd_one_worker(tmp_pat
 
 
 async def test_a_worker_that_answers_500_is_left_out_and_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After a few failures nobody meets it any more; later one request tries it, and when that goes well, all may."""
-    monkeypatch.setattr(ejection, "OPEN_SECONDS", OPEN_SECONDS)
-    monkeypatch.setattr(ejection, "PAUSE_SECONDS", (0.01,))
-    broken = True
+    broken, now = True, 1000.0
 
     async def sick(call: Call) -> None:
         await (call.json(500, b'{"error": {}}') if broken else whole(call))
 
-    async with rig(tmp_path, [sick, whole, whole]) as r:
-        seen = Counter([(await ask(r, f"{number}")).status_code for number in range(60)])
+    async def statuses(name: str, count: int) -> Counter[int]:
+        nonlocal now
+        seen = Counter[int]()
+        for number in range(count):
+            now += 0.1
+            seen[(await ask(r, f"{name} {number}")).status_code] += 1
+        return seen
+
+    async with rig(tmp_path, [sick, whole, whole], clock=lambda: now) as r:
+        seen = await statuses("guest", 60)
         assert seen == {500: ejection.FAILURES, 200: 60 - ejection.FAILURES}
         (out,) = [seat.worker for seat in r.lines.roster.of("m") if r.lines.roster.health(seat.worker).is_ejected]
-        await asyncio.sleep(OPEN_SECONDS)
-        assert [(await ask(r, f"{number}")).status_code for number in range(10)].count(500) == 1
+        now += ejection.OPEN_SECONDS
+        assert (await statuses("guest", 10))[500] == 1
         broken = False
-        await asyncio.sleep(2 * OPEN_SECONDS)
-        assert {(await ask(r, f"newcomer {number}")).status_code for number in range(60)} == {200}
+        now += 2 * ejection.OPEN_SECONDS
+        assert await statuses("newcomer", 60) == {200: 60}
         assert len(r.workers[0].calls) > ejection.FAILURES + 10
     said = re.findall(r'event="(worker (?:ejected|on trial|back))" id=(\S+)', capsys.readouterr().err)
     assert said == [(f"worker {what}", out) for what in ("ejected", "on trial", "ejected", "on trial", "back")]
