@@ -10,6 +10,9 @@ from rbee_runtime.http_connection import BODY_SECONDS, Connection, say_unforesee
 DISCARDED_BYTES = 1024 * 1024
 """Of a body whose request is answered already: so much is read and forgotten, so that its connection can go on."""
 
+MOST_UNLIKE = 3
+"""After so many heads in a row that were others, none of that connection is kept: a pool of many clients' requests."""
+
 
 class Hot(Protocol):
     """A request that is relayed, from its head to the last byte of its answer; nothing here raises."""
@@ -65,7 +68,7 @@ class Front(Connection):
         self._names: dict[bytes, bytes] | None = None
         """Of the request that `_head` is from: while no other head was read, all that was read of it holds."""
         self._relayed = False
-        self._owed = 0
+        self._owed = self._unlike = 0
         self._keeps = True
         self._discards = 0
         self._dated: Any = None
@@ -102,11 +105,13 @@ class Front(Connection):
         if between and self._head is not None and self._names is self.by_name:
             again = self._head.length_of(data)
             if again is not None:
+                self._unlike = 0
                 self._repeat(again[0], data[again[1] :])
                 return
+            self._unlike += 1
         self._relayed = False
         super().data_received(data)
-        if between and self._relayed and self._keeps and not self._deaf:
+        if between and self._relayed and self._keeps and not self._deaf and self._unlike < MOST_UNLIKE:
             self._head, self._names = head_of(data), self.by_name
 
     def begin(self) -> None:

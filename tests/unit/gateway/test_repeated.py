@@ -107,6 +107,18 @@ async def test_a_head_that_came_before_is_not_read_again(monkeypatch: pytest.Mon
     assert [each.target for each in taken] == [b"/x", b"/x", b"/x", b"/y", b"/y", b"/x"]
 
 
+async def test_a_connection_whose_heads_all_differ_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a pool of many clients it is not worth keeping what comes; one that comes again in time is."""
+    kept: list[bytes] = []
+    monkeypatch.setattr(front, "head_of", lambda data: (kept.append(data), head_of(data))[1])  # type: ignore[func-returns-value]
+    others = [ASK.replace(b"y", b"%d" % number) for number in range(9)]
+    await heard(others, hot=True, turns=TURNS)
+    assert len(kept) == front.MOST_UNLIKE
+    kept.clear()
+    await heard([each for other in others for each in (other, other)], hot=True, turns=TURNS)
+    assert len(kept) == len(others)
+
+
 async def test_each_request_goes_to_a_worker_with_its_own_body() -> None:
     """On one connection, with the same head and another length."""
     bodies = [b'{"model":"m","n":%d}' % (10**number) for number in range(4)]
