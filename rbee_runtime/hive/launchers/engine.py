@@ -201,13 +201,17 @@ class ContainerLauncher:
         seen = [each for each in engine.find(owner) if owner.owns(each.labels) and each.labels.get("rbee.worker")]
         statuses = {worker: removed(worker) for worker in handed - {each.labels["rbee.worker"] for each in seen}}
         for each in seen:
+            worker = each.labels["rbee.worker"]
             if each.labels.get("rbee.boot") != owner.boot and each.state not in {"running", "paused", "stopping"}:
                 # What a reboot ended says nothing about today.
-                _tidy(partial(self._clear, engine, each), each.labels["rbee.worker"])
+                _tidy(partial(self._clear, engine, each), worker)
                 continue
             status = self._look(engine, each)
+            if status is None and worker in handed:
+                # Listed, and gone before its details were asked for.
+                status = removed(worker)
             if status is not None:
-                statuses[status.worker] = status
+                statuses[worker] = status
         ids = {each.id for each in seen}
         self._known = {container: known for container, known in self._known.items() if container in ids}
         self._remind(engine, statuses)

@@ -22,7 +22,7 @@ OWNER = Owner("f", "h1", "boot-1")
 
 
 class MadeUpEngine:
-    """An engine with nothing in it that takes every container and forgets it at once."""
+    """An engine with nothing in it, or what is `listed`, that takes every container and forgets it at once."""
 
     name = "docker"
     socket = Path("/run/made-up.sock")
@@ -31,12 +31,13 @@ class MadeUpEngine:
         self.told = EngineFacts(frozenset({"memory", "pids"}), **facts)
         self.ran: list[ContainerPlan] = []
         self.networks: dict[str, Network] = {}
+        self.listed: list[Seen] = []
 
     def facts(self) -> EngineFacts:
         return self.told
 
     def find(self, owner: Owner) -> list[Seen]:
-        return []
+        return self.listed
 
     def inspect(self, container: str) -> Mapping[str, Any] | None:
         return None
@@ -80,6 +81,15 @@ async def test_a_container_that_somebody_removed_is_told_as_that(tmp_path: Path)
     assert (status.phase, status.exit_status, status.exit_signal) == (Phase.ENDED, None, None)
     assert "rbee-worker-w is gone, and it was not this hive that removed it" in status.said
     assert await made.list() == {}
+
+
+async def test_a_container_that_goes_while_the_hive_looks_was_removed_too(tmp_path: Path) -> None:
+    """One that is in the engine's list and has no details any more counts as removed, not as ended by itself."""
+    engine = MadeUpEngine()
+    made = launcher(tmp_path, engine)
+    await made.start("w", launch_file(tmp_path), "abc")
+    engine.listed = [Seen("c1", engine.ran[0].labels, "removing")]
+    assert "is gone, and it was not this hive that removed it" in (await made.list())["w"].said
 
 
 async def test_an_engine_without_root_is_refused(tmp_path: Path) -> None:
