@@ -60,7 +60,9 @@ async def one_round(up: dict[Side, Server], number: int, found: Found) -> None:
         for shared in (True, False):
             for side in order(number):
                 mark = f"{number + 1}{'s' if shared else 'd'}{width}"
-                rate, asked = await clients(up[side], width, mark, shared=shared)
+                # As many answers at each width: one of a single client is over before the machine's mood shows.
+                turns = max(WIDTHS) // width
+                rate, asked = await clients(up[side], width, mark, shared=shared, turns=turns)
                 found.add(width, side, Sample(rate, tuple(each.first for each in asked)), shared=shared)
                 print(f"bench-worker: {mark} {side}: {rate:.1f} tokens/s", file=sys.stderr, flush=True)
 

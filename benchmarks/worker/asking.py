@@ -1,4 +1,4 @@
-"""Clients of one server at the same time, each with one streamed chat; as cheap as a client can be.
+"""Clients of one server at the same time, each with streamed chats, one after the other; as cheap as a client can be.
 
 Servers and clients share the processors, so a client that costs much would hide what a server costs.
 """
@@ -32,14 +32,19 @@ class Asked:
     tokens: int
 
 
-async def clients(server: Server, count: int, mark: str, *, shared: bool) -> tuple[float, list[Asked]]:
-    """Return tokens per second of `count` clients together, and what each got.
+async def clients(server: Server, count: int, mark: str, *, shared: bool, turns: int = 1) -> tuple[float, list[Asked]]:
+    """Return tokens per second of `count` clients together, and what each got in its `turns`.
 
     `mark` makes their questions new to the server; unless they are `shared` it stands before the system prompt.
     """
     begun = time.perf_counter()
-    asked = await asyncio.gather(*(_ask(server, f"{mark}-{number}", shared=shared) for number in range(count)))
-    return sum(each.tokens for each in asked) / (time.perf_counter() - begun), list(asked)
+    asked = await asyncio.gather(*(_client(server, f"{mark}-{number}", shared, turns) for number in range(count)))
+    answers = [answer for each in asked for answer in each]
+    return sum(each.tokens for each in answers) / (time.perf_counter() - begun), answers
+
+
+async def _client(server: Server, mark: str, shared: bool, turns: int) -> list[Asked]:
+    return [await _ask(server, f"{mark}-{turn}", shared=shared) for turn in range(turns)]
 
 
 async def _ask(server: Server, mark: str, *, shared: bool) -> Asked:
