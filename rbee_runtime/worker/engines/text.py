@@ -30,6 +30,8 @@ class TextStream:
     def _advance(self, text: str) -> str:
         if self.stopped:
             return ""
+        if not self._stop:
+            return text
         pending = self._held + text
         found = [index for index in (pending.find(sequence) for sequence in self._stop) if index >= 0]
         if found:

@@ -84,9 +84,9 @@ class Scene:
         self.batcher.submit(Job(number, choice, prompt))
         return number
 
-    def step(self, prompts: int = ROOM) -> list[tuple[int, int]]:
+    def step(self, prompts: int = ROOM, whole: int = 0) -> list[tuple[int, int]]:
         """Run one step; return request and number of tokens of each entry."""
-        entries = self.batcher.plan(prompts)
+        entries = self.batcher.plan(prompts, whole)
         self.computed += self.cells.compute(entries)
         self.batcher.decoded(entries)
         done = [(entry.slot.job.request if entry.slot.job else 0, len(entry.tokens)) for entry in entries]

@@ -123,6 +123,39 @@ def test_a_small_rest_of_a_prompt_is_taken_with_the_step(
     assert shares(missing, room, most) == given
 
 
+@pytest.mark.parametrize(
+    ("missing", "room", "most", "fresh", "given"),
+    [
+        ([166], 64, 512, {0}, [166]),
+        ([166], 64, 512, set(), [64]),
+        ([166], 64, 165, {0}, [64]),
+        ([241], 64, 512, {0}, [64]),
+        ([166, 166], 64, 512, {0, 1}, [166, 0]),
+        ([166, 40], 64, 512, {0, 1}, [166, 40]),
+        ([201, 40], 64, 512, {0, 1}, [24, 40]),
+        ([500, 166], 64, 512, {1}, [16, 166]),
+        ([166], 0, 512, {0}, [0]),
+    ],
+)
+def test_a_short_prompt_is_not_divided_once_there_is_room_for_any_of_it(
+    missing: list[int], room: int, most: int, fresh: set[int], given: list[int]
+) -> None:
+    """Unless some of it is computed already, or the step would have more than 240 tokens."""
+    assert shares(missing, room, most, whole=240, fresh=fresh) == given
+
+
+def test_a_short_prompt_beside_answers_is_one_step_and_a_long_one_is_not() -> None:
+    """What a step may take whole is; of a prompt that has begun in pieces the rest comes in pieces too."""
+    scene = Scene(batch=512)
+    answer = scene.ask(numbers(3))
+    scene.step()
+    short = scene.ask(numbers(40, 100))
+    assert scene.step(16, whole=40) == [(answer, 1), (short, 40)]
+    scene.batcher.cancel(short)
+    long = scene.ask(numbers(41, 200))
+    assert [scene.step(16, whole=40) for _ in range(2)] == [[(answer, 1), (long, 16)], [(answer, 1), (long, 16)]]
+
+
 @pytest.mark.parametrize(("pooled", "expected"), [(False, [4, 5, 6]), (True, [2, 4, 6])])
 def test_busy_slots_of_streams_are_neighbours(*, pooled: bool, expected: list[int]) -> None:
     """Those unused for longest would have gaps between them, which is nothing to a pool."""

@@ -57,10 +57,10 @@ class Tokens:
         script = SCRIPTS[prompt[0]]
         self._tokens = iter(script.get(choice, [*map(ord, "plain"), 0]))
         self._error = script.get("error")
-        self.closed = False
+        self.closed = self.plain = False
         MADE.append(self)
 
-    def ask(self, context: Any, output: int) -> None:
+    def ask(self, context: Any, output: int, largest: int) -> None:
         """Nothing to do."""
 
     def chosen(self, seconds: float) -> int | None:
@@ -102,7 +102,7 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         )
         for number, script in enumerate(scripts, 1):
             SCRIPTS[number] = script
-            steps.submit(Submit(number, "", None, (), Sampling(), choices), [number, 5, 5])
+            steps.submit(Submit(number, "", None, (), Sampling(grammar="held"), choices), [number, 5, 5])
         for _ in range(100):
             if not steps.step():
                 break

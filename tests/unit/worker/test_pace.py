@@ -31,6 +31,13 @@ def test_a_fast_machine_fills_the_batch_and_a_slow_one_gets_the_least() -> None:
     assert (_learned(token=1e-6).room(1), _learned(token=1.0).room(1)) == (512, LEAST)
 
 
+def test_a_short_prompt_is_whole_in_a_step_that_takes_less_than_a_second() -> None:
+    """As many tokens as a step takes alone and a quarter more, and no more than it holds."""
+    pace = _learned(token=0.002)
+    assert pace.room(0) < pace.whole <= 1.0 / 0.002
+    assert (_learned(token=1e-6).whole, Pace(64).whole) == (512, 64)
+
+
 def test_steps_of_few_prompt_tokens_teach_nothing() -> None:
     """The cost of a step is not that of its one token."""
     pace = _learned(token=0.002)

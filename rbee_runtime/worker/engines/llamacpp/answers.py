@@ -79,6 +79,8 @@ class Answer:
 
     def _released(self, text: str) -> tuple[TokenLogprob, ...]:
         """Return the log probabilities of the tokens whose text is out by now."""
+        if not self._due and not self._bytes:
+            return ()
         self._shown += len(text.encode("utf-8", "surrogatepass"))
         out = []
         whole = self.finish is not None and not self._text.stopped

@@ -53,6 +53,7 @@ class Batch:
         return end
 
 
-def outputs(entries: Sequence[Entry]) -> list[int]:
-    """Return where in the batch the last token of each entry is."""
-    return [end - 1 for end in accumulate(len(entry.tokens) for entry in entries)]
+def wanted(entries: Sequence[Entry]) -> list[tuple[Entry, int]]:
+    """Return the entries whose logits are wanted, each with where in the batch its last token is."""
+    ends = accumulate(len(entry.tokens) for entry in entries)
+    return [(entry, end - 1) for entry, end in zip(entries, ends, strict=True) if entry.sample]

@@ -6,10 +6,11 @@ another one instead of computing them, and waits for a neighbour that is about t
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rbee_runtime.worker.engines.llamacpp.pace import REST_SHARE
 from rbee_runtime.worker.engines.llamacpp.shelf import Parked, Shelf
 from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState, common_prefix
 
@@ -21,13 +22,6 @@ MOST_COPIED = 8
 
 OLDEST_SHARE = 4
 """The prompt that waits longest gets this part (one over it) of a step's tokens, however many shorter ones come."""
-
-
-REST_SHARE = 4
-"""A rest of a prompt up to this part (one over it) of a step's tokens is taken with the step before."""
-
-
-_ANSWERING = frozenset({SlotState.DECODE, SlotState.CHOOSING})
 
 
 class Cells(Protocol):
@@ -115,31 +109,35 @@ class Batcher:
         return bool(kept)
 
     @property
-    def answering(self) -> int:
-        """Return how many answers run, prompts not counted."""
-        return sum(slot.state in _ANSWERING for slot in self.slots)
-
-    @property
-    def preparing(self) -> int:
-        """Return how many prompts are computed, or will be in the next step."""
-        free = len(self.slots) - self.busy
-        return self.busy - self.answering + min(free, len(self.waiting))
+    def load(self) -> tuple[int, int]:
+        """Return how many answers run, and how many prompts are computed or will be in the next step."""
+        states = [slot.state for slot in self.slots]
+        free = states.count(SlotState.FREE)
+        answering = states.count(SlotState.DECODE) + states.count(SlotState.CHOOSING)
+        return answering, len(states) - free - answering + min(free, len(self.waiting))
 
     @property
     def busy(self) -> int:
         """Return how many slots are taken."""
         return sum(slot.state is not SlotState.FREE for slot in self.slots)
 
-    def plan(self, prompts: int) -> list[Entry]:
-        """Return the next step with at most `prompts` tokens of prompts; [] when there is nothing to do."""
+    def plan(self, prompts: int, whole: int = 0) -> list[Entry]:
+        """Return the next step with at most `prompts` tokens of prompts; [] when there is nothing to do.
+
+        A prompt is not divided for that if those of the step have up to `whole` tokens with it.
+        """
         self._admit()
         self._take_over()
-        if self.busy and self._pooled:
+        if self._pooled and self.busy:
             self._park()
         entries = [_answer(slot) for slot in self.slots if slot.state is SlotState.DECODE]
         begun = [slot for slot in self.slots if slot.state is SlotState.PREFILL]
+        if not begun:
+            return entries
         begun.sort(key=lambda slot: slot.used)
-        counts = shares([slot.missing for slot in begun], prompts, self._batch - len(entries))
+        fresh = {at for at, slot in enumerate(begun) if len(slot.held) == slot.cached}
+        missing, most = [slot.missing for slot in begun], self._batch - len(entries)
+        counts = shares(missing, prompts, most, whole=whole, fresh=fresh)
         entries += [_prompt(slot, count) for slot, count in zip(begun, counts, strict=True) if count]
         # In streams those that follow each other are one call.
         return entries if self._pooled else sorted(entries, key=lambda entry: entry.slot.index)
@@ -279,26 +277,28 @@ class Batcher:
         slot.enter(SlotState.PREFILL)
 
 
-def shares(missing: Sequence[int], room: int, most: int) -> list[int]:
+def shares(missing: Sequence[int], room: int, most: int, *, whole: int = 0, fresh: Container[int] = ()) -> list[int]:
     """Return how many tokens each prompt gets, given what each still misses, the oldest first.
 
     The shortest first, because that is what makes the mean wait least; but a part for the oldest, so that none waits
     for ever behind short ones. A prompt of which little would be left is finished, up to `most` tokens of them all: a
-    step for the rest would cost more.
+    step for the rest would cost more. For the same reason one of the `fresh`, by its index, is not divided if there is
+    room for any of it and they all have up to `whole` tokens with it.
     """
     given = [0] * len(missing)
-    room = whole = min(room, most)
+    room = planned = min(room, most)
     if not missing or room <= 0:
         return given
     given[0] = min(missing[0], max(1, room // OLDEST_SHARE))
     room -= given[0]
     for index in sorted(range(len(missing)), key=lambda each: missing[each]):
-        more = min(room, missing[index] - given[index])
+        more = max(0, min(room, missing[index] - given[index]))
         given[index] += more
-        room -= more
         rest = missing[index] - given[index]
-        if given[index] and 0 < rest <= min(whole // REST_SHARE, most - sum(given)):
+        small = rest <= planned // REST_SHARE or (more and index in fresh and sum(given) + rest <= whole)
+        if given[index] and small and sum(given) + rest <= most:
             given[index] += rest
+        room -= more
     return given
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from rbee_runtime.errors import RequestError
 from rbee_runtime.worker.engines import Delta, TokenLogprob, Usage
 from rbee_runtime.worker.engines.llamacpp.answers import Answer, Said, Words
-from rbee_runtime.worker.engines.llamacpp.arrays import outputs
+from rbee_runtime.worker.engines.llamacpp.arrays import wanted
 from rbee_runtime.worker.engines.llamacpp.aside import Aside
 from rbee_runtime.worker.engines.llamacpp.batching import Batcher, Entry
 from rbee_runtime.worker.engines.llamacpp.forgotten import Forgotten
@@ -31,6 +32,11 @@ class _Request:
     choices: dict[int, _Choice]
     cached: int = -1
     produced: int = 0
+
+    @property
+    def held(self) -> bool:
+        """Say whether a grammar may have its tokens come late."""
+        return bool(self.submit.sampling.grammar)
 
 
 class Loop:
@@ -107,12 +113,15 @@ class Loop:
 
     def step(self) -> bool:
         """Run one step; False if there was nothing to do."""
-        self._demand_ends()
-        self._settle(0.0)
-        entries = self.batcher.plan(self._pace.room(self.batcher.answering, self.batcher.preparing))
+        if any(request.held for request in self._requests.values()):
+            self._demand_ends()
+            self._settle(0.0)
+        answering, preparing = self.batcher.load
+        room, whole = (self._pace.room(answering, preparing), self._pace.whole) if preparing else (0, 0)
+        entries = self.batcher.plan(room, whole)
         if not entries:
             return self._settle(PATIENCE_SECONDS)
-        for part in self._parts(entries):
+        for part in self._parts(entries) if preparing else [entries]:
             if not self._compute([entry for entry in part if entry.slot.job is not None]):
                 break
         return True
@@ -142,12 +151,17 @@ class Loop:
             return False
         self._learn(entries, self._clock() - begun)
         self.batcher.decoded(entries)
-        for entry, output in zip(entries, outputs(entries), strict=True):
-            if entry.sample:
-                _, choice = self._asked(entry.slot)
-                choice.sampler.ask(self._model.context, output)
+        self._ask([(self._choice(entry.slot), output) for entry, output in wanted(entries)])
         self._advance_all([entry.slot for entry in entries if entry.sample], PATIENCE_SECONDS)
         return True
+
+    def _ask(self, places: Sequence[tuple[_Choice, int]]) -> None:
+        """Begin to draw the tokens of choices, each from its output of the step: all of its outputs, in their order."""
+        plain = any(choice.sampler.plain for choice, _ in places)
+        # One call for all of them: each one by itself costs more in Python than in C.
+        largest = self._model.largest(len(places)) if plain else repeat(-1)
+        for (choice, output), token in zip(places, largest, strict=False):
+            choice.sampler.ask(self._model.context, output, token)
 
     def _demand_ends(self) -> None:
         """Refuse requests whose grammars are none or have no end, be it that their turn has not come yet."""
@@ -196,43 +210,43 @@ class Loop:
         pieces: list[Piece] = []
         for slot in slots:
             # One that was freed by a dead end of its neighbour has no job any more.
-            if slot.job is not None:
-                pieces += self._advanced(slot, slot.job.request, max(0.0, last - self._clock()))
+            if slot.job is None:
+                continue
+            request = self._requests[slot.job.request]
+            try:
+                piece = self._advance(slot, request, request.choices[slot.job.choice], last)
+            except RequestError as error:
+                self._refuse(slot.job.request, error)
+                continue
+            if piece is not None:
+                pieces.append(piece)
         if pieces:
             self._send(Pieces(pieces))
 
-    def _advanced(self, slot: Slot, number: int, seconds: float) -> list[Piece]:
-        try:
-            return self._advance(slot, seconds)
-        except RequestError as error:
-            self._refuse(number, error)
-            return []
-
-    def _asked(self, slot: Slot) -> tuple[_Request, _Choice]:
+    def _choice(self, slot: Slot) -> _Choice:
         """Return what a slot works on."""
         if slot.job is None:
             raise AssertionError(f"slot {slot.index} was freed within a step")
-        request = self._requests[slot.job.request]
-        return request, request.choices[slot.job.choice]
+        return self._requests[slot.job.request].choices[slot.job.choice]
 
-    def _advance(self, slot: Slot, seconds: float) -> list[Piece]:
-        """Take the token of one slot and return what became certain."""
-        request, choice = self._asked(slot)
+    def _advance(self, slot: Slot, request: _Request, choice: _Choice, last: float) -> Piece | None:
+        """Take the token of one slot, which is waited for until `last`, and return what became certain."""
         if request.cached < 0:
             request.cached = slot.cached
-        token = choice.sampler.chosen(seconds)
+        token = choice.sampler.chosen(max(0.0, last - self._clock()) if request.held else 0.0)
         if token is None:
             self.batcher.choose(slot)
-            return []
-        said = choice.answer.take(token, self._logprob(request.submit, token, choice.sampler))
-        if said.finish is None:
-            self.batcher.answer(slot, token)
-            quiet = not said.text and not said.logprobs
-            produced = choice.answer.produced
-            delta = Delta(said.text, choice=choice.index, logprobs=said.logprobs, produced=produced)
-            return [] if quiet else [Piece(request.submit.request, delta)]
-        self.batcher.free(slot)
-        return [self._ended(request, choice, said)]
+            return None
+        answer, submit = choice.answer, request.submit
+        said = answer.take(token, None if submit.logprobs is None else self._logprob(submit.logprobs, token, choice))
+        if said.finish is not None:
+            self.batcher.free(slot)
+            return self._ended(request, choice, said)
+        self.batcher.answer(slot, token)
+        if not said.text and not said.logprobs:
+            return None
+        delta = Delta(said.text, choice=choice.index, logprobs=said.logprobs, produced=answer.produced)
+        return Piece(submit.request, delta)
 
     def _ended(self, request: _Request, choice: _Choice, said: Said) -> Piece:
         """Return the last piece of a choice; that of the last choice carries the usage of all."""
@@ -248,10 +262,8 @@ class Loop:
         delta = Delta(said.text, said.finish, usage, choice=choice.index, logprobs=said.logprobs, produced=produced)
         return Piece(number, delta)
 
-    def _logprob(self, submit: Submit, token: int, sampler: Sampler) -> TokenLogprob | None:
-        if submit.logprobs is None:
-            return None
-        return logprobs(sampler.logits, token=token, top=submit.logprobs, piece_of=self._model.piece_of)
+    def _logprob(self, top: int, token: int, choice: _Choice) -> TokenLogprob:
+        return logprobs(choice.sampler.logits, token=token, top=top, piece_of=self._model.piece_of)
 
     def _undo(self, entries: Sequence[Entry], outcome: Outcome) -> None:
         """Bring slots and cells to what they were before a step that was not computed."""
@@ -272,9 +284,8 @@ class Loop:
         self._send(Refused.of(request, error))
 
     def _learn(self, entries: Sequence[Entry], seconds: float) -> None:
-        answering = sum(entry.sample and len(entry.tokens) == 1 for entry in entries)
-        prompts = sum(len(entry.tokens) for entry in entries) - answering
-        self._pace.took(seconds, prompts=prompts, answering=answering)
+        lengths = [len(entry.tokens) for entry in entries if entry.slot.state is not SlotState.DECODE]
+        self._pace.took(seconds, prompts=sum(lengths), answering=len(entries) - len(lengths))
 
 
 def no_room() -> RequestError:

@@ -135,6 +135,8 @@ class NativeModel:
         self._memory = library.llama_get_memory(context)
         self._batch = Batch(library, library.llama_n_batch(context))
         self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+        self._address, self._rows = 0, cast("Any", ())
         self._bos: str | None = None
         self._longest: int | None = None
         self._windowed = library.llama_model_n_swa(model) > 0
@@ -211,7 +213,10 @@ class NativeModel:
 
     def ends(self, token: int) -> bool:
         """Say whether a token ends the answer."""
-        return bool(self.library.llama_vocab_is_eog(self.vocab, token))
+        known = self._ends.get(token)
+        if known is None:
+            known = self._ends[token] = bool(self.library.llama_vocab_is_eog(self.vocab, token))
+        return known
 
     def keep(self, slot: int, count: int) -> int:
         """Drop all but the first `count` tokens of a sequence and return how many are left."""
@@ -250,6 +255,16 @@ class NativeModel:
         self.library.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
 
+    def largest(self, rows: int) -> list[int]:
+        """Return the likeliest token of each of the last step's `rows` outputs, in their order."""
+        logits = self.library.llama_get_logits(self.context)
+        address = ctypes.addressof(logits.contents)
+        if address != self._address or rows > len(self._rows):
+            # Made anew only where llama.cpp has moved them: that takes as long as looking for the largest.
+            self._address, self._rows = address, _view(logits, (rows, self.vocabulary))
+        likeliest: list[int] = self._rows[:rows].argmax(1).tolist()
+        return likeliest
+
     def decode(self, entries: Sequence[Entry]) -> Outcome:
         """Run one step, or raise EngineCrashedError if llama.cpp cannot go on."""
         return self._run(self._batch.fill(entries), len(entries))
@@ -285,6 +300,13 @@ class NativeModel:
             return ""
         text: bytes = self.library.llama_vocab_get_text(self.vocab, token)
         return text.decode("utf-8", "replace")
+
+
+def _view(numbers: Any, shape: tuple[int, int]) -> Any:
+    """Return numbers of C as rows, where they are."""
+    import numpy as np  # noqa: PLC0415 - in the engine artefact
+
+    return np.ctypeslib.as_array(numbers, shape)
 
 
 def load(order: Load, *, task: Task, progress: Progress, abort: Abort) -> NativeModel:

@@ -12,6 +12,9 @@ which the slot of a client that left has to be free; larger ones are no faster."
 LEAST, FIRST = 32, 128
 """Tokens: below the least, matrices are too small for any hardware to be quick; the first step knows nothing yet."""
 
+REST_SHARE = 4
+"""A rest of a prompt up to this part (one over it) of a step's tokens is taken with the step before."""
+
 TILE = 64
 """Rows of attention that llama.cpp computes together: a rest of a few takes as long as all of them."""
 
@@ -35,6 +38,12 @@ class Pace:
             base = (self._answers or 0.0) if answering else 0.0
             # A machine that was busy elsewhere during the one and not during the other would give nonsense.
             self._token = _mean(self._token, max(seconds - base, seconds / 4) / prompts)
+
+    @property
+    def whole(self) -> int:
+        """Return up to how many tokens a prompt is taken in one step, answers or not: in pieces it takes longer."""
+        alone = self.room(0)
+        return min(self._batch, alone + alone // REST_SHARE)
 
     def room(self, answering: int, waiting: int = 1) -> int:
         """Return how many tokens of prompts the next step may take while so many answers run and prompts wait."""

@@ -151,11 +151,12 @@ class Program:
 
     def _look_for_stuck(self, steps: Loop | Embedder) -> None:
         """Note for how long something is stuck; EngineError when only the end of this helps and holds nobody up."""
-        self._stuck, now = steps.stuck, self._clock()
-        idle = steps.idle and not self._texts.unfinished_tasks and self._inbox.empty()
-        if self._stuck < wire.STUCK_SECONDS or not idle:
+        self._stuck = steps.stuck
+        idle = self._stuck >= wire.STUCK_SECONDS and steps.idle
+        if not idle or self._texts.unfinished_tasks or not self._inbox.empty():
             self._idle_since = None
             return
+        now = self._clock()
         self._idle_since = now if self._idle_since is None else self._idle_since
         if now - self._idle_since >= IDLE_SECONDS:
             raise EngineError("a grammar of a client has no end, and takes a processor until this process ends")

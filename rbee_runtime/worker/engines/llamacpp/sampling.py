@@ -78,7 +78,8 @@ class Sampler:
         self._chain = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
         self._candidates: Any = None
         # The largest logit is found without a list of all candidates, which takes ten times as long.
-        self._plain = sampling.temperature == 0 and not _changes_logits(sampling)
+        self.plain = sampling.temperature == 0 and not _changes_logits(sampling)
+        self._largest = -1
         for step in _steps(library, self._size, sampling, prompt, choice):
             library.llama_sampler_chain_add(self._chain, step)
 
@@ -87,9 +88,13 @@ class Sampler:
         """Return the logits that the last token was drawn from, of the vocabulary's size."""
         return self._copied if self._held_to else _logits(self._library, *self._at, self._size)
 
-    def ask(self, context: Any, output: int) -> None:
-        """Begin to draw a token from the logits of the step's token number `output`; `chosen` has it."""
+    def ask(self, context: Any, output: int, largest: int) -> None:
+        """Begin to draw a token from the logits of the step's token number `output`; `chosen` has it.
+
+        `largest` is the likeliest one by these logits, for a sampler that is `plain`.
+        """
         self._at = context, output
+        self._largest = largest
         if self._held_to:
             # A copy: the next step may come before the grammar is through.
             self._copied = _logits(self._library, context, output, self._size).copy()
@@ -98,8 +103,8 @@ class Sampler:
     def chosen(self, seconds: float) -> int | None:
         """Return the token that was asked for, None if it is not there after so long; RequestError if it never will."""
         if not self._held_to:
-            if self._plain:
-                return int(self.logits.argmax())
+            if self.plain:
+                return self._largest
             return int(self._library.llama_sampler_sample(self._chain, *self._at))
         while self._call is not None:
             if not self._call.wait(seconds):
@@ -152,7 +157,7 @@ class Sampler:
     def _choose(self) -> int | None:
         """Return a token that the grammar allows, and have it go on from there; None for nobody."""
         logits = self._copied
-        token = int(logits.argmax()) if self._plain else self._draw(logits, by_grammar=False)
+        token = self._largest if self.plain else self._draw(logits, by_grammar=False)
         if not self._allowed(token):
             if self._left:
                 return None
