@@ -1,8 +1,8 @@
 """Our llama-cpp worker beside llama.cpp's own server and the binding's: tokens/s and first token, end to end over HTTP.
 
 `python -m benchmarks.worker [--rounds N] [--threads N]` compiles llama-server once (some minutes), starts all servers
-on loopback, asks one of them at a time in rounds, and prints a table and a line of JSON. Exit status 1 unless the goal
-is met.
+on loopback, asks one of them at a time, and prints a table and a line of JSON. Each round has new processes: where
+their memory lies makes some per cent of speed for as long as they live. Exit status 1 unless the goal is met.
 """
 
 import argparse
@@ -41,16 +41,16 @@ def read_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def measure(rounds: int, threads: int, folder: Path) -> Found:
     """Return the figures of so many rounds."""
-    found = Found()
-    with ExitStack() as stack:
-        up: dict[Side, Server] = {}
-        for side, (command, more) in servers.commands(folder, threads, max(WIDTHS)).items():
-            port = next(port for port in range(FIRST_PORT, FIRST_PORT + 300) if is_free("127.0.0.1", port))
-            log = folder / f"{side.name.lower()}.log"
-            up[side] = stack.enter_context(servers.running(side, command, more, port, log))
-        for number in range(rounds):
+    found, commands = Found(), servers.commands(folder, threads, max(WIDTHS))
+    for number in range(rounds):
+        with ExitStack() as stack:
+            up: dict[Side, Server] = {}
+            for side, (command, more) in commands.items():
+                port = next(port for port in range(FIRST_PORT, FIRST_PORT + 300) if is_free("127.0.0.1", port))
+                log = folder / f"{side.name.lower()}.log"
+                up[side] = stack.enter_context(servers.running(side, command, more, port, log))
             asyncio.run(one_round(up, number, found))
-            found.rounds += 1
+        found.rounds += 1
     return found
 
 
