@@ -207,11 +207,11 @@ class ContainerLauncher:
                 _tidy(partial(self._clear, engine, each), worker)
                 continue
             status = self._look(engine, each)
-            if status is None and worker in handed:
-                # Listed, and gone before its details were asked for.
-                status = removed(worker)
             if status is not None:
                 statuses[worker] = status
+            elif worker in handover.workers(self._around.folder) - self._starting:
+                # Listed, and gone before its details were asked for; one that we forget is handed nothing any more.
+                statuses.setdefault(worker, removed(worker))
         ids = {each.id for each in seen}
         self._known = {container: known for container, known in self._known.items() if container in ids}
         self._remind(engine, statuses)
@@ -308,11 +308,12 @@ class ContainerLauncher:
     def _forget(self, worker: str) -> None:
         engine = self._open()
         found = self._own(engine, worker)
-        if found:
-            if status_of(found).alive:
-                raise LauncherError(f"worker {worker} still runs; stop it before it is forgotten")
-            engine.remove(container_name(worker))
+        if found and status_of(found).alive:
+            raise LauncherError(f"worker {worker} still runs; stop it before it is forgotten")
+        # In this order: whoever lists meanwhile must not take it for one that somebody else removed.
         handover.drop(self._folder(worker))
+        if found:
+            engine.remove(container_name(worker))
 
     def _log_of(self, worker: str) -> tuple[str, Path]:
         engine = self._open()
