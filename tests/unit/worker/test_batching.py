@@ -130,18 +130,32 @@ def test_a_small_rest_of_a_prompt_is_taken_with_the_step(
         ([166], 64, 512, set(), [64]),
         ([166], 64, 165, {0}, [64]),
         ([241], 64, 512, {0}, [64]),
-        ([166, 166], 64, 512, {0, 1}, [166, 0]),
+        ([167, 166], 64, 512, {0, 1}, [167, 0]),
         ([166, 40], 64, 512, {0, 1}, [166, 40]),
         ([201, 40], 64, 512, {0, 1}, [24, 40]),
-        ([500, 166], 64, 512, {1}, [16, 166]),
+        ([500, 166], 64, 512, {1}, [16, 48]),
+        ([500, 166], 64, 512, {0, 1}, [16, 48]),
         ([166], 0, 512, {0}, [0]),
     ],
 )
-def test_a_short_prompt_is_not_divided_once_there_is_room_for_any_of_it(
+def test_the_oldest_short_prompt_is_not_divided_once_its_turn_has_come(
     missing: list[int], room: int, most: int, fresh: set[int], given: list[int]
 ) -> None:
-    """Unless some of it is computed already, or the step would have more than 240 tokens."""
+    """Unless some of it is computed already, or the step would have more than 240 tokens; others wait for no other."""
     assert shares(missing, room, most, whole=240, fresh=fresh) == given
+
+
+@given(
+    st.lists(st.integers(1, 500), min_size=1, max_size=8), st.integers(1, 600), st.integers(0, 600), st.integers(1, 512)
+)
+def test_no_step_is_longer_than_it_may_be_and_the_oldest_has_its_part(
+    missing: list[int], room: int, whole: int, most: int
+) -> None:
+    """A quarter more than was planned, or what a whole prompt may take; a quarter of the plan is the oldest's."""
+    given_out = shares(missing, room, most, whole=whole, fresh=range(len(missing)))
+    planned = min(room, most)
+    assert sum(given_out) <= min(most, max(planned + planned // 4, whole))
+    assert given_out[0] >= min(missing[0], max(1, planned // 4))
 
 
 def test_a_short_prompt_beside_answers_is_one_step_and_a_long_one_is_not() -> None:

@@ -186,6 +186,52 @@ def test_a_long_prompt_takes_steps_that_answers_can_wait_for(monkeypatch: pytest
     assert sum(piece.request == 1 for message in sent for piece in message.pieces) == len(took)
 
 
+class Given(Tokens):
+    """A sampler that keeps what it is given: where its logits are, and the likeliest token there."""
+
+    def __init__(self, *_: Any, prompt: list[int], choice: int, **__: Any) -> None:
+        super().__init__(prompt=prompt, choice=choice)
+        self.plain = choice == 0
+
+    def ask(self, context: Any, output: int, largest: int) -> None:
+        GIVEN.append((output, largest))
+
+
+GIVEN: list[tuple[int, int]] = []
+
+
+@pytest.mark.parametrize(
+    ("requests", "given"),
+    [
+        pytest.param([(2, 3)], [[(2, 500), (5, 501)], [(0, 500), (1, 501)]], id="one is drawn"),
+        pytest.param([(1, 3), (1, 20)], [[(2, 500)], [(0, 500)], [(0, 500)]], id="beside a prompt in pieces"),
+    ],
+)
+def test_each_answer_gets_the_likeliest_token_of_its_own_output(
+    monkeypatch: pytest.MonkeyPatch, requests: list[tuple[int, int]], given: list[list[tuple[int, int]]]
+) -> None:
+    """Outputs are in the order of the step, and only those that are wanted have one."""
+    monkeypatch.setattr(loop_module, "Sampler", Given)
+    model = Model()
+    model.largest = lambda rows: [500 + row for row in range(rows)]  # type: ignore[attr-defined]
+    steps = Loop(
+        model,  # type: ignore[arg-type]
+        slots=SLOTS,
+        context=64,
+        batch=8,
+        parking=0,
+        send=lambda _: None,
+        clock=lambda: model.now,
+    )
+    for number, (choices, length) in enumerate(requests, 1):
+        SCRIPTS[number] = {choice: [ord("a")] * 9 for choice in range(2)}
+        steps.submit(Submit(number, "", None, (), Sampling(), choices), [number, *range(2, length + 1)])
+    for expected in given:
+        GIVEN.clear()
+        steps.step()
+        assert expected == GIVEN
+
+
 class Stuck:
     """Steps of which something is stuck."""
 

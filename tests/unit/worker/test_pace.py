@@ -32,10 +32,15 @@ def test_a_fast_machine_fills_the_batch_and_a_slow_one_gets_the_least() -> None:
 
 
 def test_a_short_prompt_is_whole_in_a_step_that_takes_less_than_a_second() -> None:
-    """As many tokens as a step takes alone and a quarter more, and no more than it holds."""
-    pace = _learned(token=0.002)
-    assert pace.room(0) < pace.whole <= 1.0 / 0.002
-    assert (_learned(token=1e-6).whole, Pace(64).whole) == (512, 64)
+    """What answers beside it take counts; up to three times what a long one gets, and no more than a step holds."""
+    pace = _learned(token=0.002, answers=0.1)
+    assert pace.room(4, 1) < pace.whole(4, 1) == 3 * 64 < pace.whole(1, 1) < pace.whole(0) == 349
+    assert 0.1 + pace.whole(1, 1) * 0.002 <= ALONE_SECONDS
+    assert (_learned(token=1e-6).whole(1), Pace(64).whole(0), _learned(token=0.002, answers=9.0).whole(1)) == (
+        512,
+        64,
+        0,
+    )
 
 
 def test_steps_of_few_prompt_tokens_teach_nothing() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rbee_runtime.worker.engines.llamacpp.pace import REST_SHARE
+from rbee_runtime.worker.engines.llamacpp.pace import REST_SHARE, TILE
 from rbee_runtime.worker.engines.llamacpp.shelf import Parked, Shelf
 from rbee_runtime.worker.engines.llamacpp.slots import Job, Slot, SlotState, common_prefix
 
@@ -124,7 +124,7 @@ class Batcher:
     def plan(self, prompts: int, whole: int = 0) -> list[Entry]:
         """Return the next step with at most `prompts` tokens of prompts; [] when there is nothing to do.
 
-        A prompt is not divided for that if those of the step have up to `whole` tokens with it.
+        The oldest is not divided for that if those of the step have up to `whole` tokens with it.
         """
         self._admit()
         self._take_over()
@@ -135,7 +135,8 @@ class Batcher:
         if not begun:
             return entries
         begun.sort(key=lambda slot: slot.used)
-        fresh = {at for at, slot in enumerate(begun) if len(slot.held) == slot.cached}
+        # Behind a long beginning that is cached a token takes several times as long.
+        fresh = {at for at, slot in enumerate(begun) if len(slot.held) == slot.cached <= whole}
         missing, most = [slot.missing for slot in begun], self._batch - len(entries)
         counts = shares(missing, prompts, most, whole=whole, fresh=fresh)
         entries += [_prompt(slot, count) for slot, count in zip(begun, counts, strict=True) if count]
@@ -280,10 +281,10 @@ class Batcher:
 def shares(missing: Sequence[int], room: int, most: int, *, whole: int = 0, fresh: Container[int] = ()) -> list[int]:
     """Return how many tokens each prompt gets, given what each still misses, the oldest first.
 
-    The shortest first, because that is what makes the mean wait least; but a part for the oldest, so that none waits
-    for ever behind short ones. A prompt of which little would be left is finished, up to `most` tokens of them all: a
-    step for the rest would cost more. For the same reason one of the `fresh`, by its index, is not divided if there is
-    room for any of it and they all have up to `whole` tokens with it.
+    The shortest first, because that is what makes the mean wait least, and of those about as long the oldest; but a
+    part for the oldest of all, so that none waits for ever behind short ones. A prompt of which little would be left is
+    finished, up to `most` tokens of them all: a step for the rest would cost more. For the same reason the oldest is
+    not divided if it is `fresh`, its turn has come, and they all have up to `whole` tokens with it.
     """
     given = [0] * len(missing)
     room = planned = min(room, most)
@@ -291,13 +292,15 @@ def shares(missing: Sequence[int], room: int, most: int, *, whole: int = 0, fres
         return given
     given[0] = min(missing[0], max(1, room // OLDEST_SHARE))
     room -= given[0]
-    for index in sorted(range(len(missing)), key=lambda each: missing[each]):
+    for index in sorted(range(len(missing)), key=lambda each: missing[each] // TILE):
         more = max(0, min(room, missing[index] - given[index]))
         given[index] += more
-        rest = missing[index] - given[index]
-        small = rest <= planned // REST_SHARE or (more and index in fresh and sum(given) + rest <= whole)
-        if given[index] and small and sum(given) + rest <= most:
+        rest, size = missing[index] - given[index], sum(given)
+        small = rest <= planned // REST_SHARE and size + rest <= planned + planned // REST_SHARE
+        undivided = index == 0 and index in fresh and more > 0 and size + rest <= whole
+        if given[index] and (small or undivided) and size + rest <= most:
             given[index] += rest
+            more += rest
         room -= more
     return given
 

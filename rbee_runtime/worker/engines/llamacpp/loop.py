@@ -117,8 +117,8 @@ class Loop:
             self._demand_ends()
             self._settle(0.0)
         answering, preparing = self.batcher.load
-        room, whole = (self._pace.room(answering, preparing), self._pace.whole) if preparing else (0, 0)
-        entries = self.batcher.plan(room, whole)
+        limits = (self._pace.room(answering, preparing), self._pace.whole(answering, preparing)) if preparing else (0,)
+        entries = self.batcher.plan(*limits)
         if not entries:
             return self._settle(PATIENCE_SECONDS)
         for part in self._parts(entries) if preparing else [entries]:
@@ -159,8 +159,8 @@ class Loop:
         """Begin to draw the tokens of choices, each from its output of the step: all of its outputs, in their order."""
         plain = any(choice.sampler.plain for choice, _ in places)
         # One call for all of them: each one by itself costs more in Python than in C.
-        largest = self._model.largest(len(places)) if plain else repeat(-1)
-        for (choice, output), token in zip(places, largest, strict=False):
+        largest = self._model.largest(len(places)) if plain else repeat(-1, len(places))
+        for (choice, output), token in zip(places, largest, strict=True):
             choice.sampler.ask(self._model.context, output, token)
 
     def _demand_ends(self) -> None:

@@ -3,7 +3,10 @@
 ALONGSIDE_SECONDS = 0.5
 """So much later comes the next token of an answer that runs, because of prompts, while as many prompts wait. It is in
 proportion to how many wait for one that runs, down to half of it: fewer and longer steps are less work in all, and
-answers that begin together are computed together."""
+answers that begin together are computed together. A short prompt may be late by more, but only once."""
+
+WHOLE_ROOMS = 3
+"""A prompt that has up to so many times the tokens of a step, and keeps it below ALONE_SECONDS, is not divided."""
 
 ALONE_SECONDS = 0.7
 """At most, and while no answer runs. With a rest of a prompt that is taken with it a step stays below a second, after
@@ -39,11 +42,13 @@ class Pace:
             # A machine that was busy elsewhere during the one and not during the other would give nonsense.
             self._token = _mean(self._token, max(seconds - base, seconds / 4) / prompts)
 
-    @property
-    def whole(self) -> int:
-        """Return up to how many tokens a prompt is taken in one step, answers or not: in pieces it takes longer."""
-        alone = self.room(0)
-        return min(self._batch, alone + alone // REST_SHARE)
+    def whole(self, answering: int, waiting: int = 1) -> int:
+        """Return up to how many tokens a prompt is not divided: in pieces it takes longer, and so wait all others."""
+        room = self.room(answering, waiting)
+        if self._token is None:
+            return room
+        seconds = ALONE_SECONDS - (self._answers or 0.0 if answering else 0.0)
+        return min(self._batch, WHOLE_ROOMS * room, int(max(0.0, seconds) / self._token))
 
     def room(self, answering: int, waiting: int = 1) -> int:
         """Return how many tokens of prompts the next step may take while so many answers run and prompts wait."""
