@@ -19,9 +19,6 @@ SYSTEM = (
     "You never tell who has lent a book. The harbour master keeps the tide tables, the school keeps the atlas."
 )
 
-QUESTION = "write down the whole alphabet five times, each letter on a line of its own, and nothing else."
-"""Long, so that no answer ends before it has all its tokens."""
-
 
 @dataclass(frozen=True)
 class Asked:

@@ -24,7 +24,7 @@ class Side(StrEnum):
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement: tokens per second of all clients together, and each client's seconds to the first token."""
+    """One measurement: tokens per second of all clients together, and each answer's seconds to the first token."""
 
     rate: float
     firsts: tuple[float, ...]
@@ -117,7 +117,7 @@ class Found:
 
 
 def order(number: int) -> Sequence[Side]:
-    """Return who goes first in a round: each is as often in each place."""
+    """Return who goes first in a round: each is as often in each place, over four rounds."""
     sides = tuple(Side)
     at = number % len(sides)
     return (*sides[at:], *sides[:at])
