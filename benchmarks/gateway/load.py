@@ -27,19 +27,19 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Who is asked: its port, the keys to show in turn, and whether it passes bytes on as they come."""
+    """Who is asked: its port, the keys that its clients have, and whether it passes bytes on as they come."""
 
     name: str
     port: int
     keys: tuple[str, ...] = ("",)
     exact: bool = True
 
-    def requests(self, form: Form) -> Iterator[bytes]:
-        """Yield requests without end, with each key and each model in turn."""
-        pairs = zip(itertools.cycle(self.keys), itertools.cycle(MODELS), strict=False)
-        count = len(self.keys) * len(MODELS)
-        made = [request(form, port=self.port, key=key, model=model) for key, model in itertools.islice(pairs, count)]
-        return itertools.cycle(made)
+    def clients(self, form: Form) -> Iterator[Iterator[bytes]]:
+        """Yield clients without end: what each asks on its connection, with one key, and each model in turn."""
+        for number, key in enumerate(itertools.cycle(self.keys)):
+            asked = [request(form, port=self.port, key=key, model=model) for model in MODELS]
+            first = number % len(asked)
+            yield itertools.cycle(asked[first:] + asked[:first])
 
 
 class Connection(asyncio.Protocol):
@@ -48,11 +48,14 @@ class Connection(asyncio.Protocol):
     `first` is seconds from the request to the first byte of its answer's body, `fault` what is wrong with the answer.
     """
 
-    def __init__(self, target: Target, form: Form, answered: Callable[["Connection"], None]) -> None:
+    def __init__(
+        self, target: Target, form: Form, requests: Iterator[bytes], answered: Callable[["Connection"], None]
+    ) -> None:
         self.first = 0.0
         self.fault = ""
         self._target = target
         self._form = form
+        self._requests = requests
         self._right = body_of(form)
         self._answered = answered
         self._waits = False
@@ -60,9 +63,10 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._begun = 0.0
 
-    def ask(self, asked: bytes) -> None:
-        """Send a request for an answer of its form."""
+    def ask(self) -> None:
+        """Send its client's next request."""
         self._waits, self._body = True, []
+        asked = next(self._requests)
         self._begun = time.perf_counter()
         self._transport.write(asked)
 
@@ -109,11 +113,15 @@ class Connection(asyncio.Protocol):
             self._answered(self)
 
 
-async def connect(target: Target, form: Form, answered: Callable[[Connection], None]) -> Connection:
-    """Return a new connection or raise BenchError."""
+async def connect(
+    target: Target, form: Form, requests: Iterator[bytes], answered: Callable[[Connection], None]
+) -> Connection:
+    """Return a new connection of a client that asks `requests`, or raise BenchError."""
     loop = asyncio.get_running_loop()
     try:
-        _, made = await loop.create_connection(lambda: Connection(target, form, answered), "127.0.0.1", target.port)
+        _, made = await loop.create_connection(
+            lambda: Connection(target, form, requests, answered), "127.0.0.1", target.port
+        )
     except OSError as error:
         raise BenchError(f"{target.name} takes no connection: {error}") from error
     return made
@@ -141,7 +149,7 @@ class ClosedLoop:
     def __init__(self, target: Target, form: Form) -> None:
         self._target = target
         self._form = form
-        self._requests = target.requests(form)
+        self._clients = target.clients(form)
         self._answers = 0
         self._asking = 0
         self._deadline = 0.0
@@ -149,12 +157,13 @@ class ClosedLoop:
 
     async def run(self, connections: int, seconds: float) -> Rate:
         """Return the rate, or raise BenchError for the first answer that is wrong."""
-        made = [await connect(self._target, self._form, self._next) for _ in range(connections)]
+        clients = itertools.islice(self._clients, connections)
+        made = [await connect(self._target, self._form, requests, self._next) for requests in clients]
         begun = time.perf_counter()
         self._deadline, self._asking = begun + seconds, connections
         try:
             for each in made:
-                each.ask(next(self._requests))
+                each.ask()
             async with asyncio.timeout(seconds + PATIENCE):
                 return Rate(await self._answered(), await self._ended - begun)
         except TimeoutError:
@@ -176,7 +185,7 @@ class ClosedLoop:
         self._answers += 1
         now = time.perf_counter()
         if now < self._deadline:
-            connection.ask(next(self._requests))
+            connection.ask()
             return
         self._asking -= 1
         if not self._asking:
@@ -197,7 +206,7 @@ class OpenLoop:
     def __init__(self, target: Target, form: Form, count: int, interval: float) -> None:
         self._target = target
         self._form = form
-        self._requests = target.requests(form)
+        self._clients = target.clients(form)
         self._count = count
         self._interval = interval
         self._made: list[Connection] = []
@@ -245,7 +254,7 @@ class OpenLoop:
         self._last = asyncio.get_running_loop().time()
         while self._idle:
             if (idle := self._idle.pop()).alive:
-                idle.ask(next(self._requests))
+                idle.ask()
                 return
         task = asyncio.create_task(self._ask_anew())
         self._opening.add(task)
@@ -257,10 +266,10 @@ class OpenLoop:
         except BenchError as error:
             self._note(Answer(0.0, str(error)))
         else:
-            made.ask(next(self._requests))
+            made.ask()
 
     async def _connect(self) -> Connection:
-        self._made.append(await connect(self._target, self._form, self._answered))
+        self._made.append(await connect(self._target, self._form, next(self._clients), self._answered))
         return self._made[-1]
 
     def _answered(self, connection: Connection) -> None:

@@ -106,7 +106,7 @@ async def up(
 @contextlib.asynccontextmanager
 async def _running(made: Peer, bench: Bench, workers: Sequence[int]) -> AsyncIterator[Running]:
     target = made.target
-    head, _, body = next(target.requests(WHOLE)).partition(b"\r\n\r\n")
+    head, _, body = next(next(target.clients(WHOLE))).partition(b"\r\n\r\n")
     lines = (line.split(": ") for line in head.decode().split("\r\n")[1:])
     headers = dict(line for line in lines if len(line) == 2)
     async with httpx.AsyncClient(trust_env=False, timeout=10, headers=headers) as client:

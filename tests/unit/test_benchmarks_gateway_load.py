@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -36,6 +37,16 @@ def test_a_request_says_how_to_answer(form: Form) -> None:
     assert f"Content-Length: {len(body)}".encode() in head
     assert answers.wanted(body) == form
     assert json.loads(body).get("stream", False) == form.stream
+
+
+def test_a_client_has_one_key_and_asks_for_each_model() -> None:
+    """As clients do on their connections; keys are had in turn, and neighbours begin with different models."""
+    clients = itertools.islice(Target("t", 1, ("a", "b")).clients(WHOLE), 3)
+    asked = [[next(each).partition(b"\r\n\r\n") for _ in range(2)] for each in clients]
+    keys = [[head.partition(b"Bearer ")[2][:1] for head, _, _ in each] for each in asked]
+    models = [[json.loads(body)["model"] for _, _, body in each] for each in asked]
+    assert keys == [[b"a"] * 2, [b"b"] * 2, [b"a"] * 2]
+    assert models == [[*answers.MODELS], [*reversed(answers.MODELS)], [*answers.MODELS]]
 
 
 def test_a_stream_has_its_tokens_its_usage_and_its_end() -> None:
