@@ -29,7 +29,7 @@ class Asked:
     tokens: int
 
 
-async def clients(server: Server, count: int, mark: str, *, shared: bool, turns: int = 1) -> tuple[float, list[Asked]]:
+async def clients(server: Server, count: int, mark: str, *, shared: bool, turns: int) -> tuple[float, list[Asked]]:
     """Return tokens per second of `count` clients together, and what each got in its `turns`.
 
     `mark` makes their questions new to the server; unless they are `shared` it stands before the system prompt.

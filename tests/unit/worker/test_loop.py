@@ -15,7 +15,7 @@ from rbee_runtime.worker.engines.llamacpp.loop import Loop
 from rbee_runtime.worker.engines.llamacpp.native import Abort, Outcome
 from rbee_runtime.worker.engines.llamacpp.pace import ALONGSIDE_SECONDS
 from rbee_runtime.worker.engines.llamacpp.wire import Piece, Pieces, Refused, Submit
-from tests.unit.worker.batching_scene import FakeCells
+from tests.unit.worker.batching_scene import ROOM, FakeCells
 
 SLOTS, TOKEN_SECONDS = 2, 0.004
 LATE = None
@@ -82,6 +82,12 @@ SCRIPTS: dict[int, dict[Any, Any]] = {}
 SLOW = RequestError(400, "slow", code="grammar_too_slow")
 
 
+def loop(model: Model, sent: list[Any], clock: Callable[[], float], *, context: int = ROOM, batch: int = ROOM) -> Loop:
+    """Return steps over a model that is made up."""
+    made: Any = model
+    return Loop(made, slots=SLOTS, context=context, batch=batch, parking=0, send=sent.append, clock=clock)
+
+
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Submit scripts, step until nothing is to do, and return what was sent; the model is its last item."""
@@ -91,15 +97,7 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
     def run(*scripts: dict[Any, Any], choices: int = 1) -> list[Any]:
         model, sent, clock = Model(), list[Any](), itertools.count()
-        steps = Loop(
-            model,  # type: ignore[arg-type]
-            slots=SLOTS,
-            context=64,
-            batch=64,
-            parking=0,
-            send=sent.append,
-            clock=lambda: float(next(clock)),
-        )
+        steps = loop(model, sent, lambda: float(next(clock)))
         for number, script in enumerate(scripts, 1):
             SCRIPTS[number] = script
             steps.submit(Submit(number, "", None, (), Sampling(grammar="held"), choices), [number, 5, 5])
@@ -160,15 +158,7 @@ def test_a_long_prompt_takes_steps_that_answers_can_wait_for(monkeypatch: pytest
     monkeypatch.setattr(loop_module, "Sampler", Tokens)
     SCRIPTS[1], SCRIPTS[2] = {0: [ord("a")] * 100}, {0: [0]}
     model, sent = Model(), list[Any]()
-    steps = Loop(
-        model,  # type: ignore[arg-type]
-        slots=SLOTS,
-        context=4096,
-        batch=4096,
-        parking=0,
-        send=sent.append,
-        clock=lambda: model.now,
-    )
+    steps = loop(model, sent, lambda: model.now, context=4096, batch=4096)
     steps.submit(Submit(1, "", None, (), Sampling()), [1, 5])
     # The first steps know nothing of the machine yet.
     steps.submit(Submit(3, "", 1, (), Sampling()), [2, *[5] * 40])
@@ -214,15 +204,7 @@ def test_each_answer_gets_the_likeliest_token_of_its_own_output(
     monkeypatch.setattr(loop_module, "Sampler", Given)
     model = Model()
     model.largest = lambda rows: [500 + row for row in range(rows)]  # type: ignore[attr-defined]
-    steps = Loop(
-        model,  # type: ignore[arg-type]
-        slots=SLOTS,
-        context=64,
-        batch=8,
-        parking=0,
-        send=lambda _: None,
-        clock=lambda: model.now,
-    )
+    steps = loop(model, [], lambda: model.now, batch=8)
     for number, (choices, length) in enumerate(requests, 1):
         SCRIPTS[number] = {choice: [ord("a")] * 9 for choice in range(2)}
         steps.submit(Submit(number, "", None, (), Sampling(), choices), [number, *range(2, length + 1)])
