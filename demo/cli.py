@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -64,6 +65,8 @@ def packages(_options: argparse.Namespace) -> None:
 
 def make_artefacts(_options: argparse.Namespace) -> None:
     """Make everything expensive into the cache."""
+    # Ended by `up`: as by Ctrl-C, so that the compiler, whose group is its own, ends with it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     for made in build.build_all():
         print(f"in the cache: {getattr(made, 'archive', made)}", flush=True)
 
