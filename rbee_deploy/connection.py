@@ -14,10 +14,25 @@ from rbee_deploy.preflight import unreachable
 SECONDS = 5.0
 """For a host that pyinfra has waited for already."""
 
+AES_BYTES = 16 << 32
+"""What one AES key may encrypt: 2**32 blocks (RFC 4344 §3.2), which is OpenSSH's own limit too."""
+
 
 def calm() -> None:
     """Keep the SSH library's tracebacks off the screen: what it met is said in the report, in one sentence."""
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+def keep_keys(host: Any) -> None:
+    """Let a connection that is to carry something large keep its keys for as long as their cipher allows.
+
+    The SSH library agrees on new ones after half a gigabyte, and if the host closes a channel meanwhile, both wait
+    until the connection is given up (paramiko's issue 822). The eighth piece of an upload ends just there.
+    """
+    client = getattr(host.connector, "client", None)
+    transport = client.get_transport() if client is not None else None
+    if transport is not None and transport.local_cipher.startswith("aes"):
+        transport.packetizer.REKEY_BYTES = AES_BYTES
 
 
 def sentences(hosts: Iterable[Any]) -> dict[str, str]:

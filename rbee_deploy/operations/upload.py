@@ -12,6 +12,7 @@ import gevent
 from pyinfra import host
 from pyinfra.api import FactBase, FunctionCommand, StringCommand
 
+from rbee_deploy.connection import keep_keys
 from rbee_deploy.elevation import Block, as_root, stdin
 from rbee_deploy.facts.memo import PASSWORD
 from rbee_deploy.observed import Observed
@@ -76,7 +77,8 @@ def leave(state: Any, host: Any) -> bool:
 
 
 def enter(state: Any, host: Any) -> bool:
-    """Wait until the host may receive something large."""
+    """Wait until the host may receive something large, over a connection that can carry it."""
+    keep_keys(host)
     gate(state, host.data.rbee.site.uploads).enter(host)
     return True
 
