@@ -16,6 +16,7 @@ import pytest
 
 from tests.faults.queen.rig import PLAIN, STREAM, Rig, bounds, errors_of, piece, rig, streaming, whole
 from tests.faults.rows import row
+from tests.own_time import own_time
 from tests.unit.gateway.upstream import STREAM_HEAD, Call, until_hung_up
 from tests.unit.hive.waiting import until
 
@@ -280,7 +281,8 @@ async def test_f9_a_crowd_is_refused_at_once(tmp_path: Path, record_property: Fi
             writer.close()
             return answer.lower()
 
-        answers = await asyncio.gather(*(ask() for _ in range(row_.figure("requests"))))
+        with own_time(asyncio.get_running_loop()):
+            answers = await asyncio.gather(*(ask() for _ in range(row_.figure("requests"))))
         refused = [each.seconds for each in r.outcomes if each.status == 429]
     heads = [answer for answer in answers if answer.startswith(b"http/1.1 429 ")]
     assert (sum(answer.startswith(b"http/1.1 200 ") for answer in answers), len(heads)) == (served, many)
