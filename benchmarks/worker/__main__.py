@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import ending
 from benchmarks.worker import servers
-from benchmarks.worker.asking import clients
+from benchmarks.worker.asking import TOKENS, clients
 from benchmarks.worker.results import WIDTHS, Found, Sample, Side, order
 from benchmarks.worker.servers import BenchError, Server
 from rbee_deploy.errors import DeployError
@@ -58,13 +58,16 @@ async def one_round(up: dict[Side, Server], number: int, found: Found) -> None:
     """Ask every server at every width, with prompts that begin alike and with prompts that do not."""
     for width in WIDTHS:
         for shared in (True, False):
-            for side in order(number):
-                mark = f"{number + 1}{'s' if shared else 'd'}{width}"
-                # As many answers at each width: one of a single client is over before the machine's mood shows.
-                turns = max(WIDTHS) // width
-                rate, asked = await clients(up[side], width, mark, shared=shared, turns=turns)
-                found.add(width, side, Sample(rate, tuple(each.first for each in asked)), shared=shared)
-                print(f"bench-worker: {mark} {side}: {rate:.1f} tokens/s", file=sys.stderr, flush=True)
+            mark = f"{number + 1}{'s' if shared else 'd'}{width}"
+            samples: dict[Side, Sample] = {side: Sample() for side in up}
+            # As many answers at each width, by turns: within seconds the machine's mood changes by ten per cent.
+            for turn in range(max(WIDTHS) // width):
+                for side in order(number + turn):
+                    seconds, asked = await clients(up[side], width, f"{mark}-{turn}", shared=shared)
+                    samples[side].add(seconds, len(asked) * TOKENS, asked)
+            for side, sample in samples.items():
+                found.add(width, side, sample, shared=shared)
+                print(f"bench-worker: {mark} {side}: {sample.rate:.1f} tokens/s", file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -5,9 +5,10 @@ Speeds are compared within a round, where the machine was in the same mood, and 
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 WIDTHS = (1, 4, 8)
 LEAST_OF_SERVER, LEAST_OF_BINDING, MOST_FIRST = 1.0, 2.3, 1.0
@@ -22,12 +23,37 @@ class Side(StrEnum):
     AGAIN = "rbee-worker again"
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One measurement: tokens per second of all clients together, and each answer's seconds to the first token."""
+class Answered(Protocol):
+    """What a client saw of one answer: seconds to its first token, and between each and the next."""
 
-    rate: float
-    firsts: tuple[float, ...]
+    @property
+    def first(self) -> float: ...  # noqa: D102 - the class says it
+
+    @property
+    def gaps(self) -> Sequence[float]: ...  # noqa: D102 - the class says it
+
+
+@dataclass
+class Sample:
+    """What one side did in a round: seconds and tokens of all its turns, and what its clients waited for."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    firsts: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+    def add(self, seconds: float, tokens: int, answers: Iterable[Answered]) -> None:
+        """Note one turn."""
+        self.seconds += seconds
+        self.tokens += tokens
+        for answer in answers:
+            self.firsts.append(answer.first)
+            self.gaps += answer.gaps
+
+    @property
+    def rate(self) -> float:
+        """Return the tokens per second of all clients together."""
+        return self.tokens / self.seconds
 
     @property
     def first(self) -> float:
@@ -39,6 +65,11 @@ class Sample:
         """Return the time to the first token of the client that waited longest but for one in twenty."""
         ordered = sorted(self.firsts)
         return ordered[max(0, -(-len(ordered) * 19 // 20) - 1)]
+
+    @property
+    def gap(self) -> float:
+        """Return the median time from a token to the next."""
+        return statistics.median(self.gaps)
 
 
 @dataclass
@@ -55,7 +86,7 @@ class Found:
     def ratio(
         self, width: int, side: Side, *, shared: bool, of: Callable[[Sample], float] = lambda sample: sample.rate
     ) -> float:
-        """Return our figure in a side's."""
+        """Return our figure in a side's, the median of all rounds."""
         ours, theirs = self.samples[width, shared, Side.OURS], self.samples[width, shared, side]
         return statistics.median(of(a) / of(b) for a, b in zip(ours, theirs, strict=True))
 
@@ -79,7 +110,8 @@ class Found:
 
     def table(self) -> str:
         """Return one row per width, kind of prompts and side."""
-        head = f"{'clients':>7} {'prompts':<9}{'server':<20}{'tokens/s':>10}{'ttft p50, s':>13}{'ttft p95, s':>13}"
+        figures = "".join(f"{name:>13}" for name in ("tokens/s", "ttft p50, s", "ttft p95, s", "gap p50, ms"))
+        head = f"{'clients':>7} {'prompts':<9}{'server':<20}{figures}"
         return "\n".join((head, *(self._row(*key) for key in sorted(self.samples))))
 
     def line(self) -> str:
@@ -89,6 +121,7 @@ class Found:
             "ratio_llama_server": {str(w): round(self.worst(w, Side.LLAMA_SERVER), 3) for w in WIDTHS},
             "ratio_llama_cpp_python": {str(w): round(self.worst(w, Side.LLAMA_CPP_PYTHON), 3) for w in WIDTHS},
             "ttft_ratio": {str(w): round(ratio, 3) for w, ratio in self._firsts().items()},
+            "gap_ratio": {str(w): round(self._most(w, lambda sample: sample.gap), 3) for w in WIDTHS},
             "shared": {str(w): round(self.ratio(w, Side.LLAMA_SERVER, shared=True), 3) for w in WIDTHS},
             "distinct": {str(w): round(self.ratio(w, Side.LLAMA_SERVER, shared=False), 3) for w in WIDTHS},
             "aa_spread": round(self.spread, 3),
@@ -98,26 +131,25 @@ class Found:
         return json.dumps(found)
 
     def _firsts(self) -> dict[int, float]:
-        """Return by width our time to the first token in llama-server's, the larger of both kinds of prompts."""
-        return {
-            width: max(
-                self.ratio(width, Side.LLAMA_SERVER, shared=shared, of=lambda sample: sample.first)
-                for shared in (True, False)
-            )
-            for width in WIDTHS
-        }
+        """Return by width our time to the first token in llama-server's."""
+        return {width: self._most(width, lambda sample: sample.first) for width in WIDTHS}
+
+    def _most(self, width: int, of: Callable[[Sample], float]) -> float:
+        """Return the larger ratio of both kinds of prompts to llama-server."""
+        return max(self.ratio(width, Side.LLAMA_SERVER, shared=shared, of=of) for shared in (True, False))
 
     def _row(self, width: int, shared: bool, side: Side) -> str:
         samples = self.samples[width, shared, side]
         rate = statistics.median(each.rate for each in samples)
         first = statistics.median(each.first for each in samples)
         late = statistics.median(each.late for each in samples)
+        gap = statistics.median(each.gap for each in samples) * 1000
         kind = "shared" if shared else "distinct"
-        return f"{width:>7} {kind:<9}{side:<20}{rate:>10.1f}{first:>13.3f}{late:>13.3f}"
+        return f"{width:>7} {kind:<9}{side:<20}{rate:>13.1f}{first:>13.3f}{late:>13.3f}{gap:>13.1f}"
 
 
 def order(number: int) -> Sequence[Side]:
-    """Return who goes first in a round: each is as often in each place, over four rounds."""
+    """Return who goes first in a turn: each is as often in each place, over four turns."""
     sides = tuple(Side)
     at = number % len(sides)
     return (*sides[at:], *sides[:at])

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.worker import __main__ as program
 from benchmarks.worker import asking, results
+from benchmarks.worker.asking import Asked
 from benchmarks.worker.results import WIDTHS, Found, Sample, Side
 from benchmarks.worker.servers import BenchError, Server
 
@@ -23,8 +24,10 @@ def found(*, ours: float = 100.0, again: float = 100.0, server: float = 90.0, bi
         for width in WIDTHS:
             for shared in (True, False):
                 for side, rate in rates.items():
-                    first = 10 / (rate * mood)
-                    measured.add(width, side, Sample(rate * mood, (first,) * width), shared=shared)
+                    sample = Sample()
+                    first, gap = 10 / (rate * mood), 1 / (rate * mood)
+                    sample.add(64 / (rate * mood), 64, [Asked(first, (gap, gap))] * width)
+                    measured.add(width, side, sample, shared=shared)
     return measured
 
 
@@ -35,6 +38,7 @@ def test_figures_are_a_line_of_json() -> None:
         "ratio_llama_server": {"1": 1.111, "4": 1.111, "8": 1.111},
         "ratio_llama_cpp_python": {"1": 2.5, "4": 2.5, "8": 2.5},
         "ttft_ratio": {"1": 0.9, "4": 0.9, "8": 0.9},
+        "gap_ratio": {"1": 0.9, "4": 0.9, "8": 0.9},
         "shared": {"1": 1.111, "4": 1.111, "8": 1.111},
         "distinct": {"1": 1.111, "4": 1.111, "8": 1.111},
         "aa_spread": 0.029,
@@ -55,8 +59,8 @@ def test_the_verdict_is_of_every_goal(rates: dict[str, float], met: bool) -> Non
 def test_the_worse_kind_of_prompts_counts() -> None:
     """A server that is fast with shared prompts alone has not met the goal."""
     measured = found()
-    slower = [Sample(each.rate / 2, each.firsts) for each in measured.samples[8, False, Side.OURS]]
-    measured.samples[8, False, Side.OURS] = slower
+    for each in measured.samples[8, False, Side.OURS]:
+        each.seconds *= 2
     assert measured.worst(8, Side.LLAMA_SERVER) == pytest.approx(0.556, abs=0.001)
     assert measured.ratio(8, Side.LLAMA_SERVER, shared=True) == pytest.approx(1.111, abs=0.001)
 
@@ -66,7 +70,7 @@ def test_the_worse_kind_of_prompts_counts() -> None:
 )
 def test_first_tokens_have_a_middle_and_a_late_end(firsts: tuple[float, ...], first: float, late: float) -> None:
     """The median, and what one in twenty waits longer than."""
-    sample = Sample(1.0, firsts)
+    sample = Sample(firsts=list(firsts))
     assert (sample.first, sample.late) == (first, late)
 
 
@@ -76,7 +80,7 @@ def test_the_table_has_a_row_for_each_measurement() -> None:
 
 
 def test_each_side_is_as_often_in_each_place() -> None:
-    """Over four rounds nobody is always first."""
+    """Over four turns nobody is always first."""
     places = Counter((at, side) for number in range(4) for at, side in enumerate(results.order(number)))
     assert set(places.values()) == {1}
 
@@ -95,9 +99,18 @@ def _piece(text: str) -> dict[str, Any]:
 
 async def test_tokens_of_a_stream_are_counted() -> None:
     """Events without text, such as the role, are none."""
-    asked = await asking._read(SERVER, _answer(_piece(""), *[_piece("x")] * 40), 0.0)
-    assert asked.tokens == 40
-    assert 0 < asked.first <= asked.whole
+    asked = await asking._read(SERVER, _answer(_piece(""), *[_piece("x")] * asking.TOKENS), 0.0)
+    assert len(asked.gaps) == asking.TOKENS - 1
+    assert asked.first > 0
+    assert min(asked.gaps) >= 0
+
+
+def test_turns_of_a_round_add_up() -> None:
+    """A side's speed is all its tokens in all its seconds, not the mean of its turns."""
+    sample = Sample()
+    sample.add(1.0, 64, [Asked(0.25, (0.5, 0.25))])
+    sample.add(3.0, 64, [Asked(0.75, (0.75,))])
+    assert (sample.rate, sample.first, sample.gap) == (32.0, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +118,12 @@ async def test_tokens_of_a_stream_are_counted() -> None:
     [
         (lambda: _answer(status="503 Busy"), "503"),
         (lambda: _answer({"error": {"message": "broken"}}), "broken"),
-        (lambda: _answer(_piece("x")), "1 tokens, too few"),
+        (lambda: _answer(_piece("x")), "1 pieces where 64"),
+        (lambda: _answer(*[_piece("x")] * 65), "65 pieces where 64"),
     ],
 )
 async def test_what_is_no_answer_is_no_figure(reader: Any, said: str) -> None:
-    """A refusal, an error within a stream and a cut answer stop the measurement with a sentence."""
+    """A refusal, an error within a stream, and an answer of another length stop the measurement with a sentence."""
     with pytest.raises(BenchError, match=said):
         await asking._read(SERVER, reader(), 0.0)
 
