@@ -1,6 +1,9 @@
 """What `python -m demo` makes of its arguments, of places that it cannot use and of hosts that it may not remove."""
 
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from demo import cli, hosts, laptop
 from demo.story import Story
 from tests.lab import Lab
 from tests.lab.records import LabRecord, Owner
+from tests.unit.queen.units import wait_until
 
 
 @pytest.fixture
@@ -84,3 +88,25 @@ def test_the_compiler_is_waited_for_only_if_it_compiles(
     out = capsys.readouterr().out
     assert ("waiting for the engine to be compiled" in out) is not cached
     assert len(out.splitlines()) == lines
+
+
+COMPILING = """
+import sys
+from demo import build, cli
+from rbee_deploy import commands
+
+command = ["sh", "-c", f"echo $$ >{sys.argv[1]}.new && mv {sys.argv[1]}.new {sys.argv[1]}; exec sleep 60"]
+build.build_all = lambda: commands.run(command, title="compile", say=print)
+cli.run(["build"])
+"""
+
+
+def test_a_build_that_is_ended_ends_its_compiler(tmp_path: Path) -> None:
+    """An interrupted demo ends the process that builds by SIGTERM, and leaves nothing that goes on compiling."""
+    mark = tmp_path / "pid"
+    building = subprocess.Popen([sys.executable, "-c", COMPILING, str(mark)])
+    wait_until(mark.exists)
+    building.terminate()
+    assert building.wait(20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.killpg(int(mark.read_text()), 0)
