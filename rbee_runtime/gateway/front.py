@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, Protocol
 
 from rbee_runtime.gateway.faults import unforeseen
+from rbee_runtime.gateway.peers import Peers, peer_of, too_many
 from rbee_runtime.gateway.repeated import Head, head_of
 from rbee_runtime.http_connection import BODY_SECONDS, Connection, say_unforeseen
 
@@ -57,8 +58,11 @@ class Desk(Protocol):
 class Front(Connection):
     """One connection of a client."""
 
-    def __init__(self, *arguments: Any, desk: Desk, **named: Any) -> None:
+    def __init__(self, *arguments: Any, desk: Desk, peers: Peers, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self._peers = peers
+        self._peer: str | None = None
+        """Whose connection it is, while it is counted."""
         self.chunks = True
         self.holder = ""
         """Whose request it is, as the desk says."""
@@ -95,6 +99,15 @@ class Front(Connection):
     def header(self, name: bytes) -> bytes:
         """Return the header of that name (lower case) of the request that came last, b"" if there is none."""
         return self.by_name.get(name, b"")
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a first request, unless its client has too many connections."""
+        super().connection_made(transport)
+        peer = peer_of(transport.get_extra_info("peername"))
+        if self._peers.enter(peer):
+            self._peer = peer
+        else:
+            self.refuse(too_many())
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a head that came before is not read again."""
@@ -194,6 +207,8 @@ class Front(Connection):
         hot, self._hot = self._hot, None
         if hot is not None:
             hot.heard_gone()
+        if self._peer is not None:
+            self._peers.leave(self._peer)
         if self._idle_check is not None:
             self._idle_check.cancel()
         super().connection_lost(exc)

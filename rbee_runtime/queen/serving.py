@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rbee_runtime import logs
+from rbee_runtime import logs, open_files
 from rbee_runtime.config import HiveConfig, QueenConfig
 from rbee_runtime.errors import RbeeError
 from rbee_runtime.gateway.exchange import Outcome
 from rbee_runtime.gateway.front import Front
+from rbee_runtime.gateway.peers import Peers
 from rbee_runtime.gateway.relay import Relay
 from rbee_runtime.gateway.upstream import fleet_pool
 from rbee_runtime.link import Link, Role
@@ -121,7 +122,9 @@ class Serving:
         app = ClientApp(self.controller, own, self._status, origins, self._figures.asked)
         desk = ClientDesk(self.keys, self._relay, self._status, origins, self._lines.ratelimit_headers)
         patience = self._settings.drain_seconds + _CUT_SECONDS
-        clients = HttpServer(app, tls=tls, drain_seconds=patience, connection=partial(Front, desk=desk))
+        # A request may take a second one, to its worker, and there are others than this peer's.
+        peers = Peers(open_files.allowed() // 3, time.monotonic)
+        clients = HttpServer(app, tls=tls, drain_seconds=patience, connection=partial(Front, desk=desk, peers=peers))
         links = HttpServer(
             link_app.build(self.controller, self._link, self._status),
             tls=self._link.server_context(),

@@ -1,6 +1,7 @@
 """A connection of our HTTP server without a socket: bytes in, requests and answers out."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from rbee_runtime.gateway.front import Front
+from rbee_runtime.gateway.peers import Peers
 from rbee_runtime.http_connection import Connection
 
 TURNS = 12
@@ -125,7 +127,7 @@ async def heard(pieces: Iterable[bytes], *, hot: bool = False, turns: int = 0) -
     """
     recorder, wire = Recorder(), Wire()
     config = Config(cast("Any", recorder), lifespan="off", log_config=None, access_log=False, server_header=False)
-    make = partial(Front, desk=HotRecorder(recorder.taken)) if hot else Connection
+    make = partial(Front, desk=HotRecorder(recorder.taken), peers=Peers(1000, time.monotonic)) if hot else Connection
     connection = make(config, ServerState(), {})
     connection.connection_made(wire)
     for piece in pieces:

@@ -1,6 +1,7 @@
 """A relay on a real socket, with a gate that hands out the given workers in order."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from starlette.responses import PlainTextResponse
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.exchange import Exchange, Outcome
 from rbee_runtime.gateway.front import Front
+from rbee_runtime.gateway.peers import Peers
 from rbee_runtime.gateway.relay import Relay
 from rbee_runtime.gateway.routes import HOT
 from rbee_runtime.gateway.seam import Ask, Door, Limits
@@ -139,13 +141,15 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway(gate: Gate, bounds: Limits = PATIENT, *, headers: bytes = b"") -> AsyncIterator[Gateway]:
+async def gateway(
+    gate: Gate, bounds: Limits = PATIENT, *, headers: bytes = b"", most: int = 1000
+) -> AsyncIterator[Gateway]:
     pool = Pool(headers=headers, connect_seconds=60)
     outcomes: list[Outcome] = []
     relay = Relay(gate, pool, limits=bounds, over=outcomes.append)
     if gate.into_name is not None:
         gate.door = Door(pool, *gate.into_name)
-    connection = partial(Front, desk=Desk(relay, gate.pin))
+    connection = partial(Front, desk=Desk(relay, gate.pin), peers=Peers(most, time.monotonic))
     server = HttpServer(PlainTextResponse("not relayed"), tls=None, drain_seconds=1, connection=connection)
     listener = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"

@@ -1,6 +1,7 @@
 """The client endpoint of a queen that has no process of its own, on a real socket."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -8,6 +9,7 @@ from functools import partial
 import httpx
 
 from rbee_runtime.gateway.front import Front
+from rbee_runtime.gateway.peers import Peers
 from rbee_runtime.gateway.relay import Relay
 from rbee_runtime.gateway.upstream import Pool
 from rbee_runtime.queen import admin
@@ -47,7 +49,9 @@ async def served(
     desk = ClientDesk(q.keys, relay, status, origins, lines.ratelimit_headers)
     own = admin.build(q.controller, HiveCalls(q.controller, q.client), q.usage)
     app = ClientApp(q.controller, own, status, origins)
-    server = HttpServer(app, tls=None, drain_seconds=1, connection=partial(Front, desk=desk))
+    server = HttpServer(
+        app, tls=None, drain_seconds=1, connection=partial(Front, desk=desk, peers=Peers(1000, time.monotonic))
+    )
     listener = bind("127.0.0.1", 0)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await server.wait_started()
