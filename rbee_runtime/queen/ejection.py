@@ -115,7 +115,7 @@ def may_eject(ejected: int, usable: int) -> bool:
 
 def explained(health: Health, left: float) -> str:
     """Return why an ejected worker gets no requests, in a sentence's part; it rests for so many seconds more."""
-    if health.state is Breaker.HALF_OPEN:
+    if health.state is Breaker.HALF_OPEN or left <= 0:
         return "ejected as its requests failed; the next request tries it"
     return f"ejected as its requests failed; gets none for {left:.0f} s, then one to try it"
 

@@ -9,6 +9,7 @@ from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.draft import Draft
+from rbee_runtime.queen.ejection import explained
 from rbee_runtime.queen.ledger import Account
 from rbee_runtime.queen.lifecycle import is_kept_up
 from rbee_runtime.queen.loads import Phase
@@ -67,7 +68,7 @@ class PlaceAnswer(BaseModel):
 
 
 class PlacedAnswer(BaseModel):
-    """One worker of a model: `why` it is there, or on its way out."""
+    """One worker of a model: `why` it is there, or on its way out, and before that why it gets no requests."""
 
     id: str
     hive: str
@@ -98,13 +99,13 @@ def explanation(controller: Controller, name: str) -> Explanation:
     draft = drafted(situation)
     verdicts, option, mode = seek(model, draft)
     mine = draft.of(name)
-    ready = sum(entry.serves for entry in mine)
+    serving = [entry for entry in mine if entry.serves]
     wanted = draft.wanted(model)
     return Explanation(
         model=name,
-        summary=_summary(controller, model, ready, _outlook(verdicts, option, mode, situation)),
+        summary=_summary(controller, model, serving, _outlook(verdicts, option, mode, situation)),
         wanted=wanted,
-        ready=ready,
+        ready=len(serving),
         waiting=controller.waiting(name),
         load=load_of(controller, name),
         workers=[_placed(entry, draft, controller) for entry in mine],
@@ -193,10 +194,12 @@ def _outlook(verdicts: Sequence[Verdict], option: Option | None, mode: Evict, si
     return f"one more worker fits nowhere{passes}"
 
 
-def _summary(controller: Controller, model: FleetModel, ready: int, outlook: str) -> str:
-    job = controller.lifecycle.told(model.name)
+def _summary(controller: Controller, model: FleetModel, serving: Sequence[Assignment], outlook: str) -> str:
+    job, ready = controller.lifecycle.told(model.name), len(serving)
     if ready:
-        return f"{model.name} serves with {ready} worker{'' if ready == 1 else 's'}; {outlook}"
+        out = sum(controller.roster.rests(entry.id) is not None for entry in serving)
+        left_out = f", {out} of them ejected" if out else ""
+        return f"{model.name} serves with {ready} worker{'' if ready == 1 else 's'}{left_out}; {outlook}"
     if job is not None and not job.open:
         again = controller.lifecycle.retry_after(model.name)
         return f"the last load of {model.name} failed: {job.detail}; not tried again for {again:.0f} s"
@@ -223,6 +226,9 @@ def _placed(entry: Assignment, draft: Draft, controller: Controller) -> PlacedAn
         why = f"stays: {shield}"
     else:
         why = "may make room for another model"
+    left = controller.roster.rests(entry.id)
+    if left is not None:
+        why = f"{explained(controller.roster.health(entry.id), left)}; {why}"
     return PlacedAnswer(
         id=entry.id,
         hive=entry.hive,

@@ -106,6 +106,11 @@ class Roster:
         each = self._replicas.get(worker)
         return SOUND if each is None else each.health
 
+    def rests(self, worker: str) -> float | None:
+        """Return for how many seconds more it gets no requests as it failed, None if it gets some."""
+        health = self.health(worker)
+        return max(0.0, health.until - self.clock()) if health.is_ejected else None
+
     def leases(self, worker: str) -> int:
         """Return a number that is another one after each lease on a worker."""
         each = self._replicas.get(worker)

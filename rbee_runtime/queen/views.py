@@ -270,8 +270,8 @@ def _judged(controller: Controller, answer: WorkerAnswer) -> WorkerAnswer:
     """Return a worker with what routing holds of it."""
     roster, health = controller.roster, controller.roster.health(answer.id)
     seen: dict[str, Any] = {"outstanding": roster.outstanding(answer.id), "breaker": health.state}
-    if health.is_ejected:
-        left = max(0.0, health.until - roster.clock())
+    left = roster.rests(answer.id)
+    if left is not None:
         seen |= {"ejected": round(left, 3), "detail": answer.detail or explained(health, left)}
     return answer.model_copy(update=seen)
 

@@ -124,8 +124,13 @@ def test_most_of_a_model_stay(usable: int, most: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("health", "said"), [(OUT, "gets none for 12 s, then one to try it"), (TRIED, "the next request tries it")]
+    ("health", "left", "said"),
+    [
+        (OUT, 12.0, "gets none for 12 s, then one to try it"),
+        (OUT, 0.0, "the next request tries it"),
+        (TRIED, 12.0, "the next request tries it"),
+    ],
 )
-def test_a_person_is_told_what_comes_next(health: Health, said: str) -> None:
+def test_a_person_is_told_what_comes_next(health: Health, left: float, said: str) -> None:
     """In the row of the worker."""
-    assert said in explained(health, 12.0)
+    assert said in explained(health, left)

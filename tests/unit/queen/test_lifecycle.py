@@ -12,6 +12,7 @@ from rbee_runtime.config import FleetModel
 from rbee_runtime.errors import RequestError
 from rbee_runtime.gateway.seam import Ask
 from rbee_runtime.queen import admin
+from rbee_runtime.queen.ejection import FAILURES
 from rbee_runtime.queen.hive_calls import HiveCalls
 from rbee_runtime.queen.loads import MEMO_SECONDS, Phase
 from rbee_runtime.queen.usage import Usage
@@ -135,6 +136,24 @@ async def test_a_worker_moves_when_its_replacement_serves() -> None:
         await it.run(60)
         assert [entry.hive for entry in placed(it, "m")] == [other]
         assert running.outcome == worker.id
+
+
+async def test_a_worker_that_gets_no_requests_is_explained() -> None:
+    """Why a model is slower than its workers are many is told where one looks, and no longer than it is so."""
+    async with two_hosts() as (it, client):
+        bad = placed(it, "each")[0].id
+        for _ in range(FAILURES):
+            it.controller.roster.settle(bad, answered=False)
+        told = await explained(client, "each")
+        why = {worker["id"]: worker["why"] for worker in told["workers"]}
+        assert why.pop(bad).startswith(
+            "ejected as its requests failed; gets none for 10 s, then one to try it; stays: "
+        )
+        assert not any("ejected" in other for other in why.values())
+        assert told["summary"].startswith("each serves with 2 workers, 1 of them ejected; ")
+        await it.run(11)
+        told = await explained(client, "each")
+        assert "the next request tries it" in next(each["why"] for each in told["workers"] if each["id"] == bad)
 
 
 async def test_a_move_without_room_is_refused_with_the_numbers() -> None:
