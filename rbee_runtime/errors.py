@@ -43,6 +43,10 @@ class StateError(RbeeError):
     """A file under the state directory cannot be read or written."""
 
 
+class DamagedStateError(StateError):
+    """A file under the state directory is not whole any more: somebody has to restore it or move it away."""
+
+
 class ReferenceFormError(RbeeError, ValueError):
     """A model name or source does not follow the grammar."""
 

@@ -11,9 +11,10 @@ class Order(StrEnum):
 
 
 class Word(StrEnum):
-    """From the child: it serves; it has let go of sockets and state, and only finishes open answers."""
+    """From the child: it serves; it can only refuse; it has let go of sockets and state and finishes open answers."""
 
     READY = "ready"
+    REFUSING = "refusing"
     RELEASED = "released"
 
 

@@ -13,10 +13,11 @@ import uvloop
 
 from rbee_runtime import config, logs, running
 from rbee_runtime.config import HiveConfig, QueenConfig, TlsFiles
-from rbee_runtime.errors import ConfigError, RbeeError
+from rbee_runtime.errors import ConfigError, DamagedStateError, RbeeError
 from rbee_runtime.link import Link, Role
 from rbee_runtime.queen import laptop
 from rbee_runtime.queen.command import load
+from rbee_runtime.queen.refusing import until_usable
 from rbee_runtime.queen.serving import Serving
 from rbee_runtime.queen.store import Store
 
@@ -40,17 +41,30 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 async def _serve(options: argparse.Namespace, settings: QueenConfig, hive: HiveConfig | None) -> None:
-    store = Store(settings.state_dir, lock_wait=LOCK_WAIT_SECONDS)
+    client, link = _listener(options.client_fd), _listener(options.link_fd)
+    _guard(options.control_fd)
+    control = socket.socket(fileno=options.control_fd)
+    tls = client_context(settings.client_tls)
+
+    def opened() -> Store:
+        return Store(settings.state_dir, lock_wait=LOCK_WAIT_SECONDS)
+
+    store: Store | None
+    try:
+        store = opened()
+    except DamagedStateError as damage:
+        if hive is not None:
+            # The person who starts a laptop's queen reads the sentence, and has no clients who wait.
+            raise
+        store = await until_usable(opened, damage, client, control, tls)
+    if store is None:
+        return
     try:
         digest = running.digest_of(options.config)
         serving = Serving(settings, store, link_of(settings), digest=digest)
-        listeners = [_listener(options.client_fd), _listener(options.link_fd)]
-        _guard(options.control_fd)
-        control = socket.socket(fileno=options.control_fd)
-        tls = client_context(settings.client_tls)
         await serving.run(
-            listeners[0],
-            listeners[1],
+            client,
+            link,
             control,
             tls=tls,
             hive=hive,

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import os
-import signal
 import socket
 import ssl
 import time
@@ -23,7 +21,8 @@ from rbee_runtime.gateway.upstream import fleet_pool
 from rbee_runtime.link import Link, Role
 from rbee_runtime.queen import admin, laptop, laptop_routes, link_app
 from rbee_runtime.queen.app import ClientApp
-from rbee_runtime.queen.control import LineReader, Order, Word
+from rbee_runtime.queen.commands import Commands, cancel
+from rbee_runtime.queen.control import Order, Word
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.cors import Origins
 from rbee_runtime.queen.desired import PUSH_TIMEOUT, Documents
@@ -52,9 +51,6 @@ was idle for 5 s, so that none is left by then which a request may be on its way
 
 _POLL_SECONDS = 0.05
 LINK_DRAIN_SECONDS = 1.0
-CANCEL_SECONDS = 5.0
-"""A part that has not ended by then did not hear that it should, and is told again."""
-
 _CUT_SECONDS = 5.0
 """How long a cut answer may take to reach its client."""
 
@@ -136,7 +132,7 @@ class Serving:
             asyncio.create_task(links.serve(sockets=[link])),
         }
         self._owners = [asyncio.create_task(part.run()) for part in self._parts()]
-        commands = _Commands(control)
+        commands = Commands(control)
         order = asyncio.create_task(commands.next())
         try:
             await _first(asyncio.create_task(_both_started(clients, links)), [*serving, *self._owners])
@@ -190,7 +186,7 @@ class Serving:
         links.should_exit = True
         self._calls.stopping.set()
         for task in self._owners[2:]:
-            await _cancel(task)
+            await cancel(task)
         self._lines.leave()
         if order is Order.STOP:
             self._relay.cut()
@@ -218,54 +214,13 @@ class Serving:
 
     async def _close(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in tasks:
-            await _cancel(task)
+            await cancel(task)
         self._usage.leave()
         self._journal.flush()
         self._to_workers.close()
         await self._to_probe.aclose()
         await self._to_hives.aclose()
         await self.controller.externals.aclose()
-
-
-class _Commands:
-    """The supervisor's end of the control channel."""
-
-    def __init__(self, control: socket.socket) -> None:
-        control.setblocking(False)
-        self._control = control
-        self._reader = LineReader()
-        self._asked = asyncio.Event()
-        # systemd's KillMode=process never signals us; a person who does means: leave.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._asked.set)
-
-    async def next(self) -> Order:
-        """Return the supervisor's order; its end, by whatever cause, is an order to drain."""
-        reading = asyncio.create_task(self._read())
-        asked = asyncio.create_task(self._asked.wait())
-        try:
-            await asyncio.wait({reading, asked}, return_when=asyncio.FIRST_COMPLETED)
-            return reading.result() if reading.done() else Order.DRAIN
-        finally:
-            await _cancel(reading)
-            await _cancel(asked)
-
-    async def _read(self) -> Order:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                data = await loop.sock_recv(self._control, 4096)
-            except OSError:
-                data = b""
-            if not data:
-                logs.warning("supervisor gone", pid=os.getppid())
-                return Order.DRAIN
-            for line in self._reader.feed(data):
-                return Order(line)
-
-    def say(self, word: Word) -> None:
-        """Tell the supervisor, if it is still there."""
-        with contextlib.suppress(OSError):
-            self._control.send(f"{word}\n".encode())
 
 
 async def _both_started(clients: HttpServer, links: HttpServer) -> None:
@@ -282,10 +237,3 @@ async def _first(awaited: asyncio.Task[Any], others: Iterable[asyncio.Task[Any]]
             task.result()
             raise RbeeError("a part of the queen ended by itself; see the log lines before this one")
     awaited.result()
-
-
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    while not task.done():
-        # A task that gets what it waits for in the very moment of a cancel may go on (asyncio.wait_for before 3.12).
-        task.cancel()
-        await asyncio.wait({task}, timeout=CANCEL_SECONDS)

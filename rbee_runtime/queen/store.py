@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from rbee_runtime import logs
-from rbee_runtime.errors import StateError
+from rbee_runtime.errors import DamagedStateError, StateError
 from rbee_runtime.protocol import WorkerSpec, decode
 from rbee_runtime.queen import schema
 from rbee_runtime.queen.records import (
@@ -37,6 +37,7 @@ from rbee_runtime.states import Intent, Observed
 
 _LOCK_POLL_SECONDS = 0.02
 _UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _KEY_COLUMNS = (
     "id, name, digest, scopes, models, created, revoked, expires, "
     "concurrency, requests_per_minute, tokens_per_minute, priority, parent, used"
@@ -310,7 +311,9 @@ def _open(path: Path) -> sqlite3.Connection:
             _prepare(db, path)
             failed.pop_all()
     except (OSError, sqlite3.Error) as error:
-        raise StateError(f"cannot use {path}: {error}; restore it from a backup or move it away") from error
+        damaged = isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _DAMAGED
+        kind = DamagedStateError if damaged else StateError
+        raise kind(f"cannot use {path}: {error}; restore it from a backup or move it away") from error
     return db
 
 
@@ -322,7 +325,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
         said = " ".join(verdict.split())
-        raise StateError(f"{path} is damaged ({said}); restore it from a backup or move it away")
+        raise DamagedStateError(f"{path} is damaged ({said}); restore it from a backup or move it away")
     schema.upgrade(db, path)
 
 

@@ -137,6 +137,8 @@ class Supervisor:
         for line in self._reader.feed(data):
             if line == Word.READY:
                 notify("READY=1\nSTATUS=serving")
+            if line == Word.REFUSING:
+                notify("READY=1\nSTATUS=refuses all requests: its database is damaged, see the log")
             if line == Word.RELEASED and self._order is Order.DRAIN:
                 if not running.is_first():
                     return 0

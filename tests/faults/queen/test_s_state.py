@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import resource
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def test_s3_a_queen_starts_on_a_database_that_she_cannot_write(tmp_path: Path) -
 
 
 def test_s3_a_damaged_page_stops_no_answer_and_is_a_sentence_at_the_next_start(tmp_path: Path) -> None:
-    """What runs serves on; a start says what is damaged and what to do, with status 1, within the time of a start."""
+    """What runs serves on; what starts says what is damaged and what to do, and refuses until that is done."""
     with unit(tmp_path / "unit", FLEET) as u:
         main = u.start()
         file = u.directory / "state" / "queen.db"
@@ -179,10 +180,40 @@ def test_s3_a_damaged_page_stops_no_answer_and_is_a_sentence_at_the_next_start(t
             assert add_key(u).status_code in (201, 503)
         assert main.process.poll() is None
         u.kill()
-        assert u.launch().wait(PATIENCE) == 1
-        last = u.log.read_text().splitlines()[-1]
-        assert last.startswith("rbee-queen: ")
-        assert "restore it from a backup" in last
+        main = u.start()
+        refused = [u.get(path) for path in ("/v1/models", "/api/v1/keys", "/health", "/ready")]
+        assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(503, "30")}
+        assert {answer.json()["error"]["code"] for answer in refused[:3]} == {"state_damaged"}
+        assert "restore it from a backup" in refused[3].json()["detail"]
+        assert "restore it from a backup" in u.log.read_text().splitlines()[-1]
+        for each in file.parent.glob("queen.db*"):
+            each.rename(each.with_suffix(".away"))
+        wait_until(lambda: u.get("/ready").status_code == 200)
+        assert (u.get("/v1/models").status_code, main.process.poll()) == (200, None)
+        assert add_key(u).status_code == 201
+
+
+def test_s3_a_queen_that_refuses_leaves_when_she_is_asked(tmp_path: Path) -> None:
+    """A stop, a deploy or a restore does not wait for what nobody repairs."""
+    with unit(tmp_path / "unit", FLEET) as u:
+        (u.directory / "state").mkdir()
+        (u.directory / "state" / "queen.db").write_bytes(b"not a database" * 100)
+        main = u.start()
+        assert u.get("/v1/models").status_code == 503
+        main.signal(signal.SIGTERM)
+        assert main.process.wait(PATIENCE) == 0
+        assert (u.directory / "state" / "queen.db").read_bytes() == b"not a database" * 100
+
+
+def test_s3_damage_on_a_laptop_ends_the_start(tmp_path: Path) -> None:
+    """The person who starts a queen for this machine alone reads the sentence, with status 1."""
+    (tmp_path / "queen").mkdir()
+    (tmp_path / "queen" / "queen.db").write_bytes(b"not a database" * 100)
+    options = ["--attached-hive", "--model", "m=fake:", "--port", "0", "--state-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "rbee_runtime.queen.main", *options]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ended.returncode == 1
+    assert "restore it from a backup or move it away" in ended.stderr
 
 
 def test_s4_a_lock_that_somebody_else_holds_is_waited_for(tmp_path: Path, record_property: Figures) -> None:

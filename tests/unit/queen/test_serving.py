@@ -10,14 +10,14 @@ from rbee_runtime.config import HiveConfig, QueenConfig
 from rbee_runtime.errors import StateError
 from rbee_runtime.hive import attached
 from rbee_runtime.link import Link, Role
-from rbee_runtime.queen import serving
+from rbee_runtime.queen import commands, serving
 from rbee_runtime.queen.store import Store
 from rbee_runtime.server import bind
 
 
 async def test_a_part_that_misses_its_first_cancel_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that goes on after one cancellation does not keep the queen from leaving."""
-    monkeypatch.setattr(serving, "CANCEL_SECONDS", 0.01)
+    monkeypatch.setattr(commands, "CANCEL_SECONDS", 0.01)
     missed = asyncio.Event()
 
     async def part() -> None:
@@ -30,7 +30,7 @@ async def test_a_part_that_misses_its_first_cancel_is_told_again(monkeypatch: py
     task = asyncio.create_task(part())
     await asyncio.sleep(0)
     async with asyncio.timeout(5):
-        await serving._cancel(task)
+        await commands.cancel(task)
     assert (missed.is_set(), task.cancelled()) == (True, True)
 
 
