@@ -53,6 +53,17 @@ def snapshot(to: Path) -> bool:
     return True
 
 
+def set_aside(to: Path) -> None:
+    """Keep a database that is damaged as it is; `snapshot` takes only what can be read."""
+    disk.private_folder(to.parent)
+    disk.write(to, path().read_bytes())
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Say whether it is the file that is not whole, and not its disk or a lock."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def check(file: Path) -> int:
     """Return the schema version of a database that is sound, or raise ActivationError."""
     try:

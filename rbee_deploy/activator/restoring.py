@@ -1,5 +1,6 @@
 """A backup of the queen's database in place of the one in use, by a person's wish."""
 
+import contextlib
 from pathlib import Path
 
 from rbee_deploy.activator import database, disk, places, records, units
@@ -15,7 +16,8 @@ KEPT_COPIES = 3
 def restore(content: bytes, now: int) -> Path | None:
     """Have the queen run on a backup; return where what was in use is kept, None if nothing was. `now` is Unix seconds.
 
-    Where she does not run on it, or it cannot be put in place, she runs on what she had, and the error says why.
+    Where she does not run on it, or it cannot be put in place, she runs on what she had, and the error says why. What
+    is damaged is kept and not put back.
     """
     role = _queen()
     copy, kept = places.DATABASES / "restore.db", places.DATABASES / KEPT.replace("*", str(now))
@@ -23,17 +25,32 @@ def restore(content: bytes, now: int) -> Path | None:
     try:
         disk.write(copy, content)
         database.check(copy)
-        had = database.snapshot(kept)
+        had, is_whole = _keep(kept)
         try:
             database.stop_queen()
             database.restore(copy)
             units.restart(role)
         except (ActivationError, OSError) as error:
+            if not is_whole:
+                with contextlib.suppress(ActivationError):
+                    units.restart(role)
+                raise ActivationError(f"{error}; what she had before is damaged and was not put back") from error
             _take_back(role, kept if had else None)
             raise ActivationError(f"the queen runs on what she had before, for this failed: {error}") from error
     finally:
         copy.unlink(missing_ok=True)
     return kept if had else None
+
+
+def _keep(kept: Path) -> tuple[bool, bool]:
+    """Keep what is in use; say whether there is anything, and whether it is whole."""
+    try:
+        return database.snapshot(kept), True
+    except ActivationError as error:
+        if not database.is_damage(error.__cause__):
+            raise
+        database.set_aside(kept)
+        return True, False
 
 
 def other_keys(kept: Path) -> list[dict[str, str]]:

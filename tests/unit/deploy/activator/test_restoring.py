@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,55 @@ def test_where_no_database_was_none_is_kept(backup: bytes) -> None:
     assert restoring.restore(backup, 100) is None
     assert content()[2] == ["backup"]
     assert restoring.other_keys(places.DATABASES / "before-restore-100.db") == []
+
+
+def garbage() -> bytes:
+    """Leave no database at all where hers was."""
+    database.path().write_bytes(b"not a database" * 100)
+    return database.path().read_bytes()
+
+
+def test_a_damaged_database_is_replaced_and_kept_as_it_is(backup: bytes, systemd: FakeSystemd) -> None:
+    """That is what a backup is for; no key can be named."""
+    damaged = garbage()
+    systemd.restarts.clear()
+    kept = restoring.restore(backup, 100)
+    assert content() == (1, 3, ["backup"])
+    assert kept is not None
+    assert (kept.read_bytes(), restoring.other_keys(kept)) == (damaged, [])
+    assert systemd.restarts == ["rbee-queen.service"]
+
+
+def test_a_damaged_database_is_not_put_back(backup: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could run on it; where the backup does not do, the sentence says so, and she was started once more."""
+    damaged = garbage()
+    restarts: list[list[str]] = []
+
+    def restart(_role: object) -> None:
+        restarts.append(content()[2])
+        raise ActivationError("rbee-queen.service did not become ready")
+
+    monkeypatch.setattr("rbee_deploy.activator.units.restart", restart)
+    with pytest.raises(
+        ActivationError, match="did not become ready; what she had before is damaged and was not put back"
+    ):
+        restoring.restore(backup, 100)
+    assert restarts == [["backup"], ["backup"]]
+    assert (places.DATABASES / "before-restore-100.db").read_bytes() == damaged
+
+
+def test_what_cannot_be_copied_for_another_reason_stops_the_restore(
+    backup: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk or a lock passes; hers is whole."""
+
+    def full(_to: Path) -> bool:
+        raise ActivationError("cannot copy: database or disk is full") from sqlite3.OperationalError("full")
+
+    monkeypatch.setattr(database, "snapshot", full)
+    with pytest.raises(ActivationError, match="disk is full"):
+        restoring.restore(backup, 100)
+    assert content() == (1, 5, ["now"])
 
 
 def test_a_full_disk_leaves_what_she_had(backup: bytes, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
