@@ -21,11 +21,19 @@ class Commands:
         control.setblocking(False)
         self._control = control
         self._reader = LineReader()
+        self._order: asyncio.Task[Order] | None = None
         self._asked = asyncio.Event()
         # systemd's KillMode=process never signals us; a person who does means: leave.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._asked.set)
 
-    async def next(self) -> Order:
+    @property
+    def order(self) -> "asyncio.Task[Order]":
+        """Return what waits for the one order that there is, whoever asks for it and when."""
+        if self._order is None:
+            self._order = asyncio.create_task(self._next())
+        return self._order
+
+    async def _next(self) -> Order:
         """Return the supervisor's order; its end, by whatever cause, is an order to drain."""
         reading = asyncio.create_task(self._read())
         asked = asyncio.create_task(self._asked.wait())

@@ -26,47 +26,55 @@ LOOK_SECONDS = 5.0
 class Refusal:
     """ASGI app with one answer; `why` is told by `/ready` alone, which the operator's tools read."""
 
-    def __init__(self, why: str) -> None:
-        self.why = why
+    def __init__(self, damage: DamagedStateError) -> None:
+        self._why = ""
+        self.told(damage)
+
+    def told(self, damage: DamagedStateError) -> None:
+        """Note what is damaged, and log it if that is something new."""
+        if str(damage) != self._why:
+            self._why = str(damage)
+            logs.error("state damaged", why=self._why)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse one request."""
         message = "this queen's database is damaged, and she serves nobody until it is restored; her log says more"
         error = RequestError(503, message, kind="server_error", code="state_damaged", retry_after=30)
-        body = {"status": "damaged", "detail": self.why} if scope["path"] == policy.READY else error.body()
-        await JSONResponse(body, 503, error.headers())(scope, receive, send)
+        body = {"status": "damaged", "detail": self._why} if scope["path"] == policy.READY else error.body()
+        # Nobody is to go on with this app once there is a queen again.
+        headers = {**error.headers(), "connection": "close"}
+        await JSONResponse(body, 503, headers)(scope, receive, send)
 
 
 async def until_usable(
     opened: Callable[[], Store],
     damage: DamagedStateError,
     listener: socket.socket,
-    control: socket.socket,
+    commands: Commands,
     tls: ssl.SSLContext | None,
 ) -> Store | None:
     """Return the store once it can be opened, None if an order to end came before; raise whatever else it says."""
-    logs.error("state damaged", why=str(damage))
-    commands, app = Commands(control), Refusal(str(damage))
+    app = Refusal(damage)
     # The server closes what it is given, and the queen needs her socket again.
     server = HttpServer(app, tls=tls, drain_seconds=1)
     serving = asyncio.create_task(server.serve(sockets=[listener.dup()]))
-    order = asyncio.create_task(commands.next())
+    started = asyncio.create_task(server.wait_started())
     try:
-        await server.wait_started()
+        await asyncio.wait({started, serving, commands.order}, return_when=asyncio.FIRST_COMPLETED)
         commands.say(Word.REFUSING)
-        while not order.done():
-            await asyncio.wait({order}, timeout=LOOK_SECONDS)
-            if order.done():
-                break
+        while not (commands.order.done() or serving.done()):
+            await asyncio.wait({serving, commands.order}, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             try:
                 store = await asyncio.to_thread(opened)
             except DamagedStateError as error:
-                app.why = str(error)
-            else:
+                app.told(error)
+                continue
+            if not commands.order.done():
                 logs.info("state usable again")
                 return store
+            store.close()
         return None
     finally:
-        await cancel(order)
+        await cancel(started)
         server.should_exit = True
         await serving

@@ -17,6 +17,7 @@ from rbee_runtime.errors import ConfigError, DamagedStateError, RbeeError
 from rbee_runtime.link import Link, Role
 from rbee_runtime.queen import laptop
 from rbee_runtime.queen.command import load
+from rbee_runtime.queen.commands import Commands
 from rbee_runtime.queen.refusing import until_usable
 from rbee_runtime.queen.serving import Serving
 from rbee_runtime.queen.store import Store
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 async def _serve(options: argparse.Namespace, settings: QueenConfig, hive: HiveConfig | None) -> None:
     client, link = _listener(options.client_fd), _listener(options.link_fd)
     _guard(options.control_fd)
-    control = socket.socket(fileno=options.control_fd)
+    commands = Commands(socket.socket(fileno=options.control_fd))
     tls = client_context(settings.client_tls)
 
     def opened() -> Store:
@@ -56,7 +57,7 @@ async def _serve(options: argparse.Namespace, settings: QueenConfig, hive: HiveC
         if hive is not None:
             # The person who starts a laptop's queen reads the sentence, and has no clients who wait.
             raise
-        store = await until_usable(opened, damage, client, control, tls)
+        store = await until_usable(opened, damage, client, commands, tls)
     if store is None:
         return
     try:
@@ -65,7 +66,7 @@ async def _serve(options: argparse.Namespace, settings: QueenConfig, hive: HiveC
         await serving.run(
             client,
             link,
-            control,
+            commands,
             tls=tls,
             hive=hive,
             on_ready=lambda: running.write(settings.run_dir, digest=digest, pid=os.getppid()),

@@ -102,7 +102,7 @@ class Serving:
         self,
         client: socket.socket,
         link: socket.socket,
-        control: socket.socket,
+        commands: Commands,
         *,
         tls: ssl.SSLContext | None,
         hive: HiveConfig | None,
@@ -132,8 +132,7 @@ class Serving:
             asyncio.create_task(links.serve(sockets=[link])),
         }
         self._owners = [asyncio.create_task(part.run()) for part in self._parts()]
-        commands = Commands(control)
-        order = asyncio.create_task(commands.next())
+        order = commands.order
         try:
             await _first(asyncio.create_task(_both_started(clients, links)), [*serving, *self._owners])
             await self._start_hive(hive, port, link_port)

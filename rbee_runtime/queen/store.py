@@ -279,7 +279,7 @@ def _lock_file(path: Path) -> int:
 def _is_unwritable(error: BaseException | None) -> bool:
     """Say whether it is the disk or its rights that failed; a lock passes, and damage does not."""
     if isinstance(error, sqlite3.Error):
-        return error.sqlite_errorcode & 0xFF in _UNWRITABLE
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNWRITABLE
     return isinstance(error, OSError)
 
 
@@ -311,7 +311,7 @@ def _open(path: Path) -> sqlite3.Connection:
             _prepare(db, path)
             failed.pop_all()
     except (OSError, sqlite3.Error) as error:
-        damaged = isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _DAMAGED
+        damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
         kind = DamagedStateError if damaged else StateError
         raise kind(f"cannot use {path}: {error}; restore it from a backup or move it away") from error
     return db

@@ -59,7 +59,7 @@ async def test_a_hive_that_breaks_does_not_leave_its_queen_alone(
     try:
         with pytest.raises(StateError, match="the supervisor part of the hive ended by itself"):
             async with asyncio.timeout(20):
-                await parts.run(*listeners, ours, tls=None, hive=HiveConfig(), on_ready=lambda: None)
+                await parts.run(*listeners, commands.Commands(ours), tls=None, hive=HiveConfig(), on_ready=lambda: None)
     finally:
         store.close()
         for end in (ours, theirs, *listeners):

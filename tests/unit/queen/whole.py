@@ -12,6 +12,7 @@ import yaml
 from rbee_runtime import config
 from rbee_runtime.config import FleetFile, FleetHive, HiveConfig
 from rbee_runtime.queen import laptop
+from rbee_runtime.queen.commands import Commands
 from rbee_runtime.queen.control import Order
 from rbee_runtime.queen.serve import link_of
 from rbee_runtime.queen.serving import Serving
@@ -53,7 +54,7 @@ async def whole(folder: Path, fleet: FleetFile = FLEET) -> AsyncIterator[Whole]:
     listeners = bind("127.0.0.1", 0), bind("127.0.0.1", 0)
     ours, theirs = socket.socketpair()
     ready = asyncio.Event()
-    running = asyncio.create_task(serving.run(*listeners, ours, tls=None, hive=hive, on_ready=ready.set))
+    running = asyncio.create_task(serving.run(*listeners, Commands(ours), tls=None, hive=hive, on_ready=ready.set))
     try:
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
