@@ -13,14 +13,14 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, socket
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbee_runtime.errors import ConfigError, RequestError
-from rbee_runtime.http_connection import PEER, Connection
+from rbee_runtime.http_connection import HEAD_SECONDS, PEER, Connection
 from rbee_runtime.link import Link, Role
 
 KEEP_ALIVE_SECONDS = 75
@@ -122,7 +122,8 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start to listen and let `wait_started` return."""
-        await super().startup(sockets=sockets)
+        with _handshakes(self.config):
+            await super().startup(sockets=sockets)
         self._accepting.set()
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
@@ -140,6 +141,24 @@ class HttpServer(uvicorn.Server):
             transport = connection.transport
             if not connection.busy and transport.get_extra_info("ssl_object") and not transport.get_write_buffer_size():
                 transport.abort()
+
+
+@contextlib.contextmanager
+def _handshakes(config: uvicorn.Config) -> Iterator[None]:
+    """Have listeners give a client as long for its TLS handshake as for a head, not the minute that is usual.
+
+    uvicorn does not pass that on, and no connection of ours begins before the handshake is over.
+    """
+    if not config.is_ssl:
+        yield
+        return
+    loop: Any = asyncio.get_running_loop()
+    loop.create_server = functools.partial(loop.create_server, ssl_handshake_timeout=HEAD_SECONDS)
+    try:
+        yield
+    finally:
+        # The class has it still.
+        del loop.create_server
 
 
 def _way_out(error: OSError, port: int) -> str:

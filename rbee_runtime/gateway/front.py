@@ -11,6 +11,9 @@ from rbee_runtime.http_connection import BODY_SECONDS, Connection, say_unforesee
 DISCARDED_BYTES = 1024 * 1024
 """Of a body whose request is answered already: so much is read and forgotten, so that its connection can go on."""
 
+REFUSED_SECONDS = 1.0
+"""For a client that has too many connections to read so."""
+
 MOST_UNLIKE = 3
 """After so many heads in a row that were others, none of that connection is kept: a pool of many clients' requests."""
 
@@ -108,6 +111,8 @@ class Front(Connection):
             self._peer = peer
         else:
             self.refuse(too_many())
+            # Over TLS a close waits for the other side's, and whoever has too many need not give it.
+            self.loop.call_later(REFUSED_SECONDS, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a head that came before is not read again."""

@@ -8,8 +8,8 @@ from typing import Any
 from rbee_runtime import logs
 from rbee_runtime.errors import RequestError
 
-HOUSEHOLD = 64
-"""Bits of an IPv6 address that name who has it: the rest is its holder's own to choose (RFC 6177)."""
+SITE = 56
+"""Bits of an IPv6 address that name who has it: of what is behind them a site is given all, as a rule (RFC 6177)."""
 
 TELL_SECONDS = 60.0
 """Between two lines about refused connections."""
@@ -52,7 +52,7 @@ def peer_of(address: Any) -> str:
     found = ipaddress.ip_address(address[0].partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is None:
-            return str(ipaddress.ip_network((int(found), HOUSEHOLD), strict=False))
+            return str(ipaddress.ip_network((int(found), SITE), strict=False))
         found = found.ipv4_mapped
     return str(found)
 

@@ -5,23 +5,28 @@ import contextlib
 import errno
 import os
 import re
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from socket import socket
 
 import pytest
 from starlette.responses import PlainTextResponse
 
 from rbee_runtime import server
+from rbee_runtime.config import TlsFiles
 from rbee_runtime.errors import ConfigError
 from rbee_runtime.http_connection import HEAD_BYTES
+from rbee_runtime.queen.serve import client_context
 from rbee_runtime.server import HttpServer, bind
+from tests.unit.certificates import issue_fleet
 
 
 @contextlib.asynccontextmanager
-async def serving(says: str = "hello") -> AsyncIterator[int]:
+async def serving(says: str = "hello", tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Serve the same answer to anything and yield the port."""
     listener = bind("127.0.0.1", 0)
-    server = HttpServer(PlainTextResponse(says), tls=None, drain_seconds=1)
+    server = HttpServer(PlainTextResponse(says), tls=tls, drain_seconds=1)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await server.wait_started()
     yield listener.getsockname()[1]
@@ -48,6 +53,24 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
         async with asyncio.timeout(5):
             await reader.read()
     writer.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"], ids=["nothing", "a beginning"])
+async def test_a_handshake_that_does_not_come_is_not_waited_for(
+    said: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Over TLS a connection is nobody's until then, and would stay for a minute; other listeners are as before."""
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    files = issue_fleet(tmp_path, "test")
+    context = client_context(TlsFiles(certificate=files / "queen.pem", key=files / "queen.key"))
+    async with serving(tls=context) as number:
+        reader, writer = await asyncio.open_connection("127.0.0.1", number)
+        writer.write(said)
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(5):
+                await reader.read()
+        writer.close()
+    assert "create_server" not in vars(asyncio.get_running_loop())
 
 
 @pytest.mark.parametrize(
