@@ -29,6 +29,10 @@ class BenchError(Exception):
     """Something did not run, so that there is nothing to measure; the message says what."""
 
 
+class LengthError(BenchError):
+    """An answer had another length than it should: with another question it has not."""
+
+
 @dataclass(frozen=True)
 class Server:
     """A server that answers; `headers` is what it wants of each request."""

@@ -11,7 +11,7 @@ from benchmarks.worker import __main__ as program
 from benchmarks.worker import asking, results
 from benchmarks.worker.asking import Asked
 from benchmarks.worker.results import WIDTHS, Found, Sample, Side
-from benchmarks.worker.servers import BenchError, Server
+from benchmarks.worker.servers import BenchError, LengthError, Server
 
 SERVER = Server(Side.OURS, 1, {"x-rbee-token": "t"})
 
@@ -126,6 +126,28 @@ async def test_what_is_no_answer_is_no_figure(reader: Any, said: str) -> None:
     """A refusal, an error within a stream, and an answer of another length stop the measurement with a sentence."""
     with pytest.raises(BenchError, match=said):
         await asking._read(SERVER, reader(), 0.0)
+
+
+@pytest.mark.parametrize(("short", "seconds"), [(1, True), (asking.TRIES, False)])
+async def test_an_answer_that_ends_early_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, short: int, seconds: bool
+) -> None:
+    """With another question, a few times; what a server always does ends the measurement."""
+    marks: list[str] = []
+
+    async def ask(_server: Server, mark: str, *, shared: bool) -> Asked:
+        marks.append(mark)
+        if len(marks) <= 2 * short and mark.startswith("m-1"):
+            raise LengthError("answered in 3 pieces")
+        return Asked(0.1, (0.1,)) if shared else Asked(0.2, (0.1,))
+
+    monkeypatch.setattr(asking, "_ask", ask)
+    if seconds:
+        found = await asking.clients(SERVER, 2, "m", shared=True)
+        assert (found[0] < 5, len(found[1]), marks) == (True, 2, ["m-0", "m-1", "m-0+", "m-1+"])
+    else:
+        with pytest.raises(LengthError):
+            await asking.clients(SERVER, 2, "m", shared=True)
 
 
 @pytest.mark.parametrize("argv", [["--rounds", "0"], ["--rounds", "31"], ["--threads", "0"], ["--threads", "9999"]])
