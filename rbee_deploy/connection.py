@@ -27,7 +27,8 @@ def keep_keys(host: Any) -> None:
     """Let a connection that is to carry something large keep its keys for as long as their cipher allows.
 
     The SSH library agrees on new ones after half a gigabyte, and if the host closes a channel meanwhile, both wait
-    until the connection is given up (paramiko's issue 822). The eighth piece of an upload ends just there.
+    until the connection is given up (paramiko's issue 822). The eighth piece of an upload ends just there. A host whose
+    own RekeyLimit is low asks for new ones still.
     """
     client = getattr(host.connector, "client", None)
     transport = client.get_transport() if client is not None else None

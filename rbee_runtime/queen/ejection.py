@@ -10,6 +10,7 @@ half_open    exactly one, its trial                   closed when that is answer
 A worker that was not ready in between is another one to us: it begins closed.
 """
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -117,7 +118,7 @@ def explained(health: Health, left: float) -> str:
     """Return why an ejected worker gets no requests, in a sentence's part; it rests for so many seconds more."""
     if health.state is Breaker.HALF_OPEN or left <= 0:
         return "ejected as its requests failed; the next request tries it"
-    return f"ejected as its requests failed; gets none for {left:.0f} s, then one to try it"
+    return f"ejected as its requests failed; gets none for {math.ceil(left)} s, then one to try it"
 
 
 def _counted(health: Health, now: float, answers: int, *, spared: bool) -> Health:

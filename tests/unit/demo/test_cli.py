@@ -95,7 +95,7 @@ import sys
 from demo import build, cli
 from rbee_deploy import commands
 
-command = ["sh", "-c", f"echo $$ >{sys.argv[1]}.new && mv {sys.argv[1]}.new {sys.argv[1]}; exec sleep 60"]
+command = ["sh", "-c", f"sleep 0.5; echo $$ >{sys.argv[1]}.new && mv {sys.argv[1]}.new {sys.argv[1]}; exec sleep 60"]
 build.build_all = lambda: commands.run(command, title="compile", say=print)
 cli.run(["build"])
 """
