@@ -162,8 +162,12 @@ class Planner:
         self._lifecycle.planned(self._assigned, outcome)
 
     def _what_is_due(self, models: set[str], hives: set[str], touched: set[str]) -> Due:
-        """Return what another plan is about; models that fit nowhere are asked for where something changed."""
-        still = {name: kept for name, kept in self._refusals.items() if name not in models} if touched else {}
+        """Return what another plan is about; models that fit nowhere are asked for where something changed.
+
+        That may be by this very plan: one that it is about claims or takes room which others were told of.
+        """
+        news = bool(touched or models)
+        still = {name: kept for name, kept in self._refusals.items() if name not in models} if news else {}
         return Due(frozenset(models), frozenset(hives), frozenset(touched), still)
 
     def _due(self, before: Situation, now: Situation) -> set[str]:

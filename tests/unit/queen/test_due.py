@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from rbee_runtime.config import FleetExternal, FleetFile, FleetHive
@@ -323,6 +323,13 @@ def test_a_plan_of_what_changed_says_what_one_of_everything_would(history: list[
         asyncio.run(lived(history, Path(folder)))
 
 
+CLAIMED = [
+    *((("cut", "b"), 70), (("cut", "c"), 70)),
+    *((("ask", "small", 3, 45.0), 10), (("ask", "small", 4, 45.0), 3), (("ask", "other", 1, 90.0), 35)),
+]
+"""One model lacks a worker; another one claims the only room that there is once its workers' requests have ended."""
+
+
 @settings(
     max_examples=max(60, HISTORIES // 10),
     deadline=None,
@@ -330,6 +337,7 @@ def test_a_plan_of_what_changed_says_what_one_of_everything_would(history: list[
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 @given(test_histories.HISTORY)
+@example(CLAIMED)
 def test_that_holds_for_hosts_that_behave_as_hosts_do(history: Any) -> None:
     """With loads that fail, clients that wait, memory that comes free late."""
     with compared():
