@@ -122,8 +122,8 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start to listen and let `wait_started` return."""
-        with _handshakes(self.config):
-            await super().startup(sockets=sockets)
+        _bound_handshakes(asyncio.get_running_loop())
+        await super().startup(sockets=sockets)
         self._accepting.set()
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
@@ -143,22 +143,20 @@ class HttpServer(uvicorn.Server):
                 transport.abort()
 
 
-@contextlib.contextmanager
-def _handshakes(config: uvicorn.Config) -> Iterator[None]:
-    """Have listeners give a client as long for its TLS handshake as for a head, not the minute that is usual.
+def _bound_handshakes(loop: Any) -> None:
+    """Have the listeners of a loop give a client as long for its TLS handshake as for a head, not the usual minute.
 
     uvicorn does not pass that on, and no connection of ours begins before the handshake is over.
     """
-    if not config.is_ssl:
-        yield
+    if "create_server" in vars(loop):
         return
-    loop: Any = asyncio.get_running_loop()
-    loop.create_server = functools.partial(loop.create_server, ssl_handshake_timeout=HEAD_SECONDS)
-    try:
-        yield
-    finally:
-        # The class has it still.
-        del loop.create_server
+    real = loop.create_server
+
+    def create_server(*arguments: Any, **named: Any) -> Any:
+        bound = {"ssl_handshake_timeout": HEAD_SECONDS} if named.get("ssl") is not None else {}
+        return real(*arguments, **bound, **named)
+
+    loop.create_server = create_server
 
 
 def _way_out(error: OSError, port: int) -> str:
