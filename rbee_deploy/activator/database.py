@@ -64,6 +64,15 @@ def is_damage(error: BaseException | None) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def is_sound(file: Path) -> bool:
+    """Say whether a database can be read to its end; a copy of one that cannot is made without a word."""
+    try:
+        check(file)
+    except ActivationError:
+        return False
+    return True
+
+
 def check(file: Path) -> int:
     """Return the schema version of a database that is sound, or raise ActivationError."""
     try:

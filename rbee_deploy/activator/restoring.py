@@ -45,12 +45,13 @@ def restore(content: bytes, now: int) -> Path | None:
 def _keep(kept: Path) -> tuple[bool, bool]:
     """Keep what is in use; say whether there is anything, and whether it is whole."""
     try:
-        return database.snapshot(kept), True
+        had = database.snapshot(kept)
     except ActivationError as error:
         if not database.is_damage(error.__cause__):
             raise
         database.set_aside(kept)
         return True, False
+    return had, not had or database.is_sound(kept)
 
 
 def other_keys(kept: Path) -> list[dict[str, str]]:
