@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from rbee_runtime import logs
-from rbee_runtime.errors import DamagedStateError, RequestError
+from rbee_runtime.errors import DamagedStateError, RequestError, StateError
 from rbee_runtime.queen import policy
 from rbee_runtime.queen.commands import Commands, cancel
 from rbee_runtime.queen.control import Word
@@ -62,19 +62,31 @@ async def until_usable(
     try:
         await asyncio.wait({started, serving, commands.order}, return_when=asyncio.FIRST_COMPLETED)
         commands.say(Word.REFUSING)
-        while not (commands.order.done() or serving.done()):
+        while True:
             await asyncio.wait({serving, commands.order}, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            try:
-                store = await asyncio.to_thread(opened)
-            except DamagedStateError as error:
-                app.told(error)
-                continue
-            if not commands.order.done():
+            if commands.order.done() or serving.done():
+                return None
+            store = await _look(opened, app, commands)
+            if store is not None:
                 logs.info("state usable again")
                 return store
-            store.close()
-        return None
     finally:
         await cancel(started)
         server.should_exit = True
         await serving
+
+
+async def _look(opened: Callable[[], Store], app: Refusal, commands: Commands) -> Store | None:
+    """Return the store, None where it is damaged still or an order to end came meanwhile."""
+    try:
+        store = await asyncio.to_thread(opened)
+    except StateError as error:
+        if isinstance(error, DamagedStateError):
+            app.told(error)
+        elif not commands.order.done():
+            raise
+        return None
+    if commands.order.done():
+        store.close()
+        return None
+    return store

@@ -92,6 +92,28 @@ async def test_another_trouble_ends_the_start(waiting: Waiting) -> None:
         await waiting.run(opened)
 
 
+async def test_an_order_between_looks_is_followed_at_once(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks once more first, and trouble that comes of that would be no answer to it."""
+    monkeypatch.setattr(refusing, "LOOK_SECONDS", 3.0)
+
+    def opened() -> Store:
+        raise StateError("another queen uses it")
+
+    asyncio.get_running_loop().call_later(0.2, waiting.supervisor.sendall, b"drain\n")
+    assert await waiting.run(opened) is None
+
+
+async def test_trouble_during_a_look_does_not_hide_an_order(waiting: Waiting) -> None:
+    """The next queen may have the state by then."""
+
+    def opened() -> Store:
+        waiting.supervisor.sendall(b"drain\n")
+        time.sleep(0.3)
+        raise StateError("another queen uses it")
+
+    assert await waiting.run(opened) is None
+
+
 async def test_new_damage_is_logged_once(waiting: Waiting, capsys: pytest.CaptureFixture[str]) -> None:
     """A restored file may be damaged in another way, and nobody wants the same line every five seconds."""
     looks = [0]
