@@ -43,9 +43,10 @@ async def clients(server: Server, count: int, mark: str, *, shared: bool) -> tup
         answers = [each for each in asked if isinstance(each, Asked)]
         if len(answers) == count:
             return seconds, answers
-        error = next(each for each in asked if isinstance(each, BaseException))
-        if not isinstance(error, LengthError) or again == TRIES - 1:
-            raise error
+        errors = [each for each in asked if isinstance(each, BaseException)]
+        worst = next((each for each in errors if not isinstance(each, LengthError)), None)
+        if worst is not None or again == TRIES - 1:
+            raise worst or errors[0]
     raise AssertionError("no try is the last one")
 
 
