@@ -47,6 +47,11 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
 ) -> None:
     """A silent connection and an unfinished head end after the limit, a first request or a second one."""
     monkeypatch.setattr("rbee_runtime.http_connection.HEAD_SECONDS", 0.2)
+    await ends(port, said)
+
+
+async def ends(port: int, said: bytes) -> None:
+    """Return once a connection on which that was said, and no more, has been ended."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(said)
     with contextlib.suppress(ConnectionResetError):
@@ -65,12 +70,7 @@ async def test_a_handshake_that_does_not_come_is_not_waited_for(
     context = client_context(TlsFiles(certificate=files / "queen.pem", key=files / "queen.key"))
     # Others beside it, with TLS and without, as a queen has them.
     async with serving(), serving(tls=context), serving(tls=context) as number, serving() as plain:
-        reader, writer = await asyncio.open_connection("127.0.0.1", number)
-        writer.write(said)
-        with contextlib.suppress(ConnectionResetError):
-            async with asyncio.timeout(5):
-                await reader.read()
-        writer.close()
+        await ends(number, said)
         reader, writer = await asyncio.open_connection("127.0.0.1", plain)
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         assert b"200 OK" in await reader.readline()
