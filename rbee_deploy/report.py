@@ -5,11 +5,13 @@ end; where that is silent, each stage's lines come when the stage is over.
 """
 
 import atexit
+import itertools
 import logging
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TextIO
 
 from pyinfra import logger
@@ -97,9 +99,21 @@ def arm(state: Any) -> None:
 
 def expect() -> None:
     """Have a report even of a run that never gets as far as the deploy, because no host could be reached."""
+    demand_files(sys.argv[1:])
     interrupt.arm()
     connection.calm()
     atexit.register(lambda: show(ctx_state.get()))
+
+
+def demand_files(words: Iterable[str]) -> None:
+    """End a run of a file that is not there, be it the inventory or the deploy.
+
+    pyinfra takes an inventory's name for a host's, says that it is none, and goes on without hosts to a good end. What
+    comes behind `exec` is of the hosts.
+    """
+    for word in itertools.takewhile(lambda word: word not in {"exec", "--"}, words):
+        if word.endswith(".py") and "=" not in word and not Path(word).is_file():
+            sys.exit(f"there is no file {word}; see what is in {Path(word).parent} and run the command again")
 
 
 def show(state: Any, stream: TextIO | None = None) -> None:

@@ -197,3 +197,19 @@ def test_of_pyinfras_own_account_warnings_are_kept(
     """What the report says better is left out, and that there is no file of known hosts yet."""
     record = logging.LogRecord("pyinfra", level, f"/x/{module}.py", 1, "%s" * len(words), words, None)
     assert report._is_no_narration(record) is is_kept
+
+
+@pytest.mark.parametrize("words", [["none.py", "deploy.py", "--yes"], ["--limit", "a", "folder/none.py", "deploy.py"]])
+def test_a_file_that_is_not_there_ends_the_run(words: list[str]) -> None:
+    """With pyinfra alone it would end well, with no host."""
+    with pytest.raises(SystemExit, match=r"there is no file (folder/)?none\.py; see what is in"):
+        report.demand_files(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[__file__, "--yes"], ["a,b", "exec", "--", "python3", "/srv/none.py"], ["a", "files.put", "dest=/none.py"]],
+)
+def test_what_is_no_file_of_ours_is_not_looked_for(words: list[str]) -> None:
+    """Such as a program on the hosts."""
+    report.demand_files(words)
