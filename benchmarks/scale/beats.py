@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import ssl
+import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ class Beats:
     """Sends heartbeats until cancelled; `connections` are those that it opened, `failures` those without an answer."""
 
     def __init__(self, link: Link, queen_url: str, compose: Callable[[], Heartbeat], *, period: float) -> None:
-        self.connections = self.failures = 0
+        self.connections = self.failures = self._lost = 0
         self._context = link.client_context()
         self._queen = urlsplit(queen_url)
         self._compose = compose
@@ -36,10 +37,12 @@ class Beats:
         """Send until cancelled."""
         try:
             while True:
+                begun = time.monotonic()
                 await self._send()
                 pause = self._period * (1 + JITTER * (2 * random.random() - 1))  # noqa: S311 - no secret
+                due = (begun if self._lost <= 1 else time.monotonic()) + pause
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(max(0.0, due - time.monotonic())):
                         await self._changed.wait()
                     await asyncio.sleep(DEBOUNCE_SECONDS)
         finally:
@@ -60,6 +63,7 @@ class Beats:
                 good = await _answer(reader)
         except _PROBLEMS:
             good = False
+        self._lost = 0 if good else self._lost + 1
         if not good:
             self.failures += 1
             self._close()

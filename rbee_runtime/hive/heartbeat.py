@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 import httpx
@@ -35,6 +36,7 @@ class Heartbeats:
         *,
         period: float,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
         self._client = link.client(timeout=httpx.Timeout(DEADLINE_SECONDS), peer=Role.QUEEN, limits=KEPT)
@@ -42,8 +44,10 @@ class Heartbeats:
         self._compose = compose
         self._period = period
         self._jitter = jitter
+        self._clock = clock
         self._changed = asyncio.Event()
         self._said: str | None = None
+        self._lost = 0
         self.failures = 0
 
     @property
@@ -59,15 +63,18 @@ class Heartbeats:
         """Send until cancelled."""
         try:
             while True:
+                begun = self._clock()
                 await self._send()
-                await self._wait()
+                await self._wait(begun)
         finally:
             await self._client.aclose()
 
-    async def _wait(self) -> None:
-        pause = self._period * (1 + JITTER * (2 * self._jitter() - 1))
+    async def _wait(self, begun: float) -> None:
+        # From one beginning to the next: else one that is lost would be a silence of three periods. Of several in a row
+        # the queen is busy or away, and she has the longer pause: a thousand hives that hurry keep her busy.
+        due = (begun if self._lost <= 1 else self._clock()) + self._period * (1 + JITTER * (2 * self._jitter() - 1))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause):
+            async with asyncio.timeout(max(0.0, due - self._clock())):
                 await self._changed.wait()
             await asyncio.sleep(DEBOUNCE_SECONDS)
 
@@ -86,6 +93,7 @@ class Heartbeats:
             said = f"the queen at {self._queen_url} does not answer: {type(error).__name__} {error}".rstrip()
             clocks = self._link.doubt(error)
         self.failures += bool(said)
+        self._lost = self._lost + 1 if said else 0
         if said != self._said:
             report = logs.warning if said else logs.info
             report("queen_silent" if said else "queen_answers", queen=self._queen_url, detail=said + clocks)

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,21 @@ from tests.unit.hive.waiting import until
 
 
 class QueenServer:
-    """Keeps what it hears; `status` is what it answers."""
+    """Keeps what it hears; `status` is what it answers, after `delay` seconds; `at` is when they came."""
 
     def __init__(self) -> None:
         self.heard: list[Heartbeat] = []
         self.tokens: set[str] = set()
         self.status = 200
         self.url = ""
+        self.delay = 0.0
+        self.at: list[float] = []
 
     async def heartbeat(self, request: Request) -> Response:
+        self.at.append(time.monotonic())
         self.heard.append(msgspec.json.decode(await request.body(), type=Heartbeat))
         self.tokens.add(request.headers["x-rbee-token"])
+        await asyncio.sleep(self.delay)
         return Response(encode(HeartbeatAck(fleet="t", epoch=1, revision=1)), self.status)
 
 
@@ -106,6 +112,18 @@ async def test_a_refusing_queen_is_logged_once(
     await until(lambda: hive.heartbeats.queen == "reachable")
     said = capsys.readouterr().err
     assert (said.count("queen_silent"), said.count("queen_answers")) == (1, 1)
+
+
+async def test_a_lost_heartbeat_does_not_put_off_the_next(
+    start: Start, server: QueenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has no answer is followed as soon as any; where several have none, the pause begins after each."""
+    monkeypatch.setattr("rbee_runtime.hive.heartbeat.DEADLINE_SECONDS", 0.9)
+    server.delay = 60.0
+    await start(queen_url=server.url, heartbeat_seconds=1.0)
+    await until(lambda: len(server.at) > 3)
+    first, second, third = (after - before for before, after in pairwise(server.at[:4]))
+    assert first < 1.5 < min(second, third)
 
 
 async def test_each_start_is_another_incarnation(start: Start, server: QueenServer) -> None:
