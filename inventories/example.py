@@ -25,6 +25,12 @@ queen, hives = fleet(
     web_pages=["https://chat.example.org"],
     # Seconds that open streams may go on when the queen restarts.
     drain_seconds=180,
+    # Seconds that a request waits in line for a free slot, that a worker may take to begin an answer (one that is not
+    # streamed has nothing before its end), and that it may then be silent; after that another worker is tried, or the
+    # client is told.
+    queue_wait_seconds=60,
+    first_byte_seconds=600,
+    silence_seconds=120,
     # How many hosts receive releases, engines and models at a time.
     uploads=5,
     # How many hosts are changed at a time, after the queen: first one, and if that works the others in batches. A batch

@@ -53,6 +53,9 @@ def queen_config(site: Site, host: Host) -> str:
             "link_dir": credentials,
             "bootstrap_key_file": f"{credentials}/bootstrap-key",
             "drain_seconds": site.drain_seconds,
+            "queue_wait_seconds": site.queue_wait_seconds,
+            "first_byte_seconds": site.first_byte_seconds,
+            "silence_seconds": site.silence_seconds,
             "cors_origins": site.web_pages,
             **({"client_tls": _client_tls(credentials)} if site.client_endpoint != "plain-http" else {}),
         }

@@ -298,8 +298,10 @@ class Site:
     authority and the first API key; None means `rbee/<name>` in the XDG configuration folder. `images` is the folder
     of container images there, as `rbee-deploy images` makes it. `image_mirrors` are registries that are asked for them
     before the one that they were pushed to, `host:port` or `host/path`.
-    `drain_seconds` is how long open streams may go on when the queen restarts. `uploads` is how many
-    hosts receive large files at a time, `rollout` how many are changed at a time. `hf_token` is a token of the hub,
+    `drain_seconds` is how long open streams may go on when the queen restarts, `queue_wait_seconds` how long a request
+    may wait in line, `first_byte_seconds` how long a worker may take to begin an answer, `silence_seconds` how long it
+    may then be silent. `uploads` is how many hosts receive large files at a time, `rollout` how many are changed at a
+    time. `hf_token` is a token of the hub,
     `object_store` lines such as `AWS_ACCESS_KEY_ID=…`, `registry_auth` the file that `podman login` writes.
     """
 
@@ -317,6 +319,9 @@ class Site:
     clients: tuple[str, ...] | None = check.setting(check.networks, default=None)
     web_pages: tuple[str, ...] = check.setting(check.origins, default=())
     drain_seconds: float = check.setting(check.seconds(0, 3600), default=180.0)
+    queue_wait_seconds: float = check.setting(check.seconds(0, 3600), default=60.0)
+    first_byte_seconds: float = check.setting(check.seconds(1, 86400), default=600.0)
+    silence_seconds: float = check.setting(check.seconds(1, 86400), default=120.0)
     uploads: int = check.setting(check.whole(1, 200), default=5)
     rollout: Rollout = check.setting(_rollout, default=Rollout())
     hf_token: SecretSource | None = check.setting(check.secret, default=None)

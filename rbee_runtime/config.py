@@ -50,7 +50,9 @@ class QueenConfig(Section):
 
     `client_tls` None means plain HTTP on the client endpoint. `link_dir` holds ca.pem, queen.pem and queen.key;
     None is laptop mode: loopback and a token. `address` is what both listeners bind to. `cors_origins` are web
-    pages that may use the API from a browser.
+    pages that may use the API from a browser. A request waits in line for `queue_wait_seconds` at most; a worker has
+    `first_byte_seconds` to begin its answer, of which one that is not streamed has nothing before its end, and is
+    silent for `silence_seconds` at most after that.
     """
 
     fleet: str = "laptop"
@@ -65,7 +67,9 @@ class QueenConfig(Section):
     client_tls: TlsFiles | None = None
     bootstrap_key_file: Path | None = None
     drain_seconds: float = 180.0
-    queue_wait_seconds: float = 60.0
+    queue_wait_seconds: float = Field(default=60.0, ge=0)
+    first_byte_seconds: float = Field(default=600.0, gt=0)
+    silence_seconds: float = Field(default=120.0, gt=0)
     cors_origins: tuple[str, ...] = ()
 
 

@@ -17,6 +17,7 @@ from rbee_runtime.gateway.exchange import Outcome
 from rbee_runtime.gateway.front import Front
 from rbee_runtime.gateway.peers import Peers
 from rbee_runtime.gateway.relay import Relay
+from rbee_runtime.gateway.seam import Limits
 from rbee_runtime.gateway.upstream import fleet_pool
 from rbee_runtime.link import Link, Role
 from rbee_runtime.queen import admin, laptop, laptop_routes, link_app
@@ -94,7 +95,8 @@ class Serving:
         self._calls = HiveCalls(self.controller, self._to_hives)
         self._journal = Journal(asyncio.get_running_loop().call_later)
         self._figures = Figures(self.controller.fleet)
-        self._relay = Relay(self._lines, self._to_workers, over=self._over)
+        bounds = Limits(first_byte=settings.first_byte_seconds, idle=settings.silence_seconds)
+        self._relay = Relay(self._lines, self._to_workers, limits=bounds, over=self._over)
         self._owners: list[asyncio.Task[None]] = []
         self._hive: AttachedHive | None = None
 

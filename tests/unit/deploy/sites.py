@@ -33,6 +33,12 @@ ROLE_IMAGES = tuple(
     )
     for kind, letter in ((Kind.QUEEN, "a"), (Kind.HIVE, "b"))
 )
+WAITS: dict[str, Any] = {
+    "drain_seconds": 30,
+    "queue_wait_seconds": 20,
+    "first_byte_seconds": 900,
+    "silence_seconds": 45,
+}
 FILE = ModelFile(name="smol.gguf", sha256="ab" * 32, size=98_000_000)
 
 
@@ -56,7 +62,7 @@ def two_hosts() -> Site:
     """Return a control host and a GPU host with nothing at its default."""
     queen = host("queen", address="192.0.2.1", advertise="fd00::1", queen=True, hive=False, queen_port=443 + 8000)
     gpu = host("gpu1", address="192.0.2.2", models_dir="/home/me/models", hive_port=8700, worker_ports=(9100, 9120))
-    return site_of(queen, gpu, client_endpoint="plain-http", drain_seconds=30)
+    return site_of(queen, gpu, client_endpoint="plain-http", **WAITS)
 
 
 def state_of(
