@@ -5,7 +5,7 @@ does all the same.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -34,9 +34,15 @@ def litellm(environment: Path, port: int, settings: Path) -> tuple[str, ...]:
     return (program, "--config", str(settings), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1")
 
 
-def litellm_settings(workers: Sequence[int]) -> str:
-    """Return LiteLLM's settings: half of the workers for each model, one key, no second try."""
-    each = len(workers) // len(MODELS)
+def litellm_settings(
+    workers: Sequence[int],
+    *,
+    models: Sequence[str] = MODELS,
+    retries: int = 0,
+    each_more: Mapping[str, object] | None = None,
+) -> str:
+    """Return LiteLLM's settings: as many workers for each model, one key; `each_more` is set for every worker."""
+    each = len(workers) // len(models)
     deployments = [
         {
             "model_name": model,
@@ -44,15 +50,16 @@ def litellm_settings(workers: Sequence[int]) -> str:
                 "model": f"openai/{model}",
                 "api_base": f"http://127.0.0.1:{port}/v1",
                 "api_key": "none",
+                **(each_more or {}),
             },
         }
-        for number, model in enumerate(MODELS)
+        for number, model in enumerate(models)
         for port in workers[number * each : (number + 1) * each]
     ]
     settings = {
         "model_list": deployments,
         "general_settings": {"master_key": MASTER_KEY},
-        "litellm_settings": {"telemetry": False, "num_retries": 0},
+        "litellm_settings": {"telemetry": False, "num_retries": retries},
     }
     return yaml.safe_dump(settings, sort_keys=False)
 

@@ -8,8 +8,8 @@ import contextlib
 import hashlib
 import secrets
 import sys
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -26,6 +26,19 @@ KEYS = 100
 READY_SECONDS = 30.0
 SLOTS = 512
 """Of a worker: more than two thousand streams on four of them, so that no request waits for a slot."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a queen serves: her models, slots of a worker, how many keys there are, and more settings."""
+
+    models: tuple[str, ...] = MODELS
+    slots: int = SLOTS
+    keys: int = KEYS
+    more: Mapping[str, object] = field(default_factory=dict)
+
+
+BENCHED = Shape()
 
 
 @dataclass(frozen=True)
@@ -48,9 +61,10 @@ class Place:
         return self.folder / "queen.yaml"
 
 
-def settings(place: Place, name: str = FLEET) -> dict[str, object]:
-    """Return the queen's settings; `name` is the fleet's."""
+def settings(place: Place, name: str = FLEET, more: Mapping[str, object] = BENCHED.more) -> dict[str, object]:
+    """Return the queen's settings; `name` is the fleet's, `more` has others."""
     return {
+        **more,
         "fleet": name,
         "address": "127.0.0.1",
         "port": place.port,
@@ -63,22 +77,22 @@ def settings(place: Place, name: str = FLEET) -> dict[str, object]:
     }
 
 
-def fleet(workers: int) -> dict[str, object]:
+def fleet(workers: int, shape: Shape = BENCHED) -> dict[str, object]:
     """Return the fleet file of one host and so many workers, as many of each model."""
-    each = workers // len(MODELS)
-    models = [
-        {"name": name, "source": "fake:", "engine": "fake", "replicas_min": each, "replicas_max": each, "slots": SLOTS}
-        for name in MODELS
-    ]
+    each = workers // len(shape.models)
+    same = {"source": "fake:", "engine": "fake", "replicas_min": each, "replicas_max": each, "slots": shape.slots}
+    models = [{"name": name, **same} for name in shape.models]
     return {"hives": [{"name": hive.NAME}], "models": models}
 
 
 @contextlib.asynccontextmanager
-async def serving(name: str, bench: Bench, workers: Sequence[int], link_dir: Path | None) -> AsyncIterator[Running]:
+async def serving(
+    name: str, bench: Bench, workers: Sequence[int], link_dir: Path | None, shape: Shape = BENCHED
+) -> AsyncIterator[Running]:
     """Run a queen before these workers for the block."""
     port, link_port = bench.ports.take(2)
     place = Place(bench.folder / name, port, link_port, link_dir)
-    admin = prepare(place, fleet(len(workers)))
+    admin = prepare(place, fleet(len(workers), shape), more=shape.more)
     token = "" if link_dir is not None else (place.folder / "state" / "link-token").read_text()
     link = Link(Role.HIVE, FLEET, link_dir, token=token)
     command = (sys.executable, "-m", "rbee_runtime.queen.main", "--config", str(place.settings))
@@ -94,20 +108,25 @@ async def serving(name: str, bench: Bench, workers: Sequence[int], link_dir: Pat
         log = place.folder / "log"
         process = await stack.enter_async_context(started(name, pinned(bench.cores.gateway, command), log, ready))
         link_url = f"{link.scheme}://127.0.0.1:{place.link_port}"
-        await stack.enter_async_context(hive.reporting(link, link_url, workers, SLOTS))
+        await stack.enter_async_context(hive.reporting(link, link_url, workers, shape.slots))
         await _all_ready(client, len(workers))
-        keys = tuple([await _new_key(client, number) for number in range(KEYS)])
+        keys = tuple([await _new_key(client, number) for number in range(shape.keys)])
         yield Running(Target(name, place.port, keys), tuple(workers), process, log, bench.cores.gateway)
 
 
-def prepare(place: Place, declared: dict[str, object], *, name: str = FLEET) -> str:
-    """Write all that a deploy writes and return the operator's key; `name` is the fleet's, `declared` its file."""
+def prepare(
+    place: Place, declared: dict[str, object], *, name: str = FLEET, more: Mapping[str, object] = BENCHED.more
+) -> str:
+    """Write all that a deploy writes and return the operator's key.
+
+    `name` is the fleet's, `declared` its file, `more` are further settings of the queen.
+    """
     (place.folder / "state").mkdir(parents=True)
     key_id = "operator"
     key = f"rbee_{key_id}_{secrets.token_hex(32)}"
     (place.folder / "bootstrap-key").write_text(f"{key_id}:{hashlib.sha256(key.encode()).hexdigest()}\n")
     (place.folder / "state" / "link-token").write_text(secrets.token_urlsafe(32))
-    place.settings.write_text(yaml.safe_dump(settings(place, name)))
+    place.settings.write_text(yaml.safe_dump(settings(place, name, more)))
     (place.folder / "fleet.yaml").write_text(yaml.safe_dump(declared))
     return key
 

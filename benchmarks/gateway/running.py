@@ -55,10 +55,10 @@ def shown(command: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 class Ports:
-    """Gives each port once."""
+    """Gives each port once, from the `first` one on."""
 
-    def __init__(self) -> None:
-        self._next = iter(range(FIRST_PORT, LAST_PORT))
+    def __init__(self, first: int = FIRST_PORT) -> None:
+        self._next = iter(range(first, LAST_PORT))
 
     def take(self, count: int = 1) -> tuple[int, ...]:
         """Return so many ports that are free."""

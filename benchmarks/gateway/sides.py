@@ -48,7 +48,8 @@ def installed(found: Found) -> dict[Side, Installed]:
     return there
 
 
-def _environment(name: str) -> Installed:
+def environment(name: str) -> Installed:
+    """Return the environment of a peer by its name, made if it is not there; raise DeployError if it cannot be."""
     requirements = f"bench-{name}.txt"
     return Installed(environments.made(name, requirements), pins.only(pins.read(requirements), name).version)
 
@@ -59,8 +60,8 @@ def _nginx() -> Installed:
 
 
 _GET: Mapping[Side, Callable[[], Installed]] = {
-    Side.VLLM_ROUTER: lambda: _environment("vllm-router"),
-    Side.LITELLM: lambda: _environment("litellm"),
+    Side.VLLM_ROUTER: lambda: environment("vllm-router"),
+    Side.LITELLM: lambda: environment("litellm"),
     Side.NGINX: _nginx,
 }
 

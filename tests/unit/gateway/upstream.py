@@ -64,7 +64,7 @@ async def worker(script: Script) -> AsyncIterator[Upstream]:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
                 call = Call(head, await reader.readexactly(length), reader, writer)
                 state.calls.append(call)
                 await script(call)
