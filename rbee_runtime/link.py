@@ -11,6 +11,7 @@ import ssl
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import httpx
 
 from rbee_runtime import clock_doubts
 from rbee_runtime.errors import LinkError
+from rbee_runtime.origins import IDLE_SECONDS, PerOrigin
 
 DEAD_SECONDS = 30
 """Longer than a switch needs to restart a port, so that open answers outlive that."""
@@ -102,17 +104,23 @@ class Link:
     def client(
         self, *, timeout: httpx.Timeout, peer: Role | None = None, limits: httpx.Limits | None = None
     ) -> httpx.AsyncClient:
-        """Return an HTTP client for this link; with `peer`, an answer by any other role raises LinkError."""
+        """Return an HTTP client for this link; with `peer`, an answer by any other role raises LinkError.
+
+        `limits` are those of each server that it asks.
+        """
         headers = {"x-rbee-token": self.token} if self.token else {}
         hooks: dict[str, list[Any]] = {}
         if peer is not None and self.directory is not None:
             hooks["response"] = [_peer_check(self.fleet, peer)]
-        transport = httpx.AsyncHTTPTransport(
+        limits = limits or httpx.Limits()
+        make = partial(
+            httpx.AsyncHTTPTransport,
             verify=self.client_context(),
-            limits=limits or httpx.Limits(),
+            limits=limits,
             trust_env=False,
             socket_options=notice_dead_peers(),
         )
+        transport = PerOrigin(make, idle_seconds=max(IDLE_SECONDS, limits.keepalive_expiry or 0.0))
         return httpx.AsyncClient(
             transport=transport, timeout=timeout, headers=headers, event_hooks=hooks, trust_env=False
         )
