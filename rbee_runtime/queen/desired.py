@@ -24,6 +24,9 @@ _RETRY_SECONDS = (0.2, 1.0, 5.0)
 MOST_AT_ONCE = 32
 """Documents on their way: of a thousand at once most would wait for their connections until it is too late."""
 
+MOST_DOUBTED = 8
+"""Of them to hives that did not take their last one: where half of a fleet is cut off, the other half does not wait."""
+
 MAX_HOLDERS = 4
 """As many as a hive would try before it asks the source."""
 
@@ -90,11 +93,14 @@ def _without_holders(document: Desired) -> Desired:
 
 @dataclass
 class _Desk:
+    """What a hive is told: it `rests` from when it could not be until it is time to try again."""
+
     document: Desired
     followed: tuple[int, int] = (0, 0)
     url: str = ""
     tries: int = 0
     problem: str = ""
+    rests: bool = False
 
 
 class Documents:
@@ -110,7 +116,7 @@ class Documents:
         self._fleet: FleetFile | None = None
         self._declared = Declared({}, {}, ())
         self._wake = asyncio.Event()
-        self._pushing = asyncio.Semaphore(MOST_AT_ONCE)
+        self._pushing, self._doubted = asyncio.Semaphore(MOST_AT_ONCE), asyncio.Semaphore(MOST_DOUBTED)
 
     def update(self, fleet: FleetFile, assigned: Assigned, hives: Iterable[str], holders: Holders) -> None:
         """Build the documents of some hives again, all after the fleet file changed, and number those that changed."""
@@ -122,14 +128,14 @@ class Documents:
             built = build(self._declared, assigned.on(hive), desk.document, holders, pulled)
             if changed(desk.document, built):
                 desk.document = msgspec.structs.replace(built, revision=built.revision + 1)
-                desk.tries = 0
+                desk.tries, desk.rests = 0, False
                 self._wake.set()
         self._new.clear()
 
     def heard(self, hive: str, url: str, epoch: int, revision: int) -> Desired:
         """Note what a hive says that it follows, send it the document if that is another one, and return it."""
         desk = self._desk(hive)
-        desk.url, desk.followed, desk.tries = url, (epoch, revision), 0
+        desk.url, desk.followed, desk.tries, desk.rests = url, (epoch, revision), 0, False
         if self._stale(desk):
             self._wake.set()
         return desk.document
@@ -149,12 +155,16 @@ class Documents:
         return self._desk(hive).document
 
     async def run(self) -> None:
-        """Send documents until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            due = [hive for hive, desk in self._desks.items() if desk.url and self._stale(desk)]
-            await asyncio.gather(*(self._in_turn(hive) for hive in due))
+        """Send documents until cancelled: one at a time to a hive, and to others meanwhile."""
+        sending: set[str] = set()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                for hive, desk in self._desks.items():
+                    if desk.url and not desk.rests and self._stale(desk) and hive not in sending:
+                        sending.add(hive)
+                        group.create_task(self._in_turn(hive, sending))
 
     def _desk(self, hive: str) -> _Desk:
         if hive not in self._desks:
@@ -167,9 +177,16 @@ class Documents:
         wanted = (desk.document.epoch, desk.document.revision)
         return desk.document.revision > 0 and desk.followed != wanted
 
-    async def _in_turn(self, hive: str) -> None:
-        async with self._pushing:
+    async def _in_turn(self, hive: str, sending: set[str]) -> None:
+        """Send a hive its document, once there is room."""
+        desk = self._desks[hive]
+        async with self._doubted if desk.problem else self._pushing:
+            sent = desk.document
             await self._push(hive)
+        sending.discard(hive)
+        if desk.document is not sent:
+            # What changed meanwhile was left to us.
+            self._wake.set()
 
     async def _push(self, hive: str) -> None:
         desk = self._desks[hive]
@@ -180,9 +197,15 @@ class Documents:
         desk.problem = problem
         if not problem:
             logs.info("desired accepted", hive=hive, revision=document.revision, workers=len(document.workers))
-        elif desk.tries < len(_RETRY_SECONDS):
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS[desk.tries], self._wake.set)
+            return
+        desk.rests = desk.document is document
+        if desk.tries < len(_RETRY_SECONDS):
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS[desk.tries], self._try_again, desk)
             desk.tries += 1
+
+    def _try_again(self, desk: _Desk) -> None:
+        desk.rests = False
+        self._wake.set()
 
     async def _send(self, desk: _Desk, document: Desired) -> str:
         """Send one document and return what went wrong, or an empty string."""
