@@ -33,8 +33,12 @@ from rbee_runtime.queen.situation import HiveView, Refusal, Refusals
 
 _AWAY = {Presence.UNKNOWN: "not heard yet", Presence.SUSPECT: "silent", Presence.LOST: "lost"}
 
-ENOUGH = 32
-"""Places for which nobody has to leave and where the model has no worker yet: with so many no more are looked for."""
+SMALL = 32
+"""A fleet of up to so many hives is asked as a whole."""
+
+ENOUGH = 8
+"""Places for which nobody has to leave and where the model has no worker yet: with so many no more are looked for in a
+larger fleet, since those are asked first that are likely to have the best one."""
 
 Priced = tuple[cards.Devices, int]
 """Devices of one hive, and the bytes that a worker needs on each of them."""
@@ -87,6 +91,7 @@ class Search:
     def __init__(self, model: FleetModel, draft: Draft) -> None:
         self._model = model
         self._draft = draft
+        self._most = ENOUGH if len(draft.situation.hives) > SMALL else len(draft.situation.hives)
         self._hives: list[HiveView] = []
         self._others = iter(_promising(model, draft))
         self._known: dict[str, Verdict] = {}
@@ -102,7 +107,7 @@ class Search:
             self._known[hive.name] = verdict
             found.append(verdict)
             good += self._is_good(verdict)
-            if good >= ENOUGH and not targets:
+            if good >= self._most and not targets:
                 break
         elsewhere = "the worker is being moved to another host"
         bound = targets or frozenset(each.hive for each in found)
@@ -145,28 +150,31 @@ def survey(model: FleetModel, draft: Draft, evict: Evict) -> list[Verdict]:
 def _promising(model: FleetModel, draft: Draft) -> Iterable[HiveView]:
     """Return the hives, in large fleets those first that are likely to have the best place."""
     hives = draft.situation.hives
-    if len(hives) <= ENOUGH:
+    if len(hives) <= SMALL:
         return hives.values()
     engine, sign = engine_of(model), 1 if model.placement is Preference.SPREAD else -1
-    limited, comes = bool(model.hosts or model.labels), _comes(model)
-    here, there = Counter(entry.hive for entry in draft.of(model.name)), draft.counts()
-
-    def turn(number: int, hive: HiveView) -> tuple[bool, int, bool, int, int, int]:
-        out = hive.presence is not Presence.LIVE or hive.drained or engine not in hive.engines
-        return (
-            out or (limited and bool(barred(model, hive))),
-            sign * here.get(hive.name, 0),
-            comes and model.name not in hive.sizes,
-            sign * there.get(hive.name, 0),
+    name, limited, comes = model.name, bool(model.hosts or model.labels), _comes(model)
+    here, there = Counter(entry.hive for entry in draft.of(name)), draft.counts()
+    live = Presence.LIVE
+    # In one go, without a call for each: that is most of what a placement in a large fleet takes.
+    turns = [
+        (
+            hive.presence is not live
+            or hive.drained
+            or engine not in hive.engines
+            or (limited and bool(barred(model, hive))),
+            sign * here[each] if each in here else 0,
+            comes and name not in hive.sizes,
+            sign * there.get(each, 0),
             -sign * hive.unused,
             number,
+            hive,
         )
-
-    names = list(hives)
+        for number, (each, hive) in enumerate(hives.items())
+    ]
     # As a rule a few are enough, for which not all have to be in order.
-    turns = [turn(number, hives[name]) for number, name in enumerate(names)]
     heapify(turns)
-    return (hives[names[heappop(turns)[-1]]] for _ in names)
+    return (heappop(turns)[-1] for _ in range(len(turns)))
 
 
 def best(verdicts: Iterable[Verdict]) -> Option | None:

@@ -302,7 +302,7 @@ async def lived(history: list[tuple[Any, ...]], directory: Path) -> None:
         it.store.close()
 
 
-@pytest.mark.parametrize("enough", [survey.ENOUGH, 1], ids=["small", "large"])
+@pytest.mark.parametrize("bounds", [(survey.SMALL, survey.ENOUGH), (1, 1)], ids=["small", "large"])
 @settings(
     max_examples=HISTORIES // 2,
     deadline=None,
@@ -311,7 +311,9 @@ async def lived(history: list[tuple[Any, ...]], directory: Path) -> None:
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 @given(history=st.lists(EVENTS, min_size=4, max_size=40))
-def test_a_plan_of_what_changed_says_what_one_of_everything_would(history: list[tuple[Any, ...]], enough: int) -> None:
+def test_a_plan_of_what_changed_says_what_one_of_everything_would(
+    history: list[tuple[Any, ...]], bounds: tuple[int, int]
+) -> None:
     """Whatever happens to a fleet, also one in which not every host is asked: where workers go, and why not."""
     memory = Path("/dev/shm")
     with (
@@ -319,7 +321,8 @@ def test_a_plan_of_what_changed_says_what_one_of_everything_would(history: list[
         compared(),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(survey, "ENOUGH", enough)
+        for name, bound in zip(("SMALL", "ENOUGH"), bounds, strict=True):
+            patch.setattr(survey, name, bound)
         asyncio.run(lived(history, Path(folder)))
 
 
