@@ -15,7 +15,7 @@ PROTOCOL_VERSION = 1
 T = TypeVar("T")
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False, gc=False):
     """Base of every wire message: immutable, keyword-only."""
 
 

@@ -61,8 +61,8 @@ class Membership:
     def hear(self, report: Heartbeat) -> bool:
         """Take a heartbeat; say whether the hive's remembered record changed by it."""
         known = self.members.get(report.hive) or Member(HiveRecord(report.hive), 0.0)
-        record = replace(known.record, url=report.url)
-        changed = report.hive not in self.members or record != known.record
+        record = known.record if known.record.url == report.url else replace(known.record, url=report.url)
+        changed = report.hive not in self.members or record is not known.record
         self.members[report.hive] = Member(record, self.clock(), report)
         return changed
 

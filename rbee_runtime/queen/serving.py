@@ -52,6 +52,10 @@ was idle for 5 s, so that none is left by then which a request may be on its way
 
 _POLL_SECONDS = 0.05
 LINK_DRAIN_SECONDS = 1.0
+GARBAGE = 10_000
+"""Objects that come to be between two looks for garbage in cycles: there is little of it, and among those that a
+thousand hives keep alive a look takes some 10 ms, in which nobody is answered. Python's own number is 700."""
+
 _CUT_SECONDS = 5.0
 """How long a cut answer may take to reach its client."""
 
@@ -141,6 +145,7 @@ class Serving:
             self._status.phase = Phase.READY
             # What a start has made stays for good: no collection of a busy queen has to look through it.
             gc.freeze()
+            gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
             on_ready()
             logs.info("serving", port=port, link_port=link_port, epoch=self._status.epoch)
             commands.say(Word.READY)
