@@ -77,7 +77,8 @@ class Needs:
 
     def _size(self, model: FleetModel) -> int:
         declared = sum(file.size for file in model.files)
-        return declared or max((hive.sizes.get(model.name, 0) for hive in self._situation.hives.values()), default=0)
+        name, hives = model.name, self._situation.hives.values()
+        return declared or max([hive.sizes[name] for hive in hives if name in hive.sizes], default=0)
 
 
 def learn(before: Mapping[str, int], spec: WorkerSpec, content: str, need: int) -> Mapping[str, int]:

@@ -14,11 +14,10 @@ the fewest workers of the same model (unless it is to be packed), the model's fi
 least where it is to be packed.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from heapq import heapify, heappop
 
 from rbee_runtime.config import FleetModel, Preference
 from rbee_runtime.models.references import Scheme
@@ -150,31 +149,37 @@ def survey(model: FleetModel, draft: Draft, evict: Evict) -> list[Verdict]:
 def _promising(model: FleetModel, draft: Draft) -> Iterable[HiveView]:
     """Return the hives, in large fleets those first that are likely to have the best place."""
     hives = draft.situation.hives
-    if len(hives) <= SMALL:
-        return hives.values()
-    engine, sign = engine_of(model), 1 if model.placement is Preference.SPREAD else -1
-    name, limited, comes = model.name, bool(model.hosts or model.labels), _comes(model)
+    return hives.values() if len(hives) <= SMALL else _in_order(model, draft)
+
+
+def _in_order(model: FleetModel, draft: Draft) -> Iterator[HiveView]:
+    """Yield hives by their workers of this model, whether they have its files, all their workers, and unused memory.
+
+    As a rule a few are enough: only the first groups are put in order, and only who is asked is looked at.
+    """
+    sign, name, comes = 1 if model.placement is Preference.SPREAD else -1, model.name, _comes(model)
     here, there = Counter(entry.hive for entry in draft.of(name)), draft.counts()
-    live = Presence.LIVE
-    # In one go, without a call for each: that is most of what a placement in a large fleet takes.
-    turns = [
-        (
-            hive.presence is not live
-            or hive.drained
-            or engine not in hive.engines
-            or (limited and bool(barred(model, hive))),
-            sign * here[each] if each in here else 0,
-            comes and name not in hive.sizes,
-            sign * there.get(each, 0),
-            -sign * hive.unused,
-            number,
-            hive,
-        )
-        for number, (each, hive) in enumerate(hives.items())
-    ]
-    # As a rule a few are enough, for which not all have to be in order.
-    heapify(turns)
-    return (heappop(turns)[-1] for _ in range(len(turns)))
+    groups: defaultdict[tuple[int, bool, int], list[HiveView]] = defaultdict(list)
+    for each, hive in draft.situation.hives.items():
+        mine = sign * here[each] if each in here else 0
+        groups[mine, comes and name not in hive.sizes, sign * there.get(each, 0)].append(hive)
+    out = []
+    for group in sorted(groups):
+        for hive in sorted(groups[group], key=lambda hive: -sign * hive.unused):
+            if _is_out(model, hive):
+                out.append(hive)
+            else:
+                yield hive
+    yield from out
+
+
+def _is_out(model: FleetModel, hive: HiveView) -> bool:
+    return (
+        hive.presence is not Presence.LIVE
+        or hive.drained
+        or engine_of(model) not in hive.engines
+        or bool(barred(model, hive))
+    )
 
 
 def best(verdicts: Iterable[Verdict]) -> Option | None:
