@@ -31,6 +31,8 @@ queen, hives = fleet(
     queue_wait_seconds=60,
     first_byte_seconds=600,
     silence_seconds=120,
+    # What queen and hives write to the journal: "lines" (level event=… name=value …) or "json", an object each.
+    log_format="lines",
     # How many hosts receive releases, engines and models at a time.
     uploads=5,
     # How many hosts are changed at a time, after the queen: first one, and if that works the others in batches. A batch

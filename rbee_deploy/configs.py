@@ -3,7 +3,7 @@
 import ipaddress
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import yaml
@@ -53,10 +53,8 @@ def queen_config(site: Site, host: Host) -> str:
             "link_dir": credentials,
             "bootstrap_key_file": f"{credentials}/bootstrap-key",
             "drain_seconds": site.drain_seconds,
-            "queue_wait_seconds": site.queue_wait_seconds,
-            "first_byte_seconds": site.first_byte_seconds,
-            "silence_seconds": site.silence_seconds,
             "cors_origins": site.web_pages,
+            **_unusual(site, "queue_wait_seconds", "first_byte_seconds", "silence_seconds", "log_format"),
             **({"client_tls": _client_tls(credentials)} if site.client_endpoint != "plain-http" else {}),
         }
     )
@@ -94,8 +92,15 @@ def _hive(site: Site, host: Host, engines: Sequence[str], images: Sequence[Image
             "worker_ports": host.worker_ports,
             **{name: given for name, given in _store_and_devices(host).items() if given},
             **({"engine_builds": list(engines)} if engines else {}),
+            **_unusual(site, "log_format"),
         }
     )
+
+
+def _unusual(site: Site, *names: str) -> dict[str, object]:
+    """Return settings that are not as they are where nobody says anything: an older release may not know them."""
+    usual = {each.name: each.default for each in fields(Site)}
+    return {name: getattr(site, name) for name in names if getattr(site, name) != usual[name]}
 
 
 def _launcher(host: Host, images: Sequence[Image]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from rbee_deploy.secrets import SecretSource
 from rbee_deploy.stores import Store
 from rbee_runtime import ports
 from rbee_runtime.config import Preference
+from rbee_runtime.logs import LogFormat
 from rbee_runtime.models import references
 from rbee_runtime.models.references import Scheme
 from rbee_runtime.models.sources import credentials
@@ -300,9 +301,9 @@ class Site:
     before the one that they were pushed to, `host:port` or `host/path`.
     `drain_seconds` is how long open streams may go on when the queen restarts, `queue_wait_seconds` how long a request
     may wait in line, `first_byte_seconds` how long a worker may take to begin an answer, `silence_seconds` how long it
-    may then be silent. `uploads` is how many hosts receive large files at a time, `rollout` how many are changed at a
-    time. `hf_token` is a token of the hub,
-    `object_store` lines such as `AWS_ACCESS_KEY_ID=…`, `registry_auth` the file that `podman login` writes.
+    may then be silent. `log_format` is that of queen and hives, `lines` or `json`. `uploads` is how
+    many hosts receive large files at a time, `rollout` how many are changed at a time. `hf_token` is a token of the
+    hub, `object_store` lines such as `AWS_ACCESS_KEY_ID=…`, `registry_auth` the file that `podman login` writes.
     """
 
     name: str = check.setting(check.host_name)
@@ -322,6 +323,7 @@ class Site:
     queue_wait_seconds: float = check.setting(check.seconds(0, 3600), default=60.0)
     first_byte_seconds: float = check.setting(check.seconds(1, 86400), default=600.0)
     silence_seconds: float = check.setting(check.seconds(1, 86400), default=120.0)
+    log_format: str = check.setting(check.one_of(*LogFormat), default=LogFormat.LINES.value)
     uploads: int = check.setting(check.whole(1, 200), default=5)
     rollout: Rollout = check.setting(_rollout, default=Rollout())
     hf_token: SecretSource | None = check.setting(check.secret, default=None)

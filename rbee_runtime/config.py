@@ -21,6 +21,7 @@ from pydantic import (
 
 from rbee_runtime import endpoints, ports, worker_bridge
 from rbee_runtime.errors import ConfigError
+from rbee_runtime.logs import LogFormat
 from rbee_runtime.protocol import ModelFile
 
 
@@ -71,6 +72,7 @@ class QueenConfig(Section):
     first_byte_seconds: float = Field(default=600.0, gt=0)
     silence_seconds: float = Field(default=120.0, gt=0)
     cors_origins: tuple[str, ...] = ()
+    log_format: LogFormat = LogFormat.LINES
 
 
 class StoreSettings(Section):
@@ -162,6 +164,7 @@ class HiveConfig(Section):
     store: StoreSettings = StoreSettings()
     worker_ports: tuple[int, int] = ports.WORKER_PORTS
     heartbeat_seconds: float = 5.0
+    log_format: LogFormat = LogFormat.LINES
 
     @property
     def in_containers(self) -> bool:

@@ -1,11 +1,19 @@
-"""One line per event on stderr: `level event key=value …`, for journalctl and grep; never prompts, never secrets."""
+"""One line per event on stderr: `level event key=value …`, for journalctl and grep; never prompts, never secrets.
+
+Or, for collectors of logs, a JSON object: `time`, `level`, `event`, and the fields as they are.
+"""
 
 import contextlib
 import json
 import logging
+import math
 import re
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
 
 STACK_SECONDS = 0.05
 """A person who follows a log does not see the difference; a request costs one write less."""
@@ -19,6 +27,32 @@ _SECRETS = re.compile(
 """Keys of ours and of others: clients put them into paths and into names of models, and errors repeat those."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@%+,*-]+")
+
+
+class LogFormat(StrEnum):
+    """What a line looks like."""
+
+    LINES = "lines"
+    JSON = "json"
+
+
+@dataclass
+class _Settings:
+    form: LogFormat = LogFormat.LINES
+    now: Callable[[], float] = time.time
+
+
+_SETTINGS = _Settings()
+
+
+def write_as(form: LogFormat, *, now: Callable[[], float] = time.time) -> None:
+    """Have all lines from now on in this form; `now` is seconds since the epoch."""
+    _SETTINGS.form, _SETTINGS.now = form, now
+
+
+def is_json() -> bool:
+    """Say whether lines are JSON objects."""
+    return _SETTINGS.form is LogFormat.JSON
 
 
 def info(event: str, **fields: object) -> None:
@@ -58,8 +92,27 @@ class Stack:
 
 def line(level: str, event: str, fields: dict[str, object]) -> str:
     """Return one event as text; values with spaces or control characters are quoted as JSON."""
+    if is_json():
+        return _object(level, event, fields)
     pairs = [f"{name}={quoted(value)}" for name, value in fields.items() if value is not None and value != ""]
     return " ".join([level, f"event={quoted(event)}", *pairs])
+
+
+def _object(level: str, event: str, fields: dict[str, object]) -> str:
+    """Return one event as a JSON object, without secrets: afterwards they would take its end with them."""
+    moment = datetime.fromtimestamp(_SETTINGS.now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    told: dict[str, object] = {"time": moment, "level": level, "event": without_secrets(event)}
+    for name, value in fields.items():
+        if value is not None and value != "":
+            told.setdefault(name, _bare(value))
+    return json.dumps(told, ensure_ascii=False)
+
+
+def _bare(value: object) -> object:
+    if isinstance(value, float):
+        # What JSON has no number for would make the line unreadable.
+        return round(value, 3) if math.isfinite(value) else str(value)
+    return value if isinstance(value, bool | int) else without_secrets(str(value))
 
 
 def capture_libraries(level: int = logging.WARNING) -> None:
@@ -80,7 +133,7 @@ def _write(level: str, event: str, fields: dict[str, object]) -> None:
 
 
 def _put(text: str) -> None:
-    text = without_secrets(text)
+    text = text if is_json() else without_secrets(text)
     # In one piece: engines of containers would take the end of a line that comes by itself for a line of its own.
     with contextlib.suppress(OSError):
         # Whoever read it may be gone, of a process that lives on for its open streams.

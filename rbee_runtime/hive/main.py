@@ -38,6 +38,7 @@ def main() -> None:
     try:
         options = _parser().parse_args()
         settings = _load(options.config)
+        logs.write_as(settings.log_format)
         uvloop.run(run(settings, digest=running.digest_of(options.config)))
     except ConfigError as error:
         sys.stderr.write(f"rbee-hive: {error}\n")

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         settings = load(options.config)
+        logs.write_as(settings.log_format)
         hive = config.load(options.hive, HiveConfig) if options.hive is not None else None
         uvloop.run(_serve(options, settings, hive))
     except RbeeError as error:

@@ -38,6 +38,7 @@ WAITS: dict[str, Any] = {
     "queue_wait_seconds": 20,
     "first_byte_seconds": 900,
     "silence_seconds": 45,
+    "log_format": "json",
 }
 FILE = ModelFile(name="smol.gguf", sha256="ab" * 32, size=98_000_000)
 

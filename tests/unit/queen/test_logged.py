@@ -1,10 +1,13 @@
 """What a queen, her hive and her workers write down while they are used: never what clients say, show or hear."""
 
+import json
+import signal
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.unit.queen.units import unit
 from tests.unit.queen.whole import Whole, whole
 
 CHAT = "/v1/chat/completions"
@@ -54,3 +57,23 @@ async def test_neither_prompts_nor_keys_are_written_down(tmp_path: Path, capfd: 
     assert f"key={queen.key.split('_')[1]}" in log
     assert "model=rbee_zzzz9999_***" in log
     assert own in out, "the banner for a person shows the first key, and nothing else does"
+
+
+@pytest.mark.slow
+def test_every_line_is_an_object_where_the_settings_say_so(tmp_path: Path) -> None:
+    """Of a start, a request and an end; the request has its id, its key's and its numbers."""
+    with unit(tmp_path / "unit", {"hives": [], "models": []}, log_format="json", drain_seconds=1) as u:
+        u.start()
+        asked = {"model": "m", "messages": [{"role": "user", "content": PROMPT}]}
+        answer = httpx.post(u.url + CHAT, headers={**u.headers, "x-request-id": "mine-1"}, json=asked, timeout=60)
+        assert answer.status_code == 404
+        u.mains[-1].signal(signal.SIGTERM)
+        u.mains[-1].process.wait(60)
+        lines = [json.loads(line) for line in u.log.read_text().splitlines()]
+    assert {"time", "level", "event"} <= set.intersection(*(set(line) for line in lines))
+    (request,) = (line for line in lines if line["event"] == "request")
+    told = {name: request[name] for name in ("id", "status", "method", "path", "model", "key")}
+    key_id = u.key.split("_")[1]
+    assert told == {"id": "mine-1", "status": 404, "method": "POST", "path": CHAT, "model": "m", "key": key_id}
+    assert isinstance(request["seconds"], float)
+    assert PROMPT not in u.log.read_text()
