@@ -16,7 +16,7 @@ test: venv  ## check, then tests, on real hosts too, but for what faults-… alo
 	@scripts/test
 faults-hive: machine  ## every fault that a hive bears, at full length (some 25 minutes; on lab hosts)
 	@$(PYTHON) -m tests.faults hive
-faults-queen: venv  ## what clients see when workers, hosts, other clients or the queen fail, at full length (some 35 minutes)
+faults-queen: venv  ## what clients see when workers, hosts, other clients or the queen fail, at full length (some 36 minutes)
 	@$(PYTHON) -m tests.faults queen
 faults-deploy: machine  ## every accident that a deploy bears, at full length (about an hour; on lab hosts)
 	@$(PYTHON) -m tests.faults deploy
