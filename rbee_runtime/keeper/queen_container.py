@@ -49,7 +49,9 @@ def command(engine: str, image: str, options: Sequence[str], where: Here, *, det
     return [
         *(engine, "run", "--rm", "--name", NAME, "--network", "host", "--stop-signal", "SIGINT"),
         *("--stop-timeout", str(STOP_SECONDS), "--user", f"{where.uid}:{where.gid}"),
-        *(("--userns", "keep-id") if engine == "podman" else ()),
+        # Without root the container's own users are others, and files would be theirs. With root it has the host's; a
+        # name space of users for it could not mount what belongs to the host's network.
+        *(("--userns", "keep-id") if engine == "podman" and where.uid else ()),
         *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "all", "--security-opt", "no-new-privileges"),  # noqa: S108
         # Files of a person's home have labels that no container may read.
         *("--security-opt", "label=disable", "--env", f"XDG_DATA_HOME={where.root.parent}"),

@@ -319,3 +319,47 @@ def test_purging_a_host_leaves_nothing_at_its_engine(fleet: Fleet) -> None:
     assert host.run("ls -d /run/rbee* /etc/rbee /opt/rbee", check=False).stdout == ""
     fleet.deploy()
     settled(fleet)
+
+
+PERSON = "person"
+WITH_A_PERSON = f"""
+getent passwd {PERSON} || useradd --create-home --shell /bin/bash {PERSON}
+grep -q '^{PERSON}:' /etc/subuid || usermod --add-subuids 400000-465535 --add-subgids 400000-465535 {PERSON}
+loginctl enable-linger {PERSON}
+"""
+
+
+@pytest.mark.parametrize(("engine", "user"), [("podman", "root"), ("docker", "root"), ("podman", PERSON)])
+def test_a_queen_of_one_machine_runs_in_a_container(fleet: Fleet, smol_model: Path, engine: str, user: str) -> None:
+    """`start-queen --container` serves a real and a scripted model with no rights at all, and `stop-queen` ends it."""
+    host = fleet.lab.hosts["bare"]
+    (image,) = lab_images().glob("rbee-queen-*.tar")
+    host.put(image.read_bytes(), "/srv/queen.tar")
+    host.put(smol_model.read_bytes(), "/srv/smol.gguf")
+    host.run(WITH_A_PERSON)
+    # Of two engines on PATH the keeper would take Podman.
+    alone = "/srv/docker-alone"
+    host.run(f"mkdir -p {alone} && ln -sf $(command -v docker) {alone}/")
+    path = f"PATH=/opt/rbee/current/bin:{alone if engine == 'docker' else '$PATH'}"
+
+    def run(command: str, *, check: bool = True) -> str:
+        return host.run(f"{path} {command}", check=check, timeout=180, user=user).stdout.strip()
+
+    run(f"{engine} load -i /srv/queen.tar")
+    models = "--model text=fake:tokens=3 --model smol=file:/srv/smol.gguf --engines-dir /opt/rbee/engines"
+    run(f"rbee-keeper start-queen --container --detach --attached-hive {models}")
+    try:
+        wait_for("its workers", lambda: run("rbee-keeper workers", check=False).count(" ready ") == 2)
+        assert run("rbee-keeper chat text hello") == "tok0 tok1 tok2"
+        assert run(f"rbee-keeper chat smol '{QUESTION}'")
+        pid = run(f"{engine} inspect --format '{{{{.State.Pid}}}}' rbee-queen")
+        status = host.run(f"cat /proc/{pid}/status").stdout
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        assert (fields["CapEff"].strip(), fields["NoNewPrivs"].strip()) == ("0" * 16, "1")
+        assert fields["Uid"].split() == [host.run(f"id -u {user}").stdout.strip()] * 4
+        assert run(f"{engine} inspect --format '{{{{.HostConfig.ReadonlyRootfs}}}}' rbee-queen") == "true"
+    finally:
+        stopped = run("rbee-keeper stop-queen --container")
+    assert stopped == "the queen's container is stopped"
+    assert "rbee-queen" not in run(f"{engine} ps --all --format '{{{{.Names}}}}'")
+    assert run("rbee-keeper stop-queen --container") == "no queen runs in a container here"

@@ -159,6 +159,7 @@ def test_a_container_has_what_the_queen_reads_and_no_more(monkeypatch: pytest.Mo
         "--volume", "/m/a.gguf:/m/a.gguf:ro", "--volume", "/opt/e:/opt/e:ro", "--detach", "img:1", *options,
     ]  # fmt: skip
     assert "--userns" not in command("docker", "img:1", options, WHERE)
+    assert "--userns" not in command("podman", "img:1", options, Here(Path("/root/.local/share/rbee"), 0, 0))
     assert stop_command("docker") == ["docker", "stop", "--time", "200", "rbee-queen"]
 
 
