@@ -20,6 +20,7 @@ from tests.faults.beside import workers
 from tests.faults.beside.asking import BODIES, PLAIN, STREAM, Seen, ask, leave_at
 from tests.faults.beside.gateways import LINE, Gateway, Wants
 from tests.faults.beside.workers import Told
+from tests.faults.connections import open_and_close, read_slowly, sent
 from tests.faults.rows import Row
 from tests.unit.gateway.upstream import STREAM_HEAD, Call, until_hung_up
 from tests.unit.hive.waiting import until
@@ -29,6 +30,10 @@ TOKENS, EVERY = 60, 0.05
 
 GAP = 0.5
 """Seconds between two tokens that a client may see where a worker has one each EVERY."""
+
+
+LONG = {**STREAM, "messages": [{"role": "user", "content": "long"}]}
+"""What is asked, not who asks: that is not passed on by all."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,7 @@ async def f8(g: Gateway, row: Row) -> Held:
 
     g.workers[0].does(by_length)
     before, rss = await _first_token(g), _rss(g)
-    slow = [asyncio.create_task(_read_slowly(g)) for _ in range(row.figure("clients"))]
+    slow = [asyncio.create_task(read_slowly(g.port, g.key, LONG)) for _ in range(row.figure("clients"))]
     with contextlib.suppress(TimeoutError, AssertionError):
         await until(lambda: g.workers[0].open >= row.figure("clients"))
     await asyncio.sleep(1.0)
@@ -216,7 +221,7 @@ async def f9(g: Gateway, row: Row) -> Held:
 
     async def one() -> None:
         begun = time.monotonic()
-        reader, writer = await _sent(g, PLAIN)
+        reader, writer = await sent(g.port, g.key, PLAIN)
         head = await reader.readuntil(b"\r\n\r\n")
         answers.append((time.monotonic() - begun, head.lower()))
         writer.close()
@@ -274,13 +279,13 @@ async def f13(g: Gateway, row: Row) -> Held:
     async with g.client as client:
         for _ in range(20):
             await ask(client, PLAIN)
-    await _open_and_close(g, 200)
+    await open_and_close(g.port, 200)
     await asyncio.sleep(1.0)
     files, rss, made = _files(g), _rss(g), 0
     end = time.monotonic() + row.figure("seconds")
     while time.monotonic() < end:
         begun = time.monotonic()
-        await _open_and_close(g, row.figure("per_second") // 10)
+        await open_and_close(g.port, row.figure("per_second") // 10)
         made += row.figure("per_second") // 10
         await asyncio.sleep(max(0.0, 0.1 - (time.monotonic() - begun)))
     with contextlib.suppress(TimeoutError, AssertionError):
@@ -351,37 +356,6 @@ async def _first_token(g: Gateway) -> float:
             seen = await ask(client, STREAM)
             found.append(seen.times[0] - seen.began if seen.times else 60.0)
     return statistics.median(found)
-
-
-async def _sent(
-    g: Gateway, body: Mapping[str, object], limit: int = 65536
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Return a connection of its own with a request on its way."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", g.port, limit=limit)
-    request = httpx.Request("POST", f"http://127.0.0.1:{g.port}/v1/chat/completions", json=body)
-    headers = {**request.headers, **({"authorization": f"Bearer {g.key}"} if g.key else {})}
-    lines = ["POST /v1/chat/completions HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-    writer.write("\r\n".join((*lines, "", "")).encode() + request.content)
-    return reader, writer
-
-
-async def _read_slowly(g: Gateway) -> None:
-    reader, writer = await _sent(g, {**STREAM, "messages": [{"role": "user", "content": "long"}]}, limit=1024)
-    try:
-        while await reader.read(1024):  # noqa: ASYNC110 - that is how slowly it reads
-            await asyncio.sleep(1.0)
-    finally:
-        writer.close()
-
-
-async def _open_and_close(g: Gateway, count: int) -> None:
-    for number in range(count):
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", g.port)
-            if number % 10 == 0:
-                writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
-            writer.close()
-            await writer.wait_closed()
 
 
 async def _gone(process: psutil.Process, seconds: float) -> float:

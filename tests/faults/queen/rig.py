@@ -46,6 +46,11 @@ class Rig:
         return await self.client.post("/v1/chat/completions", json=body)
 
     @property
+    def port(self) -> int:
+        """Return where the queen's client endpoint listens."""
+        return self.client.base_url.port or 0
+
+    @property
     def calls(self) -> int:
         """Return how many requests have reached workers."""
         return sum(len(each.calls) for each in self.workers)

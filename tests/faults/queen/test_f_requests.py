@@ -1,8 +1,6 @@
 """What clients see when workers, or other clients, do not do their part. Figures: queen_rows.yaml."""
 
 import asyncio
-import contextlib
-import json
 import re
 import statistics
 import time
@@ -14,6 +12,8 @@ import openai
 import psutil
 import pytest
 
+from tests.faults.beside.workers import bad_json, busy, drop, garbage, half_closed, no_end
+from tests.faults.connections import open_and_close, read_slowly, sent
 from tests.faults.queen.rig import PLAIN, STREAM, Rig, bounds, errors_of, piece, rig, streaming, whole
 from tests.faults.rows import row
 from tests.own_time import own_time
@@ -23,16 +23,7 @@ from tests.unit.hive.waiting import until
 pytestmark = pytest.mark.slow
 
 Figures = Callable[[str, object], None]
-Connected = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 BOTH = pytest.mark.parametrize("body", [STREAM, PLAIN], ids=["stream", "whole"])
-
-
-async def drop(call: Call) -> None:
-    call.drop()
-
-
-async def refuse(call: Call) -> None:
-    await call.json(503, b"{}")
 
 
 def open_answers(r: Rig) -> int:
@@ -79,28 +70,6 @@ async def test_f3_the_official_client_succeeds_once_the_worker_is_back(tmp_path:
             answer = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
         assert answer.choices[0].message.content == "hi"
         assert len(r.workers[0].calls) == 2
-
-
-async def half_closed(call: Call) -> None:
-    await call.write(STREAM_HEAD)
-    await call.events(piece("t0"))
-    call.writer.write_eof()
-
-
-async def garbage(call: Call) -> None:
-    await call.write(STREAM_HEAD)
-    await call.chunk(b"\x00\xff<html>502</html>\n\n{]")
-    await call.end()
-
-
-async def bad_json(call: Call) -> None:
-    await call.json(200, b'{"choices": [')
-
-
-async def no_end(call: Call) -> None:
-    await call.write(STREAM_HEAD)
-    await call.events(piece("t0"))
-    await call.end()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +183,10 @@ async def test_f8_slow_readers_cost_little(tmp_path: Path, record_property: Figu
     async with rig(tmp_path, [by_length], slots=200) as r:
         before = await _first_tokens(r)
         rss = psutil.Process().memory_info().rss
-        slow = [asyncio.create_task(_read_slowly(r)) for _ in range(row_.figure("clients"))]
+        slow = [
+            asyncio.create_task(read_slowly(r.port, r.key, {**STREAM, "user": "long"}))
+            for _ in range(row_.figure("clients"))
+        ]
         await until(lambda: open_answers(r) == row_.figure("clients"))
         await asyncio.sleep(1.0)
         after = await _first_tokens(r)
@@ -240,25 +212,6 @@ async def _first_tokens(r: Rig) -> float:
     return statistics.median(found)
 
 
-async def _sent(r: Rig, asked: dict[str, object], *, limit: int = 65536) -> Connected:
-    """Return a connection of its own with a request on its way."""
-    host, port = str(r.client.base_url).split("//")[1].rstrip("/").split(":")
-    body = json.dumps(asked).encode()
-    reader, writer = await asyncio.open_connection(host, int(port), limit=limit)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {r.key}\r\n"
-    writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-    return reader, writer
-
-
-async def _read_slowly(r: Rig) -> None:
-    reader, writer = await _sent(r, {**STREAM, "user": "long"}, limit=1024)
-    try:
-        while await reader.read(1024):  # noqa: ASYNC110 - that is how slowly it reads
-            await asyncio.sleep(1.0)
-    finally:
-        writer.close()
-
-
 async def test_f9_a_crowd_is_refused_at_once(tmp_path: Path, record_property: Figures) -> None:
     """As many as there are slots and places in line are served; every other one hears 429 and when to come back."""
     row_ = row("F9", "queen")
@@ -274,7 +227,7 @@ async def test_f9_a_crowd_is_refused_at_once(tmp_path: Path, record_property: Fi
         many = row_.figure("requests") - served
 
         async def ask() -> bytes:
-            reader, writer = await _sent(r, PLAIN)
+            reader, writer = await sent(r.port, r.key, PLAIN)
             answer = await reader.readuntil(b"\r\n\r\n")
             if len([each for each in r.outcomes if each.status == 429]) == many:
                 go.set()
@@ -295,7 +248,7 @@ async def test_f9_a_crowd_is_refused_at_once(tmp_path: Path, record_property: Fi
 async def test_f12_retries_do_not_add_up(tmp_path: Path, record_property: Figures) -> None:
     """However long everybody refuses, workers hear little more than clients ask."""
     row_ = row("F12", "queen")
-    async with rig(tmp_path, [refuse, refuse, refuse]) as r:
+    async with rig(tmp_path, [busy, busy, busy]) as r:
         asked = row_.figure("seconds") * row_.figure("per_second")
         end = time.monotonic() + row_.figure("seconds")
         asking: list[asyncio.Task[httpx.Response]] = []
@@ -316,12 +269,12 @@ async def test_f13_connections_leave_nothing_behind(tmp_path: Path, record_prope
         process = psutil.Process()
         for _ in range(20):
             await r.ask(PLAIN)
-        await _open_and_close(r, 200)
+        await open_and_close(r.port, 200)
         files, rss = process.num_fds(), process.memory_info().rss
         end, made = time.monotonic() + row_.figure("seconds"), 0
         while time.monotonic() < end:
             begun = time.monotonic()
-            await _open_and_close(r, row_.figure("per_second") // 10)
+            await open_and_close(r.port, row_.figure("per_second") // 10)
             made += row_.figure("per_second") // 10
             await asyncio.sleep(max(0.0, 0.1 - (time.monotonic() - begun)))
         await until(lambda: process.num_fds() <= files * (1 + row_.figure("share")))
@@ -329,14 +282,3 @@ async def test_f13_connections_leave_nothing_behind(tmp_path: Path, record_prope
     record_property("connections", made)
     record_property("grown_mib", round(grown, 1))
     assert grown <= row_.figure("share") * rss / 2**20 + row_.figure("slack_mib")
-
-
-async def _open_and_close(r: Rig, count: int) -> None:
-    host, port = str(r.client.base_url).split("//")[1].rstrip("/").split(":")
-    for number in range(count):
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_connection(host, int(port))
-            if number % 10 == 0:
-                writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
-            writer.close()
-            await writer.wait_closed()
