@@ -329,6 +329,7 @@ loginctl enable-linger {PERSON}
 """
 
 
+@pytest.mark.one_of
 @pytest.mark.parametrize(("engine", "user"), [("podman", "root"), ("docker", "root"), ("podman", PERSON)])
 def test_a_queen_of_one_machine_runs_in_a_container(fleet: Fleet, smol_model: Path, engine: str, user: str) -> None:
     """`start-queen --container` serves a real and a scripted model with no rights at all, and `stop-queen` ends it."""
