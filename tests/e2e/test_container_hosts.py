@@ -364,3 +364,4 @@ def test_a_queen_of_one_machine_runs_in_a_container(fleet: Fleet, smol_model: Pa
     assert stopped == "the queen's container is stopped"
     assert "rbee-queen" not in run(f"{engine} ps --all --format '{{{{.Names}}}}'")
     assert run("rbee-keeper stop-queen --container") == "no queen runs in a container here"
+    run(f"{engine} image rm $({engine} images --quiet localhost/rbee-queen)")

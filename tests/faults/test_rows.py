@@ -33,6 +33,7 @@ ROWS = {
         "UNIFIED",
         "CLOSED",
         "STOP",
+        "LAPTOP",
         "EXPORT",
     ],
     "queen": [
