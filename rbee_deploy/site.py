@@ -323,7 +323,7 @@ class Site:
     queue_wait_seconds: float = check.setting(check.seconds(0, 3600), default=60.0)
     first_byte_seconds: float = check.setting(check.seconds(1, 86400), default=600.0)
     silence_seconds: float = check.setting(check.seconds(1, 86400), default=120.0)
-    log_format: str = check.setting(check.one_of(*LogFormat), default=LogFormat.LINES.value)
+    log_format: str = check.setting(check.one_of(*(each.value for each in LogFormat)), default=LogFormat.LINES.value)
     uploads: int = check.setting(check.whole(1, 200), default=5)
     rollout: Rollout = check.setting(_rollout, default=Rollout())
     hf_token: SecretSource | None = check.setting(check.secret, default=None)

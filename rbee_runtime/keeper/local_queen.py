@@ -77,6 +77,8 @@ def stop_queen(
     if container:
         engine = _found_engine()
         stopped = subprocess.run(queen_container.stop_command(engine), capture_output=True, text=True, check=False)
+        if stopped.returncode:
+            _demand_answer(engine)
         say({"stopped": stopped.returncode == 0}, _of_container(stopped.returncode), as_json)
         return
     pid = queen_of(folder or ports.user_root())
@@ -134,12 +136,21 @@ def _engine(image: str) -> str:
     engine = _found_engine()
     looked = subprocess.run([engine, "image", "inspect", image], capture_output=True, text=True, check=False)
     if looked.returncode:
+        _demand_answer(engine)
         why = (looked.stderr.strip().splitlines() or ["no word about why"])[-1]
         raise ConfigError(
             f"{engine} has no image {image} ({why}); bring one there with rbee-deploy images -o DIR and "
             f"{engine} load -i FILE, or name another with --image"
         )
     return engine
+
+
+def _demand_answer(engine: str) -> None:
+    """Raise ConfigError if an engine does not answer: it says no to whatever it is asked then."""
+    asked = subprocess.run([engine, "version"], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        why = (asked.stderr.strip().splitlines() or ["no word about why"])[-1]
+        raise ConfigError(f"{engine} does not answer ({why}); start it, or leave --container out")
 
 
 def _found_engine() -> str:

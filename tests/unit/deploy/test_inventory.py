@@ -334,6 +334,14 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         lambda: site_of(a_queen(), client_endpoint="http"),
         "fleet 'test': client_endpoint is 'http': it must be 'fleet-tls' or 'plain-http'",
     ),
+    "a form that logs do not have": (
+        lambda: site_of(a_queen(), log_format="xml"),
+        "fleet 'test': log_format is 'xml': it must be 'lines' or 'json'",
+    ),
+    "no time for a first byte": (
+        lambda: site_of(a_queen(), first_byte_seconds=0),
+        "fleet 'test': first_byte_seconds is 0: it must be seconds in 1-86400",
+    ),
     "a certificate that is not there": (
         lambda: site_of(a_queen(), client_endpoint=TlsPaths(certificate="/nowhere.pem", key="/nowhere.key")),
         "there is no such file on this machine",

@@ -168,7 +168,16 @@ def test_a_container_has_what_the_queen_reads_and_no_more(monkeypatch: pytest.Mo
     [
         (None, ["--attached-hive"], "--container needs podman or docker, and this machine has none on PATH"),
         ("exit 0", [], '--container goes with --attached-hive; a fleet says mode="container" in its inventory'),
-        ("echo no such thing >&2; exit 1", ["--attached-hive"], "podman has no image {image} (no such thing); bring"),
+        (
+            '[ "$1" = version ] || { echo no such thing >&2; exit 1; }',
+            ["--attached-hive"],
+            "podman has no image {image} (no such thing); bring",
+        ),
+        (
+            "echo nobody is there >&2; exit 125",
+            ["--attached-hive"],
+            "podman does not answer (nobody is there); start it",
+        ),
     ],
 )
 def test_what_a_container_lacks_is_one_sentence(
@@ -189,12 +198,25 @@ def test_a_container_is_stopped(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: int, stopped: bool
 ) -> None:
     """By the engine that is there; where none runs, nothing was to be done."""
-    (tmp_path / "podman").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/asked\nexit {ends}\n')
+    script = f'[ "$1" = version ] && exit 0\necho "$@" >{tmp_path}/asked\nexit {ends}'
+    (tmp_path / "podman").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "podman").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     status, out, _ = keeper("stop-queen", "--container", "--json")
     assert (status, json.loads(out)) == (0, {"stopped": stopped})
     assert (tmp_path / "asked").read_text() == "stop --time 200 rbee-queen\n"
+
+
+def test_an_engine_that_does_not_answer_is_not_taken_for_one_without_a_queen(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whether a queen runs in it is not known then, and the status says that nothing was stopped."""
+    (tmp_path / "podman").write_text("#!/bin/sh\necho nobody is there >&2; exit 125\n")
+    (tmp_path / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    status, out, err = keeper("stop-queen", "--container")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "podman does not answer (nobody is there); start it" in err
 
 
 def test_options_of_the_queen_are_not_mistaken() -> None:
