@@ -1,14 +1,12 @@
 """Heartbeats of a hive that runs nothing: as a hive sends them, by a connection that it keeps, at less cost."""
 
 import asyncio
-import contextlib
-import random
 import ssl
-import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from rbee_runtime.hive.heartbeat import DEADLINE_SECONDS, DEBOUNCE_SECONDS, JITTER
+from rbee_runtime.hive.heartbeat import DEADLINE_SECONDS
+from rbee_runtime.hive.rhythm import Rhythm
 from rbee_runtime.link import Link
 from rbee_runtime.protocol import Heartbeat, encode
 
@@ -21,11 +19,11 @@ class Beats:
     """Sends heartbeats until cancelled; `connections` are those that it opened, `failures` those without an answer."""
 
     def __init__(self, link: Link, queen_url: str, compose: Callable[[], Heartbeat], *, period: float) -> None:
-        self.connections = self.failures = self._lost = 0
+        self.connections = self.failures = 0
         self._context = link.client_context()
         self._queen = urlsplit(queen_url)
         self._compose = compose
-        self._period = period
+        self._rhythm = Rhythm(period)
         self._changed = asyncio.Event()
         self._streams: Streams | None = None
 
@@ -37,19 +35,14 @@ class Beats:
         """Send until cancelled."""
         try:
             while True:
-                begun = time.monotonic()
                 await self._send()
-                pause = self._period * (1 + JITTER * (2 * random.random() - 1))  # noqa: S311 - no secret
-                due = (begun if self._lost <= 1 else time.monotonic()) + pause
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, due - time.monotonic())):
-                        await self._changed.wait()
-                    await asyncio.sleep(DEBOUNCE_SECONDS)
+                await self._rhythm.wait(self._changed)
         finally:
             self._close()
 
     async def _send(self) -> None:
         self._changed.clear()
+        self._rhythm.begin()
         message = self._compose()
         body = encode(message)
         head = (
@@ -63,7 +56,7 @@ class Beats:
                 good = await _answer(reader)
         except _PROBLEMS:
             good = False
-        self._lost = 0 if good else self._lost + 1
+        self._rhythm.ended(good=good)
         if not good:
             self.failures += 1
             self._close()

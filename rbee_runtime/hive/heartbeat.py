@@ -1,9 +1,6 @@
 """Tells the queen how this host is: every few seconds, and at once when something changed."""
 
 import asyncio
-import contextlib
-import random
-import time
 from collections.abc import Awaitable, Callable
 
 import httpx
@@ -11,13 +8,10 @@ import msgspec
 
 from rbee_runtime import logs
 from rbee_runtime.errors import LinkError
+from rbee_runtime.hive.rhythm import Rhythm
 from rbee_runtime.link import Link, Role
 from rbee_runtime.protocol import Heartbeat, HeartbeatAck, decode, encode
 
-JITTER = 0.1
-"""Keeps the hives of a fleet that starts at once from reporting at once for ever."""
-
-DEBOUNCE_SECONDS = 0.05
 KEPT = httpx.Limits(keepalive_expiry=60.0)
 """The connection outlives the period and is closed before the queen would: a TLS handshake costs it ten heartbeats."""
 
@@ -35,19 +29,14 @@ class Heartbeats:
         compose: Callable[[], Awaitable[Heartbeat]],
         *,
         period: float,
-        jitter: Callable[[], float] = random.random,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
         self._client = link.client(timeout=httpx.Timeout(DEADLINE_SECONDS), peer=Role.QUEEN, limits=KEPT)
         self._queen_url = queen_url.rstrip("/")
         self._compose = compose
-        self._period = period
-        self._jitter = jitter
-        self._clock = clock
+        self._rhythm = Rhythm(period)
         self._changed = asyncio.Event()
         self._said: str | None = None
-        self._lost = 0
         self.failures = 0
 
     @property
@@ -63,23 +52,14 @@ class Heartbeats:
         """Send until cancelled."""
         try:
             while True:
-                begun = self._clock()
                 await self._send()
-                await self._wait(begun)
+                await self._rhythm.wait(self._changed)
         finally:
             await self._client.aclose()
 
-    async def _wait(self, begun: float) -> None:
-        # From one beginning to the next: else one that is lost would be a silence of three periods. Of several in a row
-        # the queen is busy or away, and she has the longer pause: a thousand hives that hurry keep her busy.
-        due = (begun if self._lost <= 1 else self._clock()) + self._period * (1 + JITTER * (2 * self._jitter() - 1))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, due - self._clock())):
-                await self._changed.wait()
-            await asyncio.sleep(DEBOUNCE_SECONDS)
-
     async def _send(self) -> None:
         self._changed.clear()
+        self._rhythm.begin()
         message, clocks = await self._compose(), ""
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
@@ -93,7 +73,7 @@ class Heartbeats:
             said = f"the queen at {self._queen_url} does not answer: {type(error).__name__} {error}".rstrip()
             clocks = self._link.doubt(error)
         self.failures += bool(said)
-        self._lost = self._lost + 1 if said else 0
+        self._rhythm.ended(good=not said)
         if said != self._said:
             report = logs.warning if said else logs.info
             report("queen_silent" if said else "queen_answers", queen=self._queen_url, detail=said + clocks)

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbee_runtime import protocol
 from rbee_runtime.config import FleetFile, HiveConfig
-from rbee_runtime.hive.heartbeat import JITTER, KEPT
+from rbee_runtime.hive.heartbeat import KEPT
+from rbee_runtime.hive.rhythm import JITTER
 from rbee_runtime.link import Link, Role
 from rbee_runtime.protocol import Desired, DesiredAck, HeartbeatAck
 from rbee_runtime.queen import link_app
