@@ -24,7 +24,7 @@ SILENCE = httpx.Timeout(SECONDS, read=60.0)
 QUIET = httpx.Timeout(SECONDS, read=None)
 
 MAX_STREAMS = 32
-"""Each holds a connection of the pool that desired documents go through too."""
+"""Each holds a connection to its client and one to a hive for as long as both like."""
 
 
 class HiveCalls:

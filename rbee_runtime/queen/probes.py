@@ -17,9 +17,11 @@ EAGER_SECONDS = 1.0
 
 _TIMEOUT = 2.0
 MOST_AT_ONCE = 20
-"""As many connections as the client keeps; thousands that wait for one would keep the queen busy with themselves."""
+"""Thousands that wait for a connection at once would keep the queen busy with themselves."""
 
 PROBE_TIMEOUT = httpx.Timeout(None, connect=_TIMEOUT)
+PROBE_LIMITS = httpx.Limits(max_keepalive_connections=0)
+"""No connection is kept: to the workers of half a fleet that is cut off there would be thousands."""
 
 
 class Probes:

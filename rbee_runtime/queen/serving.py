@@ -36,7 +36,7 @@ from rbee_runtime.queen.keys import Keys
 from rbee_runtime.queen.limits import Limiter
 from rbee_runtime.queen.lines import Lines
 from rbee_runtime.queen.metrics import Meters
-from rbee_runtime.queen.probes import PROBE_TIMEOUT, Probes
+from rbee_runtime.queen.probes import PROBE_LIMITS, PROBE_TIMEOUT, Probes
 from rbee_runtime.queen.status import Phase, Status
 from rbee_runtime.queen.store import Store
 from rbee_runtime.queen.usage import Usage
@@ -69,7 +69,7 @@ class Serving:
         self._link = link
         self._status = Status(store.start_epoch(settings.fleet), digest)
         self._to_workers = fleet_pool(link, Role.WORKER)
-        self._to_probe = link.client(timeout=PROBE_TIMEOUT, peer=Role.WORKER)
+        self._to_probe = link.client(timeout=PROBE_TIMEOUT, peer=Role.WORKER, limits=PROBE_LIMITS)
         self._to_hives = link.client(timeout=PUSH_TIMEOUT, peer=Role.HIVE)
         self.keys = Keys(store)
         if settings.bootstrap_key_file is not None and self.keys.import_bootstrap(settings.bootstrap_key_file):
