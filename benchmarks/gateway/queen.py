@@ -43,12 +43,16 @@ BENCHED = Shape()
 
 @dataclass(frozen=True)
 class Place:
-    """Where a queen lives: its folder, its ports, and the fleet's certificates (None: a laptop's token)."""
+    """Where a queen lives: its folder, its ports, and the fleet's certificates (None: a laptop's token).
+
+    `more` are further settings of hers.
+    """
 
     folder: Path
     port: int
     link_port: int
     link_dir: Path | None = None
+    more: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -61,10 +65,10 @@ class Place:
         return self.folder / "queen.yaml"
 
 
-def settings(place: Place, name: str = FLEET, more: Mapping[str, object] = BENCHED.more) -> dict[str, object]:
-    """Return the queen's settings; `name` is the fleet's, `more` has others."""
+def settings(place: Place, name: str = FLEET) -> dict[str, object]:
+    """Return the queen's settings; `name` is the fleet's."""
     return {
-        **more,
+        **place.more,
         "fleet": name,
         "address": "127.0.0.1",
         "port": place.port,
@@ -91,8 +95,8 @@ async def serving(
 ) -> AsyncIterator[Running]:
     """Run a queen before these workers for the block."""
     port, link_port = bench.ports.take(2)
-    place = Place(bench.folder / name, port, link_port, link_dir)
-    admin = prepare(place, fleet(len(workers), shape), more=shape.more)
+    place = Place(bench.folder / name, port, link_port, link_dir, shape.more)
+    admin = prepare(place, fleet(len(workers), shape))
     token = "" if link_dir is not None else (place.folder / "state" / "link-token").read_text()
     link = Link(Role.HIVE, FLEET, link_dir, token=token)
     command = (sys.executable, "-m", "rbee_runtime.queen.main", "--config", str(place.settings))
@@ -114,19 +118,14 @@ async def serving(
         yield Running(Target(name, place.port, keys), tuple(workers), process, log, bench.cores.gateway)
 
 
-def prepare(
-    place: Place, declared: dict[str, object], *, name: str = FLEET, more: Mapping[str, object] = BENCHED.more
-) -> str:
-    """Write all that a deploy writes and return the operator's key.
-
-    `name` is the fleet's, `declared` its file, `more` are further settings of the queen.
-    """
+def prepare(place: Place, declared: dict[str, object], *, name: str = FLEET) -> str:
+    """Write all that a deploy writes and return the operator's key; `name` is the fleet's, `declared` its file."""
     (place.folder / "state").mkdir(parents=True)
     key_id = "operator"
     key = f"rbee_{key_id}_{secrets.token_hex(32)}"
     (place.folder / "bootstrap-key").write_text(f"{key_id}:{hashlib.sha256(key.encode()).hexdigest()}\n")
     (place.folder / "state" / "link-token").write_text(secrets.token_urlsafe(32))
-    place.settings.write_text(yaml.safe_dump(settings(place, name, more)))
+    place.settings.write_text(yaml.safe_dump(settings(place, name)))
     (place.folder / "fleet.yaml").write_text(yaml.safe_dump(declared))
     return key
 

@@ -22,7 +22,7 @@ from tests.faults.beside.gateways import LINE, Gateway, Wants
 from tests.faults.beside.workers import Told
 from tests.faults.connections import open_and_close, read_slowly, sent
 from tests.faults.rows import Row
-from tests.unit.gateway.upstream import STREAM_HEAD, Call, until_hung_up
+from tests.unit.gateway.upstream import STREAM_HEAD, Call, drop, garbage, until_hung_up
 from tests.unit.hive.waiting import until
 
 TOKENS, EVERY = 60, 0.05
@@ -82,7 +82,7 @@ async def f1(g: Gateway, row: Row) -> Held:
 async def f2(g: Gateway, row: Row) -> Held:
     """Break every request at one worker before its first token."""
     dying, other = g.workers
-    dying.does(workers.drop)
+    dying.does(drop)
     other.does(workers.streaming(3))
     answered, slowest, most = 0, 0.0, 0
     async with g.client as client:
@@ -98,7 +98,7 @@ async def f2(g: Gateway, row: Row) -> Held:
 
 async def f3(g: Gateway, row: Row) -> Held:
     """Break every request at the only worker."""
-    g.workers[0].does(workers.drop)
+    g.workers[0].does(drop)
     async with g.client as client:
         seen = await ask(client, STREAM)
     ok = seen.status == 503 and seen.refused and seen.seconds <= row.figure("refused_seconds")
@@ -109,7 +109,7 @@ async def f4(g: Gateway, row: Row) -> Held:
     """Answer what is no answer, before and after a first token."""
     said = []
     forms = (("half", workers.half_closed, STREAM), ("no end", workers.no_end, STREAM))
-    early = (("garbage", workers.garbage, STREAM), ("bad JSON", workers.bad_json, PLAIN))
+    early = (("garbage", garbage, STREAM), ("bad JSON", workers.bad_json, PLAIN))
     async with g.client as client:
         for name, script, body in (*forms, *early):
             g.workers[0].does(script)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from benchmarks.gateway import answers
 from benchmarks.gateway.answers import Form
-from tests.unit.gateway.upstream import STREAM_HEAD, Call, Script, Upstream, worker
+from tests.unit.gateway.upstream import STREAM_HEAD, Call, Script, Upstream, drop, worker
 
 MODEL = "bench-a"
 
@@ -98,11 +98,6 @@ async def good(call: Call) -> None:
         await call.json(200, answers.body_of(Form(chunks=3)))
 
 
-async def drop(call: Call) -> None:
-    """Break the connection."""
-    call.drop()
-
-
 async def busy(call: Call) -> None:
     """Refuse."""
     await call.json(503, b'{"error": {"message": "overloaded", "type": "server_error"}}')
@@ -113,13 +108,6 @@ async def half_closed(call: Call) -> None:
     await call.write(STREAM_HEAD)
     await call.chunk(answers.events(3)[0])
     call.writer.write_eof()
-
-
-async def garbage(call: Call) -> None:
-    """Send what is no event."""
-    await call.write(STREAM_HEAD)
-    await call.chunk(b"\x00\xff<html>502</html>\n\n{]")
-    await call.end()
 
 
 async def bad_json(call: Call) -> None:

@@ -12,12 +12,12 @@ import openai
 import psutil
 import pytest
 
-from tests.faults.beside.workers import bad_json, busy, drop, garbage, half_closed, no_end
+from tests.faults.beside.workers import bad_json, busy, half_closed, no_end
 from tests.faults.connections import open_and_close, read_slowly, sent
 from tests.faults.queen.rig import PLAIN, STREAM, Rig, bounds, errors_of, piece, rig, streaming, whole
 from tests.faults.rows import row
 from tests.own_time import own_time
-from tests.unit.gateway.upstream import STREAM_HEAD, Call, until_hung_up
+from tests.unit.gateway.upstream import STREAM_HEAD, Call, drop, garbage, until_hung_up
 from tests.unit.hive.waiting import until
 
 pytestmark = pytest.mark.slow

@@ -7,23 +7,23 @@ import pytest
 
 from rbee_runtime.errors import NotTakenError, RequestError
 from tests.unit.gateway.gateway import PATIENT, PLAIN, STREAM, Gate, gateway, limits
-from tests.unit.gateway.upstream import STREAM_HEAD, Call, Script, answer_json, say_hello, until_hung_up, worker
+from tests.unit.gateway.upstream import (
+    STREAM_HEAD,
+    Call,
+    Script,
+    answer_json,
+    drop,
+    garbage,
+    say_hello,
+    until_hung_up,
+    worker,
+)
 from tests.unit.hive.waiting import until
 
 
 def error_events(text: str) -> list[dict[str, object]]:
     lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith('data: {"error"')]
     return [json.loads(line)["error"] for line in lines]
-
-
-async def drop(call: Call) -> None:
-    call.drop()
-
-
-async def garbage(call: Call) -> None:
-    await call.write(STREAM_HEAD)
-    await call.chunk(b"\x00\xff<html>502</html>\n\n{]")
-    await call.end()
 
 
 async def unavailable(call: Call) -> None:

@@ -100,3 +100,15 @@ async def until_hung_up(call: Call) -> None:
     """Wait until the caller closes the connection."""
     if not await call.reader.read(1):
         raise ConnectionError
+
+
+async def drop(call: Call) -> None:
+    """Break the connection."""
+    call.drop()
+
+
+async def garbage(call: Call) -> None:
+    """Send what is no event."""
+    await call.write(STREAM_HEAD)
+    await call.chunk(b"\x00\xff<html>502</html>\n\n{]")
+    await call.end()

@@ -7,6 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rbee_runtime.gateway.exchange import Outcome
+from rbee_runtime.logs import LogFormat, quoted, write_as
+from rbee_runtime.queen.desk import Journal
 from tests.unit.queen.units import unit
 from tests.unit.queen.whole import Whole, whole
 
@@ -77,3 +80,26 @@ def test_every_line_is_an_object_where_the_settings_say_so(tmp_path: Path) -> No
     assert told == {"id": "mine-1", "status": 404, "method": "POST", "path": CHAT, "model": "m", "key": key_id}
     assert isinstance(request["seconds"], float)
     assert PROMPT not in u.log.read_text()
+
+
+def test_a_request_says_the_same_as_a_line_and_as_an_object(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both forms have the same fields with the same values, and leave out what is nothing."""
+    full = Outcome(
+        path=CHAT, key="k1", request_id="r1", model="m", worker="w1", attempts=2, status=200, sent=7, seconds=1.25,
+        problem="why", continued=1,
+    )  # fmt: skip
+    for outcome in (full, Outcome(path=CHAT, request_id="r2", status=503)):
+        told = []
+        for form in (LogFormat.LINES, LogFormat.JSON):
+            write_as(form)
+            try:
+                journal = Journal(lambda _seconds, _flush: None)
+                journal.over(outcome)
+                journal.flush()
+            finally:
+                write_as(LogFormat.LINES)
+            told.append(capsys.readouterr().err.strip())
+        line, said = told[0].removeprefix("info "), json.loads(told[1])
+        fields = dict(pair.split("=", 1) for pair in line.split())
+        as_text = {name: quoted(value) for name, value in said.items() if name not in {"level", "time"}}
+        assert as_text == fields
