@@ -39,11 +39,15 @@ class Rhythm:
         """Note whether it was answered."""
         self._lost = 0 if good else self._lost + 1
 
+    def pause(self) -> float:
+        """Return the seconds until the next one is due, 0 where it is due already."""
+        now = self._clock()
+        since = self._begun if self._lost <= 1 else now
+        return max(0.0, since + self._period * (1 + JITTER * (2 * self._jitter() - 1)) - now)
+
     async def wait(self, changed: asyncio.Event) -> None:
         """Return when the next one is due, or together with what else changes in the moment after a first change."""
-        since = self._begun if self._lost <= 1 else self._clock()
-        due = since + self._period * (1 + JITTER * (2 * self._jitter() - 1))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, due - self._clock())):
+            async with asyncio.timeout(self.pause()):
                 await changed.wait()
             await asyncio.sleep(DEBOUNCE_SECONDS)
