@@ -60,8 +60,8 @@ async def one_round(up: dict[Side, Server], number: int, found: Found) -> None:
         for shared in (True, False):
             mark = f"{number + 1}{'s' if shared else 'd'}{width}"
             samples: dict[Side, Sample] = {side: Sample() for side in up}
-            # As many answers at each width, by turns: within seconds the machine's mood changes by ten per cent.
-            for turn in range(max(WIDTHS) // width):
+            # By turns, each side first as often as others: within seconds the machine's mood changes by ten per cent.
+            for turn in range(max(len(up), max(WIDTHS) // width)):
                 for side in order(number + turn):
                     seconds, asked = await clients(up[side], width, f"{mark}-{turn}", shared=shared)
                     samples[side].add(seconds, len(asked) * TOKENS, asked)
