@@ -12,7 +12,7 @@ LEAST_PLACEMENTS = 20
 """Of fewer the slowest one of a hundred says nothing."""
 
 
-_PLANNED = re.compile(r'event="load planned" .* ms=(\S+) writing_ms=(\S+) processor_ms=(\S+)')
+_PLANNED = re.compile(r'event="load planned" .* ms=(\S+) processor_ms=(\S+) written_ms=(\S+)')
 
 
 class Verdict(StrEnum):
@@ -25,11 +25,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Placement:
-    """Seconds of one placement: all of it, what of that it waited for the database, and what of a processor it took."""
+    """Seconds of one placement, in which a queen does nothing else: by the clock and of a processor; until written."""
 
     seconds: float
-    writing: float
     processor: float
+    written: float
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Found:
         """Return what is to be met."""
         return [
             Goal("processor time of the queen, % of a core", self.core_pct, MOST_CORE),
-            Goal("one placement with its writes, p99, ms", self.placement_p99_ms, MOST_PLACEMENT_MS),
+            Goal("one placement, p99, ms", self.placement_p99_ms, MOST_PLACEMENT_MS),
             Goal("resident memory of the queen, MiB", self.rss_mib, MOST_RSS_MIB),
         ]
 
@@ -102,8 +102,9 @@ class Found:
         head = f"{f'{self.hives} hives, {self.workers} workers':<52}{'found':>10}{'limit':>10}"
         others = (
             ("from the first heartbeat to all workers ready, s", self.join_s),
-            ("a placement with its writes, median, ms", self._placement(0.5)),
-            ("a placement without its writes, p99, ms", _ms([each.seconds - each.writing for each in self.placements])),
+            ("a placement, median, ms", self._placement(0.5)),
+            ("a placement until it is on the disk, median, ms", _ms([each.written for each in self.placements], 0.5)),
+            ("a placement until it is on the disk, p99, ms", _ms([each.written for each in self.placements])),
             ("a placement's processor time, median, ms", _ms([each.processor for each in self.placements], 0.5)),
             ("a placement's processor time, p99, ms", _ms([each.processor for each in self.placements])),
             ("an answer of a loaded model, p99, ms", _ms(self.answers)),
@@ -132,6 +133,7 @@ class Found:
                 "list_p99_ms": _short(_ms(self.lists)),
                 "failed": self.failed,
                 "placement_processor_p99_ms": _short(_ms([each.processor for each in self.placements])),
+                "placement_written_p99_ms": _short(_ms([each.written for each in self.placements])),
                 "connections": self.connections,
                 "lost": self.lost,
                 "load": _short(self.load),

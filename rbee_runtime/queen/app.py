@@ -1,7 +1,7 @@
 """What of the client endpoint is not relayed: models, probes and the admin API, one log line per request."""
 
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
@@ -102,7 +102,8 @@ class ClientApp:
             raise RequestError(503, "this queen is leaving; ask again", kind="server_error", retry_after=1)
         else:
             changes = scope["method"] in policy.CHANGES
-            await self._admin(scope, await _heard(scope, receive) if changes else receive, answer)
+            heard = await _heard(scope, receive) if changes else receive
+            await self._admin(scope, heard, _once(self._controller.written, answer) if changes else answer)
 
     async def _public(self, path: str, answer: "_Answer") -> None:
         if path == policy.HEALTH:
@@ -176,6 +177,17 @@ class _Answer:
             key=self.key,
             problem=self._problem,
         )
+
+
+def _once(written: Callable[[], Awaitable[None]], answer: Send) -> Send:
+    """Return a `send` that has what was changed written before it says so."""
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            await written()
+        await answer(message)
+
+    return send
 
 
 async def _heard(scope: Scope, receive: Receive) -> Receive:

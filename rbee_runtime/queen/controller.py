@@ -8,7 +8,7 @@ from functools import partial
 
 from rbee_runtime import logs
 from rbee_runtime.config import FleetModel
-from rbee_runtime.errors import RequestError, StateError
+from rbee_runtime.errors import RequestError
 from rbee_runtime.events import EventLog
 from rbee_runtime.protocol import Heartbeat, HeartbeatAck, WorkerReport
 from rbee_runtime.queen import loads, outlook, seating
@@ -30,6 +30,7 @@ from rbee_runtime.queen.seats import Seat
 from rbee_runtime.queen.showing import Showing
 from rbee_runtime.queen.situation import Situation
 from rbee_runtime.queen.store import Store
+from rbee_runtime.queen.writes import Writes
 from rbee_runtime.states import Observed
 
 TICK_SECONDS = 1.0
@@ -42,6 +43,7 @@ class Controller:
         self,
         *,
         store: Store,
+        writes: Writes,
         fleet: FleetSource,
         keys: Keys,
         documents: Documents,
@@ -62,19 +64,19 @@ class Controller:
         self.externals.on_change = self.publish
         self.assignments = Assigned(store.assignments())
         self.unreachable: set[str] = set()
-        self.store_problem = store.problem
         self.on_change: Callable[[], None] = lambda: None
         self.waiting: Callable[[str], int] = lambda _: 0
         self._store = store
+        self._writes = writes
+        self.written = writes.settled
         self._scheme = scheme
         self._clock = clock
         self._new_id = new_id
         self._planned = clock()
-        self._writing = 0.0
         self._drained_off: dict[str, tuple[Assignment, ...]] = {}
         self.history = History(EventLog(secrets.token_hex(8), keep=KEEP))
         self.keys.record = self.history.record
-        self.lifecycle = Lifecycle(store, self._remember, clock, record=self.history.record)
+        self.lifecycle = Lifecycle(store, writes.put, clock, record=self.history.record)
         self.retry_after = self.lifecycle.retry_after
         self.membership.restore(store.hives())
         self._planner = Planner(
@@ -98,6 +100,11 @@ class Controller:
         )
         self.reasons = self._planner.reasons
         self.reconcile()
+
+    @property
+    def store_problem(self) -> str:
+        """Return why what is decided is not on the disk, "" where it is."""
+        return self._writes.problem
 
     def key(self, key_id: str) -> KeyRecord | None:
         """Return a key that works, or None."""
@@ -143,11 +150,15 @@ class Controller:
         """Have a model loaded, unless it serves, be it that it is busy, or is on its way."""
         declared = self.model(model)
         if declared is not None and self._want(declared, cause):
-            began, written, taken = self._clock(), self._writing, time.thread_time()
+            began, taken = self._clock(), time.thread_time()
             self._settle([model])
-            parts = (self._clock() - began, self._writing - written, time.thread_time() - taken)
-            ms = dict(zip(("ms", "writing_ms", "processor_ms"), (1000 * seconds for seconds in parts), strict=True))
-            logs.info("load planned", model=model, **ms)
+            ms, processor_ms = 1000 * (self._clock() - began), 1000 * (time.thread_time() - taken)
+
+            def planned() -> None:
+                written_ms = 1000 * (self._clock() - began)
+                logs.info("load planned", model=model, ms=ms, processor_ms=processor_ms, written_ms=written_ms)
+
+            self._writes.after(planned)
 
     def _want(self, model: FleetModel, cause: Cause = Cause.REQUEST) -> bool:
         # One that empties itself takes nobody, and is not loaded twice either.
@@ -194,7 +205,7 @@ class Controller:
             logs.info("hive heard", hive=report.hive, url=report.url, version=report.version)
         if self.membership.hear(report):
             record = self.membership.members[report.hive].record
-            self._remember(lambda: self._store.put_hive(record))
+            self._writes.put(lambda: self._store.put_hive(record))
         self._planner.hear(report, before)
         self._observe(report, back=back)
         if self._clock() - self._planned >= TICK_SECONDS:
@@ -223,7 +234,7 @@ class Controller:
         if hive not in self._planner.sightings.views:
             raise RequestError(404, f"there is no hive {hive!r} in the inventory", code="hive_not_found")
         record = self.membership.set_drained(hive, drained=drained)
-        self._remember(lambda: self._store.put_hive(record))
+        self._writes.put(lambda: self._store.put_hive(record))
         self._planner.sightings.look(hive)
         if not drained:
             self._take_back(hive)
@@ -245,7 +256,7 @@ class Controller:
         for entry in self._drained_off.pop(hive, ()):
             if self.documents.unheard(hive):
                 self.assignments.setdefault(entry.id, entry)
-                self._remember(partial(self._store.change_assignments, [entry], ()))
+                self._writes.put(partial(self._store.change_assignments, [entry], ()))
 
     def reconcile(self) -> None:
         """Follow the clock: look at every model, plan, and carry the plan out."""
@@ -307,7 +318,7 @@ class Controller:
             before = self.fleet.problem
             if self.fleet.poll():
                 logs.info("fleet file loaded", models=len(self.fleet.current.models))
-                self._remember(self.fleet.remember)
+                self._writes.put(self.fleet.remember)
             elif self.fleet.problem and self.fleet.problem != before:
                 logs.error("fleet file refused; the last good one stays in force", why=self.fleet.problem)
             self.reconcile()
@@ -325,7 +336,8 @@ class Controller:
                 logs.info("worker", id=entry.id, hive=entry.hive, state=now.observed or "absent")
         self.unreachable = self.unreachable - {entry.id for entry in (mine if back else changed)}
         if changed:
-            self._remember(lambda: self._store.change_assignments(changed, (), durable=False))
+            # Hives tell it again.
+            self._writes.put(lambda: self._store.change_assignments(changed, ()), durable=False)
 
     def _adopt(self, outcome: Plan) -> None:
         put = [entry for entry in outcome.put if self.assignments.get(entry.id) != entry]
@@ -333,7 +345,7 @@ class Controller:
             return
         for entry in put:
             logs.info("assigned", worker=entry.id, hive=entry.hive, intent=entry.intent)
-        self._remember(lambda: self._store.change_assignments(put, outcome.dropped))
+        self._writes.put(lambda: self._store.change_assignments(put, outcome.dropped))
         for worker in outcome.dropped:
             entry = self.assignments.pop(worker)
             logs.info("released", worker=worker, hive=entry.hive)
@@ -356,16 +368,3 @@ class Controller:
         if report is None or report.state is not Observed.READY:
             return False
         return report.wanted == entry.spec.digest() or bool(self.documents.problem(entry.hive))
-
-    def _remember(self, write: Callable[[], None]) -> None:
-        """Write, or go on from memory and say so: a full disk must not stop answers."""
-        began = self._clock()
-        try:
-            write()
-        except StateError as error:
-            if str(error) != self.store_problem:
-                logs.error("state not saved", why=str(error))
-            self.store_problem = str(error)
-        else:
-            self.store_problem = ""
-        self._writing += self._clock() - began

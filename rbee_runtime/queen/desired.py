@@ -1,7 +1,7 @@
 """The desired documents: built from assignments, numbered when they change, pushed until each hive follows."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import nsmallest
 
@@ -104,12 +104,23 @@ class _Desk:
 
 
 class Documents:
-    """One document per hive. `run` is the only task that sends them."""
+    """One document per hive. `run` is the only task that sends them.
 
-    def __init__(self, fleet_id: str, epoch: int, client: httpx.AsyncClient) -> None:
+    Each waits until all that led to it is `written`: no hive is to follow what a queen that starts anew does not know.
+    """
+
+    def __init__(
+        self,
+        fleet_id: str,
+        epoch: int,
+        client: httpx.AsyncClient,
+        *,
+        written: Callable[[], Awaitable[None]],
+    ) -> None:
         self._fleet_id = fleet_id
         self._epoch = epoch
         self._client = client
+        self._written = written
         self._desks: dict[str, _Desk] = {}
         self.pulls = Pulls()
         self._new: set[str] = set()
@@ -182,15 +193,15 @@ class Documents:
         desk = self._desks[hive]
         async with self._doubted if desk.problem else self._pushing:
             sent = desk.document
-            await self._push(hive)
+            await self._written()
+            await self._push(hive, sent)
         sending.discard(hive)
         if desk.document is not sent:
             # What changed meanwhile was left to us.
             self._wake.set()
 
-    async def _push(self, hive: str) -> None:
+    async def _push(self, hive: str, document: Desired) -> None:
         desk = self._desks[hive]
-        document = desk.document
         problem = await self._send(desk, document)
         if problem and problem != desk.problem:
             logs.warning("desired not accepted", hive=hive, revision=document.revision, why=problem)

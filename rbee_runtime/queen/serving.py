@@ -40,6 +40,7 @@ from rbee_runtime.queen.probes import PROBE_LIMITS, PROBE_TIMEOUT, Probes
 from rbee_runtime.queen.status import Phase, Status
 from rbee_runtime.queen.store import Store
 from rbee_runtime.queen.usage import Usage
+from rbee_runtime.queen.writes import Writes
 from rbee_runtime.server import HttpServer
 
 if TYPE_CHECKING:
@@ -74,9 +75,11 @@ class Serving:
         self.keys = Keys(store)
         if settings.bootstrap_key_file is not None and self.keys.import_bootstrap(settings.bootstrap_key_file):
             logs.info("bootstrap key imported")
-        self._documents = Documents(settings.fleet, self._status.epoch, self._to_hives)
+        self._writes = Writes(store)
+        self._documents = Documents(settings.fleet, self._status.epoch, self._to_hives, written=self._writes.settled)
         self.controller = Controller(
             store=store,
+            writes=self._writes,
             fleet=FleetSource(settings.fleet_file, store),
             keys=self.keys,
             documents=self._documents,
@@ -147,7 +150,7 @@ class Serving:
             gc.freeze()
             gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
             on_ready()
-            logs.info("serving", port=port, link_port=link_port, epoch=self._status.epoch)
+            logs.info("serving", port=port, link_port=link_port)
             commands.say(Word.READY)
             await _first(order, [*serving, *self._owners])
             await self._let_go(order.result(), clients, links, on_release)
@@ -161,10 +164,10 @@ class Serving:
         self._journal.over(outcome)
         self._figures.over(outcome)
 
-    def _parts(self) -> tuple[Lines, Usage, Controller, Documents, Probes, Externals]:
-        """Return what runs until the end; the first two go on while open answers end."""
-        probes = Probes(self.controller, self._to_probe)
-        return self._lines, self._usage, self.controller, self._documents, probes, self.controller.externals
+    def _parts(self) -> tuple[Lines, Usage, Controller, Documents, Probes, Externals, Writes]:
+        """Return what runs until the end, the first two while open answers end; the last writes what others decide."""
+        probes, externals = Probes(self.controller, self._to_probe), self.controller.externals
+        return self._lines, self._usage, self.controller, self._documents, probes, externals, self._writes
 
     async def _start_hive(self, settings: HiveConfig | None, port: int, link_port: int) -> None:
         if settings is None:

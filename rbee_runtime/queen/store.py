@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple
@@ -63,6 +64,7 @@ class Store:
 
     def __init__(self, directory: Path, *, lock_wait: float = 0.0, sleep: Callable[[float], None] = time.sleep) -> None:
         self._path = directory / "queen.db"
+        self._turn = threading.RLock()
         self._lock = _lock(directory, lock_wait, sleep)
         self.problem = ""
         try:
@@ -79,7 +81,7 @@ class Store:
 
     def _in_memory(self, error: StateError) -> sqlite3.Connection:
         """Return a copy of what is in the file, or raise `error` if there is nothing that a queen could serve from."""
-        copy = _copy(self._path) if _is_unwritable(error.__cause__) else None
+        copy = _copy(self._path) if is_unwritable(error) else None
         if copy is None:
             raise error
         self.problem = f"{error}; until then, and a restart, this queen serves from memory and changes nothing"
@@ -195,12 +197,9 @@ class Store:
         )
         return [_assignment(row) for row in rows]
 
-    def change_assignments(self, put: Iterable[Assignment], drop: Iterable[str], *, durable: bool = True) -> None:
-        """Add or update some assignments and forget others, all of it or nothing.
-
-        What is not `durable` may be lost with the power, not with the process: hives tell it again.
-        """
-        with self._write(synchronous="FULL" if durable else "NORMAL") as db:
+    def change_assignments(self, put: Iterable[Assignment], drop: Iterable[str]) -> None:
+        """Add or update some assignments and forget others, all of it or nothing."""
+        with self._write() as db:
             db.executemany("DELETE FROM assignments WHERE id = ?", [(worker,) for worker in drop])
             for entry in put:
                 db.execute("INSERT OR IGNORE INTO hives VALUES (?, '', 0)", (entry.hive,))
@@ -231,14 +230,33 @@ class Store:
             db.execute("DELETE FROM load_jobs WHERE model = ?", (model,))
 
     @contextlib.contextmanager
+    def together(self, *, durable: bool) -> Iterator[None]:
+        """Make one write of those of this thread in the block: the disk is waited for once, all of it or nothing.
+
+        What is not `durable` may be lost with the power, not with the process.
+        """
+        with self._write(synchronous="FULL" if durable else "NORMAL"):
+            yield
+
+    @contextlib.contextmanager
     def _write(self, *, synchronous: str = "FULL") -> Iterator[sqlite3.Connection]:
         if self.problem:
             raise StateError(self.problem)
+        with self._turn:
+            if self._db.in_transaction:
+                # Nobody else's: the lock is this thread's, who is within `together`.
+                yield self._db
+            else:
+                with self._transaction(synchronous):
+                    yield self._db
+
+    @contextlib.contextmanager
+    def _transaction(self, synchronous: str) -> Iterator[None]:
         try:
             self._db.execute(f"PRAGMA synchronous = {synchronous}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                yield self._db
+                yield
                 self._db.execute("COMMIT")
             except BaseException:
                 # A disk that filled up has ended the transaction already.
@@ -276,8 +294,9 @@ def _lock_file(path: Path) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _is_unwritable(error: BaseException | None) -> bool:
+def is_unwritable(failure: StateError) -> bool:
     """Say whether it is the disk or its rights that failed; a lock passes, and damage does not."""
+    error = failure.__cause__
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNWRITABLE
     return isinstance(error, OSError)

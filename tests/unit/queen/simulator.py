@@ -28,6 +28,7 @@ from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.placement import drafted
 from rbee_runtime.queen.records import Assignment, Scope
 from rbee_runtime.queen.store import Store
+from rbee_runtime.queen.writes import Writes
 from rbee_runtime.states import ExitReason, FetchState, Intent, Observed
 from tests.unit.queen.states import GIB, Clock, numbered
 
@@ -230,13 +231,15 @@ class World:
     def _start(self) -> None:
         self.life += 1
         self.store = Store(self.directory)
+        writes = Writes(self.store)
         self.keys = Keys(self.store)
         self.controller = Controller(
             store=self.store,
+            writes=writes,
             fleet=FleetSource(self.directory / "fleet.yaml", self.store),
             keys=self.keys,
             # Hosts hear of documents from the simulation; nothing is sent.
-            documents=Documents("test", self.life, cast("Any", None)),
+            documents=Documents("test", self.life, cast("Any", None), written=writes.settled),
             scheme="http",
             clock=self.clock,
             new_id=self._ids,

@@ -18,6 +18,7 @@ from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.situation import HiveView
 from rbee_runtime.queen.store import Store
 from rbee_runtime.queen.usage import Usage
+from rbee_runtime.queen.writes import Writes
 from rbee_runtime.states import Observed
 
 GIB = 1024**3
@@ -71,12 +72,14 @@ class Fixture:
     def __post_init__(self) -> None:
         self.write(self.declared)
         self.store = Store(self.directory)
+        self.writes = writes = Writes(self.store)
         self.client = httpx.AsyncClient()
-        self.documents = Documents("test", self.epoch, self.client)
+        self.documents = Documents("test", self.epoch, self.client, written=writes.settled)
         self.keys = Keys(self.store)
         self.usage = Usage(self.store, self.keys, self.directory, self.epoch)
         self.controller = Controller(
             store=self.store,
+            writes=writes,
             fleet=FleetSource(self.directory / "fleet.yaml", self.store),
             keys=self.keys,
             documents=self.documents,

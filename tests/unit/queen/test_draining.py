@@ -74,5 +74,5 @@ async def test_a_document_that_cannot_be_sent_is_unheard(q: Fixture, monkeypatch
     monkeypatch.setattr(q.client, "put", refuse)
     q.controller.set_drained("a", drained=True)
     assert q.controller.unheard_drain("a") == ""
-    await Documents._push(q.documents, "a")
+    await Documents._push(q.documents, "a", q.documents.document("a"))
     assert "its workers run on" in q.controller.unheard_drain("a")

@@ -27,6 +27,7 @@ from rbee_runtime.queen.planner import Planner
 from rbee_runtime.queen.records import Assignment
 from rbee_runtime.queen.situation import Situation
 from rbee_runtime.queen.store import Store
+from rbee_runtime.queen.writes import Writes
 from rbee_runtime.states import ExitReason, Observed
 from tests.unit.queen import test_histories
 from tests.unit.queen.states import GIB, Clock, Fixture, cpu, fleet, gpu, model, numbered
@@ -78,11 +79,13 @@ class Fleet:
 
     def start(self) -> None:
         self.store, self.epoch, self.leases = Store(self.directory), self.epoch + 1, []
+        writes = Writes(self.store)
         self.controller = Controller(
             store=self.store,
+            writes=writes,
             fleet=FleetSource(self.directory / "fleet.yaml", self.store),
             keys=Keys(self.store),
-            documents=Documents("test", self.epoch, cast("Any", None)),
+            documents=Documents("test", self.epoch, cast("Any", None), written=writes.settled),
             scheme="http",
             clock=self.clock,
             new_id=self.new_id,
