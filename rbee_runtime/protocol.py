@@ -12,6 +12,9 @@ from rbee_runtime.states import ExitReason, FetchState, Observed
 
 PROTOCOL_VERSION = 1
 
+EPOCH = "x-rbee-epoch"
+"""Header in which a queen says with each order to a hive which one she is."""
+
 T = TypeVar("T")
 
 

@@ -90,7 +90,7 @@ async def reporting(link: Link, queen_url: str, ports: Sequence[int], slots: int
     listener = bind("127.0.0.1", 0)
     hive.url = f"{link.scheme}://127.0.0.1:{listener.getsockname()[1]}"
     server = HttpServer(app, tls=link.server_context(), drain_seconds=1)
-    beats = Heartbeats(link, queen_url, hive.compose, period=PERIOD_SECONDS)
+    beats = Heartbeats(link, queen_url, hive.compose, period=PERIOD_SECONDS, answered=lambda _: None)
     tasks = [asyncio.create_task(each) for each in (server.serve(sockets=[listener]), _follow(hive, beats))]
     tasks.append(asyncio.create_task(beats.run()))
     try:

@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rbee_runtime.errors import LauncherError, NoLogError, RbeeError, RequestError, StateError
-from rbee_runtime.hive.facts import Facts
-from rbee_runtime.hive.routes import POLICIES, ROUTES
+from rbee_runtime.errors import LauncherError, NoLogError, RbeeError, RequestError, StaleDesiredError, StateError
+from rbee_runtime.hive.facts import MAX_DIGITS, Facts
+from rbee_runtime.hive.routes import POLICIES, ROUTES, ApiRoute
 from rbee_runtime.link import Link
+from rbee_runtime.protocol import EPOCH
 from rbee_runtime.server import RoleGate
 
 RETRY_SECONDS = 5
@@ -20,9 +21,23 @@ RETRY_SECONDS = 5
 
 def build(facts: Facts, link: Link) -> RoleGate:
     """Return the ASGI app behind its gate."""
-    routes = [Route(each.path, partial(each.handler, facts), methods=[each.method]) for each in ROUTES]
+    routes = [Route(each.path, partial(_obeyed, facts, each), methods=[each.method]) for each in ROUTES]
     handlers = {RequestError: _refuse, RbeeError: _fail, HTTPException: _unknown}
     return RoleGate(Starlette(routes=routes, exception_handlers=handlers), link=link, policies=POLICIES)
+
+
+async def _obeyed(facts: Facts, route: ApiRoute, request: Request) -> Response:
+    """Answer, an order only if it comes from the queen of this hive; one without an epoch is of an older release."""
+    epoch = request.headers.get(EPOCH)
+    if route.method != "GET" and epoch is not None:
+        if not epoch.isascii() or not epoch.isdigit() or len(epoch) > MAX_DIGITS:
+            raise RequestError(400, f"{EPOCH} must be a whole number of at most {MAX_DIGITS} digits")
+        await facts.obedience.check(int(epoch))
+        if int(epoch) < (held := facts.supervisor.ack.epoch):
+            raise StaleDesiredError(
+                f"a queen of epoch {int(epoch)} commands, this hive follows one of epoch {held}: an older queen is back"
+            )
+    return await route.handler(facts, request)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
@@ -31,6 +46,8 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
+    if isinstance(error, StaleDesiredError):
+        return await _refuse(request, RequestError(409, str(error), kind="conflict_error", code="stale_desired"))
     if isinstance(error, NoLogError):
         return await _refuse(request, RequestError(404, str(error), code="no_log"))
     if isinstance(error, LauncherError | StateError):

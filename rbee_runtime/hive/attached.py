@@ -22,6 +22,7 @@ from rbee_runtime.hive.heartbeat import Heartbeats
 from rbee_runtime.hive.launchers import Launcher, identity
 from rbee_runtime.hive.launchers.process import STOP_SECONDS
 from rbee_runtime.hive.metrics import Meters
+from rbee_runtime.hive.obedience import Obedience
 from rbee_runtime.hive.scanning import Scanning
 from rbee_runtime.hive.supervisor import Supervisor
 from rbee_runtime.link import Link
@@ -59,7 +60,14 @@ class AttachedHive:
         self.supervisor = Supervisor(
             config, link, launcher, boot=identity.boot_id(), clock=boot_clock, devices=lambda: self.scanning.latest
         )
-        self.heartbeats = Heartbeats(link, config.queen_url, self._compose, period=config.heartbeat_seconds)
+        self._obedience = Obedience(config.queen_url)
+        self.heartbeats = Heartbeats(
+            link,
+            config.queen_url,
+            self._compose,
+            period=config.heartbeat_seconds,
+            answered=self._obedience.answered,
+        )
         self.feed = Feed(self.events, self.meters, look=self._snapshot)
         self.supervisor.watch(self.feed.changed)
         self.supervisor.watch(self.heartbeats.changed)
@@ -116,6 +124,7 @@ class AttachedHive:
         return Facts(
             config=self.config,
             supervisor=self.supervisor,
+            obedience=self._obedience,
             launcher=launcher,
             heartbeat=self._compose,
             devices=self._devices_now,

@@ -14,6 +14,7 @@ from rbee_runtime.errors import RequestError
 from rbee_runtime.events import EventLog
 from rbee_runtime.hive.launchers import Launcher
 from rbee_runtime.hive.metrics import Meters
+from rbee_runtime.hive.obedience import Obedience
 from rbee_runtime.hive.supervisor import Supervisor
 from rbee_runtime.models.chunks import BlobServer
 from rbee_runtime.models.store import ModelStore
@@ -31,6 +32,7 @@ class Facts:
 
     config: HiveConfig
     supervisor: Supervisor
+    obedience: Obedience
     launcher: Launcher
     heartbeat: Callable[[], Awaitable[Heartbeat]]
     devices: Callable[[], Awaitable[Sequence[DeviceReport]]]

@@ -29,11 +29,13 @@ class Heartbeats:
         compose: Callable[[], Awaitable[Heartbeat]],
         *,
         period: float,
+        answered: Callable[[int], None],
     ) -> None:
         self._link = link
         self._client = link.client(timeout=httpx.Timeout(DEADLINE_SECONDS), peer=Role.QUEEN, limits=KEPT)
         self._queen_url = queen_url.rstrip("/")
         self._compose = compose
+        self._answered = answered
         self._rhythm = Rhythm(period)
         self._changed = asyncio.Event()
         self._said: str | None = None
@@ -68,7 +70,7 @@ class Heartbeats:
                     content=encode(message),
                     headers={"content-type": "application/json"},
                 )
-            said = _refusal(answer)
+            said = self._refusal(answer)
         except (httpx.HTTPError, LinkError, TimeoutError) as error:
             said = f"the queen at {self._queen_url} does not answer: {type(error).__name__} {error}".rstrip()
             clocks = self._link.doubt(error)
@@ -79,13 +81,12 @@ class Heartbeats:
             report("queen_silent" if said else "queen_answers", queen=self._queen_url, detail=said + clocks)
         self._said = said
 
-
-def _refusal(answer: httpx.Response) -> str:
-    """Return "" for an acknowledgement, else one sentence."""
-    if answer.status_code != 200:
-        return f"the queen refused a heartbeat: {answer.status_code} {answer.text[:200]}"
-    try:
-        decode(answer.content, HeartbeatAck)
-    except msgspec.MsgspecError as error:
-        return f"the queen answered a heartbeat with something else: {error}"
-    return ""
+    def _refusal(self, answer: httpx.Response) -> str:
+        """Return "" for an acknowledgement, else one sentence."""
+        if answer.status_code != 200:
+            return f"the queen refused a heartbeat: {answer.status_code} {answer.text[:200]}"
+        try:
+            self._answered(decode(answer.content, HeartbeatAck).epoch)
+        except msgspec.MsgspecError as error:
+            return f"the queen answered a heartbeat with something else: {error}"
+        return ""

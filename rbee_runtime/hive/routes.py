@@ -91,10 +91,9 @@ def _written(path: str, handler: Handler, *failures: int) -> ApiRoute:
     )
 
 
-def _order(verb: str, answer: Any, handler: Handler, *failures: int) -> ApiRoute:
+def _order(verb: str, answer: Any, handler: Handler) -> ApiRoute:
     """Return a route that does something with one model on this host's disk."""
-    refusals = tuple(sorted({400, 404, 503, *failures}))
-    return ApiRoute("POST", f"{MODEL}/{verb}", answer, failures=refusals, roles=QUEEN, handler=handler)
+    return ApiRoute("POST", f"{MODEL}/{verb}", answer, failures=(400, 404, 409, 503), roles=QUEEN, handler=handler)
 
 
 ROUTES: tuple[ApiRoute, ...] = (
@@ -113,7 +112,7 @@ ROUTES: tuple[ApiRoute, ...] = (
     _order("verify", VerifyAnswer, model_views.verify),
     _order("pin", HiveModel, model_views.pin),
     _order("unpin", HiveModel, model_views.unpin),
-    _order("retry", HiveModel, model_views.retry, 409),
+    _order("retry", HiveModel, model_views.retry),
     ApiRoute("GET", MODEL, HiveModel, failures=(400, 404), roles=QUEEN, handler=model_views.model),
     ApiRoute("DELETE", MODEL, None, failures=(400, 404, 409, 503), roles=QUEEN, handler=model_views.delete),
     ApiRoute("GET", f"{API}/desired", Desired, failures=(404,), roles=QUEEN, handler=views.held_document),
@@ -128,7 +127,13 @@ ROUTES: tuple[ApiRoute, ...] = (
     ),
     ApiRoute("GET", f"{API}/drain", DrainAnswer, roles=QUEEN, handler=views.draining),
     ApiRoute(
-        "POST", f"{API}/drain", DrainAnswer, body=DrainOrder, failures=(400, 413, 503), roles=QUEEN, handler=views.drain
+        "POST",
+        f"{API}/drain",
+        DrainAnswer,
+        body=DrainOrder,
+        failures=(400, 409, 413, 503),
+        roles=QUEEN,
+        handler=views.drain,
     ),
     ApiRoute(
         "GET",

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rbee_runtime import __version__
-from rbee_runtime.errors import RequestError, StaleDesiredError
+from rbee_runtime.errors import RequestError
 from rbee_runtime.events import as_stream
 from rbee_runtime.hive import desired as documents
 from rbee_runtime.hive import metrics as exposition
@@ -64,10 +64,8 @@ async def held_document(facts: Facts, _: Request) -> Response:
 async def follow_document(facts: Facts, request: Request) -> Response:
     """Follow a newer document from now on."""
     document = documents.parse(await body(request, most=MAX_DOCUMENT_BYTES, what="a desired document"))
-    try:
-        return as_json(await facts.supervisor.follow(document))
-    except StaleDesiredError as error:
-        raise RequestError(409, str(error), kind="conflict_error", code="stale_desired") from error
+    await facts.obedience.check(document.epoch)
+    return as_json(await facts.supervisor.follow(document))
 
 
 async def draining(facts: Facts, _: Request) -> Response:

@@ -11,6 +11,7 @@ import httpx
 from starlette.responses import Response
 
 from rbee_runtime.errors import LinkError, RequestError
+from rbee_runtime.protocol import EPOCH
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.streams import Holding, Stream
 
@@ -30,8 +31,9 @@ MAX_STREAMS = 32
 class HiveCalls:
     """Forwards reads and orders to hives; `stopping` ends the streams that go through this queen."""
 
-    def __init__(self, controller: Controller, client: httpx.AsyncClient) -> None:
+    def __init__(self, controller: Controller, client: httpx.AsyncClient, *, epoch: int) -> None:
         self._controller = controller
+        self._epoch = epoch
         self._client = client
         self._open_streams = 0
         self.stopping = asyncio.Event()
@@ -58,7 +60,8 @@ class HiveCalls:
     async def order(self, method: str, hive: str, path: str, *, within: float = SECONDS) -> Response:
         """Return a hive's answer to something that it is to do within so many seconds."""
         async with AsyncExitStack() as stack:
-            request = self._request(method, hive, path, patience=httpx.Timeout(SECONDS, read=within))
+            headers, patience = {EPOCH: str(self._epoch)}, httpx.Timeout(SECONDS, read=within)
+            request = self._request(method, hive, path, headers=headers, patience=patience)
             answer = await self._open(stack, hive, request, within=within)
             return await self._whole(hive, answer)
 

@@ -52,7 +52,7 @@ FAILURES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/v1/hives/{name}/events"): _OF_HIVES,
     ("GET", _DISK): _OF_HIVES,
     ("DELETE", _DISK): (*_OF_HIVES, 409),
-    ("POST", f"{_DISK}/verify"): _OF_HIVES,
+    ("POST", f"{_DISK}/verify"): (*_OF_HIVES, 409),
     ("POST", f"{_DISK}/pull"): (404, 409, 503),
     ("DELETE", f"{_DISK}/pull"): (404, 409),
     ("GET", "/api/v1/workers/{worker}"): _OF_HIVES,

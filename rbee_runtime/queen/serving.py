@@ -99,7 +99,7 @@ class Serving:
         self.controller.waiting = self._lines.waiting
         self._lines.doubt = self.controller.doubt
         self._lines.wanted = self.controller.want
-        self._calls = HiveCalls(self.controller, self._to_hives)
+        self._calls = HiveCalls(self.controller, self._to_hives, epoch=self._status.epoch)
         self._journal = Journal(asyncio.get_running_loop().call_later)
         self._figures = Figures(self.controller.fleet)
         bounds = Limits(first_byte=settings.first_byte_seconds, idle=settings.silence_seconds)
@@ -150,7 +150,7 @@ class Serving:
             gc.freeze()
             gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
             on_ready()
-            logs.info("serving", port=port, link_port=link_port)
+            logs.info("serving", port=port, link_port=link_port, epoch=self._status.epoch)
             commands.say(Word.READY)
             await _first(order, [*serving, *self._owners])
             await self._let_go(order.result(), clients, links, on_release)

@@ -200,6 +200,27 @@ def test_m6_a_second_queen_on_a_copied_state_ends_at_once(tmp_path: Path) -> Non
 
 
 @pytest.mark.full
+def test_m6_a_queen_on_a_copied_state_elsewhere_commands_nothing(tmp_path: Path) -> None:
+    """She starts, knows the hosts and has the next epoch; each hive answers her with 409 and serves on."""
+    with unit(tmp_path / "unit", {"hives": [{"name": "a"}], "models": [model()]}) as u, contextlib.ExitStack() as stack:
+        u.start()
+        (host,) = stack.enter_context(hosts(u, "a"))
+        host.start(Path(sys.executable))
+        wait_until(lambda: answers(u), within=WITHIN)
+        copy = stack.enter_context(unit(tmp_path / "copy", u.fleet))
+        shutil.copytree(u.directory / "state", copy.directory / "state")
+        copy.start()
+        assert copy.get("/health").json()["epoch"] == u.get("/health").json()["epoch"] + 1
+        assert_refused(copy)
+        assert answers(u)
+        host.stop()
+        host.start(Path(sys.executable))
+        wait_until(lambda: (host.folder / "log").read_text().count("queen_answers") == 2, within=WITHIN)
+        assert_refused(copy)
+        assert answers(u)
+
+
+@pytest.mark.full
 def test_m7_an_old_queen_is_refused_until_a_person_says_otherwise(tmp_path: Path) -> None:
     """A queen from a backup gets 409 for what she wants of a hive; workers serve on, and files removed there end it."""
     with unit(tmp_path / "unit", {"hives": [{"name": "a"}], "models": [model()]}) as u, contextlib.ExitStack() as stack:
@@ -211,6 +232,7 @@ def test_m7_an_old_queen_is_refused_until_a_person_says_otherwise(tmp_path: Path
         follow(host, old)
         wait_until(lambda: "409" in hive_detail(old), within=WITHIN)
         assert "another queen" in hive_detail(old)
+        assert_refused(old)
         assert answers(old)
         host.stop()
         for name in ("desired.json", "highest.json"):
@@ -220,6 +242,12 @@ def test_m7_an_old_queen_is_refused_until_a_person_says_otherwise(tmp_path: Path
         wait_until(partial(follows, host, old.get("/health").json()["epoch"]), within=WITHIN)
         assert host.pids() == pids
         assert answers(old)
+
+
+def assert_refused(u: Unit) -> None:
+    """Nothing that an operator asks of a host through this queen is done."""
+    refused = httpx.post(f"{u.url}/api/v1/hives/a/models/m/verify", headers=u.headers, timeout=WITHIN)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "stale_desired")
 
 
 def hive_detail(u: Unit) -> str:

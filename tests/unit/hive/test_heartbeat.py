@@ -15,14 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from rbee_runtime.hive.rhythm import Rhythm
-from rbee_runtime.protocol import Heartbeat, HeartbeatAck, encode
+from rbee_runtime.protocol import EPOCH, Heartbeat, HeartbeatAck, encode
 from rbee_runtime.server import HttpServer, bind
 from tests.unit.hive.conftest import TOKEN, Start, desired, fake
 from tests.unit.hive.waiting import until
 
 
 class QueenServer:
-    """Keeps what it hears; `status` is what it answers, after `delay` seconds."""
+    """Keeps what it hears; `status` is what it answers as a queen of `epoch`, after `delay` seconds."""
 
     def __init__(self) -> None:
         self.heard: list[Heartbeat] = []
@@ -30,12 +30,13 @@ class QueenServer:
         self.status = 200
         self.url = ""
         self.delay = 0.0
+        self.epoch = 1
 
     async def heartbeat(self, request: Request) -> Response:
         self.heard.append(msgspec.json.decode(await request.body(), type=Heartbeat))
         self.tokens.add(request.headers["x-rbee-token"])
         await asyncio.sleep(self.delay)
-        return Response(encode(HeartbeatAck(fleet="t", epoch=1, revision=1)), self.status)
+        return Response(encode(HeartbeatAck(fleet="t", epoch=self.epoch, revision=1)), self.status)
 
 
 @pytest.fixture
@@ -138,3 +139,47 @@ async def test_each_start_is_another_incarnation(start: Start, server: QueenServ
     await first.stop(stop_workers=False)
     await start(queen_url=server.url)
     await until(lambda: len({beat.incarnation for beat in server.heard}) == 2)
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+async def test_only_the_queen_who_answers_commands(
+    start: Start, server: QueenServer, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    """One on a copy of the state, elsewhere, gets 409 for documents and orders; nothing of what she says is done."""
+    monkeypatch.setattr("rbee_runtime.hive.obedience.PATIENCE_SECONDS", 0.2)
+    server.epoch = 2
+    hive, queen = await start(queen_url=server.url)
+    await until(lambda: hive.heartbeats.queen == "reachable")
+    url = f"http://127.0.0.1:{hive.config.port}/api/v1"
+    assert (await queen.put(desired(1, epoch=2))).status_code == 200
+    orders = [("POST", "drain", b'{"drain": true}'), ("POST", "models/m/verify", b""), ("DELETE", "models/m", b"")]
+    refused = [await queen.put(desired(5, fake("w-1"), epoch=epoch))]
+    for method, path, body in orders:
+        refused.append(await queen.client.request(method, f"{url}/{path}", content=body, headers={EPOCH: str(epoch)}))
+    assert {(each.status_code, each.json()["error"]["code"]) for each in refused} == {(409, "stale_desired")}
+    assert all(f"at {server.url} is of epoch 2" in each.json()["error"]["message"] for each in refused)
+    assert (await queen.get("/api/v1/workers")).json() == []
+    mine = await queen.client.post(f"{url}/drain", content=b'{"drain": true}', headers={EPOCH: "2"})
+    assert (mine.status_code, mine.json()["draining"]) == (200, True)
+
+
+async def test_a_queen_that_was_restarted_commands_at_once(start: Start, server: QueenServer) -> None:
+    """Her document may come before the answer by which a hive hears of her next epoch."""
+    hive, queen = await start(queen_url=server.url, heartbeat_seconds=3600)
+    await until(lambda: hive.heartbeats.queen == "reachable")
+    server.epoch = 2
+    sending = asyncio.create_task(queen.put(desired(1, epoch=2)))
+    await asyncio.sleep(0.1)
+    assert not sending.done()
+    hive.heartbeats.changed()
+    assert (await sending).status_code == 200
+
+
+@pytest.mark.parametrize("epoch", ["", "x", "-1", "1.5", "9" * 11, "٣"])
+async def test_an_epoch_that_is_none_is_refused(start: Start, server: QueenServer, epoch: str) -> None:
+    """An order is carried out or not; nothing is guessed."""
+    hive, queen = await start(queen_url=server.url)
+    url = f"http://127.0.0.1:{hive.config.port}/api/v1/drain"
+    answer = await queen.client.post(url, content=b'{"drain": true}', headers=[(EPOCH.encode(), epoch.encode())])
+    assert answer.status_code == 400
+    assert EPOCH in answer.json()["error"]["message"]
