@@ -97,7 +97,7 @@ class Draft:
     def counts(self) -> dict[str, int]:
         """Return how many assignments each hive has."""
         known = {hive: len(self._on(hive)) for hive in self._by_hive.keys() | self._left}
-        return self.situation.assigned.counts() | known
+        return {**self.situation.assigned.counts(), **known}
 
     def wanted(self, model: FleetModel) -> int:
         """Return how many workers a model is to have."""

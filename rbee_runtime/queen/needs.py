@@ -77,8 +77,7 @@ class Needs:
 
     def _size(self, model: FleetModel) -> int:
         declared = sum(file.size for file in model.files)
-        name, hives = model.name, self._situation.hives.values()
-        return declared or max([hive.sizes[name] for hive in hives if name in hive.sizes], default=0)
+        return declared or max(self._situation.index.disks.get(model.name, {}).values(), default=0)
 
 
 def learn(before: Mapping[str, int], spec: WorkerSpec, content: str, need: int) -> Mapping[str, int]:

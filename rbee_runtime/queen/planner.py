@@ -15,6 +15,7 @@ from rbee_runtime.queen.routing import Roster
 from rbee_runtime.queen.sightings import Sightings
 from rbee_runtime.queen.situation import Due, Refusals, Situation
 from rbee_runtime.queen.uses import Uses
+from rbee_runtime.states import Observed
 
 SETTLE_SECONDS = 10.0
 """Two heartbeats: after that, hives that have not spoken do not hold up placement."""
@@ -52,6 +53,7 @@ class Planner:
         self._in_use: dict[str, frozenset[str]] = {}
         self._stuck: frozenset[str] = frozenset()
         self._heard: set[str] = set()
+        self._exited: set[str] = set()
         self._models: set[str] = set()
         self._restless: set[str] = set()
         self._refusals: dict[str, Refusals] = {}
@@ -72,6 +74,10 @@ class Planner:
                     self._models.add(entry.spec.model)
         self._in_use[report.hive] = frozenset(worker.id for worker in report.workers if worker.in_flight > 0)
         self._heard.add(report.hive)
+        if any(worker.state is Observed.EXITED for worker in report.workers):
+            self._exited.add(report.hive)
+        else:
+            self._exited.discard(report.hive)
         self.sightings.look(report.hive)
 
     def awaits(self, report: Heartbeat) -> bool:
@@ -130,6 +136,7 @@ class Planner:
             uses=self._uses.all(self._assigned, lambda name: self.headers.size(self._fleet.models.get(name))),
             facts=self.headers.known,
             learnt=self._learnt,
+            indexed=self.sightings.index,
         )
 
     def plan(self, now: Situation, new_id: NewId) -> Plan | None:
@@ -193,8 +200,12 @@ class Planner:
     def _busy(self) -> frozenset[str]:
         return frozenset(self._roster.busy()).union(*self._in_use.values())
 
+    def _hives_of(self, workers: Iterable[str]) -> set[str]:
+        return {self._assigned[worker].hive for worker in workers if worker in self._assigned}
+
     def _look_for_stuck(self) -> None:
-        heard, self._heard = self._heard, set()
+        """Judge anew the workers of hives that were heard and have one that ended, or one that was stuck."""
+        heard, self._heard = self._heard & (self._exited | self._hives_of(self._stuck)), set()
         reports: dict[str, WorkerReport | None] = {}
         for hive in heard:
             member = self._membership.members[hive]

@@ -1,5 +1,6 @@
 """The hives as placement sees them, kept up to date one by one, and which of them placement has to look at again."""
 
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -7,7 +8,7 @@ from rbee_runtime.config import FleetFile
 from rbee_runtime.queen import seating
 from rbee_runtime.queen.desired import Holders
 from rbee_runtime.queen.membership import Membership, Presence
-from rbee_runtime.queen.situation import HiveView
+from rbee_runtime.queen.situation import HiveView, Index
 
 _SILENT = frozenset({Presence.SUSPECT, Presence.LOST})
 
@@ -20,6 +21,9 @@ class Sightings:
         self._views: dict[str, HiveView] = {}
         self._labels: dict[str, Mapping[str, str]] | None = None
         self._held: dict[str, frozenset[str]] = {}
+        self._disks: dict[str, dict[str, int]] = {}
+        self._emptiest: list[tuple[int, str]] = []
+        self.index = Index(self._disks, self._emptiest)
         self._holders: dict[str, dict[str, str]] = {}
         self._silent: set[str] = set()
         self._unknown: set[str] = set()
@@ -54,7 +58,9 @@ class Sightings:
         """Take what the fleet file says of hives; every hive is looked at anew."""
         self._labels = {hive.name: hive.labels for hive in fleet.hives} or None
         for name in [name for name in self._views if self._labels is not None and name not in self._labels]:
-            del self._views[name]
+            gone = self._views.pop(name)
+            self._store(name, gone.sizes, {})
+            self._rank(name, gone, None)
             self._silent.discard(name)
             self._unknown.discard(name)
         for name in (*(self._labels or ()), *self._membership.members):
@@ -82,10 +88,10 @@ class Sightings:
         if before == view:
             return view
         self._touched.add(name)
+        self._rank(name, before, view)
         if before is None or seating.differs(before, view):
             self._due.add(name)
-            known = before.sizes.items() if before is not None else frozenset[tuple[str, int]]()
-            self._sized |= {model for model, _ in known ^ view.sizes.items()}
+            self._sized |= self._store(name, before.sizes if before is not None else {}, view.sizes)
         if before is None or before.drained is not view.drained:
             self._drained.add(name)
         _keep(self._silent, name, there=view.presence in _SILENT)
@@ -122,6 +128,25 @@ class Sightings:
         """Return the models that other hives have than at the last call."""
         moved, self._moved = self._moved, set()
         return moved
+
+    def _store(self, hive: str, before: Mapping[str, int], now: Mapping[str, int]) -> set[str]:
+        """Note what a hive has on disk, and return the models of which that is another size than before."""
+        changed = {model for model, _ in before.items() ^ now.items()}
+        for model in changed:
+            if model in now:
+                self._disks.setdefault(model, {})[hive] = now[model]
+            else:
+                del self._disks[model][hive]
+        return changed
+
+    def _rank(self, hive: str, before: HiveView | None, now: HiveView | None) -> None:
+        """Note how much of a hive is unused."""
+        old, new = (None if view is None else (-view.unused, hive) for view in (before, now))
+        if old != new:
+            if old is not None:
+                del self._emptiest[bisect_left(self._emptiest, old)]
+            if new is not None:
+                insort(self._emptiest, new)
 
     def _hold(self, name: str) -> None:
         """Note which models a hive has on disk, as long as it is live."""

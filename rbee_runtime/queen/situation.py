@@ -1,6 +1,6 @@
 """What plans are made from: plain values, without any rule."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,7 +17,7 @@ class HiveView:
     """A hive as placement sees it.
 
     `sizes` are bytes of models on its disk by name, `builds` what its engines run, `memory` bytes by worker and device
-    that were measured.
+    that were measured; `unused` are the most bytes that are unused on one of its devices.
     """
 
     name: str
@@ -29,11 +29,31 @@ class HiveView:
     devices: tuple[DeviceReport, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unused: int = field(init=False)
 
-    @cached_property
-    def unused(self) -> int:
-        """Return the most bytes that are unused on one of its devices."""
-        return max((device.total - device.used for device in self.devices), default=0)
+    def __post_init__(self) -> None:
+        """Work out what every plan asks of every hive."""
+        self.__dict__["unused"] = max([device.total - device.used for device in self.devices], default=0)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What plans look up among hives: bytes of models on their `disks`, by model and hive, and who has most unused.
+
+    `emptiest` are (- unused bytes, name), so the first one has most.
+    """
+
+    disks: Mapping[str, Mapping[str, int]]
+    emptiest: Sequence[tuple[int, str]]
+
+
+def index_of(hives: Iterable[HiveView]) -> Index:
+    """Return the index of some hives."""
+    disks: dict[str, dict[str, int]] = {}
+    for hive in hives:
+        for model, size in hive.sizes.items():
+            disks.setdefault(model, {})[hive.name] = size
+    return Index(disks, sorted((-hive.unused, hive.name) for hive in hives))
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,7 @@ class Situation:
     By model: `wanted` is how many workers it is to have (its minimum where it is not in there), `waiting` those with
     requests in line, `queue` those that are being loaded, the oldest load first, `starved` those whose load has waited
     for room so long that busy workers are asked to empty themselves for it. `moving` says of a worker where it is to go
-    ("": anywhere else). `facts` are of model files on any hive, `learnt` bytes by `needs.key`.
+    ("": anywhere else). `facts` are of model files on any hive, `learnt` bytes by `needs.key`; `indexed`: see `index`.
     """
 
     fleet: FleetFile
@@ -80,6 +100,12 @@ class Situation:
     uses: Mapping[str, Use] = field(default_factory=dict)
     facts: Mapping[str, ModelFacts] = field(default_factory=dict)
     learnt: Mapping[str, int] = field(default_factory=dict)
+    indexed: Index | None = None
+
+    @cached_property
+    def index(self) -> Index:
+        """Return what is looked up among the hives."""
+        return self.indexed or index_of(self.hives.values())
 
     @cached_property
     def assigned(self) -> Assigned:

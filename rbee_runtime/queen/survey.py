@@ -155,22 +155,36 @@ def _promising(model: FleetModel, draft: Draft) -> Iterable[HiveView]:
 def _in_order(model: FleetModel, draft: Draft) -> Iterator[HiveView]:
     """Yield hives by their workers of this model, whether they have its files, all their workers, and unused memory.
 
-    As a rule a few are enough: only the first groups are put in order, and only who is asked is looked at.
+    As a rule a few are enough: nobody else is looked at.
     """
-    sign, name, comes = 1 if model.placement is Preference.SPREAD else -1, model.name, _comes(model)
-    here, there = Counter(entry.hive for entry in draft.of(name)), draft.counts()
-    groups: defaultdict[tuple[int, bool, int], list[HiveView]] = defaultdict(list)
-    for each, hive in draft.situation.hives.items():
-        mine = sign * here[each] if each in here else 0
-        groups[mine, comes and name not in hive.sizes, sign * there.get(each, 0)].append(hive)
     out = []
-    for group in sorted(groups):
-        for hive in sorted(groups[group], key=lambda hive: -sign * hive.unused):
-            if _is_out(model, hive):
-                out.append(hive)
-            else:
-                yield hive
+    for name in _names_in_order(model, draft):
+        hive = draft.situation.hives[name]
+        if _is_out(model, hive):
+            out.append(hive)
+        else:
+            yield hive
     yield from out
+
+
+def _names_in_order(model: FleetModel, draft: Draft) -> Iterator[str]:
+    sign, index, there = 1 if model.placement is Preference.SPREAD else -1, draft.situation.index, draft.counts()
+    here = Counter(entry.hive for entry in draft.of(model.name))
+    comes, has = _comes(model), index.disks.get(model.name, {})
+
+    groups: defaultdict[tuple[int, bool, int], list[str]] = defaultdict(list)
+    others: defaultdict[int, list[str]] = defaultdict(list)
+    for _, hive in index.emptiest if sign > 0 else index.emptiest[::-1]:
+        count = sign * there.get(hive, 0)
+        if hive in here or (comes and hive in has):
+            groups[sign * here[hive], comes and hive not in has, count].append(hive)
+        else:
+            others[count].append(hive)
+    # As a rule all of them: a key of one number each is quicker to find.
+    for count, names in others.items():
+        groups[0, comes, count] = names
+    for group in sorted(groups):
+        yield from groups[group]
 
 
 def _is_out(model: FleetModel, hive: HiveView) -> bool:

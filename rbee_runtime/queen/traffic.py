@@ -1,11 +1,11 @@
 """What each model sees of requests, as its workers tell. Pure."""
 
+from collections import Counter
 from collections.abc import Callable, Collection
 
 from rbee_runtime.queen.assigned import Assigned
 from rbee_runtime.queen.routing import Roster
 from rbee_runtime.queen.scaling import Traffic
-from rbee_runtime.states import Intent, Observed
 
 Seen = Callable[[str], tuple[int, Traffic]]
 
@@ -19,17 +19,20 @@ def seen(
     loading: Collection[str],
 ) -> Seen:
     """Return what tells of a model how many workers it has, and its traffic; `busy` also counts others' requests."""
+    flights: Counter[str] = Counter()
+    for worker in busy:
+        if worker in assigned:
+            flights[assigned[worker].spec.model] += max(roster.in_flight(worker), 1)
 
     def of(model: str) -> tuple[int, Traffic]:
-        there = assigned.of(model)
-        ready = [entry for entry in there if entry.observed is Observed.READY]
-        return len(there), Traffic(
+        there = assigned.summary(model)
+        return there.count, Traffic(
             waiting=waiting(model),
-            in_flight=sum(max(roster.in_flight(entry.id), 1) for entry in there if entry.id in busy),
-            slots=sum(entry.capacity for entry in ready),
-            ready=len(ready),
+            in_flight=flights[model],
+            slots=there.slots,
+            ready=there.ready,
             loading=model in loading,
-            gone=all(entry.intent is Intent.LOST for entry in there),
+            gone=there.gone,
         )
 
     return of

@@ -135,9 +135,9 @@ def hives(controller: Controller) -> Iterator[HiveAnswer]:
 def workers(controller: Controller) -> Iterator[WorkerAnswer]:
     """Yield every assignment, and every model of a server that is not ours."""
     for entry in tuple(controller.assignments.values()):
-        yield _judged(controller, _worker(controller, entry))
+        yield WorkerAnswer(**_judged(controller, _worker(controller, entry)))
     for place in tuple(controller.externals.places()):
-        yield _judged(controller, _external(controller, place))
+        yield WorkerAnswer(**_judged(controller, _external(controller, place)))
 
 
 def models(controller: Controller) -> Iterator[ModelAnswer]:
@@ -234,61 +234,61 @@ def _detail(controller: Controller, name: str, *, foreign: bool) -> str:
     return "; ".join(part for part in said if part)
 
 
-def _worker(controller: Controller, entry: Assignment) -> WorkerAnswer:
+def _worker(controller: Controller, entry: Assignment) -> dict[str, Any]:
+    """Return the fields of a worker's answer but for what routing holds of it."""
     report = controller.report(entry.id)
-    answer = WorkerAnswer(
-        id=entry.id,
-        model=entry.spec.model,
-        hive=entry.hive,
-        intent=entry.intent,
-        state=entry.observed,
-        url=f"{entry.address}:{entry.port}" if entry.port else "",
-        context=entry.spec.context,
-        slots=entry.capacity,
-        in_flight=controller.roster.in_flight(entry.id),
-        devices=list(entry.spec.devices),
-        build=entry.spec.build,
-        outdated=controller.outdated(entry),
-        renewed=controller.renewed(entry.id),
-    )
-    if entry.id in controller.unreachable:
-        return answer.model_copy(update={"state": None, "detail": "does not answer the queen; it is asked again"})
-    if report is None:
-        return answer
-    extra = {
-        "restarts": report.restarts,
-        "last_exit": str(report.last_exit or ""),
-        "detail": report.detail,
-        "unit": report.unit,
-        "next_try": report.next_try,
-        "memory": report.memory,
+    answer: dict[str, Any] = {
+        "id": entry.id,
+        "model": entry.spec.model,
+        "hive": entry.hive,
+        "intent": entry.intent,
+        "state": entry.observed,
+        "url": f"{entry.address}:{entry.port}" if entry.port else "",
+        "context": entry.spec.context,
+        "slots": entry.capacity,
+        "in_flight": controller.roster.in_flight(entry.id),
+        "devices": entry.spec.devices,
+        "build": entry.spec.build,
+        "outdated": controller.outdated(entry),
+        "renewed": controller.renewed(entry.id),
     }
-    return answer.model_copy(update=extra)
+    if entry.id in controller.unreachable:
+        answer |= {"state": None, "detail": "does not answer the queen; it is asked again"}
+    elif report is not None:
+        answer |= {
+            "restarts": report.restarts,
+            "last_exit": str(report.last_exit or ""),
+            "detail": report.detail,
+            "unit": report.unit,
+            "next_try": report.next_try,
+            "memory": report.memory,
+        }
+    return answer
 
 
-def _judged(controller: Controller, answer: WorkerAnswer) -> WorkerAnswer:
-    """Return a worker with what routing holds of it."""
-    roster, health = controller.roster, controller.roster.health(answer.id)
-    seen: dict[str, Any] = {"outstanding": roster.outstanding(answer.id), "breaker": health.state}
-    left = roster.rests(answer.id)
+def _judged(controller: Controller, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a worker's fields with what routing holds of it."""
+    worker, roster = answer["id"], controller.roster
+    health, left = roster.health(worker), roster.rests(worker)
+    answer |= {"outstanding": roster.outstanding(worker), "breaker": health.state}
     if left is not None:
-        seen |= {"ejected": round(left, 3), "detail": answer.detail or explained(health, left)}
-    return answer.model_copy(update=seen)
+        answer |= {"ejected": round(left, 3), "detail": answer.get("detail") or explained(health, left)}
+    return answer
 
 
-def _external(controller: Controller, place: Place) -> WorkerAnswer:
-    return WorkerAnswer(
-        id=place.id,
-        model=place.model,
-        hive="",
-        intent=Intent.PLACED,
-        state=None if place.problem else Observed.READY,
-        url=place.server.url,
-        context=0,
-        slots=place.server.slots,
-        in_flight=controller.roster.in_flight(place.id),
-        detail=place.problem,
-    )
+def _external(controller: Controller, place: Place) -> dict[str, Any]:
+    return {
+        "id": place.id,
+        "model": place.model,
+        "hive": "",
+        "intent": Intent.PLACED,
+        "state": None if place.problem else Observed.READY,
+        "url": place.server.url,
+        "context": 0,
+        "slots": place.server.slots,
+        "in_flight": controller.roster.in_flight(place.id),
+        "detail": place.problem,
+    }
 
 
 def _model(controller: Controller, name: str, held: list[str], fetches: list[FetchAnswer]) -> ModelAnswer:

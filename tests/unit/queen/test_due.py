@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ from rbee_runtime.config import FleetExternal, FleetFile, FleetHive
 from rbee_runtime.errors import RequestError
 from rbee_runtime.protocol import Heartbeat, ModelReport, WorkerReport
 from rbee_runtime.queen import placement, survey
+from rbee_runtime.queen.assigned import Assigned
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.queen.desired import Documents
 from rbee_runtime.queen.explain import check_move
@@ -25,7 +28,7 @@ from rbee_runtime.queen.lifecycle import is_kept_up
 from rbee_runtime.queen.placement import NewId, Plan, plan
 from rbee_runtime.queen.planner import Planner
 from rbee_runtime.queen.records import Assignment
-from rbee_runtime.queen.situation import Situation
+from rbee_runtime.queen.situation import Situation, index_of
 from rbee_runtime.queen.store import Store
 from rbee_runtime.queen.writes import Writes
 from rbee_runtime.states import ExitReason, Observed
@@ -277,7 +280,8 @@ def compared() -> Iterator[None]:
 
         found = real(self, now, noted)
         ids, others = iter(made), numbered()
-        whole = plan(now, lambda slug: next(ids, None) or others(f"more-{slug}"))
+        _assert_indexed(now)
+        whole = plan(replace(now, indexed=None), lambda slug: next(ids, None) or others(f"more-{slug}"))
         assert _news(now, found.changed if found is not None else {}) == _news(now, whole.changed)
         assert (self.rolling.retiring, found.evicted if found else {}) == (whole.retiring, whole.evicted)
         assert (self.reasons, frozenset(self.hopeful)) == (dict(whole.reasons), whole.hopeful)
@@ -286,6 +290,20 @@ def compared() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Planner, "plan", beside)
         yield
+
+
+def _assert_indexed(now: Situation) -> None:
+    """See that what is kept up to date beside hives and workers is what looking at all of them says."""
+    index, fresh, assigned = now.index, index_of(now.hives.values()), now.assigned
+    assert ({model: there for model, there in index.disks.items() if there}, index.emptiest) == (
+        fresh.disks,
+        fresh.emptiest,
+    )
+    entries = list(assigned.values())
+    counted = {hive: count for hive, count in assigned.counts().items() if count}
+    assert counted == Counter(entry.hive for entry in entries)
+    for name in {entry.spec.model for entry in entries}:
+        assert assigned.summary(name) == Assigned(entries).summary(name)
 
 
 def _news(now: Situation, changed: Any) -> dict[str, Assignment | None]:
