@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import socket
 import ssl
 import time
@@ -20,7 +19,7 @@ from rbee_runtime.gateway.relay import Relay
 from rbee_runtime.gateway.seam import Limits
 from rbee_runtime.gateway.upstream import fleet_pool
 from rbee_runtime.link import Link, Role
-from rbee_runtime.queen import admin, laptop, laptop_routes, link_app
+from rbee_runtime.queen import admin, garbage, laptop, laptop_routes, link_app
 from rbee_runtime.queen.app import ClientApp
 from rbee_runtime.queen.commands import Commands, cancel
 from rbee_runtime.queen.control import Order, Word
@@ -53,10 +52,6 @@ was idle for 5 s, so that none is left by then which a request may be on its way
 
 _POLL_SECONDS = 0.05
 LINK_DRAIN_SECONDS = 1.0
-GARBAGE = 10_000
-"""Objects that come to be between two looks for garbage in cycles: there is little of it, and among those that a
-thousand hives keep alive a look takes some 10 ms, in which nobody is answered. Python's own number is 700."""
-
 _CUT_SECONDS = 5.0
 """How long a cut answer may take to reach its client."""
 
@@ -146,9 +141,7 @@ class Serving:
             await _first(asyncio.create_task(_both_started(clients, links)), [*serving, *self._owners])
             await self._start_hive(hive, port, link_port)
             self._status.phase = Phase.READY
-            # What a start has made stays for good: no collection of a busy queen has to look through it.
-            gc.freeze()
-            gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
+            self._owners.append(asyncio.create_task(garbage.looking()))
             on_ready()
             logs.info("serving", port=port, link_port=link_port, epoch=self._status.epoch)
             commands.say(Word.READY)

@@ -84,9 +84,10 @@ class Sightings:
             return None
         labels = self._labels[name] if self._labels is not None else {}
         before = self._views.get(name)
-        view = self._views[name] = seating.hive_view(name, labels, self._membership)
+        view = seating.hive_view(name, labels, self._membership)
         if before == view:
-            return view
+            return before
+        self._views[name] = view
         self._touched.add(name)
         self._rank(name, before, view)
         if before is None or seating.differs(before, view):

@@ -35,7 +35,7 @@ _AWAY = {Presence.UNKNOWN: "not heard yet", Presence.SUSPECT: "silent", Presence
 SMALL = 32
 """A fleet of up to so many hives is asked as a whole."""
 
-ENOUGH = 8
+ENOUGH = 4
 """Places for which nobody has to leave and where the model has no worker yet: with so many no more are looked for in a
 larger fleet, since those are asked first that are likely to have the best one."""
 
