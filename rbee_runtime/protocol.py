@@ -4,6 +4,7 @@ Unknown fields are ignored and missing ones have defaults, so that neighbours on
 """
 
 import hashlib
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,8 +13,10 @@ from rbee_runtime.states import ExitReason, FetchState, Observed
 
 PROTOCOL_VERSION = 1
 
-EPOCH = "x-rbee-epoch"
-"""Header in which a queen says with each order to a hive which one she is."""
+QUEEN = "x-rbee-queen"
+"""Header in which a queen says with each order to a hive which one she is: her `signature`."""
+
+_SIGNATURE = re.compile(r"([0-9]{1,10})-[0-9a-f]{16}")
 
 T = TypeVar("T")
 
@@ -240,11 +243,12 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 
 
 class HeartbeatAck(Message, frozen=True, kw_only=True):
-    """Answer to a heartbeat: the document that the queen wants this hive to follow."""
+    """Answer to a heartbeat: the document that the queen wants this hive to follow, and who she is ("": not told)."""
 
     fleet: str
     epoch: int
     revision: int
+    queen: str = ""
 
 
 class WorkerLaunch(Message, frozen=True, kw_only=True):
@@ -264,6 +268,17 @@ class WorkerLaunch(Message, frozen=True, kw_only=True):
     tls_dir: str = ""
     fleet: str = "laptop"
     protocol: int = PROTOCOL_VERSION
+
+
+def signature(epoch: int, token: str) -> str:
+    """Return who a queen is: her epoch, and 16 hex digits that no other start has, on a copy of the state or not."""
+    return f"{epoch}-{token}"
+
+
+def epoch_of(queen: str) -> int | None:
+    """Return the epoch in a signature, None if it is none."""
+    found = _SIGNATURE.fullmatch(queen)
+    return int(found[1]) if found is not None else None
 
 
 def encode(message: Message) -> bytes:

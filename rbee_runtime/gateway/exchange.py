@@ -338,8 +338,9 @@ class Exchange:
             return
         self._enter(State.DONE)
         self._limit = NEVER
-        if self._waiting is not None:
-            self._waiting.cancel()
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.cancel()
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.give_up()

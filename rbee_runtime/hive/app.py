@@ -9,10 +9,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rbee_runtime.errors import LauncherError, NoLogError, RbeeError, RequestError, StaleDesiredError, StateError
-from rbee_runtime.hive.facts import MAX_DIGITS, Facts
+from rbee_runtime.hive.facts import Facts
 from rbee_runtime.hive.routes import POLICIES, ROUTES, ApiRoute
 from rbee_runtime.link import Link
-from rbee_runtime.protocol import EPOCH
+from rbee_runtime.protocol import QUEEN
 from rbee_runtime.server import RoleGate
 
 RETRY_SECONDS = 5
@@ -27,16 +27,10 @@ def build(facts: Facts, link: Link) -> RoleGate:
 
 
 async def _obeyed(facts: Facts, route: ApiRoute, request: Request) -> Response:
-    """Answer, an order only if it comes from the queen of this hive; one without an epoch is of an older release."""
-    epoch = request.headers.get(EPOCH)
-    if route.method != "GET" and epoch is not None:
-        if not epoch.isascii() or not epoch.isdigit() or len(epoch) > MAX_DIGITS:
-            raise RequestError(400, f"{EPOCH} must be a whole number of at most {MAX_DIGITS} digits")
-        await facts.obedience.check(int(epoch))
-        if int(epoch) < (held := facts.supervisor.ack.epoch):
-            raise StaleDesiredError(
-                f"a queen of epoch {int(epoch)} commands, this hive follows one of epoch {held}: an older queen is back"
-            )
+    """Answer, an order only if it comes from this hive's queen; one who does not say who she is is older."""
+    queen = request.headers.get(QUEEN)
+    if route.method != "GET" and queen is not None:
+        await facts.obedience.check(queen)
     return await route.handler(facts, request)
 
 

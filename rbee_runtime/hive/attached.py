@@ -60,7 +60,7 @@ class AttachedHive:
         self.supervisor = Supervisor(
             config, link, launcher, boot=identity.boot_id(), clock=boot_clock, devices=lambda: self.scanning.latest
         )
-        self._obedience = Obedience(config.queen_url)
+        self._obedience = Obedience(config.queen_url, check_mark=self.supervisor.desired.check_order)
         self.heartbeats = Heartbeats(
             link,
             config.queen_url,
@@ -68,6 +68,7 @@ class AttachedHive:
             period=config.heartbeat_seconds,
             answered=self._obedience.answered,
         )
+        self._obedience.ask = self.heartbeats.changed
         self.feed = Feed(self.events, self.meters, look=self._snapshot)
         self.supervisor.watch(self.feed.changed)
         self.supervisor.watch(self.heartbeats.changed)

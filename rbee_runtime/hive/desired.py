@@ -106,6 +106,11 @@ class DesiredFile:
         else:
             self._said.pop(self._highest_path, None)
 
+    def check_order(self, epoch: int) -> None:
+        """Raise StaleDesiredError if a queen of this epoch is an older one than the one whose document is followed."""
+        if self._highest is not None and epoch < self._highest.epoch:
+            raise self._older(f"a queen of epoch {epoch} commands", self._highest)
+
     def forget(self) -> None:
         """Drop the document, as if none had come; the mark stays, so that no older one is taken for new."""
         self.document = None
@@ -132,12 +137,15 @@ class DesiredFile:
             )
         highest = self._highest
         if highest is not None and (document.epoch, document.revision) < (highest.epoch, highest.revision):
-            raise StaleDesiredError(
-                f"the document is of epoch {document.epoch} revision {document.revision}, this hive follows epoch "
-                f"{highest.epoch} revision {highest.revision}; another queen is, or was, in charge of fleet "
-                f"{self._fleet!r}; if it is gone for good, remove {self._path} and {self._highest_path} on this host "
-                "and restart rbee-hive, whose workers go on meanwhile"
-            )
+            said = f"the document is of epoch {document.epoch} revision {document.revision}"
+            raise self._older(said, highest)
+
+    def _older(self, said: str, highest: Highest) -> StaleDesiredError:
+        return StaleDesiredError(
+            f"{said}, this hive follows epoch {highest.epoch} revision {highest.revision}; another queen is, or was, "
+            f"in charge of fleet {self._fleet!r}; if it is gone for good, remove {self._path} and "
+            f"{self._highest_path} on this host and restart rbee-hive, whose workers go on meanwhile"
+        )
 
     def _load(self) -> Desired | None:
         held, self._said[self._path] = state_files.read(self._path, Held, newest=SCHEMA, until_then=_UNTIL_THEN)

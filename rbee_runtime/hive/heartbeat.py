@@ -29,7 +29,7 @@ class Heartbeats:
         compose: Callable[[], Awaitable[Heartbeat]],
         *,
         period: float,
-        answered: Callable[[int], None],
+        answered: Callable[[str], None],
     ) -> None:
         self._link = link
         self._client = link.client(timeout=httpx.Timeout(DEADLINE_SECONDS), peer=Role.QUEEN, limits=KEPT)
@@ -86,7 +86,7 @@ class Heartbeats:
         if answer.status_code != 200:
             return f"the queen refused a heartbeat: {answer.status_code} {answer.text[:200]}"
         try:
-            self._answered(decode(answer.content, HeartbeatAck).epoch)
+            self._answered(decode(answer.content, HeartbeatAck).queen)
         except msgspec.MsgspecError as error:
             return f"the queen answered a heartbeat with something else: {error}"
         return ""

@@ -5,36 +5,57 @@ What she cannot do from another host is to answer heartbeats: these go where the
 """
 
 import asyncio
+from collections.abc import Callable
 
-from rbee_runtime.errors import StaleDesiredError
+from rbee_runtime.errors import RequestError, StaleDesiredError
+from rbee_runtime.protocol import QUEEN, epoch_of
 
-PATIENCE_SECONDS = 1.0
-"""A queen that has just started sends her document once she hears a heartbeat; it may be here before the answer."""
+PATIENCE_SECONDS = 3.0
+"""How long an order of a queen that is not known yet waits for the answer to the heartbeat that asks who is there."""
 
 
 class Obedience:
-    """Knows the epoch of the last answer; until there is one, the mark beside the document decides alone."""
+    """Knows who answered last; until somebody did, the mark beside the document decides alone.
 
-    def __init__(self, queen_url: str) -> None:
+    `ask` has a heartbeat sent at once, `check_mark` refuses epochs before the one that this hive follows.
+    """
+
+    def __init__(self, queen_url: str, *, check_mark: Callable[[int], None]) -> None:
+        self.ask: Callable[[], None] = lambda: None
         self._queen_url = queen_url
-        self._epoch: int | None = None
-        self._news = asyncio.Event()
+        self._check_mark = check_mark
+        self._known = ""
+        self._answers = 0
+        self._answer = asyncio.Event()
 
-    def answered(self, epoch: int) -> None:
-        """Note what the queen at our address says of herself."""
-        if epoch != self._epoch:
-            self._epoch = epoch
-            news, self._news = self._news, asyncio.Event()
-            news.set()
+    def answered(self, queen: str) -> None:
+        """Note what the queen at our address says of herself ("": nothing, she is of an older release)."""
+        self._known = queen
+        self._answers += 1
+        answer, self._answer = self._answer, asyncio.Event()
+        answer.set()
 
-    async def check(self, epoch: int) -> None:
-        """Return if a queen of this epoch may command here, or raise StaleDesiredError."""
+    async def check(self, queen: str) -> None:
+        """Return if a queen may command here; StaleDesiredError if not, RequestError if that is no signature."""
+        epoch = epoch_of(queen)
+        if epoch is None:
+            raise RequestError(400, f"{QUEEN} must be EPOCH-TOKEN, as the queen's answer to a heartbeat has it")
+        if self._known not in {"", queen}:
+            await self._learn(queen)
+        self._check_mark(epoch)
+
+    async def _learn(self, queen: str) -> None:
+        """Ask who is there: the queen may have been started anew a moment ago."""
+        self.ask()
+        before = self._answers
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while self._epoch not in {None, epoch}:
-                    await self._news.wait()
+                while self._known not in {"", queen} and self._answers < before + 2:
+                    await self._answer.wait()
         except TimeoutError:
+            pass
+        if self._known not in {"", queen}:
             raise StaleDesiredError(
-                f"a queen of epoch {epoch} commands, the one at {self._queen_url} is of epoch {self._epoch}: another "
-                "queen has a copy of the state; stop one of them, or deploy this host with the other's inventory"
-            ) from None
+                f"a queen commands that is not the one who answers this hive's heartbeats at {self._queen_url}: she "
+                "has a copy of the state, or the answers do not come; where two are up, stop the other one"
+            )

@@ -72,7 +72,7 @@ class Supervisor:
         self._clock = clock
         self._event = asyncio.Event()
         self._requests: asyncio.Queue[Order] = asyncio.Queue()
-        self._desired = DesiredFile(config.state_dir, fleet=config.fleet, hive=config.name)
+        self.desired = DesiredFile(config.state_dir, fleet=config.fleet, hive=config.name)
         self._drain = DrainFlag(config.state_dir)
         self._records = records.Records(config.state_dir)
         self._actions = Actions(config, link, launcher, self._records, clock=clock)
@@ -100,7 +100,7 @@ class Supervisor:
     @property
     def ack(self) -> DesiredAck:
         """Return which document is followed."""
-        return self._desired.ack()
+        return self.desired.ack()
 
     @property
     def prober(self) -> Prober:
@@ -120,7 +120,7 @@ class Supervisor:
     @property
     def document(self) -> Desired | None:
         """Return the document that is followed."""
-        return self._desired.document
+        return self.desired.document
 
     @property
     def draining(self) -> bool:
@@ -146,7 +146,7 @@ class Supervisor:
     @property
     def unread(self) -> tuple[str, ...]:
         """Return one sentence for each file of the state folder that is not followed."""
-        found = (self._desired.trouble, *self._records.unread, self._memory.trouble)
+        found = (self.desired.trouble, *self._records.unread, self._memory.trouble)
         return tuple(said for said in found if said)
 
     def watch(self, callback: Callable[[], None]) -> None:
@@ -156,7 +156,7 @@ class Supervisor:
     async def follow(self, document: Desired) -> DesiredAck:
         """Follow a newer document from now on, or raise StaleDesiredError or StateError and change nothing."""
         await self._ask(lambda: self._accept(document))
-        return self._desired.ack()
+        return self.desired.ack()
 
     async def drain(self, drained: bool) -> None:
         """Empty this host of workers, or let it start them again; kept over restarts. StateError changes nothing."""
@@ -199,14 +199,14 @@ class Supervisor:
     async def stop_all(self, *, within: float) -> None:
         """Stop every worker once `run` has ended, and wait; the next hive starts none before the queen says so anew."""
         await self._actions.stop_all(within=within)
-        self._desired.forget()
+        self.desired.forget()
 
     def _answer_requests(self) -> None:
         while not self._requests.empty():
             self._requests.get_nowait().carry_out()
 
     def _accept(self, document: Desired) -> None:
-        if self._desired.accept(document):
+        if self.desired.accept(document):
             self._disk.due()
             logs.info("desired_followed", epoch=document.epoch, revision=document.revision)
 
@@ -247,14 +247,14 @@ class Supervisor:
         if not self.reconciled.is_set():
             # Whoever runs has no record where that was lost, as long as the launcher cannot be asked.
             in_use |= self._actions.launched_models()
-        await self._disk.read(self._desired.document, in_use)
+        await self._disk.read(self.desired.document, in_use)
 
     async def _only_look(self, said: str) -> None:
         """Show how workers are by their own answers; `said` is why nothing is done about it."""
         if not self.reconciled.is_set():
             self._statuses = self._recovery.presumed()
             await self._read_disk(self._statuses)
-        document = self._desired.document
+        document = self.desired.document
         wanted = {spec.id: spec for spec in document.workers} if document is not None else {}
         found = [self._undone(each, said) for each in decide(self._scene(document, self._statuses))]
         self._show(found, self._statuses, wanted)
@@ -280,7 +280,7 @@ class Supervisor:
 
     async def _reconcile(self, statuses: Mapping[str, UnitStatus]) -> None:
         self._statuses = statuses
-        document = self._desired.document
+        document = self.desired.document
         wanted = {spec.id: spec for spec in document.workers} if document is not None else {}
         self._records.retry()
         self._measure(statuses)

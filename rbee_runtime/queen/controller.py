@@ -88,10 +88,9 @@ class Controller:
             clock=clock,
             waiting=self._waiting,
         )
-        sightings = self._planner.sightings
         self._showing = Showing(
             self.assignments,
-            sightings,
+            self._planner.sightings,
             documents,
             self.externals,
             self.roster,
@@ -214,7 +213,9 @@ class Controller:
             self._settle()
         wanted = self.documents.heard(report.hive, report.url, report.epoch, report.revision)
         self.documents.pulls.hear(report, wanted)
-        return HeartbeatAck(fleet=wanted.fleet, epoch=wanted.epoch, revision=wanted.revision)
+        return HeartbeatAck(
+            fleet=wanted.fleet, epoch=wanted.epoch, revision=wanted.revision, queen=self.documents.signature
+        )
 
     def _matters(self, before: Heartbeat | None, report: Heartbeat) -> bool:
         """Say whether what a heartbeat tells is to be acted on at once."""
@@ -345,8 +346,9 @@ class Controller:
             return
         for entry in put:
             logs.info("assigned", worker=entry.id, hive=entry.hive, intent=entry.intent)
-        self._writes.put(lambda: self._store.change_assignments(put, outcome.dropped))
-        for worker in outcome.dropped:
+        dropped = outcome.dropped
+        self._writes.put(lambda: self._store.change_assignments(put, dropped))
+        for worker in dropped:
             entry = self.assignments.pop(worker)
             logs.info("released", worker=worker, hive=entry.hive)
             if entry.hive in self.membership.members and self.membership.members[entry.hive].record.drained:

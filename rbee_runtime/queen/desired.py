@@ -1,6 +1,7 @@
 """The desired documents: built from assignments, numbered when they change, pushed until each hive follows."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import nsmallest
@@ -26,6 +27,9 @@ MOST_AT_ONCE = 32
 
 MOST_DOUBTED = 8
 """Of them to hives that did not take their last one: where half of a fleet is cut off, the other half does not wait."""
+
+MOST_ROUNDS = 3
+"""A document that was replaced while it waited for the disk is not sent any more, unless that goes on and on."""
 
 MAX_HOLDERS = 4
 """As many as a hive would try before it asks the source."""
@@ -120,6 +124,7 @@ class Documents:
         self._fleet_id = fleet_id
         self._epoch = epoch
         self._client = client
+        self.signature = protocol.signature(epoch, secrets.token_hex(8))
         self._written = written
         self._desks: dict[str, _Desk] = {}
         self.pulls = Pulls()
@@ -192,8 +197,11 @@ class Documents:
         """Send a hive its document, once there is room."""
         desk = self._desks[hive]
         async with self._doubted if desk.problem else self._pushing:
-            sent = desk.document
-            await self._written()
+            for _ in range(MOST_ROUNDS):
+                sent = desk.document
+                await self._written()
+                if desk.document is sent:
+                    break
             await self._push(hive, sent)
         sending.discard(hive)
         if desk.document is not sent:
@@ -222,7 +230,7 @@ class Documents:
         """Send one document and return what went wrong, or an empty string."""
         try:
             async with asyncio.timeout(PUSH_TIMEOUT.read):
-                headers = {"content-type": "application/json"}
+                headers = {"content-type": "application/json", protocol.QUEEN: self.signature}
                 answer = await self._client.put(
                     f"{desk.url}/api/v1/desired", content=protocol.encode(document), headers=headers
                 )

@@ -11,7 +11,7 @@ import httpx
 from starlette.responses import Response
 
 from rbee_runtime.errors import LinkError, RequestError
-from rbee_runtime.protocol import EPOCH
+from rbee_runtime.protocol import QUEEN
 from rbee_runtime.queen.controller import Controller
 from rbee_runtime.streams import Holding, Stream
 
@@ -31,9 +31,9 @@ MAX_STREAMS = 32
 class HiveCalls:
     """Forwards reads and orders to hives; `stopping` ends the streams that go through this queen."""
 
-    def __init__(self, controller: Controller, client: httpx.AsyncClient, *, epoch: int) -> None:
+    def __init__(self, controller: Controller, client: httpx.AsyncClient, *, signature: str) -> None:
         self._controller = controller
-        self._epoch = epoch
+        self._signature = signature
         self._client = client
         self._open_streams = 0
         self.stopping = asyncio.Event()
@@ -60,7 +60,7 @@ class HiveCalls:
     async def order(self, method: str, hive: str, path: str, *, within: float = SECONDS) -> Response:
         """Return a hive's answer to something that it is to do within so many seconds."""
         async with AsyncExitStack() as stack:
-            headers, patience = {EPOCH: str(self._epoch)}, httpx.Timeout(SECONDS, read=within)
+            headers, patience = {QUEEN: self._signature}, httpx.Timeout(SECONDS, read=within)
             request = self._request(method, hive, path, headers=headers, patience=patience)
             answer = await self._open(stack, hive, request, within=within)
             return await self._whole(hive, answer)

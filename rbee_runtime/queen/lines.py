@@ -259,6 +259,9 @@ class Lines:
             waiter.line.remove(waiter)
             _undo(waiter)
             raise
+        finally:
+            # What it failed by refers to this frame: a cycle that would keep the request.
+            del waiter
 
     def _line_up(self, ask: Ask) -> _Waiter:
         verdict, turn, charge = self._admit(ask), self._turn(ask), self._enter(ask)

@@ -94,7 +94,7 @@ class Serving:
         self.controller.waiting = self._lines.waiting
         self._lines.doubt = self.controller.doubt
         self._lines.wanted = self.controller.want
-        self._calls = HiveCalls(self.controller, self._to_hives, epoch=self._status.epoch)
+        self._calls = HiveCalls(self.controller, self._to_hives, signature=self._documents.signature)
         self._journal = Journal(asyncio.get_running_loop().call_later)
         self._figures = Figures(self.controller.fleet)
         bounds = Limits(first_byte=settings.first_byte_seconds, idle=settings.silence_seconds)

@@ -5,7 +5,6 @@ from a copy in memory, and each write says why it cannot be.
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -22,7 +21,7 @@ import msgspec
 from rbee_runtime import logs
 from rbee_runtime.errors import DamagedStateError, StateError
 from rbee_runtime.protocol import WorkerSpec, decode
-from rbee_runtime.queen import schema
+from rbee_runtime.queen import schema, state_lock
 from rbee_runtime.queen.records import (
     Assignment,
     Cause,
@@ -36,7 +35,6 @@ from rbee_runtime.queen.records import (
 )
 from rbee_runtime.states import Intent, Observed
 
-_LOCK_POLL_SECONDS = 0.02
 _UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _KEY_COLUMNS = (
@@ -64,8 +62,8 @@ class Store:
 
     def __init__(self, directory: Path, *, lock_wait: float = 0.0, sleep: Callable[[float], None] = time.sleep) -> None:
         self._path = directory / "queen.db"
-        self._turn = threading.RLock()
-        self._lock = _lock(directory, lock_wait, sleep)
+        self._turn, self._within = threading.RLock(), False
+        self._lock = state_lock.hold(directory, lock_wait, sleep)
         self.problem = ""
         try:
             self._db = self._opened()
@@ -243,12 +241,16 @@ class Store:
         if self.problem:
             raise StateError(self.problem)
         with self._turn:
-            if self._db.in_transaction:
-                # Nobody else's: the lock is this thread's, who is within `together`.
+            if self._within:
+                # Of this thread, whose turn it is.
                 yield self._db
-            else:
-                with self._transaction(synchronous):
+                return
+            with self._transaction(synchronous):
+                self._within = True
+                try:
                     yield self._db
+                finally:
+                    self._within = False
 
     @contextlib.contextmanager
     def _transaction(self, synchronous: str) -> Iterator[None]:
@@ -263,35 +265,14 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise StateError(f"cannot write {self._path}: {error}; check its owner and the free space there") from error
 
 
-def _lock(directory: Path, wait: float, sleep: Callable[[float], None]) -> int:
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = _lock_file(directory / "queen.lock")
-    except OSError as error:
-        raise StateError(f"cannot use {directory}: {error.strerror}; it must belong to the queen's user") from error
-    for _ in range(int(wait / _LOCK_POLL_SECONDS) + 1):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return handle
-        sleep(_LOCK_POLL_SECONDS)
-    os.close(handle)
-    raise StateError(
-        f"another queen uses {directory}; stop it first (`systemctl stop rbee-queen`, or Ctrl-C where it runs)"
-    )
-
-
-def _lock_file(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        if not path.exists():
-            raise
-        # On a file system that became read-only a lock still keeps others away.
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def may_pass(failure: StateError) -> bool:
+    """Say whether the same write may succeed later, by itself or once there is room."""
+    code = getattr(failure.__cause__, "sqlite_errorcode", 0) & 0xFF
+    return is_unwritable(failure) or code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def is_unwritable(failure: StateError) -> bool:

@@ -7,18 +7,22 @@ written. Where it cannot be written she goes on from memory and says so; what a 
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from rbee_runtime import logs
 from rbee_runtime.errors import StateError
-from rbee_runtime.queen.store import Store, is_unwritable
+from rbee_runtime.queen.store import Store, may_pass
 
 RETRY_SECONDS = 5.0
 
 MOST_KEPT = 10_000
 """Writes that are kept for a disk that takes none: of a thousand hives those of some hours. Older ones go."""
+
+SLOW_SECONDS = 5.0
+"""A write that takes longer is told at `/ready`; a disk that hangs refuses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +32,30 @@ class _Write:
 
 
 class Writes:
-    """Until `run` begins and once it has ended, each write is carried out by whoever puts it.
+    """Until `run` begins and once it has ended, each write is carried out by whoever puts it."""
 
-    `problem` says why the last ones are not written, "" where they are.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.problem = store.problem
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._said = store.problem
         self._store = store
+        self._clock = clock
         self._waiting: deque[_Write] = deque()
         self._kept: list[_Write] = []
         self._turn = threading.Lock()
         self._apart = False
         self._put = self._tried = 0
+        self._began: float | None = None
         self._after: deque[tuple[int, Callable[[], None]]] = deque()
         self._wake = asyncio.Event()
         self._turned = asyncio.Event()
+
+    @property
+    def problem(self) -> str:
+        """Return why what was put last is not written, "" where it is or will be in a moment."""
+        began = self._began
+        taken = self._clock() - began if began is not None else 0.0
+        if taken < SLOW_SECONDS:
+            return self._said
+        return f"the disk with the queen's database has not taken a write for {taken:.0f} s; look at that disk"
 
     def put(self, write: Callable[[], None], *, durable: bool = True) -> None:
         """Have something written; what is not `durable` may be lost with the power, not with the process."""
@@ -71,21 +83,25 @@ class Writes:
         self._apart = True
         try:
             while True:
-                await self._wait()
+                again = await self._wait()
                 self._wake.clear()
-                await asyncio.to_thread(self._carry_out)
+                self._began = self._clock()
+                await asyncio.to_thread(self._carry_out, again=again)
+                self._began = None
                 self._tell()
         finally:
-            self._apart = False
+            self._apart, self._began = False, None
             self._carry_out()
             self._tell()
 
-    async def _wait(self) -> None:
+    async def _wait(self) -> bool:
+        """Return when something was put, or say that it is time to try again what was refused."""
         try:
             async with asyncio.timeout(RETRY_SECONDS if self._kept else None):
                 await self._wake.wait()
         except TimeoutError:
-            return
+            return True
+        return False
 
     def _tell(self) -> None:
         turned, self._turned = self._turned, asyncio.Event()
@@ -93,15 +109,24 @@ class Writes:
         while self._after and self._after[0][0] <= self._tried:
             self._after.popleft()[1]()
 
-    def _carry_out(self) -> None:
-        """Write what waits; a thread and its owner may both come here while a queen leaves."""
+    def _carry_out(self, *, again: bool = True) -> None:
+        """Write what waits; a thread and its owner may both come here while a queen leaves.
+
+        Behind what was refused nothing is tried until it is that one's time `again`: each try is all of it.
+        """
         with self._turn:
             # More may be put meanwhile, by the thread that serves.
             new = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            if new or self._kept:
-                self._kept, problem = self._write([*self._kept, *new])
-                self._note(problem)
-            self._tried += len(new)
+            batch = [*self._kept, *new]
+            try:
+                if batch and (again or not self._kept):
+                    batch, problem = self._write(batch)
+                    self._note(problem)
+                self._kept = batch[-MOST_KEPT:]
+                if len(batch) > MOST_KEPT:
+                    logs.error("state lost", writes=len(batch) - MOST_KEPT, why=self._said)
+            finally:
+                self._tried += len(new)
 
     def _write(self, batch: list[_Write]) -> tuple[list[_Write], str]:
         """Return what is to be tried again, and what went wrong."""
@@ -110,17 +135,22 @@ class Writes:
                 for each in batch:
                     each.call()
         except StateError as error:
-            if is_unwritable(error):
-                return batch[-MOST_KEPT:], str(error)
-            if len(batch) == 1:
-                return [], str(error)
-        else:
-            return [], ""
-        # What is wrong with one of them is not to cost the others.
-        found = [self._write([each]) for each in batch]
-        return [each for kept, _ in found for each in kept], next((said for _, said in reversed(found) if said), "")
+            if may_pass(error):
+                return batch, str(error)
+            return ([], str(error)) if len(batch) == 1 else self._one_by_one(batch)
+        return [], ""
+
+    def _one_by_one(self, batch: list[_Write]) -> tuple[list[_Write], str]:
+        """Write what can be: what is wrong with one costs no other, and none goes ahead of an earlier one."""
+        problem = ""
+        for number, each in enumerate(batch):
+            kept, said = self._write([each])
+            problem = said or problem
+            if kept:
+                return batch[number:], problem
+        return [], problem
 
     def _note(self, problem: str) -> None:
-        if problem and problem != self.problem:
+        if problem and problem != self._said:
             logs.error("state not saved", why=problem)
-        self.problem = problem
+        self._said = problem

@@ -217,6 +217,12 @@ def test_m6_a_queen_on_a_copied_state_elsewhere_commands_nothing(tmp_path: Path)
         host.start(Path(sys.executable))
         wait_until(lambda: (host.folder / "log").read_text().count("queen_answers") == 2, within=WITHIN)
         assert_refused(copy)
+        u.kill()
+        u.start()
+        assert copy.get("/health").json()["epoch"] == u.get("/health").json()["epoch"]
+        verified = httpx.post(f"{u.url}/api/v1/hives/a/models/m/verify", headers=u.headers, timeout=WITHIN)
+        assert verified.status_code == 404
+        assert_refused(copy)
         assert answers(u)
 
 

@@ -14,15 +14,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from rbee_runtime.config import HiveConfig
 from rbee_runtime.hive.rhythm import Rhythm
-from rbee_runtime.protocol import EPOCH, Heartbeat, HeartbeatAck, encode
+from rbee_runtime.protocol import QUEEN, Heartbeat, HeartbeatAck, encode
 from rbee_runtime.server import HttpServer, bind
 from tests.unit.hive.conftest import TOKEN, Start, desired, fake
 from tests.unit.hive.waiting import until
 
+REAL = "1-" + "a" * 16
+DRAIN = b'{"drain": true}'
+
 
 class QueenServer:
-    """Keeps what it hears; `status` is what it answers as a queen of `epoch`, after `delay` seconds."""
+    """Keeps what it hears; `status` is what it answers as `queen`, after `delay` seconds."""
 
     def __init__(self) -> None:
         self.heard: list[Heartbeat] = []
@@ -30,13 +34,13 @@ class QueenServer:
         self.status = 200
         self.url = ""
         self.delay = 0.0
-        self.epoch = 1
+        self.queen = REAL
 
     async def heartbeat(self, request: Request) -> Response:
         self.heard.append(msgspec.json.decode(await request.body(), type=Heartbeat))
         self.tokens.add(request.headers["x-rbee-token"])
         await asyncio.sleep(self.delay)
-        return Response(encode(HeartbeatAck(fleet="t", epoch=self.epoch, revision=1)), self.status)
+        return Response(encode(HeartbeatAck(fleet="t", epoch=1, revision=1, queen=self.queen)), self.status)
 
 
 @pytest.fixture
@@ -141,45 +145,68 @@ async def test_each_start_is_another_incarnation(start: Start, server: QueenServ
     await until(lambda: len({beat.incarnation for beat in server.heard}) == 2)
 
 
-@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("queen", ["1-" + "b" * 16, "2-" + "b" * 16, "3-" + "b" * 16])
 async def test_only_the_queen_who_answers_commands(
-    start: Start, server: QueenServer, monkeypatch: pytest.MonkeyPatch, epoch: int
+    start: Start, server: QueenServer, monkeypatch: pytest.MonkeyPatch, queen: str
 ) -> None:
-    """One on a copy of the state, elsewhere, gets 409 for documents and orders; nothing of what she says is done."""
-    monkeypatch.setattr("rbee_runtime.hive.obedience.PATIENCE_SECONDS", 0.2)
-    server.epoch = 2
-    hive, queen = await start(queen_url=server.url)
+    """One on a copy of the state, elsewhere, gets 409 for documents and orders whatever her epoch; nothing is done."""
+    monkeypatch.setattr("rbee_runtime.hive.obedience.PATIENCE_SECONDS", 0.3)
+    hive, real = await start(queen_url=server.url, heartbeat_seconds=3600)
     await until(lambda: hive.heartbeats.queen == "reachable")
     url = f"http://127.0.0.1:{hive.config.port}/api/v1"
-    assert (await queen.put(desired(1, epoch=2))).status_code == 200
-    orders = [("POST", "drain", b'{"drain": true}'), ("POST", "models/m/verify", b""), ("DELETE", "models/m", b"")]
-    refused = [await queen.put(desired(5, fake("w-1"), epoch=epoch))]
-    for method, path, body in orders:
-        refused.append(await queen.client.request(method, f"{url}/{path}", content=body, headers={EPOCH: str(epoch)}))
-    assert {(each.status_code, each.json()["error"]["code"]) for each in refused} == {(409, "stale_desired")}
-    assert all(f"at {server.url} is of epoch 2" in each.json()["error"]["message"] for each in refused)
-    assert (await queen.get("/api/v1/workers")).json() == []
-    mine = await queen.client.post(f"{url}/drain", content=b'{"drain": true}', headers={EPOCH: "2"})
+    document = encode(desired(5, fake("w-1"), epoch=2))
+    orders = [("PUT", "desired", document), ("POST", "drain", DRAIN), ("DELETE", "models/m", b"")]
+    for method, path, body in (*orders, ("POST", "models/m/verify", b"")):
+        answer = await real.client.request(method, f"{url}/{path}", content=body, headers={QUEEN: queen})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "stale_desired")
+        assert f"heartbeats at {server.url}" in answer.json()["error"]["message"]
+    assert (await real.get("/api/v1/workers")).json() == []
+    mine = await real.client.post(f"{url}/drain", content=DRAIN, headers={QUEEN: REAL})
     assert (mine.status_code, mine.json()["draining"]) == (200, True)
 
 
 async def test_a_queen_that_was_restarted_commands_at_once(start: Start, server: QueenServer) -> None:
-    """Her document may come before the answer by which a hive hears of her next epoch."""
+    """Her first order may come before any heartbeat of this hive: it asks who is there, and carries it out."""
     hive, queen = await start(queen_url=server.url, heartbeat_seconds=3600)
     await until(lambda: hive.heartbeats.queen == "reachable")
-    server.epoch = 2
-    sending = asyncio.create_task(queen.put(desired(1, epoch=2)))
-    await asyncio.sleep(0.1)
-    assert not sending.done()
-    hive.heartbeats.changed()
-    assert (await sending).status_code == 200
-
-
-@pytest.mark.parametrize("epoch", ["", "x", "-1", "1.5", "9" * 11, "٣"])
-async def test_an_epoch_that_is_none_is_refused(start: Start, server: QueenServer, epoch: str) -> None:
-    """An order is carried out or not; nothing is guessed."""
-    hive, queen = await start(queen_url=server.url)
+    server.queen = "2-" + "c" * 16
     url = f"http://127.0.0.1:{hive.config.port}/api/v1/drain"
-    answer = await queen.client.post(url, content=b'{"drain": true}', headers=[(EPOCH.encode(), epoch.encode())])
+    answer = await queen.client.post(url, content=DRAIN, headers={QUEEN: server.queen})
+    assert answer.status_code == 200
+
+
+async def test_an_older_queen_is_refused_by_the_mark_alone(start: Start, settings: HiveConfig) -> None:
+    """With a damaged document, and before anybody answered a heartbeat, what was followed once still counts."""
+    first, queen = await start()
+    assert (await queen.put(desired(1, epoch=7))).status_code == 200
+    await first.stop(stop_workers=True)
+    (settings.state_dir / "desired.json").write_text("{")
+    hive, queen = await start()
+    url = f"http://127.0.0.1:{hive.config.port}/api/v1/drain"
+    codes = [
+        (await queen.client.post(url, content=DRAIN, headers={QUEEN: f"{epoch}-{'a' * 16}"})).status_code
+        for epoch in (3, 7)
+    ]
+    assert codes == [409, 200]
+
+
+async def test_a_queen_of_an_older_release_is_obeyed(start: Start, server: QueenServer) -> None:
+    """Hosts and queen are upgraded one after the other: neither who does not say who she is, nor who is not told."""
+    server.queen = ""
+    hive, queen = await start(queen_url=server.url)
+    await until(lambda: hive.heartbeats.queen == "reachable")
+    url = f"http://127.0.0.1:{hive.config.port}/api/v1/drain"
+    answers = [await queen.client.post(url, content=DRAIN, headers=each) for each in ({}, {QUEEN: REAL})]
+    assert [each.status_code for each in answers] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "queen", ["", "x", "1", "-1", "1-", "1.5-" + "a" * 16, "9" * 11 + "-" + "a" * 16, "٣-" + "a" * 16]
+)
+async def test_a_signature_that_is_none_is_refused(start: Start, server: QueenServer, queen: str) -> None:
+    """An order is carried out or not; nothing is guessed."""
+    hive, real = await start(queen_url=server.url)
+    url = f"http://127.0.0.1:{hive.config.port}/api/v1/drain"
+    answer = await real.client.post(url, content=DRAIN, headers=[(QUEEN.encode(), queen.encode())])
     assert answer.status_code == 400
-    assert EPOCH in answer.json()["error"]["message"]
+    assert QUEEN in answer.json()["error"]["message"]

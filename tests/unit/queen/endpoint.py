@@ -47,7 +47,7 @@ async def served(
     """Serve what is relayed, and all that is not, and yield the address."""
     status, origins = Status(1, "d1", phase), Origins(pages)
     desk = ClientDesk(q.keys, relay, status, origins, lines.ratelimit_headers)
-    own = admin.build(q.controller, HiveCalls(q.controller, q.client, epoch=1), q.usage)
+    own = admin.build(q.controller, HiveCalls(q.controller, q.client, signature="1-0123456789abcdef"), q.usage)
     app = ClientApp(q.controller, own, status, origins)
     server = HttpServer(
         app, tls=None, drain_seconds=1, connection=partial(Front, desk=desk, peers=Peers(1000, time.monotonic))

@@ -64,7 +64,7 @@ async def operator(q: Fixture, hive: Hive) -> AsyncIterator[tuple[httpx.AsyncCli
     link = Link(Role.QUEEN, "laptop", token="t")
     async with listening(hive.app(), link) as url, link.client(timeout=httpx.Timeout(5)) as to_hives:
         q.controller.heartbeat(q.report("a", url=url))
-        calls = HiveCalls(q.controller, to_hives, epoch=1)
+        calls = HiveCalls(q.controller, to_hives, signature="1-0123456789abcdef")
         async with (
             listening(admin.build(q.controller, calls, q.usage), link) as front,
             httpx.AsyncClient(base_url=front, timeout=20, trust_env=False) as client,

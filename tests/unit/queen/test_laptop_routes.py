@@ -22,7 +22,7 @@ Maker = Callable[[FleetFile], Fixture]
 @asynccontextmanager
 async def person(q: Fixture, engines: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Give a client of the admin API of a queen with its own hive."""
-    app = admin.build(q.controller, HiveCalls(q.controller, q.client, epoch=1), q.usage)
+    app = admin.build(q.controller, HiveCalls(q.controller, q.client, signature="1-0123456789abcdef"), q.usage)
     laptop_routes.register(app, q.controller, q.directory / "fleet.yaml", engines)
     link = Link(Role.QUEEN, "laptop", token="t")
     async with listening(app, link) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
@@ -68,7 +68,7 @@ async def test_only_an_operators_key_adds_a_model(queen: Maker, tmp_path: Path) 
     assert row is not None
     assert row.scope is Scope.ADMIN_WRITE
     q = queen(fleet(model(), hives=("a",)))
-    app = admin.build(q.controller, HiveCalls(q.controller, q.client, epoch=1), q.usage)
+    app = admin.build(q.controller, HiveCalls(q.controller, q.client, signature="1-0123456789abcdef"), q.usage)
     async with (
         listening(app, Link(Role.QUEEN, "laptop", token="t")) as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as client,

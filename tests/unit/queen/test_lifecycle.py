@@ -49,7 +49,7 @@ async def two_hosts(**fields: Any) -> AsyncIterator[tuple[World, httpx.AsyncClie
     with world(models(**fields), [Host(name, {"g": 9 * GIB}, natures) for name in "ab"]) as it:
         await it.run(12)
         nobody = httpx.MockTransport(lambda _: httpx.Response(500))
-        calls = HiveCalls(it.controller, httpx.AsyncClient(transport=nobody), epoch=1)
+        calls = HiveCalls(it.controller, httpx.AsyncClient(transport=nobody), signature="1-0123456789abcdef")
         app = admin.build(it.controller, calls, Usage(it.store, it.keys, it.directory, 1))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://queen") as client:
             yield it, client

@@ -67,7 +67,7 @@ HOLDERS: dict[str, tuple[Scope, ...]] = {"infer": (INFER,), "read": (READ,), "wr
 
 
 def admin_app(q: Fixture) -> FastAPI:
-    return admin.build(q.controller, HiveCalls(q.controller, q.client, epoch=1), q.usage)
+    return admin.build(q.controller, HiveCalls(q.controller, q.client, signature="1-0123456789abcdef"), q.usage)
 
 
 def bearer(q: Fixture, *scopes: Scope) -> dict[str, str]:

@@ -48,7 +48,7 @@ async def operator(q: Fixture, disk: Disk) -> AsyncIterator[httpx.AsyncClient]:
     link = Link(Role.QUEEN, "laptop", token="t")
     async with listening(disk.app(), link) as url, link.client(timeout=httpx.Timeout(5)) as to_hives:
         q.controller.heartbeat(q.report("a", url=url))
-        app = admin.build(q.controller, HiveCalls(q.controller, to_hives, epoch=1), q.usage)
+        app = admin.build(q.controller, HiveCalls(q.controller, to_hives, signature="1-0123456789abcdef"), q.usage)
         async with listening(app, link) as front, httpx.AsyncClient(base_url=front, trust_env=False) as client:
             yield client
 

@@ -1,6 +1,7 @@
 """What the controller decides, on its way to a slow or full disk."""
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,8 +12,9 @@ import pytest
 
 from rbee_runtime.config import FleetFile
 from rbee_runtime.errors import StateError
+from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.queen import writes as module
-from rbee_runtime.queen.records import HiveRecord, Scope
+from rbee_runtime.queen.records import Assignment, HiveRecord, Scope
 from rbee_runtime.queen.store import Store
 from rbee_runtime.queen.writes import Writes
 from tests.unit.hive.waiting import until
@@ -176,6 +178,82 @@ async def test_a_write_that_can_never_be_done_costs_no_other(store: Store, gate:
         writes.put(hive(store, "c"))
         await writes.settled()
         assert (names(store), writes.problem) == (["a", "b", "c"], "")
+
+
+async def test_no_write_goes_ahead_of_an_earlier_one(store: Store, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a full disk refuses, beside one that can never be done, keeps all behind it."""
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    writes, disk = Writes(store), [full]
+
+    def drained() -> None:
+        if disk:
+            disk[0]()
+        store.put_hive(HiveRecord("a", "", drained=True))
+
+    async with serving(writes):
+        writes.put(gate)
+        await until(gate.began.is_set)
+        writes.put(lambda: store.put_hive(HiveRecord("bad", None, drained=False)))  # type: ignore[arg-type]
+        writes.put(drained)
+        writes.put(hive(store, "a"))
+        gate.opened.set()
+        await writes.settled()
+        assert names(store) == []
+        disk.clear()
+        await until(lambda: not writes.problem)
+        assert store.hives() == [HiveRecord("a", "", drained=False)]
+
+
+async def test_a_lock_of_somebody_else_costs_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks at the database by hand holds it for a while: what was decided is written afterwards."""
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    store._db.execute("PRAGMA busy_timeout = 50")
+    writes = Writes(store)
+    async with serving(writes):
+        with contextlib.closing(sqlite3.connect(tmp_path / "queen.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writes.put(hive(store, "a"))
+            writes.put(hive(store, "b"))
+            await writes.settled()
+            assert "locked" in writes.problem
+            other.execute("ROLLBACK")
+        await until(lambda: not writes.problem)
+        assert on_disk(tmp_path) == ["a", "b"]
+
+
+async def test_a_disk_that_hangs_is_told(store: Store, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses nothing, and nobody would know why hosts hear of nothing."""
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.05)
+    writes = Writes(store)
+    async with serving(writes):
+        writes.put(gate)
+        await until(lambda: "has not taken a write" in writes.problem)
+        gate.opened.set()
+        await writes.settled()
+        assert writes.problem == ""
+
+
+@pytest.mark.parametrize("slots", [2**63, -(2**63) - 1])
+def test_a_number_that_no_database_takes_is_told(store: Store, slots: int) -> None:
+    """A hive that reports nonsense costs its own row, not the queen."""
+    writes = Writes(store)
+    spec = WorkerSpec(id="m-1", model="m", engine="fake")
+    writes.put(lambda: store.change_assignments([Assignment(spec, "a", "c", slots=slots)], ()))
+    assert "too large" in writes.problem
+    writes.put(hive(store, "b"))
+    assert (names(store), writes.problem) == (["b"], "")
+
+
+def test_a_queen_that_has_left_writes_nothing(store: Store) -> None:
+    """What comes after the end is told and forgotten: the state is the next queen's already."""
+    writes = Writes(store)
+    store.close()
+    writes.put(hive(store, "a"))
+    assert ("closed" in writes.problem, writes._kept, writes._tried) == (True, [], 1)
+    with pytest.raises(StateError, match="closed"):
+        store.put_meta("a", "b")
 
 
 async def test_a_fault_in_our_own_code_ends_the_queen(store: Store) -> None:
