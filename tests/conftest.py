@@ -1,6 +1,8 @@
 """What every test may ask for: the real engine and the real small model, made once into the cache."""
 
+import logging
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from rbee_deploy.local import install_engine
 from rbee_deploy.model_files import lab_model
+from rbee_runtime import logs
 from tests.failures import AtOnce
 from tests.faults.rows import FULL
 from tests.sampling import left_out
@@ -20,6 +23,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(AtOnce(config.pluginmanager))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def libraries_log_as_before() -> Iterator[None]:
+    """Take back what a program did in this process to the logs of libraries: the next test reads standard error."""
+    yield
+    for handler in logging.getLogger().handlers[:]:
+        if type(handler).__module__ == logs.__name__:
+            logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,9 @@ RETRY_SECONDS = 5.0
 MOST_KEPT = 10_000
 """Writes that are kept for a disk that takes none: of a thousand hives those of some hours. Older ones go."""
 
+FEW = 256
+"""So many that were refused are tried again with each new one: the answer to a change may say that it is written."""
+
 SLOW_SECONDS = 5.0
 """A write that takes longer is told at `/ready`; a disk that hangs refuses nothing."""
 
@@ -112,14 +115,14 @@ class Writes:
     def _carry_out(self, *, again: bool = True) -> None:
         """Write what waits; a thread and its owner may both come here while a queen leaves.
 
-        Behind what was refused nothing is tried until it is that one's time `again`: each try is all of it.
+        Behind much that was refused nothing is tried until it is time `again`: each try is all of it.
         """
         with self._turn:
             # More may be put meanwhile, by the thread that serves.
             new = [self._waiting.popleft() for _ in range(len(self._waiting))]
             batch = [*self._kept, *new]
             try:
-                if batch and (again or not self._kept):
+                if batch and (again or len(self._kept) <= FEW):
                     batch, problem = self._write(batch)
                     self._note(problem)
                 self._kept = batch[-MOST_KEPT:]

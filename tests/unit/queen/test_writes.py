@@ -163,6 +163,25 @@ async def test_a_full_disk_makes_no_queen_grow(store: Store, monkeypatch: pytest
     assert len(names(store)) < 5
 
 
+async def test_much_that_was_refused_is_not_tried_with_each_new_write(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a thousand hives something comes all the time, and each try is all of it; it is told to be lost to nobody."""
+    monkeypatch.setattr(module, "FEW", 2)
+    writes, tries = Writes(store), list[int]()
+
+    def refused() -> None:
+        tries.append(1)
+        full()
+
+    async with serving(writes):
+        for number in range(6):
+            writes.put(refused if number == 0 else hive(store, f"h{number}"))
+            await writes.settled()
+        assert (len(tries), len(writes._kept)) == (3, 6)
+        assert "disk is full" in writes.problem
+
+
 async def test_a_write_that_can_never_be_done_costs_no_other(store: Store, gate: Gate) -> None:
     """It is told and forgotten; those beside it are written."""
     writes = Writes(store)
