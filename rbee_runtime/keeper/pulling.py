@@ -4,11 +4,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
+from rbee_runtime.brief import few
 from rbee_runtime.errors import ConfigError, QueenCallError
 from rbee_runtime.keeper.client import QueenClient, Row
 from rbee_runtime.keeper.progress import Step
 from rbee_runtime.keeper.views import fetch_numbers
 from rbee_runtime.states import FetchState
+
+MOST_NAMED = 3
 
 POLL_SECONDS = 0.5
 """A person watches a bar."""
@@ -82,7 +85,9 @@ def holders(client: QueenClient, model: str, typed: str) -> list[str]:
         raise QueenCallError(f"the queen has no model {model!r}; see rbee-keeper models")
     found = [str(hive) for hive in rows[0].get("held", ())]
     if not found:
-        raise QueenCallError(f"no hive has {model} on its disk")
+        away = [str(row["name"]) for row in client.rows("hives") if row.get("state") != "live"]
+        unheard = f" as far as is known; not heard just now: {few(away, MOST_NAMED)}; ask again in a moment"
+        raise QueenCallError(f"no hive has {model} on its disk{unheard if away else ''}")
     return found
 
 

@@ -157,6 +157,22 @@ def test_each_command_asks_what_it_has_to(
     assert (again, json.loads(out or "{}") is not None) == (status, True)
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("live", ""),
+        ("unknown", " as far as is known; not heard just now: gpu1; ask again in a moment"),
+    ],
+)
+def test_who_has_a_model_may_not_be_known_yet(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, state: str, said: str
+) -> None:
+    """A queen that has just started has heard of nobody's disk."""
+    monkeypatch.setitem(TABLES, "models", [{**TABLES["models"][0], "held": []}])
+    monkeypatch.setitem(TABLES, "hives", [{**TABLES["hives"][0], "state": state}])
+    assert keeper("models", "verify", "toy") == (1, "", f"rbee-keeper: no hive has toy on its disk{said}\n")
+
+
 def test_a_hive_has_to_be_named_where_there_are_several(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is fetched to a host that nobody chose."""
     monkeypatch.setitem(TABLES, "hives", [{"name": "a"}, {"name": "b"}])
