@@ -16,7 +16,7 @@ RbeeError
 ├── GuardError             a call to a container engine that is not let through, or that the engine does not answer
 ├── QueenCallError         the queen refuses what the keeper asks, or fails at it
 │   └── QueenUnreachableError  nothing that is a queen answers
-├── StaleDesiredError      a desired document of an older epoch or another fleet
+├── StaleDesiredError      a document or order of a queen that is not this hive's, or for another fleet
 ├── EngineError
 │   ├── EngineLoadError    the model cannot be loaded; carries the exit reason
 │   └── EngineCrashedError the engine died or answers garbage
@@ -104,7 +104,7 @@ class QueenUnreachableError(QueenCallError):
 
 
 class StaleDesiredError(RbeeError):
-    """A desired document came from an older epoch or another fleet."""
+    """A desired document or an order came from a queen that is not this hive's, or for another fleet."""
 
 
 class EngineError(RbeeError):

@@ -5,6 +5,7 @@ What she cannot do from another host is to answer heartbeats: these go where the
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from rbee_runtime.errors import RequestError, StaleDesiredError
@@ -48,12 +49,11 @@ class Obedience:
         """Ask who is there: the queen may have been started anew a moment ago."""
         self.ask()
         before = self._answers
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_SECONDS):
+                # One answer may have been on its way already.
                 while self._known not in {"", queen} and self._answers < before + 2:
                     await self._answer.wait()
-        except TimeoutError:
-            pass
         if self._known not in {"", queen}:
             raise StaleDesiredError(
                 f"a queen commands that is not the one who answers this hive's heartbeats at {self._queen_url}: she "

@@ -19,7 +19,7 @@ from rbee_runtime.queen.store import Store
 from rbee_runtime.queen.writes import Writes
 from tests.unit.hive.waiting import until
 from tests.unit.queen.endpoint import endpoint
-from tests.unit.queen.states import Fixture, fleet, model
+from tests.unit.queen.states import Clock, Fixture, fleet, model
 from tests.unit.queen.test_sending import Hives, sending
 
 
@@ -242,13 +242,16 @@ async def test_a_lock_of_somebody_else_costs_nothing(
         assert on_disk(tmp_path) == ["a", "b"]
 
 
-async def test_a_disk_that_hangs_is_told(store: Store, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_hangs_is_told(store: Store, gate: Gate) -> None:
     """It refuses nothing, and nobody would know why hosts hear of nothing."""
-    monkeypatch.setattr(module, "SLOW_SECONDS", 0.05)
-    writes = Writes(store)
+    clock = Clock()
+    writes = Writes(store, clock)
     async with serving(writes):
         writes.put(gate)
-        await until(lambda: "has not taken a write" in writes.problem)
+        await until(gate.began.is_set)
+        assert writes.problem == ""
+        clock.now += module.SLOW_SECONDS
+        assert "has not taken a write for 5 s" in writes.problem
         gate.opened.set()
         await writes.settled()
         assert writes.problem == ""
