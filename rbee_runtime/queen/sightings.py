@@ -59,7 +59,7 @@ class Sightings:
         self._labels = {hive.name: hive.labels for hive in fleet.hives} or None
         for name in [name for name in self._views if self._labels is not None and name not in self._labels]:
             gone = self._views.pop(name)
-            self._store(name, gone.sizes, {})
+            self._note_disk(name, gone.sizes, {})
             self._rank(name, gone, None)
             self._silent.discard(name)
             self._unknown.discard(name)
@@ -92,7 +92,7 @@ class Sightings:
         self._rank(name, before, view)
         if before is None or seating.differs(before, view):
             self._due.add(name)
-            self._sized |= self._store(name, before.sizes if before is not None else {}, view.sizes)
+            self._sized |= self._note_disk(name, before.sizes if before is not None else {}, view.sizes)
         if before is None or before.drained is not view.drained:
             self._drained.add(name)
         _keep(self._silent, name, there=view.presence in _SILENT)
@@ -130,7 +130,7 @@ class Sightings:
         moved, self._moved = self._moved, set()
         return moved
 
-    def _store(self, hive: str, before: Mapping[str, int], now: Mapping[str, int]) -> set[str]:
+    def _note_disk(self, hive: str, before: Mapping[str, int], now: Mapping[str, int]) -> set[str]:
         """Note what a hive has on disk, and return the models of which that is another size than before."""
         changed = {model for model, _ in before.items() ^ now.items()}
         for model in changed:

@@ -1,6 +1,6 @@
 """What plans are made from: plain values, without any rule."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -47,7 +47,7 @@ class Index:
     emptiest: Sequence[tuple[int, str]]
 
 
-def index_of(hives: Iterable[HiveView]) -> Index:
+def index_of(hives: Collection[HiveView]) -> Index:
     """Return the index of some hives."""
     disks: dict[str, dict[str, int]] = {}
     for hive in hives:
