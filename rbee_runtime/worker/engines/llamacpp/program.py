@@ -7,6 +7,7 @@ closes, or when the front's process is gone.
 import contextlib
 import os
 import queue
+import select
 import socket
 import sys
 import threading
@@ -35,6 +36,9 @@ IDLE_SECONDS = 3.0
 """So long nobody asks for anything before the end: the front hears within a second that it shall send nobody, and what
 it was preparing then still comes."""
 
+READ = 256 << 10
+"""Bytes that are taken off the socket at once."""
+
 SLICE = 64
 """Texts that are tokenised before somebody else's are."""
 
@@ -44,8 +48,10 @@ class Channel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._file = connection.makefile("rb")
+        self._unread = bytearray()
         self._lock = threading.Lock()
+        self._coming = select.poll()
+        self._coming.register(connection, select.POLLIN)
 
     def send(self, message: wire.ToFront) -> None:
         """Send a whole message; BrokenPipeError when the front is gone."""
@@ -54,10 +60,14 @@ class Channel:
 
     def receive(self) -> Any:
         """Return the next message, None at the end."""
-        head = self._file.read(wire.HEAD)
-        if len(head) < wire.HEAD:
-            return None
-        payload = self._file.read(wire.length_of(head))
+        while (payload := wire.taken(self._unread)) is None:
+            # A thread that waits in recv is woken whenever the front has read something: with each token, where the
+            # main thread computes.
+            self._coming.poll()
+            received = self._socket.recv(READ)
+            if not received:
+                return None
+            self._unread += received
         return wire.for_engine(payload)
 
 
