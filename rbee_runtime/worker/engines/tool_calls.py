@@ -27,6 +27,7 @@ class CallReader:
     def __init__(self, form: ToolForm, new_id: Callable[[], str]) -> None:
         self._marks = MARKS[form]
         self._bare = form is ToolForm.LLAMA3
+        self._named = form is ToolForm.MISTRAL_ARGS
         self._new_id = new_id
         self._held = ""
         self._inside = False
@@ -46,13 +47,19 @@ class CallReader:
         return Found("".join(out), tuple(calls))
 
     def finish(self, *, cut: bool = False) -> Found:
-        """Return what was held back: a call that needs no end mark, or text; half a call that was `cut` is neither."""
+        """Return what was held back: a call that needs no end mark, or text.
+
+        What could still have become a call when the answer was `cut` is neither: nobody can use half of one.
+        """
         held, self._held = self._held, ""
         if not self._inside:
             return Found(self._text(held))
         if calls := self._calls(held):
             return Found(calls=tuple(calls))
-        return Found() if cut and not self._bare else Found(self._shown(held))
+        return Found() if cut and self._half(held) else Found(self._shown(held))
+
+    def _half(self, body: str) -> bool:
+        return not self._bare and (self._named or body.lstrip()[:1] in {"", "{", "["})
 
     def _perhaps_bare(self) -> Found:
         """Hold back an answer that begins with a brace: in this form that is a call without any mark."""

@@ -155,6 +155,7 @@ async def test_a_tool_s_answer_is_read(up: Front) -> None:
                 tools=[WEATHER],
                 tool_choice=wanted,
                 max_tokens=8,
+                temperature=0,
             )
             assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
 

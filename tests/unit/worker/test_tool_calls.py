@@ -185,6 +185,24 @@ async def test_an_answer_that_was_cut_stays_cut() -> None:
     assert (len(last.calls), last.text, last.finish) == (1, "", Finish.LENGTH)
 
 
+@pytest.mark.parametrize(
+    ("form", "answer", "text"),
+    [
+        (ToolForm.HERMES, '<tool_call>\n"The', '<tool_call>\n"The'),
+        (ToolForm.HERMES, "Well.<tool_call>\n", "Well."),
+        (ToolForm.HERMES, '<tool_call>\n{"na', ""),
+        (ToolForm.MISTRAL, '[TOOL_CALLS] [{"na', ""),
+        (ToolForm.MISTRAL, "[TOOL_CALLS] or so", "[TOOL_CALLS] or so"),
+        (ToolForm.MISTRAL_ARGS, "[TOOL_CALLS]weat", ""),
+        (ToolForm.LLAMA3, '{"city": "Ro', '{"city": "Ro'),
+    ],
+)
+def test_of_an_answer_that_was_cut_only_half_a_call_is_left_out(form: ToolForm, answer: str, text: str) -> None:
+    """What could no longer become a call is the answer's text, cut or not."""
+    reader = CallReader(form, new_id)
+    assert [reader.push(answer).text + reader.finish(cut=True).text, reader.found] == [text, 0]
+
+
 def test_ids_of_calls_are_what_mistrals_templates_take() -> None:
     """Nine letters or digits."""
     assert all(len(made) == 9 and made.isalnum() for made in (new_id() for _ in range(20)))
