@@ -18,7 +18,7 @@ from functools import lru_cache
 import msgspec
 
 from rbee_runtime.config import FleetModel
-from rbee_runtime.models.references import Scheme, parse_source
+from rbee_runtime.models.references import Scheme, Source, parse_source
 from rbee_runtime.protocol import WorkerSpec
 from rbee_runtime.queen.membership import Presence
 from rbee_runtime.queen.records import Assignment
@@ -40,7 +40,7 @@ class Renewal:
 
 def spec_of(model: FleetModel, worker_id: str, devices: tuple[str, ...], build: str = "") -> WorkerSpec:
     """Return the spec of one worker; the options of a `fake:` source become the engine's."""
-    source = parse_source(model.source)
+    source = _parsed(model.source)
     options = dict(model.options)
     if source.scheme is Scheme.FAKE:
         pairs = (part.partition("=") for part in source.rest.split(",") if part.strip())
@@ -62,10 +62,15 @@ def engine_of(model: FleetModel) -> str:
     return "fake" if scheme_of(model.source) is Scheme.FAKE else model.engine
 
 
-@lru_cache(4096)
 def scheme_of(source: str) -> Scheme:
-    """Return the kind of a source; plans ask for it again and again."""
-    return parse_source(source).scheme
+    """Return the kind of a source."""
+    return _parsed(source).scheme
+
+
+@lru_cache(4096)
+def _parsed(source: str) -> Source:
+    """Return what plans ask for again and again."""
+    return parse_source(source)
 
 
 def build_of(engine: str, hive: HiveView, held: str = "") -> str:

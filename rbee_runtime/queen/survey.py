@@ -168,23 +168,24 @@ def _in_order(model: FleetModel, draft: Draft) -> Iterator[HiveView]:
 
 
 def _names_in_order(model: FleetModel, draft: Draft) -> Iterator[str]:
+    """Yield all hives; a group of equal ones is put together when it is asked for, as a rule the first one alone."""
     sign, index, there = 1 if model.placement is Preference.SPREAD else -1, draft.situation.index, draft.counts()
     here = Counter(entry.hive for entry in draft.of(model.name))
     comes, has = _comes(model), index.disks.get(model.name, {})
+    names = [hive for _, hive in (index.emptiest if sign > 0 else index.emptiest[::-1])]
 
+    # Most hives neither have a worker of the model nor, where they come, its files: how many workers each has is
+    # all that tells those apart, and none of them is like one of the others.
+    others = here.keys() | has.keys() if comes else here.keys()
     groups: defaultdict[tuple[int, bool, int], list[str]] = defaultdict(list)
-    others: defaultdict[int, list[str]] = defaultdict(list)
-    for _, hive in index.emptiest if sign > 0 else index.emptiest[::-1]:
-        count = sign * there.get(hive, 0)
-        if hive in here or (comes and hive in has):
-            groups[sign * here[hive], comes and hive not in has, count].append(hive)
+    for hive in filter(others.__contains__, names):
+        groups[sign * here[hive], comes and hive not in has, sign * there.get(hive, 0)].append(hive)
+    counts = {there.get(hive, 0) for hive in names}
+    for group in sorted([*groups, *((0, comes, sign * count) for count in counts)]):
+        if group in groups:
+            yield from groups[group]
         else:
-            others[count].append(hive)
-    # As a rule all of them: a key of one number each is quicker to find.
-    for count, names in others.items():
-        groups[0, comes, count] = names
-    for group in sorted(groups):
-        yield from groups[group]
+            yield from (hive for hive in names if sign * there.get(hive, 0) == group[2] and hive not in others)
 
 
 def _is_out(model: FleetModel, hive: HiveView) -> bool:

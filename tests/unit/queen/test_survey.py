@@ -1,15 +1,19 @@
 """Which place a worker gets, and what hives say that have none, as pure cases."""
 
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from rbee_runtime.config import Preference
 from rbee_runtime.models.facts import Format, ModelFacts
 from rbee_runtime.protocol import DeviceReport, ModelFile
+from rbee_runtime.queen.fleet import content
 from rbee_runtime.queen.needs import key
 from rbee_runtime.queen.placement import Plan, drafted, plan
 from rbee_runtime.queen.records import Assignment
+from rbee_runtime.queen.renewal import spec_of
 from rbee_runtime.queen.situation import HiveView, Situation, Use
 from rbee_runtime.queen.survey import ENOUGH, Evict, survey
 from rbee_runtime.states import Observed
@@ -280,6 +284,38 @@ def test_in_a_large_fleet_replicas_spread_and_the_last_room_is_found() -> None:
     small = {name: replace(hive, devices=(gpu("g", GIB),)) for name, hive in now.hives.items()}
     found = plan(replace(now, hives={**small, "h077": now.hives["h077"]}), numbered()).assignments
     assert [entry.hive for entry in found] == ["h077"]
+
+
+@pytest.mark.parametrize("source", ["hf:o/m", "fake:"])
+@pytest.mark.parametrize("placement", list(Preference))
+@pytest.mark.parametrize("seed", range(5))
+def test_in_a_large_fleet_all_are_asked_in_the_order_of_their_chances(
+    source: str, placement: Preference, seed: int
+) -> None:
+    """Its own workers, its files, all workers, unused memory: nobody is left out and nobody is asked twice."""
+    chance = random.Random(seed)
+    names = [f"h{number:03}" for number in range(120)]
+    there = {name: [chance.choice(["m", "n", "n"]) for _ in range(chance.randrange(4))] for name in names}
+    files = {name: {"m": 10 * GIB} for name in chance.sample(names, 30)}
+    unused = {name: chance.randrange(3) * 100 for name in names}
+    hives = [view(name, devices=(gpu("g", unused[name]),), sizes=files.get(name, {})) for name in names]
+    declared = [model(source=source, files=BIG, placement=placement), model("n", source="fake:")]
+    placed = [(name, next(each for each in declared if each.name == which)) for name in names for which in there[name]]
+    entries = tuple(
+        Assignment(spec_of(of, f"{of.name}-{number}", ("g",)), name, content(of))
+        for number, (name, of) in enumerate(placed)
+    )
+    now = situation(*declared, hives=hives, existing=entries)
+    sign = 1 if placement is Preference.SPREAD else -1
+
+    def chances(name: str) -> tuple[int, bool, int]:
+        lacks = source != "fake:" and name not in files
+        return sign * there[name].count("m"), lacks, sign * len(there[name])
+
+    # Of equals the one with most unused comes first, the fullest where workers are packed.
+    by_room = sorted(names, key=lambda name: (-unused[name], name), reverse=sign < 0)
+    asked = [verdict.hive for verdict in survey(now.fleet.models[0], drafted(now), Evict.NOBODY)]
+    assert asked == sorted(by_room, key=chances)
 
 
 def test_a_move_in_a_large_fleet_goes_where_it_is_to_go() -> None:
