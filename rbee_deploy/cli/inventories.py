@@ -30,7 +30,7 @@ class Declared:
         """Raise DeployError for names and patterns of neither hosts nor a group; pyinfra would go on without them."""
         for name in limits:
             if name not in self.groups and not any(fnmatch(host, name) for host in self.hosts):
-                known = [*sorted(self.groups), *sorted(self.hosts)]
+                known = [*sorted(self.groups), *sorted(self.hosts - self.groups)]
                 hint = nearest(name, known) or f"; it has {', '.join(known[:SHOWN])}{', …' * (len(known) > SHOWN)}"
                 raise DeployError(f"no host or group of {self.file} is called {name!r}{hint}")
 

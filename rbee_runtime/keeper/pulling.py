@@ -95,7 +95,7 @@ def verified(client: QueenClient, hives: Iterable[str], model: str, say: Say) ->
     """Have hives read a model's files and return what they found, hive by hive."""
     found = []
     for hive in hives:
-        say(Step(f"{hive} reads {model} and compares it with its hashes"))
+        say(Step(f"{hive} is asked to read {model} and compare it with its hashes"))
         found.append({"hive": hive, **client.verify(hive, model)})
     return found
 

@@ -33,3 +33,11 @@ def test_a_limit_that_names_nobody_is_refused(limit: str, tmp_path: Path) -> Non
     file.write_text(GROUPS)
     with pytest.raises(DeployError, match=f"is called '{limit}'"):
         inventories.read(str(file)).refuse_unknown(["q", limit])
+
+
+def test_a_host_that_is_called_like_its_group_is_named_once(tmp_path: Path) -> None:
+    """A queen's host is often called queen."""
+    file = tmp_path / "fleet_file.py"
+    file.write_text(GROUPS.replace('"q"', '"queen"'))
+    with pytest.raises(DeployError, match=r"; it has all, both, fleet_file, hives, queen, slow, gpu1$"):
+        inventories.read(str(file)).refuse_unknown(["zzz"])
