@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee_runtime.worker.engines.llamacpp.batching import shares
+from rbee_runtime.worker.engines.llamacpp.pace import TILE
 from rbee_runtime.worker.engines.llamacpp.slots import Job, SlotState
 from tests.unit.worker.batching_scene import ROOM, Scene, numbers
 
@@ -111,7 +112,11 @@ def test_short_prompts_go_first_and_the_oldest_is_not_starved(missing: list[int]
         ([126], 100, 512, [100]),
         ([125], 100, 110, [100]),
         ([60, 60], 100, 512, [60, 60]),
-        ([60, 90], 100, 512, [60, 40]),
+        ([60, 90], 100, 512, [60, 0]),
+        ([50, 90], 100, 512, [50, 50]),
+        ([150, 150, 150], 192, 512, [150, 0, 0]),
+        ([120, 150, 40], 192, 512, [120, 0, 40]),
+        ([120, 150], 200, 512, [120, 80]),
         ([5, 115], 100, 512, [5, 115]),
         ([5, 125], 100, 512, [5, 95]),
     ],
@@ -119,7 +124,7 @@ def test_short_prompts_go_first_and_the_oldest_is_not_starved(missing: list[int]
 def test_a_small_rest_of_a_prompt_is_taken_with_the_step(
     missing: list[int], room: int, most: int, given: list[int]
 ) -> None:
-    """Up to a quarter of a step's tokens, as far as the step holds them."""
+    """Up to a quarter of a step's tokens, as far as the step holds them; none is begun for less than a tile."""
     assert shares(missing, room, most) == given
 
 
@@ -187,10 +192,12 @@ def test_busy_slots_of_streams_are_neighbours(*, pooled: bool, expected: list[in
 
 @given(st.lists(st.integers(1, 500), max_size=8), st.integers(0, 600))
 def test_shares_use_all_the_room_and_no_more(missing: list[int], room: int) -> None:
-    """Nothing is given that is not missing, and nothing is left while something is."""
+    """Nothing is given that is not missing, and nothing is left that is enough to begin with what gets nothing."""
     given_out = shares(missing, room, room)
     assert all(0 <= given <= wanted for given, wanted in zip(given_out, missing, strict=True))
-    assert sum(given_out) == min(room, sum(missing))
+    left = min(room, sum(missing)) - sum(given_out)
+    assert 0 <= left <= max(0, min(TILE, room // 2) - 1)
+    assert not left or all(given in {0, wanted} for given, wanted in zip(given_out, missing, strict=True))
 
 
 _Prompt = st.builds(

@@ -284,23 +284,26 @@ def shares(missing: Sequence[int], room: int, most: int, *, whole: int = 0, fres
     The shortest first, because that is what makes the mean wait least, and of those about as long the oldest; but a
     part for the oldest of all, so that none waits for ever behind short ones. A prompt of which little would be left is
     finished, up to `most` tokens of them all: a step for the rest would cost more. For the same reason the oldest is
-    not divided if it is `fresh`, its turn has come, and they all have up to `whole` tokens with it.
+    not divided if it is `fresh`, its turn has come, and they all have up to `whole` tokens with it. Nor is one begun
+    for a few tokens that are left: in two pieces it takes longer, and the answers that run wait for that.
     """
     given = [0] * len(missing)
     room = planned = min(room, most)
+    least = min(TILE, planned // 2)
     if not missing or room <= 0:
         return given
     given[0] = min(missing[0], max(1, room // OLDEST_SHARE))
     room -= given[0]
     for index in sorted(range(len(missing)), key=lambda each: missing[each] // TILE):
         more = max(0, min(room, missing[index] - given[index]))
-        given[index] += more
-        rest, size = missing[index] - given[index], sum(given)
+        rest, size = missing[index] - given[index] - more, sum(given) + more
         small = rest <= planned // REST_SHARE and size + rest <= planned + planned // REST_SHARE
         undivided = index == 0 and index in fresh and more > 0 and size + rest <= whole
-        if given[index] and (small or undivided) and size + rest <= most:
-            given[index] += rest
+        if given[index] + more and (small or undivided) and size + rest <= most:
             more += rest
+        elif size > more and not given[index] and more < least:
+            continue
+        given[index] += more
         room -= more
     return given
 
