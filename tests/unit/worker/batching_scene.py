@@ -18,6 +18,7 @@ class FakeCells:
         self._whole = whole
         self.full = False
         self.measured = 0
+        self.saved = 0
         self.copied: list[tuple[int, int, int]] = []
 
     def keep(self, slot: int, count: int) -> int:
@@ -37,6 +38,7 @@ class FakeCells:
         return len(self.held[slot])
 
     def save(self, slot: int) -> list[int]:
+        self.saved += 1
         return list(self.held[slot])
 
     def load(self, slot: int, state: list[int]) -> bool:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from rbee_runtime.worker.engines.llamacpp.batching import SAVED_AHEAD
 from tests.unit.worker.batching_scene import END, Scene, numbers
 
 
@@ -110,6 +111,48 @@ def test_what_free_slots_hold_leaves_the_context_while_others_work() -> None:
     scene.ask(numbers(299, 1000))
     scene.answer_all()
     assert scene.computed - before <= 3
+
+
+def test_what_slots_hold_is_saved_before_somebody_needs_them() -> None:
+    """While nobody asks for anything, slot by slot and once; a newcomer waits for none of it."""
+    scene = Scene(slots=3, batch=2000, parking=10_000, pooled=False)
+    for start in (0, 1000):
+        scene.ask(numbers(50, start))
+    scene.ask(numbers(5, 2000))
+    scene.answer_all()
+    assert [scene.batcher.save_ahead() for _ in range(4)] == [True, True, False, False]
+    for start in (3000, 4000, 5000):
+        scene.ask(numbers(50, start))
+    scene.step(200)
+    assert (scene.cells.saved, scene.batcher.shelf.size) == (2, 100)
+
+
+def test_a_slot_that_worked_again_is_saved_again_and_a_busy_one_is_not() -> None:
+    """With all that it holds by then, in place of what was saved before."""
+    scene = Scene(slots=2, parking=1000)
+    for prompt in (numbers(40), [*numbers(40), END, *numbers(20, 100)]):
+        scene.ask(prompt)
+        scene.answer_all()
+        assert [scene.batcher.save_ahead(), scene.batcher.save_ahead()] == [True, False]
+    assert scene.batcher.shelf.size == 61
+    scene.ask(numbers(40, 500))
+    scene.step()
+    assert not scene.batcher.save_ahead()
+
+
+def test_a_shelf_for_few_does_not_keep_an_idle_engine_busy() -> None:
+    """What was put away for another one is not saved anew, and what is large is left until somebody needs its slot."""
+    scene = Scene(slots=3, parking=60, pooled=False)
+    for start in (0, 1000, 2000):
+        scene.ask(numbers(50, start))
+    scene.answer_all()
+    assert [scene.batcher.save_ahead() for _ in range(5)] == [True, True, True, False, False]
+    large = Scene(slots=1, parking=SAVED_AHEAD * 2)
+    large.ask(numbers(50))
+    large.answer_all()
+    large.cells.size = lambda slot: SAVED_AHEAD + 1  # type: ignore[method-assign]  # noqa: ARG005
+    assert not large.batcher.save_ahead()
+    assert large.cells.saved == 0
 
 
 def test_what_is_too_large_for_the_shelf_stays_in_the_context() -> None:

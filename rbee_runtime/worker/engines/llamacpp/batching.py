@@ -20,6 +20,9 @@ WORTH_WAITING = 32
 MOST_COPIED = 8
 """In streams a sequence is copied as a whole: not more than so many times what is wanted of it."""
 
+SAVED_AHEAD = 32 << 20
+"""Bytes of a sequence that are copied within some 20 ms, for so long a request waits that comes just then."""
+
 OLDEST_SHARE = 4
 """The prompt that waits longest gets this part (one over it) of a step's tokens, however many shorter ones come."""
 
@@ -108,6 +111,18 @@ class Batcher:
             self.forget(slot, 0)
         return bool(kept)
 
+    def save_ahead(self) -> bool:
+        """Save what one free slot holds, while nobody asks for anything; False if there is nothing to save.
+
+        Else all those wait for it who need a slot then, eight newcomers for all eight.
+        """
+        for slot in self.slots:
+            if slot.state is SlotState.FREE and not slot.ahead and len(slot.held) >= WORTH_WAITING:
+                slot.ahead = True
+                if self._cells.size(slot.index) <= SAVED_AHEAD and self._save(slot):
+                    return True
+        return False
+
     @property
     def load(self) -> tuple[int, int]:
         """Return how many answers run, and how many prompts are computed or will be in the next step."""
@@ -182,7 +197,8 @@ class Batcher:
         )
         if own[slot.index] < len(slot.held):
             self._save(slot)
-        slot.job, slot.used, slot.cached, slot.stays = job, self._clock(), 0, False
+        slot.job, slot.used, slot.cached = job, self._clock(), 0
+        slot.stays = slot.ahead = False
         self._fetch(slot, job.prompt, self._best(slot, job.prompt))
         usable = len(job.prompt) - 1
         source, wanted = self._neighbour(slot, job.prompt)

@@ -120,7 +120,7 @@ class Loop:
         limits = (self._pace.room(answering, preparing), self._pace.whole(answering, preparing)) if preparing else (0,)
         entries = self.batcher.plan(*limits)
         if not entries:
-            return self._settle(PATIENCE_SECONDS)
+            return self._settle(PATIENCE_SECONDS) or self.batcher.save_ahead()
         for part in self._parts(entries) if preparing else [entries]:
             if not self._compute([entry for entry in part if entry.slot.job is not None]):
                 break

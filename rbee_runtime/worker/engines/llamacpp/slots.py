@@ -45,8 +45,9 @@ class Slot:
     """One sequence.
 
     `held` is the tokens whose state is in its cells, `next` the token to decode, `used` when it was last taken or
-    freed; `stays` is that its cells were found too large for the shelf; `source` is the slot that computes the `wanted`
-    first tokens for it, `cached` how many of the prompt's tokens it did not compute itself.
+    freed; `stays` is that its cells were found too large for the shelf, `ahead` that they were looked at before anybody
+    needs them; `source` is the slot that computes the `wanted` first tokens for it, `cached` how many of the prompt's
+    tokens it did not compute itself.
     """
 
     index: int
@@ -59,6 +60,7 @@ class Slot:
     wanted: int = 0
     cached: int = 0
     stays: bool = False
+    ahead: bool = False
 
     def enter(self, state: SlotState) -> None:
         """Go to a state that the table allows."""
