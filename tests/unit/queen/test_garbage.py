@@ -29,25 +29,29 @@ async def looking() -> AsyncIterator[None]:
 
 
 async def test_garbage_goes_between_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cycle is gone after the next look, be it that it was alive at the one before."""
-    monkeypatch.setattr(garbage, "FULL_SECONDS", 0.02)
+    """A cycle is gone after the next look, and after the next one at all if it was alive at one before."""
+    monkeypatch.setattr(garbage, "YOUNG_SECONDS", 0.02)
+    monkeypatch.setattr(garbage, "FULL_SECONDS", 0.2)
+    full = gc.get_stats()[2]["collections"]
     async with looking():
-        kept = Cycle()
+        kept, young = Cycle(), weakref.ref(Cycle())
         gone = weakref.ref(kept)
-        await asyncio.sleep(0.1)
+        await until(lambda: young() is None)
+        assert gc.get_stats()[2]["collections"] == full
         assert gone() is kept
         del kept
         await until(lambda: gone() is None)
+    assert gc.get_stats()[2]["collections"] > full
 
 
 async def test_no_look_at_all_comes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """However much comes to be: only the newest are looked at in the middle of something."""
     monkeypatch.setattr(garbage, "YOUNG", 100)
-    full = gc.get_stats()[2]["collections"]
+    newest, some, full = (each["collections"] for each in gc.get_stats())
     async with looking():
         kept = [Cycle() for _ in range(garbage.YOUNG * 3000)]
-        assert gc.get_stats()[2]["collections"] == full
-        assert gc.get_stats()[1]["collections"] > 0
+        assert [each["collections"] for each in gc.get_stats()[1:]] == [some, full]
+        assert gc.get_stats()[0]["collections"] > newest
     del kept
 
 
