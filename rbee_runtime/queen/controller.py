@@ -202,6 +202,7 @@ class Controller:
         back = self.membership.presence(report.hive) is not Presence.LIVE
         if back:
             logs.info("hive heard", hive=report.hive, url=report.url, version=report.version)
+            self.lifecycle.hive_came()
         if self.membership.hear(report):
             record = self.membership.members[report.hive].record
             self._writes.put(lambda: self._store.put_hive(record))

@@ -89,6 +89,12 @@ class Lifecycle:
         job = self.told(model)
         return job.detail if job is not None and not job.open else ""
 
+    def hive_came(self) -> None:
+        """Tell no longer that models found no place: there may be one now."""
+        for job in list(self.jobs.values()):
+            if job.placeless:
+                self.jobs[job.model] = replace(job, until=self._clock())
+
     def retry_after(self, model: str) -> float:
         """Return for how many seconds the failure of a model's last load is still told, 0 if none is."""
         job = self.jobs.get(model)

@@ -60,7 +60,8 @@ Mark = tuple[object, ...]
 class Job:
     """One load. `created` is unix seconds; `begun`, `moved` (its last progress), `asked` and `until` are monotonic.
 
-    `until` is when a failed one is forgotten, `mark` what its progress was, `failures` how many came before in a row.
+    `until` is when a failed one is forgotten, `placeless` that it failed for want of a place, `mark` what its progress
+    was, `failures` how many came before in a row.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Job:
     detail: str = ""
     failures: int = 0
     until: float = 0.0
+    placeless: bool = False
 
     @property
     def open(self) -> bool:
@@ -147,7 +149,7 @@ def advanced(job: Job, sight: Sight, *, now: float) -> Job:
     progressed = phase is not job.phase or mark != job.mark
     job = replace(moved(job, phase), mark=mark, moved=now if progressed else job.moved, detail=_told(phase, sight))
     problem = _overdue(job, sight, now)
-    return failed(job, problem, now=now) if problem else job
+    return failed(job, problem, now=now, placeless=job.phase is Phase.PLACING) if problem else job
 
 
 def moved(job: Job, phase: Phase) -> Job:
@@ -159,10 +161,11 @@ def moved(job: Job, phase: Phase) -> Job:
     return replace(job, phase=phase)
 
 
-def failed(job: Job, why: str, *, now: float) -> Job:
+def failed(job: Job, why: str, *, now: float, placeless: bool = False) -> Job:
     """Return the job as one that failed, to be told of for a while."""
     memo = min(MEMO_SECONDS * 2**job.failures, MEMO_MOST)
-    return replace(moved(job, Phase.FAILED), detail=why, failures=job.failures + 1, until=now + memo)
+    ended = moved(job, Phase.FAILED)
+    return replace(ended, detail=why, failures=job.failures + 1, until=now + memo, placeless=placeless)
 
 
 def load_limit(size: int) -> float:

@@ -214,6 +214,25 @@ async def test_what_fits_nowhere_is_refused_at_once() -> None:
         assert (await client.get("/api/v1/loads")).json() == []
 
 
+async def test_a_host_that_comes_back_ends_the_tale_that_a_model_fits_nowhere() -> None:
+    """Its next request is not refused for hosts that are there again; one that does not start stays refused."""
+    async with two_hosts(hosts=("b",)) as (it, _):
+        it.hosts["b"].connected = False
+        await it.run(75, step=5.0)
+        first, bad = it.ask("m"), it.ask("bad")
+        await it.run(10)
+        assert first.outcome.startswith("503 model_not_ready: m: it fits nowhere (")
+        assert "b: lost" in first.outcome
+        assert bad.outcome.startswith("503 model_not_ready: bad: its workers fail to start")
+        it.hosts["b"].connected = True
+        await it.run(2)
+        again, still = it.ask("m"), it.ask("bad")
+        await it.step()
+        assert still.outcome == bad.outcome
+        await calm(it)
+        assert again.outcome.startswith("m-")
+
+
 async def test_a_model_that_does_not_start_is_told_so_and_not_tried_at_each_request() -> None:
     """Its failure is remembered, twice as long the second time."""
     async with two_hosts() as (it, _):
